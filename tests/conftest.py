@@ -1,0 +1,34 @@
+"""Makes JAX strict and gives it eight CPU devices, before JAX starts."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Where the data sets of all runs lie: a folder of this session, in which `digits` is made on first use."""
+    return str(tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture(scope="session")
+def small(data_dir):
+    """small(train__steps=7, ...): the config of a run on `digits` that takes seconds; settings as for `override`."""
+    from vae_jax.config import PRESETS, override
+
+    def make(**settings):
+        base = {
+            "data__data_dir": data_dir, "model__hidden": (8,), "model__latent_dim": 2, "train__steps": 20,
+            "train__batch_size": 16, "train__log_every": 5, "train__evaluate_every": 0, "train__save_every": 10,
+            "evaluation__num_samples": 4, "evaluation__chunk": 2, "mesh__data": 1,
+        }  # fmt: skip
+        return override(PRESETS["digits"], **base | settings)
+
+    return make
