@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax.data.batches import batch_indices, bernoulli_pixels, binarize_once, permute, read_images
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100, 1797, 60_000])
+def test_permute_is_a_permutation(size):
+    places = permute(jax.random.key(0), jnp.arange(size, dtype=jnp.uint32), size)
+    np.testing.assert_array_equal(np.sort(places), np.arange(size))
+
+
+def test_permutations_are_uniform():
+    size, draws = 7, 7000
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(1), i))(jnp.arange(draws))
+    places = jax.vmap(lambda key: permute(key, jnp.arange(size, dtype=jnp.uint32), size))(keys)  # [draws, size]
+    counts = np.stack([(np.asarray(places) == value).sum(axis=0) for value in range(size)])
+    expected = draws / size
+    assert ((counts - expected) ** 2 / expected).sum() < 74  # chi-square, 36 degrees of freedom, p = 2e-4
+
+
+def test_neighbours_are_not_kept_together():
+    order = np.asarray(permute(jax.random.key(2), jnp.arange(60_000, dtype=jnp.uint32), 60_000), np.int64)
+    correlation = np.corrcoef(order[:-1], order[1:])[0, 1]
+    assert abs(correlation) < 5 / np.sqrt(60_000)
+    steps = np.diff(order) % 60_000
+    assert np.bincount(steps, minlength=60_000).max() < 40  # a lattice would repeat a few steps thousands of times
+
+
+class TestBatchIndices:
+    def test_an_epoch_has_no_example_twice(self):
+        steps = jnp.arange(1000 // 32)
+        rows = jax.vmap(lambda s: batch_indices(jax.random.key(0), s, num_examples=1000, batch_size=32))(steps)
+        assert rows.shape == (31, 32)
+        assert len(np.unique(rows)) == 31 * 32
+        assert rows.min() >= 0
+        assert rows.max() < 1000
+
+    def test_each_epoch_and_each_key_has_an_order_of_its_own(self):
+        def first_batch(key, epoch):
+            step = jnp.asarray(epoch * 10)
+            return tuple(np.asarray(batch_indices(jax.random.key(key), step, num_examples=100, batch_size=10)))
+
+        assert len({first_batch(key, epoch) for key in range(3) for epoch in range(3)}) == 9
+        assert first_batch(1, 2) == first_batch(1, 2)
+
+    def test_the_examples_left_out_of_an_epoch_change(self):
+        def left_out(epoch):
+            steps = epoch * 3 + jnp.arange(3)
+            rows = jax.vmap(lambda s: batch_indices(jax.random.key(0), s, num_examples=100, batch_size=32))(steps)
+            return tuple(sorted(set(range(100)) - set(np.asarray(rows).ravel().tolist())))
+
+        assert len({left_out(epoch) for epoch in range(5)}) > 1
+
+    def test_a_batch_larger_than_the_data_is_refused(self):
+        with pytest.raises(ValueError, match="at most the 10 examples"):
+            batch_indices(jax.random.key(0), jnp.asarray(0), num_examples=10, batch_size=11)
+
+
+class TestReadImages:
+    def test_pixels_are_drawn_with_their_probability(self):
+        values = np.array([0, 1, 64, 127, 200, 254, 255], np.uint8)
+        draws = 200_000
+        images = jnp.broadcast_to(values, (draws, 7))[:, None, :, None]  # [B, 1, 7, 1], an odd number of pixels
+        mean = np.asarray(bernoulli_pixels(jax.random.key(0), images), np.float64).mean(axis=(0, 1, 3))
+        p = values / 255
+        assert mean[0] == 0
+        assert mean[-1] == 1
+        np.testing.assert_array_less(np.abs(mean - p), 5 * np.sqrt(p * (1 - p) / draws) + 1e-9)
+
+    def test_neighbouring_pixels_are_independent(self):
+        images = jnp.full((100_000, 1, 2, 1), 128, jnp.uint8)  # two pixels from one 32-bit draw
+        pixels = np.asarray(bernoulli_pixels(jax.random.key(0), images)).reshape(-1, 2)
+        assert abs(np.corrcoef(pixels.T)[0, 1]) < 5 / np.sqrt(100_000)
+
+    def test_modes(self):
+        images = jnp.asarray([[[[0], [127], [128], [255]]]], jnp.uint8)
+        read = lambda mode: np.asarray(read_images(jax.random.key(0), images, binarization=mode)).ravel()  # noqa: E731
+        np.testing.assert_array_equal(read("threshold"), [0, 0, 1, 1])
+        np.testing.assert_allclose(read("none"), np.array([0, 127, 128, 255]) / 255, rtol=1e-6)
+        assert set(read("dynamic")) <= {0.0, 1.0}
+
+    def test_dynamic_draws_anew_and_static_does_not(self):
+        images = jnp.full((4, 8, 8, 1), 128, jnp.uint8)
+        dynamic = [read_images(jax.random.key(k), images, binarization="dynamic") for k in (0, 1)]
+        assert np.any(dynamic[0] != dynamic[1])
+        once = binarize_once(jax.random.key(5), images)
+        assert set(np.unique(once)) == {0, 255}
+        static = [read_images(jax.random.key(k), once, binarization="static") for k in (0, 1)]
+        np.testing.assert_array_equal(static[0], static[1])
+        np.testing.assert_array_equal(static[0], once / 255)

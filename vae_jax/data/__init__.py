@@ -1,0 +1,10 @@
+"""Images by name or path, and which of them a step reads.
+
+Importing this package imports neither JAX nor TFDS: start-up time counts.
+"""
+
+from vae_jax.data.cache import fingerprint
+from vae_jax.data.preparing import available, prepare
+from vae_jax.data.sources import load, load_labels
+
+__all__ = ["available", "fingerprint", "load", "load_labels", "prepare"]

@@ -1,0 +1,78 @@
+"""Which examples a step reads, and how it reads them: pure functions of a key and a step.
+
+There is no iterator, hence no iterator to save: a run resumes from its step alone.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+_ROUNDS = 12  # with fewer, the permutations of a handful of examples are measurably uneven
+
+
+def permute(key: Array, index: Array, size: int) -> Array:
+    """The places of `index` in a random permutation of 0..size-1, without making the permutation.
+
+    Rounds of (xor with a key, multiply by an odd key, xor-shift) are a bijection of the w-bit integers,
+    where 2^w >= size; a place outside 0..size-1 is sent through again until it falls inside, which keeps the
+    map a bijection (cycle walking; Black & Rogaway, CT-RSA 2002). Cost: a few integer operations per index,
+    whatever the size. `index` is uint32 of any shape with values below `size`.
+    """
+    width = max((size - 1).bit_length(), 2)
+    mask = jnp.uint32((1 << width) - 1)
+    keys = jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
+
+    def mix(x: Array) -> Array:
+        for xor_key, odd_key in keys:
+            x = (x ^ (xor_key & mask)) * (odd_key | 1) & mask
+            x = x ^ (x >> (width // 2))
+        return x
+
+    return lax.while_loop(
+        lambda x: jnp.any(x >= size), lambda x: jnp.where(x >= size, mix(x), x), mix(index.astype(jnp.uint32))
+    )
+
+
+def batch_indices(key: Array, step: Array, *, num_examples: int, batch_size: int) -> Array:
+    """The examples of one step, int32 [batch_size]: a fresh permutation each epoch, no example twice in one.
+
+    An epoch is num_examples // batch_size steps; the few examples that do not fill a batch are others each time.
+    Raises ValueError for a batch larger than the data.
+    """
+    steps_per_epoch = num_examples // batch_size
+    if steps_per_epoch == 0:
+        raise ValueError(f"batch_size: {batch_size} given, must be at most the {num_examples} examples")
+    epoch, batch = step // steps_per_epoch, step % steps_per_epoch
+    index = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    return permute(jax.random.fold_in(key, epoch), index, num_examples).astype(jnp.int32)
+
+
+def bernoulli_pixels(key: Array, images: Array) -> Array:
+    """A draw of Bernoulli(pixel/255) for each uint8 pixel, as bool of the same shape [B, ...].
+
+    A pixel is 1 if a 16-bit integer falls below round(pixel · 65536/255): 0 and 255 are certain, and every other
+    probability is right to 2^-17. One 32-bit draw serves two pixels.
+    """
+    flat = images.reshape(images.shape[0], -1)
+    words = jax.random.bits(key, (flat.shape[0], (flat.shape[1] + 1) // 2), jnp.uint32)
+    halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(flat.shape[0], -1)[:, : flat.shape[1]]
+    threshold = (flat.astype(jnp.uint32) * 65536 + 127) // 255
+    return (halves.astype(jnp.uint32) < threshold).reshape(images.shape)
+
+
+def read_images(key: Array, images: Array, *, binarization: str) -> Array:
+    """uint8 images [B, H, W, C] -> float32 in [0, 1], as the model is to see them.
+
+    `dynamic` draws each pixel anew from Bernoulli(pixel/255); `threshold` is pixel >= 128; `none` is pixel/255.
+    `static` is `none` over images that `binarize_once` has been through.
+    """
+    if binarization == "dynamic":
+        return bernoulli_pixels(key, images).astype(jnp.float32)
+    if binarization == "threshold":
+        return (images >= 128).astype(jnp.float32)
+    return images.astype(jnp.float32) / 255
+
+
+def binarize_once(key: Array, images: Array) -> Array:
+    """Images binarised once and for all: uint8 [N, ...] of 0 and 255, a draw of Bernoulli(pixel/255)."""
+    return bernoulli_pixels(key, images).astype(jnp.uint8) * 255

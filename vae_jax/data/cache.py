@@ -1,0 +1,55 @@
+"""Decoded arrays on disk: a .npy file each, its SHA-256 and a stamp of its source beside it. It never raises."""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+
+def fingerprint(array: np.ndarray) -> str:
+    """SHA-256 over dtype, shape and bytes, in hexadecimal: equal for equal arrays, whatever their strides."""
+    array = np.ascontiguousarray(array)
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def stamp(directory: Path) -> list[list]:
+    """Name, size and time of change of each file of a prepared data set: another stamp means other data."""
+    stats = ((path.name, path.stat()) for path in directory.iterdir())
+    return sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)
+
+
+def read(path: Path, source: list) -> np.ndarray | None:
+    """The array saved at `path` from the source of that stamp; None if it is missing, outdated or damaged."""
+    try:
+        beside = json.loads(path.with_suffix(".json").read_text())
+        if beside["source"] != source:
+            return None
+        array = np.load(path, allow_pickle=False)
+        return array if fingerprint(array) == beside["sha256"] else None
+    except Exception:  # whatever is wrong with a damaged cache, it is made anew
+        return None
+
+
+def write(path: Path, array: np.ndarray, source: list) -> None:
+    """Saves `array`, each of the two files in one step; a folder that cannot be written is let be."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = json.dumps({"sha256": fingerprint(array), "source": source})
+        _replace(path, lambda file: np.save(file, array, allow_pickle=False))
+        _replace(path.with_suffix(".json"), lambda file: file.write(beside.encode()))
+
+
+def _replace(path: Path, write_to) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            write_to(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
