@@ -1,0 +1,243 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from linear_gaussian import LATENT, exact_model, images
+
+from vae_jax import objectives
+from vae_jax.config import DataConfig, ModelConfig, ObjectiveConfig
+from vae_jax.inference import (
+    bound_parts,
+    log_likelihood,
+    make_loss,
+    negative_bound,
+    objective_at,
+    sample_terms,
+)
+from vae_jax.models import build_model
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.usefixtures("x64")
+class TestLinearGaussian:
+    def test_every_log_weight_is_the_evidence(self):
+        model, params, evidence = exact_model()
+        x = images()
+        terms = sample_terms(params, jax.random.key(0), x, model=model, num_samples=5)
+        expected = np.broadcast_to(evidence(x), (5, len(x)))
+        np.testing.assert_allclose(objectives.log_weights(terms), expected, rtol=1e-6)
+
+    def test_the_bounds_are_the_evidence(self):
+        model, params, evidence = exact_model()
+        x = images()
+        terms = sample_terms(params, jax.random.key(0), x, model=model, num_samples=7)
+        np.testing.assert_allclose(objectives.sampled_elbo(terms), evidence(x), rtol=1e-6)
+        log_px, ess = log_likelihood(params, jax.random.key(1), x, model=model, num_samples=7, chunk=3)
+        np.testing.assert_allclose(log_px, evidence(x), rtol=1e-6)
+        np.testing.assert_allclose(ess, 7.0, rtol=1e-6)
+
+    def test_the_elbo_with_its_kl_in_closed_form_is_the_evidence_in_expectation(self):
+        model, params, evidence = exact_model()
+        x = images()
+        terms = sample_terms(params, jax.random.key(0), x, model=model, num_samples=20_000)
+        bounds = terms.log_px_z - terms.kl  # [K, B]
+        error = np.std(bounds, axis=0) / np.sqrt(20_000)
+        np.testing.assert_array_less(np.abs(objectives.elbo(terms) - evidence(x)), 5 * error)
+
+    def test_a_wrong_posterior_gives_less_and_importance_sampling_gives_it_back(self):
+        model, params, evidence = exact_model()
+        wrong = jax.tree.map(lambda p: p, params)
+        wrong["posterior_mean"]["bias"] = wrong["posterior_mean"]["bias"] + 0.5
+        x = images()
+        terms = sample_terms(wrong, jax.random.key(0), x, model=model, num_samples=1000)
+        assert np.all(objectives.elbo(terms) < evidence(x) - 0.1)
+        log_px, ess = log_likelihood(wrong, jax.random.key(1), x, model=model, num_samples=100_000, chunk=10_000)
+        np.testing.assert_allclose(log_px, evidence(x), atol=0.02)
+        assert np.all(ess < 90_000)
+
+
+def tiny(**changes):
+    config = ModelConfig(hidden=(8,), latent_dim=3, **changes)
+    model = build_model(config, (4, 4, 1))
+    params = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
+    # Away from the initial point, where the posterior's log variance is zero everywhere.
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    return model, params
+
+
+def binary(count=5, seed=0):
+    return jax.random.bernoulli(jax.random.key(seed), 0.4, (count, 4, 4, 1)).astype(jnp.float32)
+
+
+def test_terms_have_their_shapes_and_their_key():
+    model, params = tiny()
+    x = binary()
+    terms = sample_terms(params, jax.random.key(1), x, model=model, num_samples=5)  # K = B
+    assert {t.shape for t in terms[:3]} == {(5, 5)}
+    assert terms.kl.shape == (1, 5)
+    again = sample_terms(params, jax.random.key(1), x, model=model, num_samples=5)
+    other = sample_terms(params, jax.random.key(2), x, model=model, num_samples=5)
+    np.testing.assert_array_equal(terms.log_px_z, again.log_px_z)
+    assert np.all(terms.log_px_z != other.log_px_z)
+
+
+def test_an_examples_bound_has_no_gradient_to_another_image():
+    model, params = tiny()
+
+    def bounds(x):
+        return objectives.elbo(sample_terms(params, jax.random.key(1), x, model=model, num_samples=5))
+
+    jacobian = np.asarray(jax.jacobian(bounds)(binary())).reshape(5, 5, -1)  # [B of the bound, B of x, pixels]
+    for i in range(5):
+        for j in range(5):
+            assert np.any(jacobian[i, j] != 0) == (i == j)
+
+
+def test_closed_form_and_sampled_kl_agree_within_their_error():
+    model, params = tiny()
+    terms = sample_terms(params, jax.random.key(1), binary(), model=model, num_samples=50_000)
+    sampled = np.asarray(terms.log_qz - terms.log_pz, np.float64)
+    error = sampled.std(axis=0) / np.sqrt(len(sampled))
+    np.testing.assert_array_less(np.abs(sampled.mean(axis=0) - terms.kl[0]), 5 * error)
+    parts = bound_parts(terms._replace(kl=None))
+    np.testing.assert_allclose(parts["kl"], sampled.mean(axis=0), rtol=1e-4)
+
+
+def test_the_loss_is_minus_the_mean_bound_and_is_differentiable_everywhere():
+    model, params = tiny()
+    x = binary()
+    loss, metrics = negative_bound(params, jax.random.key(1), x, model=model, objective=objectives.elbo)
+    terms = sample_terms(params, jax.random.key(1), x, model=model)
+    np.testing.assert_allclose(loss, -objectives.elbo(terms).mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["bound"], metrics["reconstruction"] - metrics["kl"], rtol=1e-6)
+    grads = jax.grad(lambda p: negative_bound(p, jax.random.key(1), x, model=model, objective=objectives.elbo)[0])(
+        params
+    )
+    assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in jax.tree.leaves(grads))
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    with jax.enable_x64(True):
+        model, params = tiny()
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
+        loss = lambda p: negative_bound(  # noqa: E731
+            p, jax.random.key(1), binary().astype(jnp.float64), model=model, objective=objectives.elbo, num_samples=2
+        )[0]
+        direction = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size + 7), p.shape, jnp.float64), params)
+        step = 1e-6
+        up, down = (loss(jax.tree.map(lambda p, d, s=s: p + s * d, params, direction)) for s in (step, -step))
+        slope = sum(
+            jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (jax.grad(loss)(params), direction)), strict=True)
+        )
+        np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-6)
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "fixed-noise", "deterministic"])
+def test_each_posterior(posterior):
+    model, params = tiny(posterior=posterior, noise_scale=0.3)
+    x = binary()
+    terms = sample_terms(params, jax.random.key(1), x, model=model, num_samples=2)
+    spread = np.ptp(terms.log_px_z, axis=0)
+    if posterior == "deterministic":
+        assert terms.log_qz is None
+        assert terms.kl is None
+        assert np.all(spread == 0)
+        assert set(bound_parts(terms)) == {"reconstruction"}
+        with pytest.raises(ValueError, match="no density"):
+            log_likelihood(params, jax.random.key(1), x, model=model, num_samples=2, chunk=2)
+    else:
+        assert np.all(spread > 0)
+        q = model.apply({"params": params}, x, method="encode")
+        if posterior == "fixed-noise":
+            np.testing.assert_allclose(jnp.exp(q.log_scale), 0.3, rtol=1e-6)
+
+
+class TestLogLikelihood:
+    @pytest.mark.parametrize("chunk", [1, 7, 50, 100])
+    def test_streams_what_one_chunk_computes(self, chunk):
+        model, params = tiny()
+        x = binary()
+        log_px, ess = log_likelihood(params, jax.random.key(3), x, model=model, num_samples=50, chunk=chunk)
+        sizes = [min(chunk, 50)] * (50 // min(chunk, 50)) + ([50 % chunk] if 50 % min(chunk, 50) else [])
+        log_w = np.concatenate(
+            [
+                objectives.log_weights(
+                    sample_terms(params, jax.random.fold_in(jax.random.key(3), i), x, model=model, num_samples=size)
+                )
+                for i, size in enumerate(sizes)
+            ]
+        ).astype(np.float64)
+        assert log_w.shape == (50, 5)
+        top = log_w.max(axis=0)
+        w = np.exp(log_w - top)
+        np.testing.assert_allclose(log_px, top + np.log(w.mean(axis=0)), rtol=1e-5)
+        np.testing.assert_allclose(ess, w.sum(axis=0) ** 2 / (w**2).sum(axis=0), rtol=1e-3)
+
+    def test_rises_with_the_number_of_samples(self):
+        model, params = tiny()
+        x = binary(count=200)
+        run = functools.partial(log_likelihood, params, jax.random.key(4), x, model=model, chunk=50)
+        means = [float(run(num_samples=k)[0].mean()) for k in (1, 10, 1000)]
+        assert means[0] < means[1] < means[2]
+
+    def test_memory_is_that_of_a_chunk(self):
+        model, params = tiny()
+        compiled = (
+            jax.jit(functools.partial(log_likelihood, model=model, num_samples=samples, chunk=10))
+            .lower(params, jax.random.key(0), binary())
+            .compile()
+            for samples in (100, 100_000)
+        )
+        small, large = (c.memory_analysis().temp_size_in_bytes for c in compiled)
+        assert large <= small + 1_000_000  # the 100,000 keys and nothing of the size of the samples
+
+
+class TestObjectiveAt:
+    def terms(self):
+        model, params = tiny()
+        return sample_terms(params, jax.random.key(1), binary(), model=model)
+
+    @pytest.mark.parametrize(("step", "weight"), [(0, 0.2), (4, 1.0), (99, 1.0)])
+    def test_the_kl_warms_up_by_step(self, step, weight):
+        config = ObjectiveConfig(beta=2.0, warmup_steps=5)
+        expected = objectives.elbo(self.terms(), beta=2 * weight)
+        np.testing.assert_allclose(objective_at(config, jnp.asarray(step))(self.terms()), expected, rtol=1e-6)
+
+    def test_the_capacity_warms_up_and_its_weight_does_not(self):
+        config = ObjectiveConfig(name="capacity", beta=3.0, capacity=10.0, warmup_steps=4)
+        expected = objectives.capacity(self.terms(), capacity=5.0, beta=3.0)
+        np.testing.assert_allclose(objective_at(config, jnp.asarray(1))(self.terms()), expected, rtol=1e-6)
+
+    @pytest.mark.parametrize("name", ["sampled-elbo", "free-bits", "reconstruction"])
+    def test_settings_reach_the_objective(self, name):
+        config = ObjectiveConfig(name=name, beta=0.5, free_bits=0.7)
+        settings = {"sampled-elbo": {"beta": 0.5}, "free-bits": {"beta": 0.5, "free_bits": 0.7}}.get(name, {})
+        expected = objectives.OBJECTIVES[name](self.terms(), **settings)
+        np.testing.assert_allclose(objective_at(config, jnp.asarray(0))(self.terms()), expected, rtol=1e-6)
+
+
+def test_the_runs_loss_binarises_with_its_own_key():
+    model, params = tiny()
+    images = jnp.full((64, 4, 4, 1), 128, jnp.uint8)
+    loss = make_loss(model, ObjectiveConfig(), DataConfig())
+    values = {float(loss(params, jax.random.key(k), images, jnp.asarray(0))[0]) for k in (0, 0, 1)}
+    assert len(values) == 2
+    still = make_loss(model, ObjectiveConfig(beta=0.0), DataConfig(binarization="none"))
+    deterministic = dataclasses.replace(model, posterior="deterministic")
+    x = images.astype(jnp.float32) / 255
+    q = deterministic.apply({"params": params}, x, method="encode")
+    assert q.mean().shape == (64, 3)
+    assert np.isfinite(still(params, jax.random.key(0), images, jnp.asarray(0))[0])
+
+
+def test_latent_size_of_the_exact_model():
+    model, params, _ = exact_model()
+    assert model.apply({"params": params}, images().astype(jnp.float32), method="encode").mean().shape == (4, LATENT)

@@ -1,0 +1,177 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax.config import ModelConfig
+from vae_jax.distributions import Bernoulli, Deterministic, DiscretizedLogisticMixture, Normal
+from vae_jax.models import build_model
+from vae_jax.models.networks import (
+    ACTIVATIONS,
+    _same_form_gradients,
+    _transposed_gradients,
+    convolve,
+    depth_to_space,
+    space_to_depth,
+)
+
+BASE = ModelConfig(hidden=(8, 6), latent_dim=3, activation="gelu")
+SHAPES = [(8, 8, 1), (28, 20, 1), (7, 5, 3), (1, 9, 1)]
+NETWORKS = ["mlp", "conv", "residual"]
+
+
+@functools.cache
+def made(network, shape, **changes):
+    model = build_model(dataclasses.replace(BASE, network=network, **dict(changes)), shape)
+    return model, model.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+
+
+def picture(shape, count=2):
+    return jax.random.uniform(jax.random.key(1), (count, *shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_any_image_size_and_any_leading_axes(network, shape):
+    model, params = made(network, shape)
+    q = model.apply({"params": params}, picture(shape), method="encode")
+    assert isinstance(q, Normal)
+    assert q.mean().shape == (2, 3)
+    z = jax.random.normal(jax.random.key(2), (4, 2, 3))
+    p = model.apply({"params": params}, z, method="decode")
+    assert p.mean().shape == (4, 2, *shape)
+    assert p.log_prob(picture(shape)).shape == (4, 2)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_each_code_is_decoded_alone(network):
+    shape = (8, 8, 1)
+    model, params = made(network, shape)
+    z = jax.random.normal(jax.random.key(2), (4, 2, 3))
+    whole = model.apply({"params": params}, z, method="decode").logits
+    for k in range(4):
+        for b in range(2):
+            one = model.apply({"params": params}, z[k, b][None], method="decode").logits[0]
+            np.testing.assert_allclose(whole[k, b], one, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "kind"),
+    [
+        ("bernoulli", Bernoulli),
+        ("gaussian", Normal),
+        ("learned-gaussian", Normal),
+        ("logistic-mixture", DiscretizedLogisticMixture),
+    ],
+)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_likelihood_with_every_network(network, likelihood, kind):
+    shape = (6, 4, 3)
+    model, params = made(network, shape, likelihood=likelihood)
+    p = model.apply({"params": params}, jnp.zeros((2, 3)), method="decode")
+    assert isinstance(p, kind)
+    assert p.mean().shape == (2, *shape)
+    assert np.all(np.isfinite(p.log_prob(picture(shape))))
+
+
+def test_the_gaussian_scales_are_those_asked_for():
+    shape = (6, 4, 1)
+    model, params = made("mlp", shape, likelihood="gaussian", likelihood_scale=0.25)
+    p = model.apply({"params": params}, jnp.zeros((2, 3)), method="decode")
+    np.testing.assert_allclose(jnp.exp(p.log_scale), 0.25, rtol=1e-6)
+    model, params = made("mlp", shape, likelihood="learned-gaussian")
+    grad = jax.grad(
+        lambda w: model.apply({"params": w}, jnp.zeros((2, 3)), method="decode").log_prob(picture(shape)).sum()
+    )
+    assert grad(params)["likelihood_log_scale"] != 0
+
+
+def test_posteriors():
+    shape = (8, 8, 1)
+    model, params = made("mlp", shape, posterior="deterministic")
+    assert isinstance(model.apply({"params": params}, picture(shape), method="encode"), Deterministic)
+    assert "posterior_log_variance" not in params
+    prior = model.apply({"params": params}, method="prior")
+    np.testing.assert_array_equal(prior.mean(), np.zeros(3))
+    np.testing.assert_array_equal(prior.log_scale, np.zeros(3))
+
+
+def test_a_tied_decoder_has_biases_only_and_uses_the_encoders_kernels():
+    shape = (4, 4, 1)
+    model, params = made(
+        "mlp", shape, tied=True, posterior="deterministic", activation="identity", likelihood="gaussian"
+    )
+    assert all(name.startswith("bias") for name in params["decoder"])
+    z = jax.random.normal(jax.random.key(2), (2, 3))
+    first, second = (params["encoder"][f"layers_{i}"]["kernel"] for i in range(2))
+    expected = z @ params["posterior_mean"]["kernel"].T @ second.T @ first.T
+    decoded = model.apply({"params": params}, z, method="decode").mean()
+    np.testing.assert_allclose(decoded.reshape(2, -1), expected, atol=1e-5)
+
+
+def test_a_residual_block_begins_as_the_identity():
+    shape = (8, 8, 1)
+    model, params = made("residual", shape)
+    blank = jax.tree.map(lambda leaf: leaf, params)
+    for part in ("encoder", "decoder"):
+        for name, block in blank[part].items():
+            if name.startswith("ConvBlock"):
+                block["Conv_0"]["kernel"] = block["Conv_0"]["kernel"] * 5
+    same = [model.apply({"params": p}, picture(shape)).logits for p in (params, blank)]
+    np.testing.assert_array_equal(*same)
+
+
+def test_activations_are_those_of_their_names():
+    x = jnp.linspace(-3, 3, 7)
+    for name, function in ACTIVATIONS.items():
+        expected = {"identity": lambda v: v, "tanh": jnp.tanh}.get(name) or getattr(jax.nn, name)
+        np.testing.assert_allclose(function(x), expected(x), rtol=1e-6)
+
+
+class TestConvolve:
+    x = jax.random.normal(jax.random.key(0), (3, 5, 4, 2))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 6))
+
+    def test_against_a_sum_over_shifts(self):
+        padded = np.pad(self.x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        expected = sum(
+            np.einsum("bhwc,cd->bhwd", padded[:, i : i + 5, j : j + 4], self.kernel[i, j])
+            for i in range(3)
+            for j in range(3)
+        )
+        np.testing.assert_allclose(convolve(self.x, self.kernel), expected, atol=1e-5)
+
+    def test_both_forms_of_the_gradient_are_the_gradient(self):
+        grad = jax.random.normal(jax.random.key(2), (3, 5, 4, 6))
+        with jax.enable_x64(True):
+            arguments = [jnp.asarray(a, jnp.float64) for a in (self.x, self.kernel, grad)]
+            ours = _same_form_gradients(*arguments)
+            transposed = _transposed_gradients(*arguments)
+            for a, b in zip(ours, transposed, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+            def dotted(x):
+                return jnp.vdot(convolve(x, arguments[1]), arguments[2])
+
+            step = 1e-6 * arguments[0]
+            slope = (dotted(arguments[0] + step) - dotted(arguments[0] - step)) / 2e-6
+            np.testing.assert_allclose(jnp.vdot(ours[0], arguments[0]), slope, rtol=1e-7)
+
+    def test_per_example_gradients(self):
+        def loss(kernel, x):
+            return jnp.sum(convolve(x[None], kernel) ** 2)
+
+        rows = jax.vmap(jax.grad(loss), in_axes=(None, 0))(self.kernel, self.x)
+        whole = jax.grad(lambda kernel: jnp.sum(convolve(self.x, kernel) ** 2))(self.kernel)
+        np.testing.assert_allclose(rows.sum(axis=0), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sides", [(4, 6), (5, 3), (1, 1)])
+def test_depth_to_space_undoes_space_to_depth(sides):
+    x = jax.random.normal(jax.random.key(0), (2, *sides, 3))
+    deep = space_to_depth(x)
+    assert deep.shape == (2, -(-sides[0] // 2), -(-sides[1] // 2), 12)
+    np.testing.assert_array_equal(depth_to_space(deep, *sides), x)

@@ -1,0 +1,122 @@
+"""Where a model meets an objective: samples the posterior, names the log densities, and makes the loss of them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from vae_jax.config import DataConfig, ObjectiveConfig
+from vae_jax.data.batches import read_images
+from vae_jax.distributions import Deterministic, Normal, kl_divergence
+from vae_jax.objectives import OBJECTIVES, Objective, Terms, log_weights
+
+Params = Any  # a pytree of arrays
+Metrics = dict[str, Array]
+Loss = Callable[[Params, Array, Array, Array], tuple[Array, Metrics]]
+
+
+def sample_terms(params: Params, key: Array, x: Array, *, model: Any, num_samples: int = 1) -> Terms:
+    """The log densities of K = `num_samples` codes z ~ q(z|x) for images x [B, H, W, C], in nats, each [K, B].
+
+    z = m + σ e with e ~ N(0, I) drawn from `key`, so gradients flow through m and σ (the pathwise gradient).
+    """
+    chex.assert_rank(x, 4)
+    variables = {"params": params}
+    q = model.apply(variables, x, method="encode")
+    p = model.apply(variables, method="prior")
+    z = q.sample(key, (num_samples,))  # [K, B, D]
+    log_px_z = model.apply(variables, z, method="decode").log_prob(x)
+    log_pz = p.log_prob(z)
+    if isinstance(q, Deterministic):
+        return Terms(log_px_z, log_pz, log_qz=None, kl=None)
+    kl = kl_divergence(q, p)[None] if isinstance(q, Normal) and isinstance(p, Normal) else None
+    return Terms(log_px_z, log_pz, q.log_prob(z), kl)
+
+
+def negative_bound(
+    params: Params, key: Array, x: Array, *, model: Any, objective: Objective, num_samples: int = 1
+) -> tuple[Array, Metrics]:
+    """(loss, metrics): minus the mean bound over the batch, in nats per example; what `jax.grad` differentiates.
+
+    `metrics` holds the means of the bound and of its parts: `reconstruction` = E_q log p(x|z) and, where the
+    posterior has a density, `kl` (in closed form where there is one, else by the samples).
+    """
+    terms = sample_terms(params, key, x, model=model, num_samples=num_samples)
+    bound = objective(terms)  # [B]
+    chex.assert_shape(bound, (x.shape[0],))
+    metrics = {"bound": jnp.mean(bound)} | {name: jnp.mean(part) for name, part in bound_parts(terms).items()}
+    return -metrics["bound"], metrics
+
+
+def bound_parts(terms: Terms) -> dict[str, Array]:
+    """{"reconstruction": [B], "kl": [B]} in nats; no `kl` where the posterior is a point."""
+    parts = {"reconstruction": jnp.mean(terms.log_px_z, axis=0)}
+    if terms.kl is not None:
+        parts["kl"] = jnp.sum(terms.kl, axis=0)
+    elif terms.log_qz is not None:
+        parts["kl"] = jnp.mean(terms.log_qz - terms.log_pz, axis=0)
+    return parts
+
+
+def objective_at(config: ObjectiveConfig, step: Array) -> Objective:
+    """The configured objective as it stands at `step`: the KL's weight, or the capacity, rises over the warm-up."""
+    ramp = jnp.minimum(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    settings = {
+        "reconstruction": {},
+        "elbo": {"beta": config.beta * ramp},
+        "sampled-elbo": {"beta": config.beta * ramp},
+        "free-bits": {"beta": config.beta * ramp, "free_bits": config.free_bits},
+        "capacity": {"beta": config.beta, "capacity": config.capacity * ramp},
+    }[config.name]
+    return functools.partial(OBJECTIVES[config.name], **settings)
+
+
+def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig) -> Loss:
+    """The loss of a run: loss(params, key, images, step) -> (loss, metrics), for uint8 images [B, H, W, C].
+
+    `key` is split once: for the binarisation, and for the posterior's noise.
+    """
+
+    def loss(params: Params, key: Array, images: Array, step: Array) -> tuple[Array, Metrics]:
+        read_key, noise_key = jax.random.split(key)
+        return negative_bound(
+            params,
+            noise_key,
+            read_images(read_key, images, binarization=data.binarization),
+            model=model,
+            objective=objective_at(objective, step),
+            num_samples=objective.num_samples,
+        )
+
+    return loss
+
+
+def log_likelihood(
+    params: Params, key: Array, x: Array, *, model: Any, num_samples: int, chunk: int
+) -> tuple[Array, Array]:
+    """(log p(x), effective sample size), each [B]: importance sampling with K = `num_samples` codes, in nats.
+
+    log p(x) ≈ log 1/K Σ_k w_k with w = p(x|z) p(z) / q(z|x) (L_K of Burda et al., arXiv 1509.00519; a lower
+    bound in expectation), ess = (Σ w)² / Σ w². The samples are streamed: memory grows with `chunk`, not with K.
+    Raises ValueError where the posterior has no density.
+    """
+
+    def sums(key: Array, size: int) -> tuple[Array, Array]:
+        log_w = log_weights(sample_terms(params, key, x, model=model, num_samples=size))  # [size, B]
+        return jax.nn.logsumexp(log_w, axis=0), jax.nn.logsumexp(2 * log_w, axis=0)
+
+    def add(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+        return jax.tree.map(jnp.logaddexp, carry, sums(jax.random.fold_in(key, i), chunk)), None
+
+    chunk = min(chunk, num_samples)
+    full, rest = divmod(num_samples, chunk)
+    totals = sums(jax.random.fold_in(key, 0), chunk)
+    totals, _ = lax.scan(add, totals, jnp.arange(1, full))
+    if rest:
+        totals = jax.tree.map(jnp.logaddexp, totals, sums(jax.random.fold_in(key, full), rest))
+    log_sum, log_sum_squares = totals
+    return log_sum - jnp.log(num_samples), jnp.exp(2 * log_sum - log_sum_squares)

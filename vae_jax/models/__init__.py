@@ -1,0 +1,15 @@
+"""Encoders, decoders and the VAE that joins them: the only folder that imports flax.linen."""
+
+from vae_jax.models.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, TiedDecoder
+from vae_jax.models.vae import VAE, build_model, likelihood_features
+
+__all__ = [
+    "VAE",
+    "ConvDecoder",
+    "ConvEncoder",
+    "MLPDecoder",
+    "MLPEncoder",
+    "TiedDecoder",
+    "build_model",
+    "likelihood_features",
+]

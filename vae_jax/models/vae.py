@@ -1,0 +1,125 @@
+"""The model in three pure functions: encode(x) -> q(z|x), prior() -> p(z), decode(z) -> p(x|z).
+
+    q = model.apply({"params": params}, x, method="encode")
+
+Nothing here draws a sample: densities go out, and the caller samples them with a key of its own.
+"""
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from vae_jax.config import ModelConfig
+from vae_jax.distributions import (
+    Bernoulli,
+    Deterministic,
+    DiscretizedLogisticMixture,
+    Normal,
+    standard_normal,
+)
+from vae_jax.models.networks import (
+    ACTIVATIONS,
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    TiedDecoder,
+)
+
+
+class VAE(nn.Module):
+    """A latent-variable model of images (Kingma & Welling, arXiv 1312.6114), and the autoencoders on the way to it.
+
+    `encoder` maps [B, H, W, C] to [B, F]; `decoder` maps [..., D] to [..., H, W, F'], where F' is
+    `likelihood_features(likelihood, ...)`. Any pair of Linen modules with these shapes will do.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latent_dim: int
+    num_channels: int
+    posterior: Literal["gaussian", "fixed-noise", "deterministic"] = "gaussian"
+    noise_scale: float = 1.0
+    likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "logistic-mixture"] = "bernoulli"
+    likelihood_scale: float = math.sqrt(0.5)
+    mixture_components: int = 5
+
+    def setup(self) -> None:
+        self.posterior_mean = nn.Dense(self.latent_dim, kernel_init=nn.initializers.glorot_uniform())
+        if self.posterior == "gaussian":
+            # Starts at s = 0, that is sigma = 1: the prior's own width.
+            self.posterior_log_variance = nn.Dense(self.latent_dim, kernel_init=nn.initializers.zeros)
+        if self.likelihood == "learned-gaussian":
+            self.likelihood_log_scale = self.param("likelihood_log_scale", nn.initializers.zeros, ())
+
+    def __call__(self, x: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
+        """decode(mean of encode(x)), [B]: touches every parameter, so that `init` makes them all."""
+        return self.decode(self.encode(x).mean())
+
+    def encode(self, x: Array) -> Normal | Deterministic:
+        """q(z|x) over codes [B, D] for images [B, H, W, C] with values in [0, 1]."""
+        h = self.encoder(x)
+        mean = self.posterior_mean(h)
+        if self.posterior == "deterministic":
+            return Deterministic(mean)
+        if self.posterior == "fixed-noise":
+            return Normal(mean, jnp.full_like(mean, math.log(self.noise_scale)))
+        return Normal(mean, 0.5 * self.posterior_log_variance(h))  # s = log σ², so log σ = s/2
+
+    def prior(self) -> Normal:
+        """p(z) = N(0, I) over codes [D]."""
+        return standard_normal((self.latent_dim,))
+
+    def decode(self, z: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
+        """p(x|z) over images [..., H, W, C] for codes [..., D]."""
+        if isinstance(self.decoder, TiedDecoder):
+            mean_kernel = self.posterior_mean.variables["params"]["kernel"]
+            features = self.decoder(z, [*self.encoder.kernels(), mean_kernel])
+        else:
+            features = self.decoder(z)
+        if self.likelihood == "bernoulli":
+            return Bernoulli(features)
+        if self.likelihood == "gaussian":
+            return Normal(features, jnp.full_like(features, math.log(self.likelihood_scale)), event_ndims=3)
+        if self.likelihood == "learned-gaussian":
+            return Normal(features, jnp.full_like(features, self.likelihood_log_scale), event_ndims=3)
+        return DiscretizedLogisticMixture.from_features(features, self.mixture_components, self.num_channels)
+
+
+def likelihood_features(likelihood: str, num_channels: int, mixture_components: int) -> int:
+    """How many features for each pixel a decoder must put out for the likelihood."""
+    if likelihood == "logistic-mixture":
+        return DiscretizedLogisticMixture.num_features(mixture_components, num_channels)
+    return num_channels
+
+
+def build_model(config: ModelConfig, image_shape: tuple[int, int, int]) -> VAE:
+    """The model that `config` describes, for images [H, W, C]."""
+    height, width, channels = image_shape
+    activation = ACTIVATIONS[config.activation]
+    features = likelihood_features(config.likelihood, channels, config.mixture_components)
+    if config.network == "mlp":
+        encoder: nn.Module = MLPEncoder(config.hidden, activation)
+        if config.tied:
+            # A linear chain of shared kernels; its last product has H·W·C rows, so features are channels.
+            decoder: nn.Module = TiedDecoder(activation, (height, width), channels)
+        else:
+            decoder = MLPDecoder(config.hidden[::-1], activation, (height, width), features)
+    else:
+        residual = config.network == "residual"
+        encoder = ConvEncoder(config.hidden, config.blocks, activation, residual)
+        decoder = ConvDecoder(config.hidden, config.blocks, activation, (height, width), features, residual)
+    return VAE(
+        encoder=encoder,
+        decoder=decoder,
+        latent_dim=config.latent_dim,
+        num_channels=channels,
+        posterior=config.posterior,
+        noise_scale=config.noise_scale,
+        likelihood=config.likelihood,
+        likelihood_scale=config.likelihood_scale,
+        mixture_components=config.mixture_components,
+    )
