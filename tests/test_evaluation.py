@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from linear_gaussian import IMAGE_SHAPE, exact_model
+from scipy.stats import multivariate_normal
+
+from vae_jax.evaluation import Evaluator, bits_per_dim, evaluate_examples, padded_batches
+
+IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, *IMAGE_SHAPE), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 24, 100])
+def test_every_example_is_evaluated_once_and_in_order(batch_size):
+    def per_example(params, key, images):
+        del params, key
+        return {"sum": jnp.sum(images.astype(jnp.int32), axis=(1, 2, 3))}
+
+    done = []
+    values = evaluate_examples(per_example, None, jax.random.key(0), IMAGES, batch_size=batch_size, report=done.append)
+    np.testing.assert_array_equal(values["sum"], IMAGES.astype(np.int32).sum(axis=(1, 2, 3)))
+    assert done[-1] == 23
+    assert all(batch.shape == (batch_size, *IMAGE_SHAPE) for _, batch in padded_batches(IMAGES, batch_size))
+
+
+def exact():
+    model, params, evidence = exact_model()
+    return model, jax.tree.map(lambda p: p.astype(jnp.float32), params), evidence(IMAGES / 255)
+
+
+@pytest.mark.parametrize("batch_size", [5, 23])
+def test_numbers_of_the_exact_model(batch_size):
+    model, params, log_px = exact()
+    evaluator = Evaluator(model, "none", batch_size)
+    likelihood = evaluator.likelihood(params, jax.random.key(0), IMAGES, num_samples=10, chunk=4)
+    np.testing.assert_allclose(likelihood["nll"], -log_px.mean(), rtol=1e-5)
+    np.testing.assert_allclose(likelihood["nll_se"], log_px.std(ddof=1) / np.sqrt(23), rtol=1e-4)
+    np.testing.assert_allclose(likelihood["ess"], 10, rtol=1e-3)
+    bound = evaluator.bound(params, jax.random.key(0), IMAGES)
+    np.testing.assert_allclose(bound["elbo"], bound["reconstruction"] - bound["kl"], rtol=1e-6)
+    assert abs(bound["elbo"] - log_px.mean()) < 5 * bound["elbo_se"] + 1
+
+
+def test_active_units_are_counted_by_the_variance_of_their_mean():
+    model, params, _ = exact()
+    gain = params["posterior_mean"]["kernel"]
+    images = np.random.default_rng(1).integers(0, 2, size=(50, *IMAGE_SHAPE), dtype=np.uint8) * 255
+    assert Evaluator(model, "none", 10).bound(params, jax.random.key(0), images)["active_units"] == 2
+    asleep = params | {"posterior_mean": params["posterior_mean"] | {"kernel": gain.at[:, 0].set(0)}}
+    assert Evaluator(model, "none", 10).bound(asleep, jax.random.key(0), images)["active_units"] == 1
+
+
+def test_the_same_key_gives_the_same_numbers_and_one_compilation_serves():
+    model, params, _ = exact()
+    evaluator = Evaluator(model, "dynamic", 10)
+    first, again = (evaluator.bound(params, jax.random.key(4), IMAGES) for _ in range(2))
+    other = evaluator.bound(params, jax.random.key(5), IMAGES)
+    assert first == again
+    assert first != other
+    assert evaluator._elbo._cache_size() == 1
+
+
+def test_bits_per_dim():
+    pixels = multivariate_normal([0.0], [[1.0]]).entropy()  # any number of nats
+    assert bits_per_dim(float(pixels) * 12, (2, 2, 3)) == pytest.approx(float(pixels) / np.log(2))
+    assert bits_per_dim(np.log(256) * 3072, (32, 32, 3)) == pytest.approx(8)

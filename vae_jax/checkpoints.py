@@ -1,0 +1,382 @@
+"""Saves the training state and brings it back; the only module that knows Orbax.
+
+A run keeps its steps in `checkpoints/STEP/`, each with four items: the state, the config and the data
+description that it belongs to, and the digests that tell whether all of it is still what was saved. A step is
+either whole or absent: it is written under a temporary name and renamed at the end.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vae_jax.errors import CheckpointError, LockedError, NotFiniteError, StorageError
+
+PyTree = Any
+
+LOCK_NAME = "lock"
+FOLDER_NAME = "checkpoints"
+_TEMPORARIES = "*.orbax-checkpoint-tmp*"
+_IN_ORBAX = f"{os.sep}orbax{os.sep}"
+_ABSENT = object()
+_LISTED = 5  # leaves that one error message names
+
+
+class Restored(NamedTuple):
+    """What `Checkpoints.restore` found; `notes` has a line for each newer step that is damaged."""
+
+    state: PyTree
+    step: int
+    notes: list[str]
+
+
+class _Damaged(Exception):
+    """A step whose files are not what was saved."""
+
+
+@contextlib.contextmanager
+def run_lock(directory: str | os.PathLike) -> Iterator[None]:
+    """Holds a run directory: two runs in one would replace each other's steps.
+
+    The kernel releases the lock when its process ends, however it ends. In a run of several processes the
+    first one takes it for all. Raises LockedError, which names the owner, or StorageError.
+    """
+    path = Path(directory) / LOCK_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed below; "w" would wipe the owner's name)
+    except OSError as error:
+        raise StorageError(f"cannot open the lock {path}: {_reason(error)}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.readline().strip() or "a process that has just started"
+            raise LockedError(f"{directory} is in use by {owner}") from None
+        except OSError as error:
+            raise StorageError(f"cannot lock {path}: {_reason(error)}") from error
+        yield
+
+
+class Checkpoints:
+    """The saved steps of one run directory; a context manager that waits for the last save when it closes.
+
+    `read_only` leaves every file alone, so that a run can be evaluated while it trains. In a run of several
+    processes all of them make the same calls.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 3, read_only: bool = False):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+        self.directory = Path(directory).absolute() / FOLDER_NAME
+        self._read_only = read_only
+        self._args = ocp.args
+        self._pending: tuple[int, dict] | None = None  # the save that is not known to be whole yet
+        self._error: Exception | None = None  # what stopped it before it became asynchronous
+        _quiet_orbax()
+        try:
+            self._remove_temporaries()
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep)]),
+                    create=not read_only,
+                    read_only=read_only,
+                    lightweight_initialize=True,  # a damaged step must not prevent the opening
+                ),
+            )
+        except OSError as error:
+            raise StorageError(f"cannot open {self.directory}: {_reason(error)}") from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, exc_type, exc, traceback) -> None:
+        try:
+            self.wait()
+        except StorageError as error:
+            if exc is None:
+                raise
+            exc.add_note(str(error))  # the first error is the one to report
+        finally:
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps on disk, oldest first, a save under way among them."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The newest of `steps()`."""
+        return max(self.steps(), default=None)
+
+    def preempted(self, step: int) -> bool:
+        """Whether the cluster has asked this run to stop; only runs under `jax.distributed` are told."""
+        return self._manager.reached_preemption(step)
+
+    def save(self, step: int, state: PyTree, *, config: dict, data: dict) -> bool:
+        """Starts to save a state; returns False, and does nothing, if this step is saved already.
+
+        On return the state is copied, and the caller may donate its buffers. The files are written in the
+        background: what goes wrong there is raised by `check`, `wait` or the next `save`. Saves nothing and
+        raises NotFiniteError if a leaf holds a NaN or an infinity.
+        """
+        self.wait()
+        newest = self.latest_step()
+        if newest is not None and step <= newest:
+            if step in self.steps():
+                return False
+            raise CheckpointError(f"step {step} is older than the newest step {newest} in {self.directory}")
+        copy, finite = _copy(state)
+        paths = [path for path, ok in _leaves(jax.device_get(finite)) if not ok]
+        if paths:
+            raise NotFiniteError(f"step {step} is not saved, it is not finite: {', '.join(_first(paths))}")
+        config, data = _plain(config), _plain(data)
+        leaves = {path: {"spec": _spec(leaf), "sha256": _digest(leaf)} for path, leaf in _leaves(copy)}
+        digests = {"leaves": leaves, "description": _seal(config, data, leaves)}
+        self._pending = step, {"state": copy, "config": config, "data": data, "digests": digests}
+        self._error = self._start()
+        return True
+
+    def check(self) -> None:
+        """Raises StorageError if the last save has failed; waits only where one is tried again."""
+        if self._pending and (self._error or not self._manager.is_saving_in_progress()):
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the last save is whole; one that failed is tried once more, then raises StorageError.
+
+        With several processes there is no second try: they could not agree on it.
+        """
+        if self._pending is None:
+            return
+        error = self._error or self._join()
+        if error and jax.process_count() == 1:
+            self._remove_temporaries()
+            error = self._start() or self._join()
+        step, _ = self._pending
+        self._pending = self._error = None
+        if error:
+            self._remove_temporaries()
+            raise StorageError(f"step {step} is not saved in {self.directory}: {_reason(error)}") from error
+
+    def restore(
+        self, target: PyTree, *, config: dict, data: dict, ignore: frozenset[str] = frozenset()
+    ) -> Restored | None:
+        """The newest step that is whole, or None if there are no steps.
+
+        `target` holds a `jax.ShapeDtypeStruct` for each leaf, with the sharding that it is to have (the
+        first device if it has none). `ignore` names config fields, or whole sections, that may differ. A
+        damaged step is renamed to damaged-STEP once an older one is read in its place. Raises CheckpointError
+        if the newest readable step has another config, other data or other leaves, or if all are damaged.
+        """
+        self.wait()
+        self._manager.reload()
+        target = jax.tree.map(_placed, target)
+        damaged = {}
+        for step in reversed(self.steps()):
+            try:
+                leaves = self._compare(step, target, config, data, ignore)
+                state = self._read(step, target, leaves)
+            except CheckpointError:
+                raise
+            except Exception as error:  # whatever Orbax makes of files that are not what it wrote
+                damaged[step] = _reason(error)
+                continue
+            self._set_aside(damaged)
+            notes = [f"step {old} is damaged ({why}); using step {step}" for old, why in damaged.items()]
+            return Restored(state, step, notes)
+        if damaged:
+            reasons = "; ".join(f"step {step} ({why})" for step, why in damaged.items())
+            raise CheckpointError(f"every checkpoint in {self.directory} is damaged: {reasons}")
+        return None
+
+    def _compare(self, step: int, target: PyTree, config: dict, data: dict, ignore: frozenset[str]) -> dict:
+        """The digests of a step's leaves; raises CheckpointError if the step is not of this run.
+
+        It says so before Orbax reads the state, because Orbax would cast a dtype in silence.
+        """
+        args = {name: self._args.JsonRestore() for name in ("config", "data", "digests")}
+        found = self._manager.restore(step, args=self._args.Composite(**args))
+        leaves = found["digests"]["leaves"]
+        if _seal(found["config"], found["data"], leaves) != found["digests"]["description"]:
+            raise _Damaged("config, data and digests do not belong together")
+        saved = {path: leaf["spec"] for path, leaf in leaves.items()}
+        given = {path: _spec(leaf) for path, leaf in _leaves(target)}
+        problems = [
+            *_mismatches(found["config"], _plain(config), "config", ignore=ignore),
+            *_mismatches(found["data"], _plain(data), "data"),
+            *_first(_mismatches(saved, given, "state", show=str)),
+        ]
+        if problems:
+            raise CheckpointError(f"step {step} in {self.directory} does not fit: {'; '.join(problems)}")
+        return leaves
+
+    def _read(self, step: int, target: PyTree, leaves: dict) -> PyTree:
+        args = self._args.Composite(state=self._args.StandardRestore(target))
+        state = self._manager.restore(step, args=args)["state"]
+        for path, leaf in _leaves(state):
+            if _digest(leaf) != leaves[path]["sha256"]:
+                raise _Damaged(f"{path} does not match its digest")
+        return state
+
+    def _start(self) -> Exception | None:
+        step, items = self._pending
+        kinds = {"state": self._args.StandardSave}
+        args = {name: kinds.get(name, self._args.JsonSave)(item) for name, item in items.items()}
+        try:
+            self._manager.save(step, args=self._args.Composite(**args))
+        except Exception as error:  # Orbax raises the file system's refusals as ValueError, too
+            return error
+        return None
+
+    def _join(self) -> Exception | None:
+        # `check_for_errors` of the manager stays silent: its own thread has taken the error by then
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._manager.reload()
+            return error
+        return None
+
+    def _remove_temporaries(self) -> None:
+        if not self._read_only and jax.process_index() == 0:
+            for path in self.directory.glob(_TEMPORARIES):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _set_aside(self, steps: dict[int, str]) -> None:
+        """Renames damaged steps: the same step can be saved again, and nothing is deleted."""
+        if self._read_only or not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                aside = self.directory / f"damaged-{step}"
+                shutil.rmtree(aside, ignore_errors=True)
+                try:
+                    (self.directory / str(step)).rename(aside)
+                except OSError as error:
+                    raise StorageError(f"cannot set step {step} aside: {_reason(error)}") from error
+        multihost_utils.sync_global_devices("damaged steps are set aside")
+        self._manager.reload()
+
+
+def _quiet_orbax() -> None:
+    """Drops what Orbax logs beside raising it, and what its abandoned reads and writes say later."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_not_from_orbax)
+    outer = sys.unraisablehook
+    if getattr(outer, "__name__", "") == "_hook_without_orbax":
+        return
+
+    def _hook_without_orbax(unraisable):
+        origin, error = unraisable.object, unraisable.exc_value
+        abandoned = inspect.iscoroutine(origin) and _IN_ORBAX in origin.cr_code.co_filename
+        late = origin is None and isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        if not (abandoned or late):
+            outer(unraisable)
+
+    sys.unraisablehook = _hook_without_orbax
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    text = f"{record.pathname} {record.getMessage()}"
+    return _IN_ORBAX not in text and "tensorstore" not in text
+
+
+@jax.jit
+def _copy(state: PyTree) -> tuple[PyTree, PyTree]:
+    """The state in new buffers, with its shardings, and for each leaf whether it is finite."""
+
+    def finite(x):
+        return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.array(True)
+
+    return jax.tree.map(jnp.copy, state), jax.tree.map(finite, state)
+
+
+def _digest(leaf: jax.Array) -> str:
+    """SHA-256 over dtype (which names the generator of a key), shape and bytes, whatever the sharding."""
+    content = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    if not (content.is_fully_addressable or content.is_fully_replicated):
+        content = multihost_utils.process_allgather(content, tiled=True)  # one leaf at a time
+    content = np.ascontiguousarray(content).reshape(-1)
+    digest = hashlib.sha256(_spec(leaf).encode())
+    digest.update(content.view(np.uint8))  # bfloat16 has no buffer of its own
+    return digest.hexdigest()
+
+
+def _spec(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def _plain(item: dict) -> dict:
+    """A dictionary as it comes back from JSON: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(item))
+
+
+def _seal(*items: dict) -> str:
+    return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()
+
+
+def _flat(item: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in item.items():
+        nested = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
+
+
+def _mismatches(
+    saved: dict, given: dict, name: str, *, ignore: frozenset[str] = frozenset(), show: Callable = json.dumps
+) -> list[str]:
+    """A line such as "model.latent_dim: 20 in checkpoint, 40 in config" for each field that differs."""
+    saved, given = _flat(saved), _flat(given)
+    lines = []
+    for field in given | saved:
+        if any(field == skipped or field.startswith(f"{skipped}.") for skipped in ignore):
+            continue
+        old, new = (show(item[field]) if field in item else "absent" for item in (saved, given))
+        if old != new and saved.get(field, _ABSENT) != given.get(field, _ABSENT):
+            lines.append(f"{field}: {old} in checkpoint, {new} in {name}")
+    return lines
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return [*lines[:_LISTED], *more]
+
+
+def _reason(error: Exception) -> str:
+    """The root of an error in one line of at most 250 characters."""
+    while error.__cause__:
+        error = error.__cause__
+    kind = "" if isinstance(error, OSError | _Damaged) else f"{type(error).__name__}: "
+    text = kind + " ".join(str(error).split())
+    return text if len(text) <= 250 else f"{text[:100]} ... {text[-145:]}"

@@ -1,0 +1,155 @@
+"""Exact numbers over a whole split: every example once, whatever the batch size, in float32 at highest precision."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vae_jax.data.batches import read_images
+from vae_jax.inference import Params, bound_parts, log_likelihood, sample_terms
+
+ACTIVE_VARIANCE = 0.01  # a unit is active if its posterior mean varies more than this over the images (1509.00519)
+
+PerExample = Callable[[Params, Array, Array], dict[str, Array]]  # (params, key, images [B]) -> name -> [B, ...]
+
+
+def padded_batches(images: np.ndarray, batch_size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of real examples, images [batch_size, H, W, C]) over all images; the last batch repeats its last image."""
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        missing = batch_size - len(batch)
+        yield len(batch), np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+
+
+def evaluate_examples(
+    per_example: PerExample,
+    params: Params,
+    key: Array,
+    images: np.ndarray,
+    *,
+    batch_size: int,
+    placement: Any = None,
+    report: Callable[[int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """`per_example` over all images [N, H, W, C], each exactly once: name -> [N, ...], as NumPy arrays.
+
+    The key of a batch is `key` folded with its number. `placement` is where a batch is to live (a sharding).
+    The next batch is dispatched before the last one is read; `report` is told how many examples are done.
+    """
+    pending: list[tuple[int, dict[str, Array]]] = []
+    rows: list[dict[str, np.ndarray]] = []
+    done = 0
+
+    def collect() -> None:
+        nonlocal done
+        count, values = pending.pop(0)
+        rows.append({name: np.asarray(value)[:count] for name, value in values.items()})
+        done += count
+        if report is not None:
+            report(done)
+
+    for i, (count, batch) in enumerate(padded_batches(images, batch_size)):
+        with jax.default_matmul_precision("highest"):
+            batch = jax.device_put(batch, placement) if placement is not None else jnp.asarray(batch)
+            pending.append((count, per_example(params, jax.random.fold_in(key, i), batch)))
+        if len(pending) > 1:
+            collect()
+    collect()
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def elbo_terms(params: Params, key: Array, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
+    """For each uint8 image: `reconstruction` and, where it exists, `kl` (nats, one posterior sample), and `mean` [B, D]."""
+    read_key, noise_key = jax.random.split(key)
+    x = read_images(read_key, images, binarization=binarization)
+    parts = bound_parts(sample_terms(params, noise_key, x, model=model))
+    return parts | {"mean": model.apply({"params": params}, x, method="encode").mean()}
+
+
+def likelihood_terms(
+    params: Params, key: Array, images: Array, *, model: Any, binarization: str, num_samples: int, chunk: int
+) -> dict[str, Array]:
+    """For each uint8 image: `log_px` (nats, importance sampling with K = `num_samples`) and `ess`.
+
+    An image is binarised by the same draw as in `elbo_terms` under the same key.
+    """
+    read_key, noise_key = jax.random.split(key)
+    x = read_images(read_key, images, binarization=binarization)
+    log_px, ess = log_likelihood(params, noise_key, x, model=model, num_samples=num_samples, chunk=chunk)
+    return {"log_px": log_px, "ess": ess}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """The evaluations of one model, each compiled once and then called for any parameters and images."""
+
+    model: Any
+    binarization: str
+    batch_size: int
+    placement: Any = None
+
+    @functools.cached_property
+    def _elbo(self) -> PerExample:
+        return jax.jit(functools.partial(elbo_terms, model=self.model, binarization=self.binarization))
+
+    def bound(self, params: Params, key: Array, images: np.ndarray) -> dict[str, float]:
+        """Means over all images, in nats: `reconstruction`, and `kl` and `elbo` where the posterior has a density.
+
+        `reconstruction_se` and `elbo_se` are standard errors over images; `active_units` counts the latents whose
+        posterior mean varies by more than 0.01 over the images.
+        """
+        values = evaluate_examples(
+            self._elbo, params, key, images, batch_size=self.batch_size, placement=self.placement
+        )
+        result = _mean_and_error("reconstruction", values["reconstruction"])
+        if "kl" in values:
+            result["kl"] = float(values["kl"].mean(dtype=np.float64))
+            result |= _mean_and_error("elbo", values["reconstruction"] - values["kl"])
+        variance = values["mean"].astype(np.float64).var(axis=0)
+        return result | {"active_units": int((variance > ACTIVE_VARIANCE).sum())}
+
+    def likelihood(
+        self,
+        params: Params,
+        key: Array,
+        images: np.ndarray,
+        *,
+        num_samples: int,
+        chunk: int,
+        report: Callable[[int], None] | None = None,
+    ) -> dict[str, float]:
+        """`nll` = -log p(x) in nats by importance sampling with its standard error over images `nll_se`, and `ess`.
+
+        `ess` is the median over images of the effective number of the `num_samples` samples. Raises ValueError
+        where the posterior has no density.
+        """
+        settings = {"num_samples": num_samples, "chunk": chunk}
+        per_example = functools.partial(likelihood_terms, model=self.model, binarization=self.binarization, **settings)
+        values = evaluate_examples(
+            jax.jit(per_example),
+            params,
+            key,
+            images,
+            batch_size=self.batch_size,
+            placement=self.placement,
+            report=report,
+        )
+        return _mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
+
+
+def _mean_and_error(name: str, values: np.ndarray) -> dict[str, float]:
+    """The mean over images and its standard error, summed in double precision; no error for a single image."""
+    values = values.astype(np.float64)
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {name: float(values.mean()), f"{name}_se": None if error is None else float(error)}
+
+
+def bits_per_dim(nats: float, image_shape: tuple[int, ...]) -> float:
+    """Nats per image as bits per pixel and channel: nats / (H·W·C · ln 2)."""
+    return nats / (math.prod(image_shape) * math.log(2))

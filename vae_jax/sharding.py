@@ -1,0 +1,53 @@
+"""Where state and batches live: a mesh of named axes, and the shardings that `jax.jit` is given from outside."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vae_jax.errors import InputError
+
+
+def make_mesh(num_devices: int = 0) -> Mesh:
+    """A mesh with the one axis `data` over the first `num_devices` devices; 0 takes all.
+
+    Raises InputError where there are not that many.
+    """
+    devices = jax.devices()
+    if num_devices > len(devices):
+        raise InputError(f"mesh.data: {num_devices} given, must be at most the {len(devices)} devices here, or 0")
+    chosen = np.asarray(devices[: num_devices or len(devices)])
+    return Mesh(chosen, ("data",), axis_types=(AxisType.Auto,))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, *, setting: str = "train.batch_size") -> None:
+    """Refuses a batch that the mesh's `data` axis does not divide, naming the nearest size that it does."""
+    share = mesh.shape["data"]
+    if batch_size % share:
+        nearest = max(1, round(batch_size / share)) * share
+        raise InputError(
+            f"{setting}: {batch_size} given, must be a multiple of the {share} devices, for example {nearest}"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole of an array on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis spread over `data`."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def place_batch(mesh: Mesh) -> Callable[[Array], Array]:
+    """A function for inside a jitted program: its argument's leading axis is spread over `data`."""
+    return lambda batch: jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
+
+
+def abstract(tree: Any, sharding: NamedSharding) -> Any:
+    """The shapes and dtypes of `tree`, each to live under `sharding`: the target of a restore."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)

@@ -1,0 +1,146 @@
+"""From a loss to a trained state: the state, one pure step, and many steps in one program.
+
+Nothing here knows a device, a file or a clock: shardings are put on `jax.jit` from outside, and `runs.fit` decides
+when to save and what to show.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from vae_jax.config import OptimizerConfig
+from vae_jax.data.batches import batch_indices
+from vae_jax.inference import Loss, Metrics, Params
+
+Step = Callable[["TrainState", Array], tuple["TrainState", Metrics]]
+
+# What the run's key is folded with before anything else, so that the streams never meet.
+DATA_STREAM, NOISE_STREAM, INIT_STREAM, EVALUATION_STREAM, BINARIZATION_STREAM = range(5)
+
+
+class TrainState(NamedTuple):
+    """Everything that a run carries from step to step: arrays only, so it can be donated, sharded, vmapped, saved."""
+
+    step: Array  # int32 []: updates done, and the number of the next
+    params: Params
+    opt_state: optax.OptState
+    ema_params: Params  # the moving average of the weights; () where none is kept
+    key: Array  # the run's typed key: never advanced, only folded
+    skipped: Array  # int32 []: steps in a row that were not finite
+
+
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step, for a run of `steps` updates."""
+    rate, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "one-cycle":
+        return optax.cosine_onecycle_schedule(steps, rate)
+    if config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(rate, max(1, steps - warmup), config.final_fraction)
+    elif config.schedule == "staged":
+        staged = optax.piecewise_constant_schedule(rate, dict.fromkeys(config.milestones, config.decay))
+        schedule = lambda count: staged(count + warmup)  # noqa: E731  milestones are steps of the run
+    else:
+        schedule = optax.constant_schedule(rate)
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), schedule], [warmup]) if warmup else schedule
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The optax optimizer that `config` describes, its schedule spanning `steps` updates, after clipping if asked."""
+    rate, b1, b2, eps = make_schedule(config, steps), config.b1, config.b2, config.eps
+    optimizer = {
+        "adam": lambda: optax.adam(rate, b1, b2, eps),
+        "adamw": lambda: optax.adamw(rate, b1, b2, eps, weight_decay=config.weight_decay),
+        "adamax": lambda: optax.adamax(rate, b1, b2, eps),
+        "rmsprop": lambda: optax.rmsprop(rate, decay=b2, eps=eps),
+        "sgd": lambda: optax.sgd(rate, momentum=b1),
+        "lion": lambda: optax.lion(rate, b1, b2, weight_decay=config.weight_decay),
+    }[config.name]()
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
+
+
+def init_state(
+    key: Array, *, model: Any, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], ema: bool = False
+) -> TrainState:
+    """The state before the first step: parameters drawn from `key`, moments at zero."""
+    blank = jnp.zeros((1, *image_shape), jnp.float32)
+    params = model.init(jax.random.fold_in(key, INIT_STREAM), blank)["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema_params=jax.tree.map(jnp.copy, params) if ema else (),  # a buffer of its own: both are donated
+        key=key,
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def make_train_step(
+    loss: Loss, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0, max_skips: int = 0
+) -> Step:
+    """A pure, unjitted step(state, batch) -> (state, metrics).
+
+    The noise of a step is a function of (state.key, state.step) alone. An update with a loss, gradient or new
+    parameter that is not finite is not made: up to `max_skips` such steps in a row are counted in `skipped` and
+    passed over; one more, and the state stays as it is, its `step` naming the one that failed. Metrics are the
+    loss's own, `loss`, `grad_norm` and the new `skipped`, all scalars.
+    """
+
+    def step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
+        with jax.named_scope("loss_and_gradient"):
+            (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, key, batch, state.step)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(params))
+        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+        ema_params = optax.incremental_update(params, state.ema_params, 1 - ema_decay) if ema_decay else ()
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        new_state = TrainState(
+            step=state.step + (skipped <= max_skips),
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            ema_params=keep(ema_params, state.ema_params),
+            key=state.key,
+            skipped=skipped,
+        )
+        return new_state, metrics | {"loss": value, "grad_norm": grad_norm, "skipped": skipped}
+
+    return step
+
+
+def train_steps(
+    state: TrainState,
+    images: Array,
+    num_steps: Array,
+    *,
+    step: Step,
+    batch_size: int,
+    max_steps: int,
+    place_batch: Callable[[Array], Array] = lambda batch: batch,
+) -> tuple[TrainState, Metrics]:
+    """`num_steps` <= `max_steps` updates in one program, over uint8 `images` [N, H, W, C] that live on the device.
+
+    Returns the state and the metrics of each step, [max_steps], NaN beyond `num_steps`. The number of steps is an
+    argument, so one compilation serves every dispatch, the last and shorter one too, and a resumed run runs the
+    very program of one that was not. `place_batch` may say over which devices a batch lies.
+    """
+    order_key = jax.random.fold_in(state.key, DATA_STREAM)
+    indices = functools.partial(batch_indices, num_examples=images.shape[0], batch_size=batch_size)
+    # The orders of all steps at once, [max_steps, batch_size]: a few integers against a loop's latency.
+    order = jax.vmap(indices, in_axes=(None, 0))(order_key, state.step + jnp.arange(max_steps))
+
+    def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, rows = carry
+        state, metrics = step(state, place_batch(images[order[i]]))
+        return state, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
+
+    _, shapes = jax.eval_shape(step, state, images[:batch_size])
+    rows = jax.tree.map(lambda s: jnp.full((max_steps,), jnp.nan, jnp.float32), shapes)
+    return lax.fori_loop(0, num_steps, body, (state, rows))
