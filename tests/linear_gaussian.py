@@ -26,14 +26,15 @@ def exact_model(seed=0):
         encoder=MLPEncoder((), identity),
         decoder=MLPDecoder((), identity, IMAGE_SHAPE[:2], 1),
         latent_dim=LATENT,
-        num_channels=1,
+        image_shape=IMAGE_SHAPE,
         likelihood="gaussian",
         likelihood_scale=SCALE,
     )
     params = {
         "posterior_mean": {"kernel": jnp.asarray(gain), "bias": jnp.asarray(-offset @ gain)},
         "posterior_log_variance": {"kernel": jnp.zeros_like(gain), "bias": jnp.asarray(np.log(variance))},
-        "decoder": {"Dense_0": {"kernel": jnp.asarray(weights.T), "bias": jnp.asarray(offset)}},
+        "decoder": {"Dense_0": {"kernel": jnp.asarray(weights.T)}},
+        "output_bias": jnp.asarray(offset).reshape(IMAGE_SHAPE),
     }
     evidence = multivariate_normal(offset, weights @ weights.T + SCALE**2 * np.eye(pixels))
     return model, params, lambda x: evidence.logpdf(np.asarray(x, np.float64).reshape(len(x), -1))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.data.batches import batch_indices, bernoulli_pixels, binarize_once, permute, read_images
+from vae_jax.data.batches import batch_indices, bernoulli_pixels, binarize_once, mean_image, permute, read_images
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100, 1797, 60_000])
@@ -91,3 +91,10 @@ class TestReadImages:
         static = [read_images(jax.random.key(k), once, binarization="static") for k in (0, 1)]
         np.testing.assert_array_equal(static[0], static[1])
         np.testing.assert_array_equal(static[0], once / 255)
+
+
+@pytest.mark.parametrize("binarization", ["dynamic", "static", "threshold", "none"])
+def test_the_mean_image_is_the_mean_of_what_is_read(binarization):
+    images = np.random.default_rng(0).integers(0, 256, size=(20_000, 2, 2, 1), dtype=np.uint8)
+    read = np.asarray(read_images(jax.random.key(0), jnp.asarray(images), binarization=binarization))
+    np.testing.assert_allclose(mean_image(images, binarization=binarization), read.mean(axis=0), atol=0.02)

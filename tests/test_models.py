@@ -8,7 +8,7 @@ import pytest
 
 from vae_jax.config import ModelConfig
 from vae_jax.distributions import Bernoulli, Deterministic, DiscretizedLogisticMixture, Normal
-from vae_jax.models import build_model
+from vae_jax.models import build_model, with_output_bias
 from vae_jax.models.networks import (
     ACTIVATIONS,
     _same_form_gradients,
@@ -175,3 +175,22 @@ def test_depth_to_space_undoes_space_to_depth(sides):
     deep = space_to_depth(x)
     assert deep.shape == (2, -(-sides[0] // 2), -(-sides[1] // 2), 12)
     np.testing.assert_array_equal(depth_to_space(deep, *sides), x)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "mean"),
+    [("bernoulli", 0.3), ("gaussian", 0.3), ("learned-gaussian", 0.3), ("logistic-mixture", 0.5)],
+)
+def test_the_output_starts_at_the_mean_image(likelihood, mean):
+    shape = (6, 4, 1)
+    model, params = made("mlp", shape, likelihood=likelihood)
+    params = with_output_bias(params, jnp.full(shape, 0.3), likelihood=likelihood)
+    silent = jax.tree.map(jnp.zeros_like, params["decoder"])
+    p = model.apply({"params": params | {"decoder": silent}}, jnp.ones((2, 3)), method="decode")
+    np.testing.assert_allclose(p.mean(), mean, rtol=1e-5)
+
+
+def test_a_mean_image_of_another_shape_is_refused():
+    _, params = made("mlp", (6, 4, 1))
+    with pytest.raises(AssertionError):
+        with_output_bias(params, jnp.zeros((1, 1, 1)), likelihood="bernoulli")

@@ -36,7 +36,7 @@ def images():
 
 
 def initial(seed=0, **settings):
-    return init_state(jax.random.key(seed), model=MODEL, optimizer=OPTIMIZER, image_shape=SHAPE, **settings)
+    return init_state(jax.random.key(seed), model=MODEL, optimizer=OPTIMIZER, **settings)
 
 
 def program(step=None, max_steps=STEPS):
@@ -150,7 +150,7 @@ class TestNotFinite:
             return value + weight * (leaf - jax.lax.stop_gradient(leaf)), metrics
 
         optimizer = optax.sgd(3e38) if what == "parameter" else OPTIMIZER
-        state = init_state(jax.random.key(0), model=MODEL, optimizer=optimizer, image_shape=SHAPE)
+        state = init_state(jax.random.key(0), model=MODEL, optimizer=optimizer)
         after, metrics = jax.jit(make_train_step(loss, optimizer))(state, images[:BATCH])
         assert after.step == 0
         assert metrics["skipped"] == 1

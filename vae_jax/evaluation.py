@@ -20,7 +20,7 @@ PerExample = Callable[[Params, Array, Array], dict[str, Array]]  # (params, key,
 
 
 def padded_batches(images: np.ndarray, batch_size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of real examples, images [batch_size, H, W, C]) over all images; the last batch repeats its last image."""
+    """(number of real examples, images [batch_size, H, W, C]) over all images; the last batch is filled up."""
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         missing = batch_size - len(batch)
@@ -65,7 +65,7 @@ def evaluate_examples(
 
 
 def elbo_terms(params: Params, key: Array, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
-    """For each uint8 image: `reconstruction` and, where it exists, `kl` (nats, one posterior sample), and `mean` [B, D]."""
+    """For each uint8 image: `reconstruction` and, if there is one, `kl` (nats, one posterior sample); `mean` [B, D]."""
     read_key, noise_key = jax.random.split(key)
     x = read_images(read_key, images, binarization=binarization)
     parts = bound_parts(sample_terms(params, noise_key, x, model=model))

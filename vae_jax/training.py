@@ -6,7 +6,7 @@ when to save and what to show.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import Array, lax
 from vae_jax.config import OptimizerConfig
 from vae_jax.data.batches import batch_indices
 from vae_jax.inference import Loss, Metrics, Params
+from vae_jax.models import VAE, with_output_bias
 
 Step = Callable[["TrainState", Array], tuple["TrainState", Metrics]]
 
@@ -64,11 +65,21 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def init_state(
-    key: Array, *, model: Any, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], ema: bool = False
+    key: Array,
+    *,
+    model: VAE,
+    optimizer: optax.GradientTransformation,
+    ema: bool = False,
+    mean_image: Array | None = None,
 ) -> TrainState:
-    """The state before the first step: parameters drawn from `key`, moments at zero."""
-    blank = jnp.zeros((1, *image_shape), jnp.float32)
+    """The state before the first step: parameters drawn from `key`, moments at zero.
+
+    With a `mean_image` [H, W, C] the output's bias starts at it (`with_output_bias`).
+    """
+    blank = jnp.zeros((1, *model.image_shape), jnp.float32)
     params = model.init(jax.random.fold_in(key, INIT_STREAM), blank)["params"]
+    if mean_image is not None:
+        params = with_output_bias(params, mean_image, likelihood=model.likelihood)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -5,6 +5,7 @@ There is no iterator, hence no iterator to save: a run resumes from its step alo
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 _ROUNDS = 12  # with fewer, the permutations of a handful of examples are measurably uneven
@@ -76,3 +77,9 @@ def read_images(key: Array, images: Array, *, binarization: str) -> Array:
 def binarize_once(key: Array, images: Array) -> Array:
     """Images binarised once and for all: uint8 [N, ...] of 0 and 255, a draw of Bernoulli(pixel/255)."""
     return bernoulli_pixels(key, images).astype(jnp.uint8) * 255
+
+
+def mean_image(images: np.ndarray, *, binarization: str) -> np.ndarray:
+    """The mean over uint8 images [N, H, W, C], and over the draws, of what `read_images` makes of them: [H, W, C]."""
+    bright = (images >= 128) if binarization == "threshold" else images / np.float32(255)
+    return bright.mean(axis=0, dtype=np.float64).astype(np.float32)

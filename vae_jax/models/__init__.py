@@ -1,7 +1,7 @@
 """Encoders, decoders and the VAE that joins them: the only folder that imports flax.linen."""
 
 from vae_jax.models.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, TiedDecoder
-from vae_jax.models.vae import VAE, build_model, likelihood_features
+from vae_jax.models.vae import VAE, build_model, likelihood_features, with_output_bias
 
 __all__ = [
     "VAE",
@@ -12,4 +12,5 @@ __all__ = [
     "TiedDecoder",
     "build_model",
     "likelihood_features",
+    "with_output_bias",
 ]

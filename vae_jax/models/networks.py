@@ -46,7 +46,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Dense layers of the given widths, then one to the image's features."""
+    """Dense layers of the given widths, then one without a bias to the image's features: the VAE has the bias."""
 
     hidden: Sequence[int]
     activation: Callable[[Array], Array]
@@ -58,12 +58,12 @@ class MLPDecoder(nn.Module):
         h = z
         for width in self.hidden:
             h = self.activation(nn.Dense(width, kernel_init=_glorot)(h))
-        out = nn.Dense(math.prod(self.image_shape) * self.features, kernel_init=_glorot)(h)
+        out = nn.Dense(math.prod(self.image_shape) * self.features, use_bias=False, kernel_init=_glorot)(h)
         return out.reshape(*z.shape[:-1], *self.image_shape, self.features)
 
 
 class TiedDecoder(nn.Module):
-    """The transposes of an encoder's kernels, with biases of its own: the linear one is PCA's shape."""
+    """The transposes of an encoder's kernels, with hidden biases of its own: the linear one is PCA's shape."""
 
     activation: Callable[[Array], Array]
     image_shape: tuple[int, int]
@@ -73,11 +73,13 @@ class TiedDecoder(nn.Module):
     def __call__(self, z: Array, kernels: Sequence[Array]) -> Array:
         h = z
         for i, kernel in enumerate(reversed(kernels)):
-            h = self.activation(h) if i else h
+            if i:
+                h = self.activation(h + jnp.broadcast_to(self._bias(i, h.shape[-1]), h.shape))
             h = h @ kernel.T
-            bias = self.param(f"bias_{i}", nn.initializers.zeros, (kernel.shape[0],))
-            h = h + jnp.broadcast_to(bias, h.shape)
         return h.reshape(*z.shape[:-1], *self.image_shape, self.features)
+
+    def _bias(self, i: int, width: int) -> Array:
+        return self.param(f"bias_{i}", nn.initializers.zeros, (width,))
 
 
 @jax.custom_vjp

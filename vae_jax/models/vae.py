@@ -6,8 +6,9 @@ Nothing here draws a sample: densities go out, and the caller samples them with 
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -34,13 +35,14 @@ class VAE(nn.Module):
     """A latent-variable model of images (Kingma & Welling, arXiv 1312.6114), and the autoencoders on the way to it.
 
     `encoder` maps [B, H, W, C] to [B, F]; `decoder` maps [..., D] to [..., H, W, F'], where F' is
-    `likelihood_features(likelihood, ...)`. Any pair of Linen modules with these shapes will do.
+    `likelihood_features(likelihood, ...)`. Any pair of Linen modules with these shapes will do. What the decoder puts
+    out is added to `output_bias` [H, W, F'], which `with_output_bias` can set to what the data are on average.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     latent_dim: int
-    num_channels: int
+    image_shape: tuple[int, int, int]
     posterior: Literal["gaussian", "fixed-noise", "deterministic"] = "gaussian"
     noise_scale: float = 1.0
     likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "logistic-mixture"] = "bernoulli"
@@ -52,6 +54,9 @@ class VAE(nn.Module):
         if self.posterior == "gaussian":
             # Starts at s = 0, that is sigma = 1: the prior's own width.
             self.posterior_log_variance = nn.Dense(self.latent_dim, kernel_init=nn.initializers.zeros)
+        *sides, channels = self.image_shape
+        features = likelihood_features(self.likelihood, channels, self.mixture_components)
+        self.output_bias = self.param("output_bias", nn.initializers.zeros, (*sides, features))
         if self.likelihood == "learned-gaussian":
             self.likelihood_log_scale = self.param("likelihood_log_scale", nn.initializers.zeros, ())
 
@@ -80,13 +85,14 @@ class VAE(nn.Module):
             features = self.decoder(z, [*self.encoder.kernels(), mean_kernel])
         else:
             features = self.decoder(z)
+        features = features + jnp.broadcast_to(self.output_bias, features.shape)
         if self.likelihood == "bernoulli":
             return Bernoulli(features)
         if self.likelihood == "gaussian":
             return Normal(features, jnp.full_like(features, math.log(self.likelihood_scale)), event_ndims=3)
         if self.likelihood == "learned-gaussian":
             return Normal(features, jnp.full_like(features, self.likelihood_log_scale), event_ndims=3)
-        return DiscretizedLogisticMixture.from_features(features, self.mixture_components, self.num_channels)
+        return DiscretizedLogisticMixture.from_features(features, self.mixture_components, self.image_shape[-1])
 
 
 def likelihood_features(likelihood: str, num_channels: int, mixture_components: int) -> int:
@@ -94,6 +100,22 @@ def likelihood_features(likelihood: str, num_channels: int, mixture_components: 
     if likelihood == "logistic-mixture":
         return DiscretizedLogisticMixture.num_features(mixture_components, num_channels)
     return num_channels
+
+
+def with_output_bias(params: Any, mean_image: Array, *, likelihood: str) -> Any:
+    """`params` with the output's bias where the likelihood alone would put it: at the mean image [H, W, C].
+
+    Bernoulli: logit of the mean, kept within [0.001, 0.999] (Burda et al., arXiv 1509.00519); Gaussian: the mean; a
+    mixture is left as it is. The first epochs are then not spent on learning where ink ever is.
+    """
+    if likelihood == "logistic-mixture":
+        return params
+    bias = mean_image
+    if likelihood == "bernoulli":
+        clipped = jnp.clip(mean_image, 0.001, 0.999)
+        bias = jnp.log(clipped) - jnp.log1p(-clipped)
+    chex.assert_equal_shape([bias, params["output_bias"]])
+    return params | {"output_bias": bias.astype(params["output_bias"].dtype)}
 
 
 def build_model(config: ModelConfig, image_shape: tuple[int, int, int]) -> VAE:
@@ -116,7 +138,7 @@ def build_model(config: ModelConfig, image_shape: tuple[int, int, int]) -> VAE:
         encoder=encoder,
         decoder=decoder,
         latent_dim=config.latent_dim,
-        num_channels=channels,
+        image_shape=image_shape,
         posterior=config.posterior,
         noise_scale=config.noise_scale,
         likelihood=config.likelihood,

@@ -1,0 +1,405 @@
+"""The command: what it prints, writes and refuses, as a user or a script sees it."""
+
+import hashlib
+import json
+import math
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_jax import cli, drawing, evaluation
+from vae_jax.config import PRESETS
+from vae_jax.writers import read_metrics
+
+CIFAR = Path(__file__).parents[1] / ".." / "shared" / "data" / "cifar10_4k.npz"
+SMALL = [
+    "--compilation-cache", "None", "--model.hidden", "8", "--model.latent-dim", "2", "--train.batch-size", "16",
+    "--train.log-every", "5", "--train.evaluate-every", "10", "--train.save-every", "10",
+    "--evaluation.num-samples", "4", "--evaluation.chunk", "3",
+]  # fmt: skip
+FIGURES = {"samples", "reconstructions", "interpolations", "traversals", "manifold", "curves"}
+
+
+class Called:
+    def __init__(self, argv, capsys):
+        capsys.readouterr()
+        self.code = cli.main([str(word) for word in argv])
+        said = capsys.readouterr()
+        self.out, self.err = said.out.splitlines(), said.err.splitlines()
+
+    @property
+    def result(self):
+        assert self.code == 0, self.err
+        assert len(self.out) == 1
+        return json.loads(self.out[0])
+
+
+@pytest.fixture
+def call(capsys):
+    return lambda *argv: Called(argv, capsys)
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir, tmp_path_factory):
+    """(run directory, its command line, what the process printed, what it said) of a small run on one device."""
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    argv = ["train", "--workdir", str(directory), "--data.data-dir", data_dir, "--train.steps", "20", *SMALL]
+    argv += ["--mesh.data", "1"]
+    done = subprocess.run([Path(sys.executable).with_name("vae-jax"), *argv], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return directory, argv, done.stdout, done.stderr
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """(a copy of that run, its command line)."""
+    directory, argv, *_ = trained
+    shutil.copytree(directory, tmp_path / "run")
+    return tmp_path / "run", [word if word != str(directory) else str(tmp_path / "run") for word in argv]
+
+
+def snapshot(folder):
+    """{path: SHA-256 of a file, None for a folder} of everything below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        for path in sorted(Path(folder).rglob("*"))
+    }
+
+
+def picture(path):
+    with Image.open(path) as image:
+        image.verify()  # checksums
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def test_training_ends_with_numbers_and_pictures(trained):
+    directory, _, out, err = trained
+    result = json.loads(out.splitlines()[-1])
+    assert len(out.splitlines()) == 1
+    assert (result["status"], result["step"], result["split"], result["num_examples"]) == ("done", 20, "test", 359)
+    assert all(math.isfinite(result[name]) for name in ("elbo", "nll", "nll_se", "reconstruction", "kl"))
+    assert result["elbo"] == pytest.approx(result["reconstruction"] - result["kl"])
+    stored = json.loads((directory / "evaluation.json").read_text())
+    assert stored["elbo"] == result["elbo"]
+    assert {path.stem for path in (directory / "figures").iterdir()} == FIGURES
+    for path in (directory / "figures").iterdir():
+        assert path.suffix == ".png"
+        assert len(np.unique(picture(path))) > 2  # not a blank
+    assert [row["step"] for row in read_metrics(directory / "metrics.jsonl")] == [5, 10, 10, 15, 20, 20]
+    assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == ["10", "20"]
+    assert "step 20/20" in err
+    assert "Traceback" not in err
+
+
+def test_the_same_command_again_prints_the_same_results(trained, call):
+    directory, argv, out, _ = trained
+    before = snapshot(directory)
+    again = call(*argv)
+    assert "all 20 steps are done" in again.err[-1]
+    first = json.loads(out.splitlines()[-1])
+    assert again.result == {name: value for name, value in first.items() if name not in ("train_seconds", "seconds")}
+    after = snapshot(directory)
+    changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
+    assert all(path == "lock" or path.startswith("events.") for path in changed), changed
+
+
+def test_a_run_directory_is_enough_to_go_on(copied, call, monkeypatch):
+    directory, _ = copied
+    before = (directory / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    result = call("train", "--workdir", directory, "--train.steps", 30, "--compilation-cache", "None").result
+    assert (result["status"], result["step"]) == ("done", 30)
+    after = (directory / "metrics.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert [row["step"] for row in read_metrics(directory / "metrics.jsonl")][6:] == [25, 30, 30]
+    assert json.loads((directory / "evaluation.json").read_text())["step"] == 30
+
+
+def test_a_signal_in_the_evaluation_ends_it_and_the_same_command_repeats_it(copied, call, monkeypatch):
+    directory, argv = copied
+    expected = json.loads((directory / "evaluation.json").read_text())
+    (directory / "evaluation.json").unlink()
+    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    likelihood = evaluation.Evaluator.likelihood
+
+    def interrupted(self, *args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return likelihood(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.Evaluator, "likelihood", interrupted)
+        stopped = call(*argv)
+    assert stopped.result["status"] == "interrupted"
+    assert "elbo" not in stopped.result
+    assert not (directory / "evaluation.json").exists()
+    assert call(*argv).result["elbo"] == pytest.approx(expected["elbo"], rel=1e-6)
+
+
+def test_evaluate(trained, call):
+    directory, _, out, _ = trained
+    first, before = json.loads(out.splitlines()[-1]), snapshot(directory)
+    result = call("evaluate", directory).result  # on eight devices
+    for name in ("reconstruction", "kl", "elbo", "nll", "nll_se", "ess"):
+        # The keys are those of batches, and a batch is rounded up to a multiple of the devices: other draws.
+        assert result[name] == pytest.approx(first[name], rel=0.05), name
+    other = call("evaluate", directory, "--split", "validation", "--num-samples", 0).result
+    assert (other["split"], other["num_examples"]) == ("validation", 144)
+    assert "nll" not in other
+    assert snapshot(directory) == before
+
+
+def test_sample(copied, call):
+    directory, _ = copied
+    result = call("sample", directory, "--count", 7, "--seed", 3).result
+    first = np.load(result["images"], allow_pickle=False)
+    assert (first.shape, first.dtype) == ((7, 8, 8, 1), np.uint8)
+    picture(result["figure"])
+    again, other = (
+        np.load(call("sample", directory, "--count", 7, "--seed", seed).result["images"]) for seed in (3, 4)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_reconstruct_interpolate_and_encode(copied, call):
+    directory, _ = copied
+    small = picture(call("reconstruct", directory, "--count", 2).result["figure"])
+    assert small.size < picture(call("reconstruct", directory, "--count", 20).result["figure"]).size
+    narrow = picture(call("interpolate", directory, "--pairs", 2, "--frames", 3).result["figure"])
+    assert (
+        narrow.shape[1] < picture(call("interpolate", directory, "--pairs", 2, "--frames", 9).result["figure"]).shape[1]
+    )
+    result = call("encode", directory, "--split", "validation").result
+    with np.load(result["codes"], allow_pickle=False) as codes:
+        assert set(codes) == {"mean", "scale"}
+        assert codes["mean"].shape == codes["scale"].shape == (result["num_examples"], 2) == (144, 2)
+        assert (codes["scale"] > 0).all()
+        assert np.isfinite(codes["mean"]).all()
+
+
+def test_data_list(data_dir, trained, call):
+    found = {entry["name"]: entry for entry in call("data", "list", "--data-dir", data_dir).result["datasets"]}
+    assert found["digits"]["prepared"] is True
+    assert found["digits"]["splits"] == {"train": 1438, "test": 359}
+    assert found["mnist"]["prepared"] is False
+
+
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_5(copied, call):
+    directory, _ = copied
+    (directory / "samples.npy").mkdir()
+    refused = call("sample", directory, "--count", 2)
+    assert (refused.code, refused.out) == (5, [])
+    assert refused.err == [f"vae-jax: cannot write {directory / 'samples.npy'}: Is a directory"]
+
+
+def test_the_last_of_two_equal_flags_counts(data_dir, tmp_path, call):
+    refused = call("train", "--preset", "mnist", "--preset", "nope", "--workdir", tmp_path / "run")
+    assert "--preset: nope given" in refused.err[0]
+    found = cli._parse_train(["--preset", "mnist", "--preset=digits"])
+    assert (found[0].preset, found[1]) == ("digits", PRESETS["digits"])
+
+
+# Help.
+
+IMPORTS = """
+import contextlib, io, sys
+from vae_jax import cli
+for argv in ([], ["--help"], *([name, "--help"] for name in cli.COMMANDS), ["train", "--modle.hidden", "3"]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            cli.main(argv)
+        except SystemExit as stop:
+            assert not stop.code
+print(*sorted({"jax", "flax", "orbax", "tensorflow_datasets", "matplotlib", "sklearn"} & set(sys.modules)))
+"""
+
+
+def test_help_and_a_typing_error_import_nothing_heavy(tmp_path):
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "\n"
+
+
+def test_a_refusal_says_the_same_on_a_terminal_and_in_any_locale(tmp_path):
+    """tyro draws in colour on a terminal, and in ASCII where stdout is not UTF-8."""
+    argv = [Path(sys.executable).with_name("vae-jax"), "train", "--modle.hidden", "3"]
+    expected = "vae-jax: Unrecognized options: --modle.hidden, 3; did you mean --model.hidden?"
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    plain = subprocess.run(argv, capture_output=True, text=True, env=ascii_only, cwd=tmp_path)
+    assert (plain.returncode, plain.stderr, plain.stdout) == (2, expected + "\n", "")
+    ours, theirs = pty.openpty()
+    try:
+        on_terminal = os.environ | {"TERM": "xterm"}
+        seen = subprocess.run(argv, stdout=theirs, stderr=theirs, env=on_terminal, cwd=tmp_path)
+        assert (seen.returncode, os.read(ours, 4096).decode().strip()) == (2, expected)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_help_names_every_command_and_preset(call):
+    for argv in ([], ["--help"], ["-h"], ["help"]):
+        shown = call(*argv)
+        assert (shown.code, shown.err) == (0, [])
+        text = "\n".join(shown.out)
+        assert all(f"  {name} " in text for name in cli.COMMANDS)
+        assert all(name in text for name in PRESETS)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_a_command(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert f"vae-jax {command}" in text
+    expected = {"train": "--optimizer.learning-rate", "data": "prepare", "sample": "--count", "interpolate": "--frames"}
+    assert expected.get(command, "--split") in text
+
+
+# Wrong inputs: one line, exit code 2, and nothing on disk has changed.
+
+
+def refused(call, folder, argv, *words):
+    before = snapshot(folder)
+    found = call(*argv)
+    assert (found.code, found.out, len(found.err)) == (2, [], 1), (found.out, found.err)
+    assert found.err[0].startswith("vae-jax: ")
+    assert all(word in found.err[0] for word in words), found.err[0]
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--preset", "mnits"], ["--preset: mnits given", "did you mean 'mnist'?"]),
+        (["--modle.hidden", "3"], ["--modle.hidden", "did you mean --model.hidden?"]),
+        (["--optimizer.learning-rate", "-1"], ["optimizer.learning_rate: -1.0 given", "greater than 0"]),
+        (["--optimizer.learning-rate", "nan"], ["optimizer.learning_rate: nan given", "finite"]),
+        (["--optimizer.learning-rate", "fast"], ["--optimizer.learning-rate", "fast"]),
+        (["--train.steps", "1.5"], ["--train.steps", "1.5"]),
+        (["--objective.name", "elbow"], ["--objective.name", "elbow", "elbo"]),
+        (["--train.batch-size", "1296"], ["train.batch_size: 1296 given", "at most the 1294 training images"]),
+        (["--train.batch-size", "21"], ["train.batch_size: 21 given", "multiple of the 8 devices", "example 24"]),
+        (["--mesh.data", "9"], ["mesh.data: 9 given", "at most the 8 devices"]),
+        (["--data.name", "mnist"], ["data.name='mnist': not prepared", "run `vae-jax data prepare mnist`"]),
+        (["--data.name", "digitz"], ["data.name='digitz'", "did you mean 'digits'?"]),
+        (["--model.posterior", "deterministic"], ["objective.name: elbo given", "model.posterior is deterministic"]),
+        (["--model.likelihood", "logistic-mixture", "--data.binarization", "dynamic"], ["data.binarization: dynamic"]),
+        (["--model.network", "conv", "--model.tied"], ["model.tied: True given"]),
+        (["--train.patience", "2", "--train.evaluate-every", "0"], ["train.patience: 2 given"]),
+        (["--seed", "4294967296"], ["seed: 4294967296 given"]),
+        (["extra"], ["extra"]),
+    ],
+)
+def test_train_refuses(flags, words, data_dir, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", "--workdir", tmp_path / "run", "--data.data-dir", data_dir, "--compilation-cache", "None"]
+    refused(call, tmp_path, [*argv, *flags], *words)
+
+
+class Unpickled:
+    def __reduce__(self):
+        return (Path.touch, (Path("unpickled"),))
+
+
+def test_train_refuses_files_that_are_no_images(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    np.savez("floats.npz", images=np.full((20, 4, 4), 1.5, np.float32))
+    np.savez("objects.npz", images=np.array([Unpickled()] * 20, dtype=object))
+    argv = ["train", "--workdir", "run", "--compilation-cache", "None", "--data.name"]
+    refused(call, tmp_path, [*argv, "floats.npz"], "data.name='floats.npz'", "from 1.5 to 1.5", "must lie in [0, 1]")
+    refused(call, tmp_path, [*argv, "objects.npz"], "data.name='objects.npz'", "pickled Python objects, never loaded")
+    refused(call, tmp_path, [*argv, "absent.npz"], "data.name='absent.npz': no such file")
+    np.savez("bytes.npz", images=np.zeros((20, 4, 4), np.uint8))
+    without = [*argv, "bytes.npz", "--data.holdout", "0", "--train.batch-size", "8"]
+    refused(call, tmp_path, without, "data.holdout=0.0: no test examples")
+
+
+def test_train_refuses_the_directory_of_another_config(copied, call):
+    directory, argv = copied
+    refused(call, directory, [*argv, "--seed", "1"], f"seed: 0 in {directory}, 1 asked", "another --workdir")
+    words = ["model.latent_dim: 2 in ", ", 3 asked", "model.hidden: [8] in ", ", [9] asked"]
+    refused(call, directory, [*argv, "--model.latent-dim", "3", "--model.hidden", "9"], *words)
+
+
+@pytest.mark.parametrize("workdir", ["file", "file/below/it", "/proc/nonexistent", "a" * 300])
+def test_train_refuses_a_directory_that_cannot_be(workdir, data_dir, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    argv = ["train", "--workdir", workdir, "--data.data-dir", data_dir, "--compilation-cache", "None"]
+    refused(call, tmp_path, argv, workdir)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["trian"], ["'trian': no such command", "did you mean 'train'?"]),
+        (["evaluate"], ["the run's directory is missing"]),
+        (["evaluate", "EMPTY"], ["no run here (config.json is missing)"]),
+        (["sample", "EMPTY"], ["no run here"]),
+        (["evaluate", "RUN", "--split", "tset"], ["split='tset': no such split", "train, validation, test"]),
+        (["reconstruct", "RUN", "--split", "tset"], ["split='tset': no such split"]),
+        (["encode", "RUN", "--split", "tset"], ["split='tset': no such split"]),
+        (["evaluate", "RUN", "--num-samples", "-1"], ["evaluation.num_samples: -1 given"]),
+        (["evaluate", "RUN", "--chunk", "0"], ["evaluation.chunk: 0 given"]),
+        (["reconstruct", "RUN", "--count", "360"], ["360 images", "at most the 359 of the split test"]),
+        (["sample", "RUN", "--count", "0"], ["--count: 0 given"]),
+        (["sample", "RUN", "--seed", "9" * 20], ["--seed: 9999"]),
+        (["interpolate", "RUN", "--frames", "1"], ["--frames: 1 given, must be 2 or more"]),
+        (["encode", "RUN", "--splt", "test"], ["--splt", "--split"]),
+        (["data"], ["list,prepare"]),
+        (["data", "lst"], ["lst", "list"]),
+        (["data", "prepare", "minst"], ["'minst': not built in", "did you mean 'mnist'?"]),
+    ],
+)
+def test_the_other_commands_refuse(argv, words, copied, call):
+    directory, _ = copied
+    (directory.parent / "empty").mkdir()
+    places = {"RUN": directory, "EMPTY": directory.parent / "empty"}
+    refused(call, directory.parent, [places.get(word, word) for word in argv], *words)
+
+
+# Images that are not digits.
+
+
+def blobs(count, height, width):
+    """Grey images, each of one bright blob at a random place, uint8 [N, H, W]."""
+    place = np.random.default_rng(0).uniform(0.2, 0.8, (count, 2, 1, 1)) * [[[height]], [[width]]]
+    row, column = np.mgrid[:height, :width]
+    return np.rint(255 * np.exp(-((row - place[:, 0]) ** 2 + (column - place[:, 1]) ** 2) / 20)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["grey 28x20", "colour 32x32"])
+def test_a_file_of_images_trains_by_the_8_bit_preset(kind, tmp_path, monkeypatch, call):
+    if kind == "grey 28x20":
+        images = blobs(100, 28, 20)
+        assert images.shape == (100, 28, 20)
+    elif CIFAR.exists():
+        with np.load(CIFAR, allow_pickle=False) as stored:
+            images = stored["images" if "images" in stored else stored.files[0]][:200]
+        assert images.shape == (200, 32, 32, 3)
+    else:
+        pytest.skip("cifar10_4k.npz is not in ../shared/data")
+    monkeypatch.chdir(tmp_path)
+    np.savez("images.npz", images=images)
+    result = call(
+        "train", "--preset", "conv-8bit", "--data.name", "images.npz", "--model.hidden", 4, 8, "--model.latent-dim", 4,
+        "--train.steps", 3, "--train.batch-size", 16, "--train.log-every", 3, "--train.evaluate-every", 0,
+        "--train.save-every", 3, "--evaluation.num-samples", 2, "--compilation-cache", "None", "--mesh.data", 1,
+    ).result  # fmt: skip
+    assert (result["workdir"], result["step"]) == ("runs/conv-8bit", 3)
+    assert result["num_examples"] == len(images) // 10
+    assert result["bits_per_dim"] == pytest.approx(result["nll"] / (images[0].size * math.log(2)))
+    assert 0 < result["bits_per_dim"] < 12
+    for name in FIGURES - {"manifold"}:
+        picture(tmp_path / "runs" / "conv-8bit" / "figures" / f"{name}.png")

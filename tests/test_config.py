@@ -1,0 +1,198 @@
+"""Settings: a config survives JSON, and what cannot be used is refused in one line that names the setting."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from vae_jax.config import (
+    PRESETS,
+    RESUMABLE,
+    Config,
+    ModelConfig,
+    TrainConfig,
+    differences,
+    flatten,
+    from_flat,
+    override,
+    suggestion,
+    validate,
+)
+from vae_jax.errors import InputError
+
+DIGITS = flatten(PRESETS["digits"])
+
+
+def refusal(settings):
+    with pytest.raises(InputError) as caught:
+        from_flat(settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.exit_code == 2
+    return message
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_round_trip_of_a_preset_through_json(name):
+    config = PRESETS[name]
+    assert validate(config) is config
+    flat = flatten(config)
+    assert all(not isinstance(value, dict) for value in flat.values())
+    back = from_flat(json.loads(json.dumps(flat)))
+    assert back == config
+    assert isinstance(back.model.hidden, tuple)  # JSON has lists only, and a list would not compare equal
+
+
+def test_flatten_names_every_field_of_every_section():
+    paths = {f"{section.name}.{f.name}" for section in dataclasses.fields(Config) if section.name != "seed"
+             for f in dataclasses.fields(section.default_factory)}  # fmt: skip
+    assert set(flatten(Config())) == paths | {"seed"}
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_name():
+    assert refusal(DIGITS | {"train.stepz": 3}) == "train.stepz: no such setting; did you mean 'train.steps'?"
+    assert refusal(DIGITS | {"train": {}}).startswith("train: no such setting")
+
+
+def test_a_missing_setting_is_refused():
+    assert refusal({path: value for path, value in DIGITS.items() if path != "model.hidden"}) == "model.hidden: missing"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("train.steps", 3.0),
+        ("train.steps", "3"),
+        ("train.steps", True),
+        ("train.steps", None),
+        ("optimizer.learning_rate", "fast"),
+        ("optimizer.learning_rate", True),
+        ("model.tied", 1),
+        ("model.hidden", 16),
+        ("model.hidden", [16.0]),
+        ("model.hidden", ["16"]),
+        ("model.hidden", [[16]]),
+        ("data.name", 3),
+        ("data.name", None),
+        ("data.data_dir", 3),
+        ("objective.name", ["elbo"]),
+        ("seed", 1.5),
+    ],
+)
+def test_a_wrong_type_is_refused(path, value):
+    message = refusal(DIGITS | {path: value})
+    given = tuple(value) if isinstance(value, list) else value
+    assert message.startswith(f"{path}: {given!r} given, must be ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "allowed"),
+    [
+        ("optimizer.learning_rate", -1e-3, "greater than 0"),
+        ("optimizer.learning_rate", 0.0, "greater than 0"),
+        ("optimizer.learning_rate", math.nan, "finite"),
+        ("optimizer.learning_rate", math.inf, "finite"),
+        ("objective.beta", math.nan, "finite"),
+        ("objective.beta", -0.1, "0 or more"),
+        ("train.batch_size", 0, "greater than 0"),
+        ("train.ema_decay", 1.0, "less than 1"),
+        ("data.holdout", 1.0, "less than 1"),
+        ("data.holdout", -0.1, "at least 0"),
+        ("model.hidden", (16, 0), "greater than 0"),
+        ("optimizer.milestones", (0,), "greater than 0"),
+        ("seed", 2**32, "less than 2^32"),
+        ("seed", -1, "0 or more"),
+        ("train.save_every", 130, "a multiple of train.log_every (100), for example 100"),
+        ("train.evaluate_every", 170, "a multiple of train.log_every (100), for example 200"),
+        ("objective.name", "elbow", "one of elbo, sampled-elbo"),
+        ("mesh.data", -1, "0 or more"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(path, value, allowed):
+    message = refusal(DIGITS | {path: value})
+    assert message.startswith(f"{path}: ")
+    assert allowed in message
+
+
+def test_the_choice_that_was_meant_is_named():
+    assert "did you mean 'elbo'?" in refusal(DIGITS | {"objective.name": "elbow"})
+    assert suggestion("mnits", PRESETS) == "; did you mean 'mnist'?"
+    assert suggestion("zzzz", PRESETS) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "settings"),
+    [
+        ("objective.name", {"model.posterior": "deterministic"}),
+        ("objective.num_samples", {"model.posterior": "deterministic", "objective.name": "reconstruction",
+                                   "objective.num_samples": 2}),
+        ("data.binarization", {"model.likelihood": "logistic-mixture", "data.binarization": "dynamic"}),
+        ("model.tied", {"model.network": "conv", "model.tied": True}),
+        ("model.hidden", {"model.network": "conv", "model.hidden": ()}),
+        ("optimizer.warmup_steps", {"optimizer.schedule": "one-cycle", "optimizer.warmup_steps": 10}),
+        ("train.patience", {"train.patience": 2, "train.evaluate_every": 0}),
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_each_other_are_refused(path, settings):
+    assert refusal(DIGITS | settings).startswith(f"{path}: ")
+
+
+def test_each_contradiction_is_one_of_the_pair():
+    """Each half of a refused pair is legal by itself."""
+    override(PRESETS["digits"], model__posterior="deterministic", objective__name="reconstruction")
+    override(PRESETS["digits"], model__likelihood="logistic-mixture", data__binarization="none")
+    override(PRESETS["digits"], model__likelihood="bernoulli", data__binarization="dynamic")
+    override(PRESETS["digits"], model__tied=True)
+    override(PRESETS["digits"], train__patience=2)
+
+
+def test_override_replaces_what_it_names_and_nothing_else():
+    old = PRESETS["digits"]
+    new = override(old, train__steps=7, optimizer__learning_rate=0.5, seed=3, model__hidden=[4, 5])
+    assert differences(flatten(old), flatten(new), ignore=frozenset()) == [
+        "model.hidden", "optimizer.learning_rate", "seed", "train.steps",
+    ]  # fmt: skip
+    assert (new.train.steps, new.optimizer.learning_rate, new.seed, new.model.hidden) == (7, 0.5, 3, (4, 5))
+    with pytest.raises(InputError, match=r"train\.step: no such setting; did you mean 'train\.steps'"):
+        override(old, train__step=7)
+    with pytest.raises(InputError, match=r"train\.steps: 0 given, must be greater than 0"):
+        override(old, train__steps=0)
+
+
+def other(path, value):
+    """Another legal value for a setting, found by its type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    return (*value, 3) if isinstance(value, tuple) else f"another {path}"
+
+
+def test_differences_ignores_what_may_change_and_nothing_else():
+    assert set(DIGITS) >= RESUMABLE
+    for path, value in DIGITS.items():
+        changed = differences(DIGITS, DIGITS | {path: other(path, value)})
+        assert changed == ([] if path in RESUMABLE else [path])
+    assert differences(DIGITS, DIGITS) == []
+
+
+def test_differences_counts_a_setting_that_only_one_side_has():
+    without = {path: value for path, value in DIGITS.items() if path != "objective.beta"}
+    assert differences(DIGITS, without) == ["objective.beta"] == differences(without, DIGITS)
+
+
+def test_what_changes_a_number_may_not_change_within_a_run():
+    """The list of what may change is a promise: none of it enters the computation of a step."""
+    step = {"data.name", "data.binarization", "data.holdout", "train.batch_size", "train.ema_decay", "seed"}
+    whole_sections = {path for path in DIGITS if path.startswith(("model.", "objective.", "optimizer."))}
+    assert not RESUMABLE & (step | whole_sections)
+
+
+def test_a_config_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PRESETS["digits"].seed = 3
+    with pytest.raises(InputError, match=r"train\.steps"):
+        validate(Config(train=TrainConfig(steps=-1)))
+    with pytest.raises(InputError, match=r"model\.latent_dim: 2\.0 given, must be of type int"):
+        validate(Config(model=ModelConfig(latent_dim=2.0)))

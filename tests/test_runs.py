@@ -1,0 +1,396 @@
+"""A run: interrupted or not it ends in the same bytes; what is not finite stops or is skipped; it can stop early."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax import cli, drawing, fitting, runs
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.config import flatten, override
+from vae_jax.data.batches import mean_image
+from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
+from vae_jax.inference import make_loss
+from vae_jax.training import make_train_step
+from vae_jax.writers import read_metrics
+
+
+def fit(config, directory, **kwargs):
+    run, images = runs.prepare_run(config, directory)
+    return run, fitting.fit(run, images, **kwargs)
+
+
+def rows(run):
+    return read_metrics(run.directory / fitting.METRICS_FILE)
+
+
+def raw(leaf):
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def flags(config):
+    """The command line of `vae-jax train` that asks for every setting of a config."""
+    argv = []
+    for path, value in flatten(config).items():
+        if isinstance(value, bool):
+            argv.append(f"--{path}" if value else f"--{'.no-'.join(path.rsplit('.', 1))}")
+        elif isinstance(value, tuple):
+            argv += [f"--{path}", *map(str, value)]
+        else:
+            argv += [f"--{path}", str(value)]
+    return argv
+
+
+def end_of(directory):
+    """SHA-256 over every leaf of the newest state as restored, and over the bytes of metrics.jsonl."""
+    run = runs.open_run(directory)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        restored = runs.restore(run, checkpoints)
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(restored.state):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.asarray(raw(leaf)).tobytes())
+    digest.update((Path(directory) / fitting.METRICS_FILE).read_bytes())
+    return restored.step, digest.hexdigest()
+
+
+# Interruption.
+
+STEPS = 200
+
+
+@pytest.fixture(scope="module")
+def long(small):
+    """A run of many short dispatches and saves, which a signal finds at work."""
+    return small(
+        train__steps=STEPS, train__log_every=2, train__save_every=4, train__evaluate_every=50, train__ema_decay=0.99,
+        data__binarization="dynamic", model__likelihood="bernoulli", evaluation__num_samples=0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def left_alone(long, tmp_path_factory):
+    """(last step, digest) of that run, never interrupted."""
+    directory = tmp_path_factory.mktemp("left-alone")
+    fit(long, directory)
+    step, digest = end_of(directory)
+    assert step == STEPS
+    return step, digest
+
+
+COMMAND = "import sys; from vae_jax import cli, drawing; drawing.draw_all = lambda *_: []; sys.exit(cli.main())"
+
+
+def test_a_run_killed_at_four_moments_ends_in_the_same_bytes(long, left_alone, tmp_path):
+    directory, cache = tmp_path / "run", tmp_path / "cache"
+    argv = [sys.executable, "-c", COMMAND, "train", "--workdir", str(directory), "--compilation-cache", str(cache)]
+    argv += flags(long)
+
+    def newest():
+        return max((int(p.name) for p in (directory / "checkpoints").glob("[0-9]*") if p.name.isdigit()), default=0)
+
+    moments, reached = random.Random(0), [0]
+    for _ in range(4):
+        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            while newest() <= reached[-1] and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.2))
+            process.kill()
+            said = process.stderr.read().decode()
+        assert process.returncode == -signal.SIGKILL, said  # it was at work
+        assert not (directory / "evaluation.json").exists()
+        reached.append(newest())
+    assert reached[1] > 0
+    assert reached == sorted(set(reached))  # each life got further
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "done"
+    assert end_of(directory) == left_alone
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_the_same(long, left_alone, tmp_path, monkeypatch, capsys):
+    """SIGTERM, then SIGINT, at steps that are not those of a regular save."""
+    moments = {26: signal.SIGTERM, 102: signal.SIGINT}
+    read_metrics_of_dispatch = fitting._Loop._read_metrics
+
+    def interrupting(loop):
+        read_metrics_of_dispatch(loop)
+        if loop.step + 2 in moments:
+            signal.raise_signal(moments.pop(loop.step + 2))
+
+    monkeypatch.setattr(fitting._Loop, "_read_metrics", interrupting)
+    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    argv = ["train", "--workdir", str(tmp_path / "run"), "--compilation-cache", "None", *flags(long)]
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for step in (26, 102, None):
+        assert cli.main(argv) == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        if step is None:
+            assert result["status"] == "done"
+        else:
+            assert (result["status"], result["step"]) == ("interrupted", step)
+            assert end_of(tmp_path / "run")[0] == step
+        assert before == {number: signal.getsignal(number) for number in before}
+    assert not moments
+    assert end_of(tmp_path / "run") == left_alone
+
+
+# What is not finite.
+
+
+def poison(monkeypatch, steps):
+    """Makes the loss NaN, and its gradient too, at these steps."""
+
+    def make(*args):
+        loss = make_loss(*args)
+
+        def poisoned(params, key, batch, step):
+            value, metrics = loss(params, key, batch, step)
+            factor = jnp.where(jnp.isin(step, jnp.asarray(steps)), jnp.nan, 1.0)
+            return value * factor, metrics
+
+        return poisoned
+
+    monkeypatch.setattr(fitting, "make_loss", make)
+
+
+def assert_finite(tree):
+    for leaf in jax.tree.leaves(tree):
+        assert np.isfinite(np.asarray(raw(leaf))).all()
+
+
+def test_a_nan_stops_the_run_and_names_the_step(small, tmp_path, monkeypatch):
+    config = small(train__steps=30)
+    poison(monkeypatch, [17])
+    with pytest.raises(
+        NotFiniteError, match=r"^step 17: not finite \(loss nan, norm of the gradient nan\); "
+    ) as caught:
+        fit(config, tmp_path / "run")
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
+    run = runs.open_run(tmp_path / "run")
+    assert [row["step"] for row in rows(run)] == [5, 10, 15]
+    with Checkpoints(run.directory, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [10]
+        restored = runs.restore(run, checkpoints)
+    assert (restored.step, restored.notes) == (10, [])
+    assert_finite(restored.state)
+    monkeypatch.undo()  # the cause is mended: the same command goes on
+    _, outcome = fit(config, run.directory)
+    assert (outcome.resumed_from, outcome.step, outcome.status) == (10, 30, "done")
+
+
+def test_an_absurd_learning_rate_stops_at_once_with_exit_code_3(small, tmp_path, capsys):
+    config = small(optimizer__learning_rate=1e30, optimizer__name="sgd", optimizer__schedule="constant")
+    argv = ["train", "--workdir", str(tmp_path / "run"), "--compilation-cache", "None", *flags(config)]
+    assert cli.main(argv) == 3
+    said = capsys.readouterr()
+    assert said.out == ""
+    line = said.err.splitlines()[-1]
+    assert line.startswith("vae-jax: step 0: not finite (loss ")
+    assert "but not the weights after it" in line
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def test_skipped_steps_are_counted_and_change_nothing(small, tmp_path, monkeypatch):
+    config = small(train__nonfinite="skip", train__max_skips=3, train__ema_decay=0.9)
+    poison(monkeypatch, [6, 7, 12])
+    run, outcome = fit(config, tmp_path / "run")
+    assert (outcome.step, outcome.status, int(outcome.state.skipped)) == (20, "done", 0)
+    assert [row.get("skipped_steps") for row in rows(run)] == [None, 2, 1, None]
+    assert all(np.isfinite(row["bound"]) for row in rows(run))
+    assert_finite(outcome.state)
+    counts = [leaf for leaf in jax.tree.leaves(outcome.state.opt_state) if leaf.dtype == jnp.int32]
+    assert counts
+    assert {int(count) for count in counts} == {17}  # updates made, of 20 steps
+
+
+def test_too_many_skips_in_a_row_stop_the_run(small, tmp_path, monkeypatch):
+    poison(monkeypatch, [2, 3, 6, 7, 8, 9])
+    config = small(train__nonfinite="skip", train__max_skips=2)
+    with pytest.raises(NotFiniteError, match=r"^step 8: not finite .*, after 2 skipped steps; "):
+        fit(config, tmp_path / "run")
+
+
+def test_a_row_in_which_every_step_was_skipped_has_no_mean(small, tmp_path, monkeypatch):
+    poison(monkeypatch, range(5, 10))
+    run, outcome = fit(small(train__nonfinite="skip", train__max_skips=5), tmp_path / "run")
+    assert outcome.step == 20
+    assert (rows(run)[1]["bound"], rows(run)[1]["skipped_steps"]) == (None, 5)
+
+
+def test_an_evaluation_that_is_not_finite_is_an_error_and_no_result(small, tmp_path):
+    """Finite weights after the last step, but so far out that the bound overflows."""
+    config = small(
+        optimizer__learning_rate=1e15, optimizer__name="sgd", train__steps=1, optimizer__schedule="constant",
+    )  # fmt: skip
+    run, outcome = fit(config, tmp_path / "run")
+    assert_finite(outcome.state)
+    with pytest.raises(NotFiniteError, match=r"split test is not finite: .*elbo -inf"):
+        runs.evaluate(run, outcome.state.params, split="test")
+
+
+# Validation, early stopping, the average of the weights.
+
+
+def test_early_stopping_stops_and_stays_stopped(small, tmp_path, monkeypatch):
+    bounds = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    directory = tmp_path / "run"
+    config = small(train__steps=100, train__evaluate_every=10, train__save_every=50, train__patience=2)
+    evaluator = runs.Run.evaluator
+
+    class Scripted:
+        def __init__(self, true):
+            self.true = true
+
+        def bound(self, params, key, images):
+            return self.true.bound(params, key, images) | {"elbo": next(bounds)}
+
+    monkeypatch.setattr(runs.Run, "evaluator", lambda run: Scripted(evaluator(run)))
+    run, outcome = fit(config, directory)
+    assert (outcome.status, outcome.step, outcome.trained_steps) == ("stopped early", 40, 40)
+    found = [row["validation_bound"] for row in rows(run) if "validation_bound" in row]
+    assert found == [1.0, 3.0, 2.0, 2.5]
+    assert end_of(directory)[0] == 40  # saved, though 40 is not a multiple of save_every
+    before = (directory / fitting.METRICS_FILE).read_bytes()
+    _, again = fit(config, directory)
+    assert (again.status, again.step, again.trained_steps) == ("stopped early", 40, 0)
+    assert (directory / fitting.METRICS_FILE).read_bytes() == before
+    _, further = fit(override(config, train__patience=3, train__steps=50), directory)  # patience may change
+    assert (further.status, further.step, next(bounds, None)) == ("done", 50, None)
+
+
+def test_no_validation_without_held_out_images(small, tmp_path):
+    config = small(data__holdout=0.0, train__evaluate_every=10)
+    run, outcome = fit(config, tmp_path / "run")
+    assert (outcome.status, run.data["num_examples"]) == ("done", 1438)  # all that are not for testing
+    assert not any("validation_bound" in row for row in rows(run))
+    with pytest.raises(InputError, match=r"data\.holdout=0\.0: no validation examples"):
+        runs.prepare_run(override(config, train__patience=2), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_average_of_the_weights_is_the_recursion_and_is_what_is_evaluated(small, tmp_path):
+    config = small(train__steps=5, train__save_every=5, train__evaluate_every=5, train__ema_decay=0.75)
+    run, outcome = fit(config, tmp_path / "run")
+    images = runs.load_images(config, "train")
+
+    # By hand: one dispatch of one step at a time, and m <- 0.75 m + 0.25 w from the initial weights on.
+    single = dataclasses.replace(run, config=override(config, train__log_every=1, train__save_every=1))
+    program = fitting.compile_program(single)
+    state = jax.jit(run.initial_state)(run.key, mean_image(images, binarization="none"))
+    mean = jax.tree.map(lambda w: np.asarray(w, np.float64), state.params)
+    for _ in range(5):
+        state, _ = program(state, images, 1)
+        mean = jax.tree.map(lambda m, w: 0.75 * m + 0.25 * np.asarray(w, np.float64), mean, state.params)
+    for m, found, w in zip(*map(jax.tree.leaves, (mean, outcome.state.ema_params, outcome.state.params)), strict=True):
+        np.testing.assert_allclose(found, m, rtol=1e-5, atol=1e-7)
+        assert found.size < 8 or not np.allclose(found, w, rtol=1e-3)
+
+    assert runs.evaluation_params(outcome.state, config) is outcome.state.ema_params
+    assert runs.evaluation_params(outcome.state, small()) is outcome.state.params
+    key, evaluator = runs.evaluation_key(run, "validation"), run.evaluator()
+    bounds = [
+        evaluator.bound(params, key, run.images("validation"))["elbo"]
+        for params in (outcome.state.ema_params, outcome.state.params)
+    ]
+    assert rows(run)[-1]["validation_bound"] == bounds[0] != bounds[1]
+    with runs.saved_params(run, pytest.fail) as (step, params):
+        assert step == 5
+        for saved, kept in zip(jax.tree.leaves(params), jax.tree.leaves(outcome.state.ema_params), strict=True):
+            np.testing.assert_array_equal(saved, kept)
+
+
+def test_a_step_without_an_average_carries_none(small, tmp_path):
+    run, images = runs.prepare_run(small(), tmp_path / "run")
+    state = run.initial_state(run.key)
+    assert state.ema_params == ()
+    step = make_train_step(make_loss(run.model, run.config.objective, run.config.data), run.optimizer)
+    shapes, _ = jax.eval_shape(step, state, images[:16])
+    assert shapes.ema_params == ()
+
+
+# The directory of a run.
+
+
+def test_preparing_writes_nothing(small, tmp_path):
+    runs.prepare_run(small(), tmp_path / "deep" / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ("", CheckpointError),
+        ("[]", CheckpointError),
+        ("{}", CheckpointError),
+        ('{"config": "x", "data": {"fingerprint": "", "num_examples": 1, "image_shape": [1]}}', CheckpointError),
+        ('{"config": {}, "data": {}}', CheckpointError),
+        ('{"config": {}, "data": {"fingerprint": "", "num_examples": 1, "image_shape": ["a"]}}', CheckpointError),
+        ('{"config": {}, "data": {"fingerprint": "", "num_examples": 1, "image_shape": [1, 1, 1]}}', InputError),
+        ("\x00\xff", CheckpointError),
+    ],
+)
+def test_a_damaged_config_is_refused_in_one_line(content, kind, tmp_path):
+    (tmp_path / runs.CONFIG_FILE).write_bytes(content.encode("latin-1"))
+    with pytest.raises(kind) as caught:
+        runs.open_run(tmp_path)
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / runs.CONFIG_FILE).mkdir()
+    with pytest.raises(InputError, match="cannot be read as a run"):
+        runs.open_run(tmp_path)
+    with pytest.raises(InputError, match="no run here"):
+        runs.open_run(tmp_path / "absent")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "result.json"
+    runs.write_json(path, {"a": 1})
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=f"cannot write {path}: No space left on device"):
+        runs.write_file(path, fail)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(path.parent) == ["result.json"]
+
+
+def test_images_binarised_once_are_the_same_at_each_start(small, tmp_path):
+    config = small(data__binarization="static", model__likelihood="bernoulli")
+    once, twice = runs.load_images(config, "train"), runs.load_images(config, "train")
+    np.testing.assert_array_equal(once, twice)
+    assert set(np.unique(once)) == {0, 255}
+    grey = runs.load_images(small(), "train")
+    assert not np.array_equal(runs.load_images(override(config, seed=1), "train"), once)
+    # Bernoulli(pixel / 255): the mean over images of each pixel, within 5 standard errors.
+    error = 5 * np.sqrt(0.25 / len(grey))
+    assert (np.abs(once.mean(axis=0) - grey.mean(axis=0)) / 255 < error).all()
+
+
+def test_other_images_under_the_same_name_are_refused(small, tmp_path):
+    path, noise = tmp_path / "images.npz", np.random.default_rng(0)
+    np.savez(path, images=noise.integers(0, 256, (60, 6, 5), dtype=np.uint8))
+    config = small(data__name=str(path), train__steps=5, train__save_every=5)
+    run, outcome = fit(config, tmp_path / "run")
+    np.savez(path, images=noise.integers(0, 256, (60, 6, 5), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"data\.name: the images of .* are no longer those that .* was trained on"):
+        runs.prepare_run(config, run.directory)
+    np.savez(path, images=noise.integers(0, 256, (60, 7, 5), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"are \[7, 5, 1\] now, .* was trained on \[6, 5, 1\]"):
+        runs.evaluate(runs.open_run(run.directory), outcome.state.params, split="test")

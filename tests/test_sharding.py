@@ -1,0 +1,188 @@
+"""Devices: the same run on 1 and on 8 gives the same numbers, talks by all-reduce alone, and compiles once."""
+
+import contextlib
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax import fitting, runs, sharding
+from vae_jax.config import override
+from vae_jax.data.batches import read_images
+from vae_jax.distributions import standard_normal
+from vae_jax.errors import InputError
+from vae_jax.training import make_train_step, train_steps
+
+COLLECTIVE = re.compile(
+    r"\b(all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter|ragged-all-to-all)"
+    r"(?:-start)?\("
+)
+
+
+def prepared(config, directory):
+    """(run, training images on its mesh, state before the first step)."""
+    run, images = runs.prepare_run(config, directory)
+    everywhere = sharding.replicated(run.mesh)
+    state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key)
+    return run, jax.device_put(images, everywhere), state
+
+
+def test_a_mesh_takes_the_devices_asked_for():
+    assert sharding.make_mesh().shape == {"data": 8}
+    assert sharding.make_mesh(2).shape == {"data": 2}
+    assert list(sharding.make_mesh(2).devices) == jax.devices()[:2]
+    with pytest.raises(InputError, match=r"mesh\.data: 9 given, must be at most the 8 devices here, or 0"):
+        sharding.make_mesh(9)
+
+
+@pytest.mark.parametrize(("batch_size", "nearest"), [(1, 8), (11, 8), (13, 16), (127, 128)])
+def test_a_batch_that_the_devices_do_not_divide_is_refused(batch_size, nearest):
+    mesh = sharding.make_mesh()
+    with pytest.raises(InputError) as caught:
+        sharding.check_batch_size(batch_size, mesh)
+    assert str(caught.value) == (
+        f"train.batch_size: {batch_size} given, must be a multiple of the 8 devices, for example {nearest}"
+    )
+    sharding.check_batch_size(nearest, mesh)
+    sharding.check_batch_size(batch_size, sharding.make_mesh(1))
+
+
+def test_a_batch_is_spread_and_the_state_is_whole_on_each_device():
+    mesh = sharding.make_mesh()
+    batch = jax.jit(sharding.place_batch(mesh))(jnp.zeros((16, 2, 2, 1)))
+    assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 2, 2, 1)}
+    state = jax.device_put(jnp.zeros((16,)), sharding.replicated(mesh))
+    assert {shard.data.shape for shard in state.addressable_shards} == {(16,)}
+    target = sharding.abstract({"a": state}, sharding.batch_sharding(mesh))
+    assert target["a"] == jax.ShapeDtypeStruct((16,), jnp.float32, sharding=sharding.batch_sharding(mesh))
+
+
+def checksum(array):
+    """Two float32 numbers that are equal only if every bit and every place of an array is, whatever the devices."""
+    words = jax.lax.bitcast_convert_type(array, jnp.uint32).reshape(-1)  # integer sums do not depend on their order
+    odd = (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
+    total = jnp.sum(words * odd, dtype=jnp.uint32)
+    return {"high": (total >> 16).astype(jnp.float32), "low": (total & 0xFFFF).astype(jnp.float32)}
+
+
+def test_order_of_the_data_and_noise_do_not_depend_on_the_devices(small, tmp_path):
+    """What each step reads and draws is the same bit for bit: seen through a loss that reports it."""
+
+    def observe(params, key, images, step):
+        del step
+        read_key, noise_key = jax.random.split(key)
+        seen = {
+            "images": images.astype(jnp.uint32),
+            "binarised": read_images(read_key, images, binarization="dynamic").astype(jnp.uint32),
+            "noise": standard_normal((5,)).sample(noise_key, (3, images.shape[0])),
+        }
+        sums = {f"{name}_{half}": x for name, a in seen.items() for half, x in checksum(a).items()}
+        return 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)), sums
+
+    rows = {}
+    for devices in (1, 8):
+        run, images, state = prepared(small(mesh__data=devices), tmp_path / "run")
+        program = functools.partial(
+            train_steps,
+            step=make_train_step(observe, run.optimizer),
+            batch_size=16,
+            max_steps=100,
+            place_batch=sharding.place_batch(run.mesh),
+        )
+        everywhere = sharding.replicated(run.mesh)
+        _, metrics = jax.jit(program, in_shardings=everywhere, out_shardings=everywhere)(state, images, 100)
+        rows[devices] = {name: np.asarray(values) for name, values in metrics.items()}
+    for name in ("images", "binarised", "noise"):
+        one, eight = (np.stack([rows[n][f"{name}_high"], rows[n][f"{name}_low"]]) for n in (1, 8))
+        np.testing.assert_array_equal(one, eight)
+        assert np.unique(one, axis=1).shape == (2, 100)  # it differs from step to step, so the comparison can fail
+
+
+@pytest.fixture(scope="module")
+def hundred_steps(small, tmp_path_factory):
+    """{devices: metrics of 100 steps, each [100]} of one and the same run."""
+    directory, found = tmp_path_factory.mktemp("devices") / "run", {}
+    for devices in (1, 8):
+        config = small(
+            mesh__data=devices, train__log_every=100, train__save_every=100, train__steps=100, train__ema_decay=0.9,
+            data__binarization="dynamic", model__likelihood="bernoulli",
+        )  # fmt: skip
+        run, images, state = prepared(config, directory)
+        state, metrics = fitting.compile_program(run)(state, images, 100)
+        found[devices] = jax.device_get((state._replace(key=()), metrics))
+    return found
+
+
+def test_losses_on_1_and_8_devices_agree(hundred_steps):
+    (one, metrics_one), (eight, metrics_eight) = hundred_steps[1], hundred_steps[8]
+    losses = metrics_one["loss"]
+    assert losses.shape == (100,)
+    assert losses[-10:].mean() < losses[:10].mean() - 1  # it trains
+    assert (np.abs(np.diff(losses)) > 1e-4 * losses[0]).mean() > 0.9  # step by step, by far more than the tolerance
+    for name in ("loss", "bound", "reconstruction"):
+        np.testing.assert_allclose(metrics_eight[name], metrics_one[name], rtol=1e-5)
+    assert one.step == eight.step == 100
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"objective__name": "sampled-elbo", "objective__num_samples": 5, "data__binarization": "dynamic",
+         "model__likelihood": "bernoulli", "train__ema_decay": 0.9, "optimizer__clip_norm": 1.0},
+        {"model__network": "conv", "model__hidden": (4, 8)},
+    ],
+    ids=["mlp", "K=5", "conv"],
+)  # fmt: skip
+def test_devices_talk_by_all_reduce_alone(settings, small, tmp_path):
+    run, images = runs.prepare_run(small(mesh__data=8, **settings), tmp_path / "run")
+    state = jax.eval_shape(run.initial_state, run.key)
+    found = fitting.compile_program(run).lower(state, jax.eval_shape(lambda: images), 5).compile().as_text()
+    assert set(COLLECTIVE.findall(found)) == {"all-reduce"}
+
+
+@contextlib.contextmanager
+def compilations(name):
+    """Gives a list that grows with each XLA compilation of a jitted function of that name."""
+    found = []
+
+    def listen(event, duration, **facts):
+        del duration
+        if event == "/jax/core/compile/backend_compile_duration" and name in str(facts.get("fun_name")):
+            found.append(facts["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_fit_compiles_its_program_once(small, tmp_path):
+    """Whole dispatches, a shorter last one, validation and saves between: one compilation; a resumed run: one more."""
+    config = small(mesh__data=8, train__steps=17, train__save_every=5, train__evaluate_every=10)
+    with compilations("train_steps") as found:
+        outcome = fitting.fit(*runs.prepare_run(config, tmp_path / "run"))
+        assert (outcome.step, len(found)) == (17, 1)
+        more = override(config, train__steps=28)
+        outcome = fitting.fit(*runs.prepare_run(more, tmp_path / "run"))
+        assert (outcome.step, outcome.resumed_from, len(found)) == (28, 17, 2)
+
+
+def test_a_run_goes_on_and_is_looked_at_on_another_number_of_devices(small, tmp_path):
+    config = small(mesh__data=8, train__steps=10)
+    fitting.fit(*runs.prepare_run(config, tmp_path / "run"))
+    outcome = fitting.fit(*runs.prepare_run(override(config, mesh__data=2, train__steps=20), tmp_path / "run"))
+    assert (outcome.resumed_from, outcome.step) == (10, 20)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(outcome.state)} == {2}
+    run = runs.open_run(tmp_path / "run")  # on all devices
+    with runs.saved_params(run, pytest.fail) as (step, params):
+        assert step == 20
+        for saved, kept in zip(jax.tree.leaves(params), jax.tree.leaves(outcome.state.params), strict=True):
+            assert len(saved.devices()) == 8
+            np.testing.assert_array_equal(saved, kept)

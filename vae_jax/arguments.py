@@ -1,0 +1,166 @@
+"""The command line as dataclasses, read by tyro; whatever is wrong with it is one line."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vae_jax.config import PRESETS, Config, from_flat, suggestion
+from vae_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Config):
+    """Train a model, or go on with a run; then evaluate it on the test images and draw its figures.
+
+    Without arguments: handwritten digits, no download. The same command after an interruption goes on as if
+    nothing had happened; with more --train.steps a finished run goes on.
+    """
+
+    preset: str = "digits"
+    """The settings to start from."""
+    workdir: str | None = None
+    """The run's directory; runs/PRESET if not given. One that holds a run brings its own settings along."""
+    compilation_cache: str | None = "~/.cache/vae_jax/xla"
+    """Where compiled programs are kept for the next start; None keeps none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run: ELBO and its parts, NLL by importance sampling with its error, active units, bits/dim."""
+
+    split: str = "test"
+    """train, validation or test."""
+    num_samples: int | None = None
+    """K of the NLL; the run's evaluation.num_samples if not given, 0 for none."""
+    chunk: int | None = None
+    """Samples decoded at a time; the run's evaluation.chunk if not given."""
+    batch_size: int | None = None
+    """Images at a time; the run's evaluation.batch_size if not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Decode codes drawn from the prior: figures/samples.png and samples.npy."""
+
+    count: int = 100
+    """How many images."""
+    seed: int = 0
+    """The seed of the codes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct:
+    """Decode the codes of test images: figures/reconstructions.png."""
+
+    count: int = 30
+    """How many images."""
+    split: str = "test"
+    """train, validation or test."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolate:
+    """Decode the points between the codes of two test images: figures/interpolations.png."""
+
+    pairs: int = 8
+    """How many pairs of images: the first `pairs` and the next `pairs` of the split."""
+    frames: int = 11
+    """Points on each path, ends included."""
+    split: str = "test"
+    """train, validation or test."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encode:
+    """Write the posterior's mean and scale for every image of a split: codes-SPLIT.npz."""
+
+    split: str = "test"
+    """train, validation or test."""
+
+
+def parse_train(argv: Sequence[str]) -> tuple[Train, Config]:
+    """(what was asked, the config): preset or the run's own settings first, then the flags."""
+    preset, workdir = _value(argv, "--preset"), _value(argv, "--workdir")
+    if preset is not None and preset not in PRESETS:
+        raise InputError(f"--preset: {preset} given, must be one of {', '.join(PRESETS)}{suggestion(preset, PRESETS)}")
+    stored = _stored_config(Path(workdir)) if workdir and preset is None else None
+    base = stored or PRESETS[preset or "digits"]
+    defaults = Train(**_sections(base), preset=preset or "digits", workdir=workdir)
+    asked = _parse("train", Train, argv, defaults)
+    return asked, Config(**_sections(asked))
+
+
+def _stored_config(directory: Path) -> Config | None:
+    if not os.path.exists(directory):  # nothing to read, so no need to import what reads it
+        return None
+    from vae_jax.runs import read_description
+
+    stored = read_description(directory)
+    return from_flat(stored["config"]) if stored else None
+
+
+def _sections(config: Config) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """The last value of a flag that must be known before the others can be read; None if it is not given."""
+    value = None
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            value = argv[i + 1]
+        elif word.startswith(flag + "="):
+            value = word.removeprefix(flag + "=")
+    return value
+
+
+def parse_on_run(command: str, cls: type, argv: Sequence[str]) -> tuple[Path, Any]:
+    """(run directory, options) of a command that works on a run."""
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        raise InputError(f"{command}: the run's directory is missing: vae-jax {command} RUN")
+    if argv[0] in ("-h", "--help"):
+        return Path(), _parse(f"{command} RUN", cls, argv, cls())
+    return Path(argv[0]), _parse(f"{command} RUN", cls, argv[1:], cls())
+
+
+def _parse(command: str, cls: type, argv: Sequence[str], default: Any) -> Any:
+    """Reads flags into a dataclass with tyro; what it refuses becomes one line."""
+    import tyro
+
+    read = functools.partial(tyro.cli, cls, args=list(argv), prog=f"vae-jax {command}", default=default)
+    if {"-h", "--help"} & set(argv):
+        return read()
+    # Not a terminal, and of a known encoding: tyro looks at stdout before it draws its box on stderr.
+    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return read()
+    except SystemExit:
+        raise InputError(_one_line(said.buffer.getvalue().decode())) from None
+
+
+def _one_line(box: str) -> str:
+    """The message inside tyro's box: what is wrong, and the flags that may have been meant."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if set(line) == {"─"}:
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    message = " ".join(parts[0])
+    meant = [line for part in parts[1:] if part and part[0].startswith("Perhaps you meant") for line in part[1:]]
+    flags = [line.split()[0] for line in meant if line.startswith("--")]
+    return message + (f"; did you mean {' or '.join(flags)}?" if flags else "")
+
+
+def require_positive(**values: int) -> None:
+    """Raises InputError that names the first value which is not greater than 0."""
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"--{name}: {value} given, must be greater than 0")

@@ -1,0 +1,289 @@
+"""The command `vae-jax`. Thin: it reads the command line, calls the library, and prints.
+
+Text for people goes to stderr; the last line on stdout is one JSON object with the results.
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vae_jax.arguments import (
+    Encode,
+    Evaluate,
+    Interpolate,
+    Reconstruct,
+    Sample,
+    parse_on_run,
+    parse_train,
+    require_positive,
+)
+from vae_jax.config import PRESETS, suggestion
+from vae_jax.errors import InputError, VaeJaxError
+
+# Heavy imports (jax, flax, orbax, ...) stand inside the commands, so that `--help` and a typing error answer at once.
+
+
+def train(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax train`: fits, evaluates, draws."""
+    asked, config = parse_train(argv)
+    directory = Path(asked.workdir or f"runs/{asked.preset}")
+    _use_compilation_cache(asked.compilation_cache)
+    start = time.perf_counter()
+    from vae_jax import drawing, fitting, runs
+
+    with fitting.stop_on_signals() as stop:
+        run, images = runs.prepare_run(config, directory)
+        run.images("test")  # refused now, not after the training
+        _say(_describe(run, len(images)))
+        outcome = fitting.fit(run, images, stop=stop)
+        trained = time.perf_counter() - start
+        result: dict[str, Any] = {
+            "workdir": str(directory), "status": outcome.status, "step": outcome.step, "seed": config.seed,
+        }  # fmt: skip
+        if outcome.status == "interrupted":
+            _say(f"interrupted at step {outcome.step} of {config.train.steps}, saved; the same command goes on")
+            return result
+        if not outcome.trained_steps and (earlier := _earlier_evaluation(run, outcome.step)) is not None:
+            _say(f"all {outcome.step} steps are done ({outcome.status}); these are its results")
+            return result | earlier
+        params = runs.evaluation_params(outcome.state, config)
+        try:
+            evaluation = _evaluate(run, params, split="test", stop=stop)
+        except _Interrupted:
+            _say("interrupted in the evaluation, after the training; the same command evaluates again")
+            return result | {"status": "interrupted"}
+        runs.write_json(run.directory / runs.EVALUATION_FILE, {"step": outcome.step, **evaluation})
+        drawn = drawing.draw_all(run, params)
+        result |= {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
+        _say("drawn: " + ", ".join(str(path) for path in drawn))
+        return result | evaluation
+
+
+def evaluate(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax evaluate RUN`."""
+    directory, asked = parse_on_run("evaluate", Evaluate, argv)
+    from vae_jax import config as config_module
+    from vae_jax import runs
+
+    run = runs.open_run(directory)
+    changes = {
+        f"evaluation__{name}": value
+        for name in ("num_samples", "chunk", "batch_size")
+        if (value := getattr(asked, name)) is not None
+    }
+    run = dataclasses.replace(run, config=config_module.override(run.config, **changes))
+    with runs.saved_params(run, _say) as (step, params):
+        return {"workdir": str(directory), "step": step} | _evaluate(run, params, split=asked.split)
+
+
+def sample(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax sample RUN`."""
+    directory, asked = parse_on_run("sample", Sample, argv)
+    require_positive(count=asked.count)
+    if not 0 <= asked.seed < 2**32:
+        raise InputError(f"--seed: {asked.seed} given, must be at least 0 and less than 2^32")
+    import jax
+    import numpy as np
+
+    from vae_jax import drawing, figures, runs
+
+    run = runs.open_run(directory)
+    with runs.saved_params(run, _say) as (step, params):
+        codes = drawing.prior_codes(run, params, jax.random.key(asked.seed), asked.count)
+        images = drawing.decode_images(run, params, codes)
+    figure, array = run.directory / "figures" / "samples.png", run.directory / "samples.npy"
+    figures.samples(figure, images)
+    pixels = np.rint(images * 255).astype(np.uint8)
+    runs.write_file(array, lambda file: np.save(file, pixels, allow_pickle=False))
+    return {"workdir": str(directory), "step": step, "figure": str(figure), "images": str(array)}
+
+
+def reconstruct(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax reconstruct RUN`."""
+    directory, asked = parse_on_run("reconstruct", Reconstruct, argv)
+    require_positive(count=asked.count)
+    from vae_jax import drawing
+
+    return _draw_from_images(directory, asked.split, asked.count, drawing.draw_reconstructions)
+
+
+def interpolate(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax interpolate RUN`."""
+    directory, asked = parse_on_run("interpolate", Interpolate, argv)
+    require_positive(pairs=asked.pairs)
+    if asked.frames < 2:
+        raise InputError(f"--frames: {asked.frames} given, must be 2 or more: both ends are among them")
+    from vae_jax import drawing
+
+    draw = functools.partial(drawing.draw_interpolations, frames=asked.frames)
+    return _draw_from_images(directory, asked.split, 2 * asked.pairs, draw)
+
+
+def encode(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax encode RUN`."""
+    directory, asked = parse_on_run("encode", Encode, argv)
+    import numpy as np
+
+    from vae_jax import drawing, runs
+
+    run = runs.open_run(directory)
+    images = run.images(asked.split)
+    with runs.saved_params(run, _say) as (step, params):
+        codes = drawing.encode_images(run, params, runs.evaluation_key(run, asked.split), images)
+    path = run.directory / f"codes-{asked.split}.npz"
+    runs.write_file(path, lambda file: np.savez(file, mean=codes["mean"], scale=codes["scale"]))
+    return {"workdir": str(directory), "step": step, "codes": str(path), "num_examples": len(images)}
+
+
+def data(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax data list` and `vae-jax data prepare NAME [--from DIR]`."""
+    import argparse
+
+    from vae_jax import data as library
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> None:
+            raise InputError(message)
+
+    parser = Parser(prog="vae-jax data", description="List data sets, or prepare one on disk without TensorFlow.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,prepare}")
+    for name, text in (("list", "the data sets at hand"), ("prepare", "prepare a data set")):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--data-dir", help="where data sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets")
+    command.add_argument("name", help="mnist or digits")
+    command.add_argument("--from", dest="source", metavar="DIR", help="take the official archives from DIR")
+    asked = parser.parse_args(argv)
+    if asked.command == "prepare":
+        return library.prepare(asked.name, source=asked.source, data_dir=asked.data_dir)
+    found = library.available(asked.data_dir)
+    for entry in found:
+        _say("  ".join(f"{name} {value}" for name, value in entry.items()))
+    return {"datasets": found}
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "encode": encode,
+    "data": data,
+}
+
+HELP = f"""usage: vae-jax COMMAND [ARGUMENTS]
+
+Variational autoencoders in JAX.
+
+  train                 train on a data set, evaluate, draw; --preset NAME, --workdir DIR, --section.field VALUE
+  evaluate RUN          ELBO and its parts, NLL with its error, active units, bits/dim
+  sample RUN            images from the prior
+  reconstruct RUN       test images and their reconstructions
+  interpolate RUN       the images between test images, through the codes
+  encode RUN            the codes of a split, as an .npz file
+  data list             the data sets at hand
+  data prepare NAME     prepare mnist (--from DIR: from its official archives) or digits on disk
+
+`vae-jax COMMAND --help` says more. Presets of train: {", ".join(PRESETS)}.
+The last line on stdout is a JSON object with the results. Exit codes: 0 done, or interrupted and saved;
+2 wrong input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: what a user can mend is one line on stderr, never a traceback."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise InputError(f"{argv[0]!r}: no such command; one of {known}{suggestion(argv[0], COMMANDS)}")
+        result = COMMANDS[argv[0]](argv[1:])
+    except VaeJaxError as error:
+        _say(f"vae-jax: {' '.join(str(error).split())}")
+        return error.exit_code
+    from vae_jax.writers import print_json
+
+    print_json(result)
+    return 0
+
+
+def _draw_from_images(directory: Path, split: str, count: int, draw: Callable[..., Path]) -> dict[str, Any]:
+    from vae_jax import runs
+
+    run = runs.open_run(directory)
+    images = run.images(split)
+    if count > len(images):
+        raise InputError(f"{count} images asked for, must be at most the {len(images)} of the split {split}")
+    with runs.saved_params(run, _say) as (step, params):
+        path = draw(run, params, images[:count], key=runs.evaluation_key(run, split))
+    return {"workdir": str(directory), "step": step, "figure": str(path)}
+
+
+class _Interrupted(Exception):
+    """A signal has come in the middle of an evaluation."""
+
+
+def _evaluate(run: Any, params: Any, *, split: str, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    from vae_jax import runs
+
+    start = last = time.perf_counter()
+
+    def say(done: int, total: int) -> None:
+        nonlocal last
+        if stop() and done < total:
+            raise _Interrupted
+        if time.perf_counter() - last > 10:
+            last = time.perf_counter()
+            left = (last - start) / done * (total - done)
+            _say(f"NLL: {done} of {total} images, {left:.0f} s left")
+
+    result = runs.evaluate(run, params, split=split, say=say)
+    return result | {"evaluation_seconds": round(time.perf_counter() - start, 2)}
+
+
+def _earlier_evaluation(run: Any, step: int) -> dict[str, Any] | None:
+    """The evaluation.json of the run, if it is of this step."""
+    import json
+
+    from vae_jax.runs import EVALUATION_FILE
+
+    try:
+        earlier = json.loads((run.directory / EVALUATION_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return earlier if earlier.get("step") == step else None
+
+
+def _describe(run: Any, num_images: int) -> str:
+    import jax
+
+    shapes = jax.eval_shape(run.initial_state, run.key).params
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    height, width, channels = run.image_shape
+    return (
+        f"{run.config.data.name}: {num_images} images of {height}x{width}x{channels}; "
+        f"{run.config.model.network} with {count:,} parameters and {run.config.model.latent_dim} latents; "
+        f"{run.config.objective.name}; {run.mesh.size} {jax.devices()[0].device_kind} device(s); {run.directory}"
+    )
+
+
+def _use_compilation_cache(folder: str | None) -> None:
+    """Lets JAX keep compiled programs, so that the next start of the same program need not compile it."""
+    if folder is None or folder == "None":
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,138 @@
+"""From a model and images to the arrays that people look at, and to the figures of a run."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vae_jax import figures
+from vae_jax.data.batches import read_images
+from vae_jax.evaluation import evaluate_examples, padded_batches
+from vae_jax.inference import Params
+from vae_jax.runs import Run, evaluation_key
+from vae_jax.writers import read_metrics
+
+BATCH = 100  # images encoded or decoded at a time
+TRAVERSED = 10  # latents that a traversal shows
+
+
+def decode_images(run: Run, params: Params, z: np.ndarray) -> np.ndarray:
+    """The means of p(x|z) for codes z [..., D]: float32 [..., H, W, C] in [0, 1]."""
+    flat = np.asarray(z, np.float32).reshape(-1, z.shape[-1])
+    decode = _decoder(run)
+    images = [np.asarray(decode(params, batch))[:count] for count, batch in padded_batches(flat, BATCH)]
+    return np.clip(np.concatenate(images), 0, 1).reshape(*z.shape[:-1], *run.image_shape)
+
+
+@functools.cache
+def _decoder(run: Run) -> Any:
+    return jax.jit(lambda params, z: run.model.apply({"params": params}, z, method="decode").mean())
+
+
+def encode_images(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[str, np.ndarray]:
+    """For uint8 images [N, H, W, C]: `seen` [N, H, W, C], what the model saw of them (binarised, say), and the
+    posterior's `mean` and `scale`, each [N, D]; the scale of a point is 0."""
+
+    def encode(params: Params, key: Array, batch: Array) -> dict[str, Array]:
+        x = read_images(key, batch, binarization=run.config.data.binarization)
+        q = run.model.apply({"params": params}, x, method="encode")
+        mean = q.mean()
+        scale = jnp.zeros_like(mean) if run.config.model.posterior == "deterministic" else jnp.exp(q.log_scale)
+        return {"seen": x, "mean": mean, "scale": scale}
+
+    return evaluate_examples(jax.jit(encode), params, key, images, batch_size=min(BATCH, len(images)))
+
+
+def prior_codes(run: Run, params: Params, key: Array, count: int) -> np.ndarray:
+    """Codes drawn from p(z), [count, D]."""
+    return np.asarray(run.model.apply({"params": params}, method="prior").sample(key, (count,)))
+
+
+def straight_paths(left: np.ndarray, right: np.ndarray, frames: int) -> np.ndarray:
+    """Codes at equal distances on the straight lines from left to right, each [P, D], ends included: [P, frames, D]."""
+    t = np.linspace(0, 1, frames, dtype=np.float32)[:, None]  # [frames, 1]
+    return left[:, None] * (1 - t) + right[:, None] * t
+
+
+def draw_samples(run: Run, params: Params, *, key: Array, count: int = 100) -> Path:
+    """figures/samples.png: decodings of codes from the prior; the decoder alone generates."""
+    path = _path(run, "samples")
+    figures.samples(path, decode_images(run, params, prior_codes(run, params, key, count)))
+    return path
+
+
+def draw_reconstructions(run: Run, params: Params, images: np.ndarray, *, key: Array) -> Path:
+    """figures/reconstructions.png: what the model saw of each image, and the decoding of its posterior's mean."""
+    codes = encode_images(run, params, key, images)
+    path = _path(run, "reconstructions")
+    figures.reconstructions(path, codes["seen"], decode_images(run, params, codes["mean"]))
+    return path
+
+
+def draw_interpolations(run: Run, params: Params, images: np.ndarray, *, key: Array, frames: int = 11) -> Path:
+    """figures/interpolations.png: from each image of the first half to its partner in the second, through the codes."""
+    pairs = len(images) // 2
+    codes = encode_images(run, params, key, images[: 2 * pairs])
+    paths = straight_paths(codes["mean"][:pairs], codes["mean"][pairs:], frames)
+    path = _path(run, "interpolations")
+    figures.interpolations(path, codes["seen"][:pairs], decode_images(run, params, paths), codes["seen"][pairs:])
+    return path
+
+
+def draw_traversals(run: Run, params: Params, images: np.ndarray, *, key: Array) -> Path:
+    """figures/traversals.png: one latent at a time moved from -3 to 3 about the code of the first image.
+
+    The latents are those whose posterior mean varies most over `images`, most varied first.
+    """
+    codes = encode_images(run, params, key, images)
+    variance = codes["mean"].var(axis=0)
+    chosen = np.argsort(-variance, kind="stable")[:TRAVERSED]
+    values = np.linspace(-3, 3, 11, dtype=np.float32)
+    z = np.tile(codes["mean"][0], (len(chosen), len(values), 1))
+    for row, latent in enumerate(chosen):
+        z[row, :, latent] = values
+    path = _path(run, "traversals")
+    labels = [f"z{latent + 1}, var {variance[latent]:.2f}" for latent in chosen]
+    figures.traversals(path, decode_images(run, params, z), labels, values)
+    return path
+
+
+def draw_manifold(run: Run, params: Params, *, side: int = 20) -> Path:
+    """figures/manifold.png: a 2-d latent space decoded at the prior's quantiles, equal shares of its mass apart."""
+    values = np.asarray(jax.scipy.special.ndtri((np.arange(side) + 0.5) / side))
+    z = np.stack(np.meshgrid(values, values), axis=-1)  # [i, j] = (values[j], values[i])
+    path = _path(run, "manifold")
+    figures.manifold(path, decode_images(run, params, z), values)
+    return path
+
+
+def draw_curves(run: Run) -> Path:
+    """figures/curves.png: the rows of metrics.jsonl against the step."""
+    path = _path(run, "curves")
+    figures.curves(path, read_metrics(run.directory / "metrics.jsonl"), title=str(run.directory.name))
+    return path
+
+
+def draw_all(run: Run, params: Params) -> list[Path]:
+    """Every figure that this run can have, from test images."""
+    images = run.images("test")
+    key = jax.random.fold_in(evaluation_key(run, "test"), 2**31)  # apart from the keys of the evaluation's batches
+    drawn = [
+        draw_samples(run, params, key=key),
+        draw_reconstructions(run, params, images[:30], key=key),
+        draw_traversals(run, params, images[:1000], key=key),
+        draw_curves(run),
+    ]
+    if len(images) > 1:
+        drawn.append(draw_interpolations(run, params, images[:16], key=key))
+    if run.config.model.latent_dim == 2:
+        drawn.append(draw_manifold(run, params))
+    return drawn
+
+
+def _path(run: Run, name: str) -> Path:
+    return run.directory / "figures" / f"{name}.png"

@@ -1,0 +1,219 @@
+"""The loop around the pure step: when to dispatch, evaluate, save and stop. All host work of a training is here."""
+
+import contextlib
+import dataclasses
+import functools
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vae_jax import sharding
+from vae_jax.checkpoints import Checkpoints, run_lock
+from vae_jax.data.batches import mean_image
+from vae_jax.errors import InputError, NotFiniteError
+from vae_jax.inference import Metrics, make_loss
+from vae_jax.runs import (
+    Run,
+    evaluation_key,
+    evaluation_params,
+    restore,
+    write_config,
+)
+from vae_jax.training import TrainState, make_schedule, make_train_step, train_steps
+from vae_jax.writers import MetricsFile, Progress, TensorBoard, read_metrics
+
+METRICS_FILE = "metrics.jsonl"
+
+Program = Callable[[TrainState, jax.Array, int], tuple[TrainState, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a training ended: its state, and whether it was finished, stopped early, or interrupted."""
+
+    state: TrainState
+    step: int
+    status: str  # "done", "stopped early", "interrupted"
+    resumed_from: int | None
+    trained_steps: int  # by this process
+
+
+def compile_program(run: Run) -> Program:
+    """program(state, images, num_steps) -> (state, metrics): many steps, jitted for the mesh; donates the state."""
+    config = run.config
+    step = make_train_step(
+        make_loss(run.model, config.objective, config.data),
+        run.optimizer,
+        ema_decay=config.train.ema_decay,
+        max_skips=config.train.max_skips if config.train.nonfinite == "skip" else 0,
+    )
+    program = functools.partial(
+        train_steps,
+        step=step,
+        batch_size=config.train.batch_size,
+        max_steps=config.train.log_every,
+        place_batch=sharding.place_batch(run.mesh),
+    )
+    everywhere = sharding.replicated(run.mesh)
+    return jax.jit(program, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere)
+
+
+def fit(run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: False) -> Outcome:
+    """Trains a run to its last step, or until its validation bound no longer rises, or until `stop()` is true.
+
+    Goes on from the newest checkpoint if there is one. Raises NotFiniteError naming the step, CheckpointError,
+    StorageError or LockedError.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_lock(run.directory))
+        write_config(run)
+        checkpoints = stack.enter_context(Checkpoints(run.directory))
+        everywhere = sharding.replicated(run.mesh)
+        restored = restore(run, checkpoints)
+        if restored is None:
+            average = mean_image(images, binarization=run.config.data.binarization)
+            state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key, average)
+        else:
+            state = restored.state
+        loop = _Loop(run, checkpoints, first_step=0 if restored is None else restored.step)
+        with loop.writing():
+            for note in restored.notes if restored else ():
+                loop.progress.print(note)
+            state, status = loop.train(state, jax.device_put(images, everywhere), stop)
+    return Outcome(
+        state, loop.step, status, restored.step if restored else None, loop.step - (restored.step if restored else 0)
+    )
+
+
+class _Loop:
+    """The host's side of a training: which step it has dispatched, and which numbers it has not read yet."""
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, *, first_step: int):
+        self.run, self.config, self.checkpoints = run, run.config.train, checkpoints
+        self.step = first_step
+        self.schedule = make_schedule(run.config.optimizer, self.config.steps)
+        self.max_skips = self.config.max_skips if self.config.nonfinite == "skip" else 0
+        self.unread: tuple[int, int, Metrics] | None = None  # (first step, number of steps, metrics)
+        self.validation: tuple[Any, np.ndarray] | None = None
+        self.history = [_bound(row["validation_bound"]) for row in self._kept_rows() if "validation_bound" in row]
+
+    def _kept_rows(self) -> list[dict[str, Any]]:
+        path = self.run.directory / METRICS_FILE
+        return [row for row in read_metrics(path) if row["step"] <= self.step] if path.exists() else []
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Opens the metrics file, the TensorBoard file and the progress bar, and closes them."""
+        directory, first = self.run.directory, self.step
+        with contextlib.ExitStack() as stack:
+            self.metrics = MetricsFile(directory / METRICS_FILE, keep_through_step=first)
+            stack.callback(self.metrics.close)
+            self.board = TensorBoard(directory, purge_step=first + 1 if first else None)
+            stack.callback(self.board.close)
+            self.progress = stack.enter_context(
+                Progress(self.config.steps, images_per_step=self.config.batch_size, initial_step=first)
+            )
+            yield
+
+    def train(self, state: TrainState, images: jax.Array, stop: Callable[[], bool]) -> tuple[TrainState, str]:
+        """Runs the program until the last step; returns the state and how it ended."""
+        program, config = compile_program(self.run), self.config
+        while self.step < config.steps and not self._no_better():
+            count = min(config.log_every - self.step % config.log_every, config.steps - self.step)
+            state, metrics = program(state, images, count)
+            self._read_metrics()  # those of the dispatch before: the device works meanwhile
+            self.unread = (self.step, count, metrics)
+            self.step += count
+            last, interrupted = self.step == config.steps, stop()
+            if config.evaluate_every and (self.step % config.evaluate_every == 0 or last):
+                self._validate(state)
+            if self.step % config.save_every == 0 or last or interrupted or self._no_better():
+                self._save(state)
+            if interrupted and not last:
+                return state, "interrupted"
+        return state, "done" if self.step >= config.steps else "stopped early"
+
+    def _read_metrics(self) -> None:
+        """Reads, checks and writes the metrics that are still on the device: one row, the mean over its steps."""
+        if self.unread is None:
+            return
+        first, count, metrics = self.unread
+        self.unread = None
+        rows = {name: np.asarray(values)[:count].astype(np.float64) for name, values in metrics.items()}
+        failed = np.flatnonzero(rows["skipped"] > self.max_skips)
+        if failed.size:
+            at = int(failed[0])
+            found = f"loss {rows['loss'][at]}, norm of the gradient {rows['grad_norm'][at]}"
+            if np.isfinite([rows["loss"][at], rows["grad_norm"][at]]).all():
+                found += ", but not the weights after it"
+            raise NotFiniteError(
+                f"step {first + at}: not finite ({found})"
+                + (f", after {self.max_skips} skipped steps" if self.max_skips else "")
+                + "; the checkpoints before it are whole; lower optimizer.learning_rate, set optimizer.clip_norm, "
+                "or set train.nonfinite skip"
+            )
+        finite = rows.pop("skipped") == 0
+        row = {name: float(values[finite].mean()) if finite.any() else None for name, values in rows.items()}
+        row["learning_rate"] = float(self.schedule(first + count - 1))
+        if not finite.all():
+            row["skipped_steps"] = int((~finite).sum())
+        self._write(first + count, row)
+        self.progress.update(first + count, bound=row["bound"])
+
+    def _validate(self, state: TrainState) -> None:
+        self._read_metrics()
+        if self.validation is None:
+            try:
+                self.validation = self.run.evaluator(), self.run.images("validation")
+            except InputError:  # nothing was held out, and the source has no split of its own
+                return
+        evaluator, images = self.validation
+        params = evaluation_params(state, self.run.config)
+        found = evaluator.bound(params, evaluation_key(self.run, "validation"), images)
+        bound = found.get("elbo", found["reconstruction"])
+        row = {f"validation_{name}": found[name] for name in ("reconstruction", "kl") if name in found}
+        self._write(self.step, row | {"validation_bound": bound})
+        self.history.append(_bound(bound))
+        self.progress.update(self.step, validation_bound=bound)
+
+    def _no_better(self) -> bool:
+        """Whether the last `patience` validation bounds have all missed the best before them."""
+        patience = self.config.patience
+        if not patience or len(self.history) <= patience:
+            return False
+        return max(self.history[-patience:]) <= max(self.history[:-patience])
+
+    def _save(self, state: TrainState) -> None:
+        self._read_metrics()  # which refuses what is not finite
+        self.checkpoints.save(self.step, state, config=dataclasses.asdict(self.run.config), data=self.run.data)
+
+    def _write(self, step: int, row: dict[str, Any]) -> None:
+        self.checkpoints.check()
+        self.metrics.write({"step": step} | row)
+        self.board.scalars(step, {name: value for name, value in row.items() if value is not None})
+
+
+def _bound(value: float | None) -> float:
+    """A validation bound to be compared: one that is not finite, null in metrics.jsonl, is the worst."""
+    return value if value is not None and np.isfinite(value) else -np.inf
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether SIGTERM or SIGINT has come; a second SIGINT ends the process at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        del frame
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

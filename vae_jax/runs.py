@@ -1,0 +1,279 @@
+"""A run: a config, its data and its directory, and what follows from them. The directory is enough to go on.
+
+runs/NAME/config.json  checkpoints/STEP/  metrics.jsonl  events.out.tfevents.*  figures/*.png  evaluation.json
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+import optax
+
+from vae_jax import data, sharding
+from vae_jax.checkpoints import Checkpoints, Restored
+from vae_jax.config import RESUMABLE, Config, differences, flatten, from_flat, validate
+from vae_jax.data.batches import binarize_once
+from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
+from vae_jax.evaluation import Evaluator, bits_per_dim
+from vae_jax.inference import Params
+from vae_jax.models import VAE, build_model
+from vae_jax.training import (
+    BINARIZATION_STREAM,
+    EVALUATION_STREAM,
+    TrainState,
+    init_state,
+    make_optimizer,
+)
+
+CONFIG_FILE = "config.json"
+EVALUATION_FILE = "evaluation.json"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A validated config, the description of its training data, the run's directory, and the mesh it runs on."""
+
+    config: Config
+    data: dict[str, Any]  # fingerprint, num_examples and image_shape of the training images
+    directory: Path
+    mesh: Any
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return tuple(self.data["image_shape"])
+
+    def images(self, split: str) -> np.ndarray:
+        """The images of a split; raises InputError if they are not of the shape that the run was trained on."""
+        images = load_images(self.config, split)
+        if images.shape[1:] != self.image_shape:
+            raise InputError(
+                f"data.name: the images of {self.config.data.name} are {list(images.shape[1:])} now, "
+                f"{self.directory} was trained on {list(self.image_shape)}"
+            )
+        return images
+
+    @functools.cached_property
+    def model(self) -> VAE:
+        return build_model(self.config.model, self.image_shape)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.config.optimizer, self.config.train.steps)
+
+    @property
+    def key(self) -> jax.Array:
+        return jax.random.key(self.config.seed)
+
+    def initial_state(self, key: jax.Array, mean_image: jax.Array | None = None) -> TrainState:
+        """The state before the first step, as a pure function of the run's key and the mean of its images."""
+        ema = self.config.train.ema_decay > 0
+        return init_state(key, model=self.model, optimizer=self.optimizer, ema=ema, mean_image=mean_image)
+
+    def evaluator(self, batch_size: int | None = None) -> Evaluator:
+        """The run's evaluations; the batch is spread over the mesh."""
+        batch_size = batch_size or self.config.evaluation.batch_size
+        share = self.mesh.shape["data"]
+        return Evaluator(
+            self.model,
+            self.config.data.binarization,
+            batch_size=-(-batch_size // share) * share,  # rounded up: padding is never counted
+            placement=sharding.batch_sharding(self.mesh),
+        )
+
+
+def load_images(config: Config, split: str) -> np.ndarray:
+    """The images of a split as a run reads them: uint8 [N, H, W, C], binarised already if that is once and for all."""
+    images = data.load(config.data.name, split, data_dir=config.data.data_dir, holdout=config.data.holdout)
+    if config.data.binarization != "static":
+        return images
+    key = jax.random.fold_in(jax.random.key(config.seed), BINARIZATION_STREAM)
+    return np.asarray(jax.jit(binarize_once)(jax.random.fold_in(key, SPLITS.index(split)), images))
+
+
+def describe(images: np.ndarray) -> dict[str, Any]:
+    """What a run remembers of its training images, to refuse others when it goes on."""
+    return {
+        "fingerprint": data.fingerprint(images),
+        "num_examples": len(images),
+        "image_shape": list(images.shape[1:]),
+    }
+
+
+def read_description(directory: Path) -> dict[str, Any] | None:
+    """{"config": flat settings, "data": ...} of the run in `directory`; None where there is none.
+
+    Raises InputError if the path cannot be looked at, CheckpointError if the file is there and cannot be understood.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        stored = json.loads(path.read_text())
+        data = {name: stored["data"][name] for name in ("fingerprint", "num_examples", "image_shape")}
+        data["image_shape"] = [int(length) for length in data["image_shape"]]
+        return {"config": _flat(stored["config"]), "data": data}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read as a run ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not readable as the config of a run ({error})") from None
+
+
+def open_run(directory: str | os.PathLike) -> Run:
+    """The run in a directory, from that directory alone; raises InputError where there is none."""
+    directory = Path(directory)
+    stored = read_description(directory)
+    if stored is None:
+        raise InputError(f"{directory}: no run here ({CONFIG_FILE} is missing); `vae-jax train --workdir` makes one")
+    config = from_flat(stored["config"])
+    # Whoever looks at a run may do so with fewer devices than it was trained on.
+    return Run(config, stored["data"], directory, sharding.make_mesh())
+
+
+def prepare_run(config: Config, directory: str | os.PathLike) -> tuple[Run, np.ndarray]:
+    """(run, training images) for training in `directory`, which nothing is written to yet.
+
+    Raises InputError if a setting, the data or the directory cannot be used, or if the directory holds a run with
+    another config or other data.
+    """
+    validate(config)
+    directory = Path(directory)
+    mesh = sharding.make_mesh(config.mesh.data)
+    sharding.check_batch_size(config.train.batch_size, mesh)
+    stored = read_description(directory)
+    if stored is not None:
+        given = json.loads(json.dumps(flatten(config)))  # as JSON holds it
+        if changed := differences(stored["config"], given):
+            told = ", ".join(f"{p}: {stored['config'].get(p)} in {directory}, {given.get(p)} asked" for p in changed)
+            raise InputError(f"{told}; choose another --workdir")
+    images = load_images(config, "train")
+    if config.train.batch_size > len(images):
+        raise InputError(
+            f"train.batch_size: {config.train.batch_size} given, must be at most the {len(images)} training images"
+        )
+    description = describe(images)
+    if stored is not None and stored["data"] != description:
+        raise InputError(
+            f"data.name: the images of {config.data.name} are no longer those that {directory} was trained on"
+        )
+    if config.train.patience:
+        load_images(config, "validation")  # refused if there are none: without them training would never stop early
+    _check_writable(directory)
+    return Run(config, description, directory, mesh), images
+
+
+def write_config(run: Run) -> None:
+    """Writes the run's config.json, creating its directory."""
+    write_json(run.directory / CONFIG_FILE, {"config": dataclasses.asdict(run.config), "data": run.data})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` as JSON, as `write_file` does."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Lets `write` fill a file, whole or not at all; raises StorageError where the file system refuses."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def restore(run: Run, checkpoints: Checkpoints) -> Restored | None:
+    """The newest whole state of the run, placed on its mesh; None where nothing is saved yet."""
+    target = sharding.abstract(jax.eval_shape(run.initial_state, run.key), sharding.replicated(run.mesh))
+    return checkpoints.restore(target, config=dataclasses.asdict(run.config), data=run.data, ignore=RESUMABLE)
+
+
+def evaluation_params(state: TrainState, config: Config) -> Params:
+    """The weights to judge and to draw with: their moving average if one is kept."""
+    return state.ema_params if config.train.ema_decay else state.params
+
+
+@contextlib.contextmanager
+def saved_params(run: Run, say: Callable[[str], None]) -> Iterator[tuple[int, Params]]:
+    """(step, parameters) of the newest whole checkpoint, read without touching the run; CheckpointError if none."""
+    with Checkpoints(run.directory, read_only=True) as checkpoints:
+        restored = restore(run, checkpoints)
+        if restored is None:
+            raise CheckpointError(f"{run.directory}: no checkpoint has been saved yet")
+        for note in restored.notes:
+            say(note)
+        yield restored.step, evaluation_params(restored.state, run.config)
+
+
+def evaluation_key(run: Run, split: str) -> jax.Array:
+    """The key of all evaluations of a split: the same draws each time, so that two evaluations can be compared."""
+    return jax.random.fold_in(jax.random.fold_in(run.key, EVALUATION_STREAM), SPLITS.index(split))
+
+
+def evaluate(run: Run, params: Params, *, split: str, say: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Every number that exists for this model on a split, each with its protocol; see vae_jax.evaluation.
+
+    Raises NotFiniteError that names the numbers that are not finite.
+    """
+    settings = run.config.evaluation
+    images = run.images(split)
+    key, evaluator = evaluation_key(run, split), run.evaluator()
+    result: dict[str, Any] = {
+        "split": split,
+        "num_examples": len(images),
+        "binarization": run.config.data.binarization,
+        "likelihood": run.config.model.likelihood,
+    }
+    with np.errstate(all="ignore"):  # said below, once
+        result |= evaluator.bound(params, key, images)
+        if run.config.model.posterior != "deterministic" and settings.num_samples:
+            result["num_samples"] = settings.num_samples
+            report = None if say is None else (lambda done: say(done, len(images)))
+            result |= evaluator.likelihood(
+                params, key, images, num_samples=settings.num_samples, chunk=settings.chunk, report=report
+            )
+    discrete = run.config.model.likelihood == "logistic-mixture" or (
+        run.config.model.likelihood == "bernoulli" and run.config.data.binarization != "none"
+    )
+    if discrete and (nats := result.get("nll", -result["elbo"] if "elbo" in result else None)) is not None:
+        result["bits_per_dim"] = bits_per_dim(nats, run.image_shape)
+    found = {name: value for name, value in result.items() if isinstance(value, float) and not math.isfinite(value)}
+    if found:
+        told = ", ".join(f"{name} {value}" for name, value in found.items())
+        raise NotFiniteError(f"the evaluation on the split {split} is not finite: {told}; {run.directory} has diverged")
+    return result
+
+
+def _check_writable(directory: Path) -> None:
+    """Refuses a directory that cannot be made or written to, and leaves nothing behind."""
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:  # only trying tells: by the mode bits, root may write to /proc
+        tempfile.TemporaryDirectory(prefix=".vae-jax-", dir=existing).cleanup()
+    except OSError as error:
+        raise InputError(
+            f"--workdir: {directory} given, must be a directory that can be written to ({error.strerror})"
+        ) from None
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
