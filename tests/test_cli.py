@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import cli, drawing, evaluation
+from vae_jax import arguments, cli, drawing, evaluation
 from vae_jax.config import PRESETS
 from vae_jax.writers import read_metrics
 
@@ -205,7 +205,7 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_5(copied, call)
 def test_the_last_of_two_equal_flags_counts(data_dir, tmp_path, call):
     refused = call("train", "--preset", "mnist", "--preset", "nope", "--workdir", tmp_path / "run")
     assert "--preset: nope given" in refused.err[0]
-    found = cli._parse_train(["--preset", "mnist", "--preset=digits"])
+    found = arguments.parse_train(["--preset", "mnist", "--preset=digits"])
     assert (found[0].preset, found[1]) == ("digits", PRESETS["digits"])
 
 

@@ -329,7 +329,7 @@ _MNIST = Config(  # 100 epochs of 58,800 images; 1,200 are held out
 
 PRESETS: dict[str, Config] = {
     "digits": _DIGITS,
-    "mnist": replace(_MNIST, objective=ObjectiveConfig(num_samples=3)),
+    "mnist": replace(_MNIST, objective=ObjectiveConfig(num_samples=2)),
     "mnist-400": replace(
         _MNIST,
         model=ModelConfig(hidden=(400,), latent_dim=20, activation="relu"),
