@@ -457,6 +457,11 @@ def test_a_full_disk_is_tried_twice_and_costs_no_earlier_step(run, freed):
     assert err == ""
 
 
+def test_a_refusal_by_the_file_system_is_told_in_its_own_words():
+    page = "Error writing local file: " + "x" * 900 + " [os_error_code='28'] [source='posix']"
+    assert checkpoints._reason(ValueError(page)) == "No space left on device"
+
+
 def test_a_failed_save_does_not_hide_the_first_error(run, monkeypatch):
     def train():
         with Checkpoints(run) as saved:

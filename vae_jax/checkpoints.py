@@ -12,6 +12,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import sys
@@ -32,6 +33,7 @@ LOCK_NAME = "lock"
 FOLDER_NAME = "checkpoints"
 _TEMPORARIES = "*.orbax-checkpoint-tmp*"
 _IN_ORBAX = f"{os.sep}orbax{os.sep}"
+_OF_ORBAX = (_IN_ORBAX, "tensorstore", "orbax-checkpoint", "OCDBT")  # the marks of what it and its storage log
 _ABSENT = object()
 _LISTED = 5  # leaves that one error message names
 
@@ -298,7 +300,7 @@ def _quiet_orbax() -> None:
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
     text = f"{record.pathname} {record.getMessage()}"
-    return _IN_ORBAX not in text and "tensorstore" not in text
+    return not any(mark in text for mark in _OF_ORBAX)
 
 
 @jax.jit
@@ -374,9 +376,11 @@ def _first(lines: list[str]) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """The root of an error in one line of at most 250 characters."""
+    """The root of an error in one line of at most 250 characters, or the file system's own word for it."""
     while error.__cause__:
         error = error.__cause__
     kind = "" if isinstance(error, OSError | _Damaged) else f"{type(error).__name__}: "
     text = kind + " ".join(str(error).split())
+    if refused := re.search(r"os_error_code='(\d+)'", text):  # at the end of a page about the array that was written
+        return os.strerror(int(refused[1]))
     return text if len(text) <= 250 else f"{text[:100]} ... {text[-145:]}"
