@@ -12,8 +12,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Left to right: a module imports only from rows above its own, and, in a folder, from that folder.
 LAYERS = (
     ("errors",),
-    ("config",),
-    ("distributions", "objectives", "data", "sharding", "checkpoints", "writers", "figures"),
+    ("config", "random"),
+    ("distributions", "objectives", "data", "sharding", "checkpoints", "writers", "figures", "presets"),
     ("estimators", "models"),
     ("inference",),
     ("training", "evaluation"),

@@ -98,3 +98,14 @@ def test_the_mean_image_is_the_mean_of_what_is_read(binarization):
     images = np.random.default_rng(0).integers(0, 256, size=(20_000, 2, 2, 1), dtype=np.uint8)
     read = np.asarray(read_images(jax.random.key(0), jnp.asarray(images), binarization=binarization))
     np.testing.assert_allclose(mean_image(images, binarization=binarization), read.mean(axis=0), atol=0.02)
+
+
+def test_the_draw_is_computed_once_however_many_read_it():
+    def readers(key, images, kernel):
+        x = read_images(key, images, binarization="dynamic").reshape(len(images), -1)
+        return x @ kernel, jnp.sum(x * jnp.sin(kernel.T), axis=1), x.T @ jnp.cos(kernel.T)
+
+    images, kernel = jnp.zeros((6, 5, 4, 1), jnp.uint8), jnp.ones((20, 6))
+    text = jax.jit(readers).lower(jax.random.key(0), images, kernel).compile().as_text()
+    draws = [body for body in text.split("\n}\n") if body.count(" xor(") > 10]  # the rounds of Threefry
+    assert len(draws) == 1

@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from vae_jax.config import PRESETS, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from vae_jax.config import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from vae_jax.data.batches import batch_indices
 from vae_jax.inference import make_loss
 from vae_jax.models import build_model
+from vae_jax.presets import PRESETS
 from vae_jax.training import (
     DATA_STREAM,
     NOISE_STREAM,
@@ -116,13 +117,18 @@ class TestNotFinite:
 
         return loss
 
-    def test_stopping_keeps_the_state_before_the_step_and_names_it(self, images):
-        good, _ = program()(initial(), images, 4)
+    def test_stopping_names_the_step(self, images):
         step = make_train_step(self.loss_failing_at(4), OPTIMIZER)
+        _, metrics = program(step)(initial(), images, STEPS)
+        np.testing.assert_array_equal(np.flatnonzero(metrics["skipped"])[0], 4)
+
+    def test_one_too_many_keeps_the_state_before_the_step_and_names_it(self, images):
+        good, _ = program()(initial(), images, 4)
+        step = make_train_step(self.loss_failing_at(4, 5), OPTIMIZER, max_skips=1)
         bad, metrics = program(step)(initial(), images, STEPS)
-        assert bad.step == 4
-        equal(bad._replace(skipped=good.skipped), good)
-        assert metrics["skipped"][4] == 1
+        assert bad.step == 5
+        chex.assert_trees_all_equal(bad.params, good.params)
+        assert metrics["skipped"][5] == 2
 
     def test_skipping_passes_over_the_update_and_goes_on(self, images):
         step = make_train_step(self.loss_failing_at(4, 5, 7), OPTIMIZER, max_skips=2)
@@ -151,8 +157,8 @@ class TestNotFinite:
 
         optimizer = optax.sgd(3e38) if what == "parameter" else OPTIMIZER
         state = init_state(jax.random.key(0), model=MODEL, optimizer=optimizer)
-        after, metrics = jax.jit(make_train_step(loss, optimizer))(state, images[:BATCH])
-        assert after.step == 0
+        after, metrics = jax.jit(make_train_step(loss, optimizer, max_skips=1))(state, images[:BATCH])
+        assert after.step == 1
         assert metrics["skipped"] == 1
         chex.assert_trees_all_equal(after.params, state.params)
         chex.assert_tree_all_finite(after.opt_state)

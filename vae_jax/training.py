@@ -95,13 +95,16 @@ def make_train_step(
 ) -> Step:
     """A pure, unjitted step(state, batch) -> (state, metrics).
 
-    The noise of a step is a function of (state.key, state.step) alone. An update with a loss, gradient or new
-    parameter that is not finite is not made: up to `max_skips` such steps in a row are counted in `skipped` and
-    passed over; one more, and the state stays as it is, its `step` naming the one that failed. Metrics are the
-    loss's own, `loss`, `grad_norm` and the new `skipped`, all scalars.
+    The noise of a step is a function of (state.key, state.step) alone. A step whose loss or gradient is not finite
+    is counted in `skipped`, which goes back to 0 at the next that is. With `max_skips` its update is not made (nor
+    one that gives weights that are not finite): up to `max_skips` such steps in a row are passed over; one more, and
+    the state stays as it is, its `step` naming the one that failed. With `max_skips` = 0 nothing is held back, for
+    the updates of some layers then run while the gradients of others are computed: the first step with `skipped` = 1
+    is the one that failed, and the state after it is of no use. Metrics are the loss's own, `loss`, `grad_norm` and
+    the new `skipped`, all scalars.
     """
 
-    def step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
         with jax.named_scope("loss_and_gradient"):
             (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, key, batch, state.step)
@@ -109,21 +112,21 @@ def make_train_step(
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(params))
-        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema_decay) if ema_decay else ()
+        if max_skips:
+            finite &= jnp.isfinite(optax.tree.norm(params))
+            params, opt_state, ema_params = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (params, opt_state, ema_params),
+                (state.params, state.opt_state, state.ema_params),
+            )
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        new_state = TrainState(
-            step=state.step + (skipped <= max_skips),
-            params=keep(params, state.params),
-            opt_state=keep(opt_state, state.opt_state),
-            ema_params=keep(ema_params, state.ema_params),
-            key=state.key,
-            skipped=skipped,
-        )
+        step = state.step + (skipped <= max_skips)
+        new_state = TrainState(step, params, opt_state, ema_params, state.key, skipped)
         return new_state, metrics | {"loss": value, "grad_norm": grad_norm, "skipped": skipped}
 
-    return step
+    return train_step
 
 
 def train_steps(

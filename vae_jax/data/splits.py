@@ -9,16 +9,21 @@ from vae_jax.errors import InputError
 SPLITS = ("train", "validation", "test")
 
 
-def hash_order(num_examples: int) -> np.ndarray:
-    """The indices 0..N-1 in the order of their splitmix64 hash, int64 [N].
+def splitmix64(counters: np.ndarray) -> np.ndarray:
+    """Pseudo-random bits for uint64 counters of any shape, uint64 of the same shape (Steele, Lea & Flood, 2014).
 
-    The hash (Steele, Lea & Flood, 2014) is a bijection, so there are no ties; and unlike a library's random
-    generator it cannot change with a version.
+    A bijection, so different counters never tie; and unlike a library's random generator it cannot change with a
+    version.
     """
-    z = (np.arange(num_examples, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (counters + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(z ^ (z >> np.uint64(31)))
+    return z ^ (z >> np.uint64(31))
+
+
+def hash_order(num_examples: int) -> np.ndarray:
+    """The indices 0..N-1 in the order of their `splitmix64`, int64 [N]."""
+    return np.argsort(splitmix64(np.arange(num_examples, dtype=np.uint64)))
 
 
 def share(num_examples: int, holdout: float) -> int:

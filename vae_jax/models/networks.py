@@ -55,7 +55,8 @@ class MLPDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        h = z
+        # A sample axis of length one would turn the gradients' matrix products into batches of one, which are slower.
+        h = z.reshape(*(length for length in z.shape[:-1] if length != 1), z.shape[-1])
         for width in self.hidden:
             h = self.activation(nn.Dense(width, kernel_init=_glorot)(h))
         out = nn.Dense(math.prod(self.image_shape) * self.features, use_bias=False, kernel_init=_glorot)(h)
