@@ -21,14 +21,26 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small(data_dir):
     """small(train__steps=7, ...): the config of a run on `digits` that takes seconds; settings as for `override`."""
-    from vae_jax.config import PRESETS, override
+    from vae_jax.config import override
+    from vae_jax.presets import PRESETS
 
     def make(**settings):
         base = {
-            "data__data_dir": data_dir, "model__hidden": (8,), "model__latent_dim": 2, "train__steps": 20,
+            "data__data_dir": data_dir, "data__binarization": "none", "model__likelihood": "learned-gaussian",
+            "model__hidden": (8,), "model__latent_dim": 2, "train__steps": 20,
             "train__batch_size": 16, "train__log_every": 5, "train__evaluate_every": 0, "train__save_every": 10,
             "evaluation__num_samples": 4, "evaluation__chunk": 2, "mesh__data": 1,
         }  # fmt: skip
         return override(PRESETS["digits"], **base | settings)
 
     return make
+
+
+@pytest.fixture
+def quick_compiler():
+    """Programs that run for a moment are not worth optimising."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

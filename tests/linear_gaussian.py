@@ -10,6 +10,7 @@ from vae_jax.models.networks import ACTIVATIONS
 IMAGE_SHAPE = (2, 3, 1)
 LATENT = 2
 SCALE = 0.7
+SHIFT, STRETCH = np.array([0.3, -0.2]), np.array([1.2, 1.1])  # of a posterior that is not exact
 
 
 def exact_model(seed=0):
@@ -38,6 +39,17 @@ def exact_model(seed=0):
     }
     evidence = multivariate_normal(offset, weights @ weights.T + SCALE**2 * np.eye(pixels))
     return model, params, lambda x: evidence.logpdf(np.asarray(x, np.float64).reshape(len(x), -1))
+
+
+def shifted_model():
+    """(model, params, evidence, standard deviations of the exact posterior), the posterior shifted and stretched."""
+    model, params, evidence = exact_model()
+    bias = params["posterior_log_variance"]["bias"]
+    wrong = params | {
+        "posterior_mean": params["posterior_mean"] | {"bias": params["posterior_mean"]["bias"] + SHIFT},
+        "posterior_log_variance": params["posterior_log_variance"] | {"bias": bias + 2 * np.log(STRETCH)},
+    }
+    return model, wrong, evidence, np.exp(np.asarray(bias) / 2)
 
 
 def images(count=4, seed=1):

@@ -7,7 +7,6 @@ import math
 import pytest
 
 from vae_jax.config import (
-    PRESETS,
     RESUMABLE,
     Config,
     ModelConfig,
@@ -20,6 +19,7 @@ from vae_jax.config import (
     validate,
 )
 from vae_jax.errors import InputError
+from vae_jax.presets import PRESETS
 
 DIGITS = flatten(PRESETS["digits"])
 
@@ -107,6 +107,10 @@ def test_a_wrong_type_is_refused(path, value):
         ("train.evaluate_every", 170, "a multiple of train.log_every (100), for example 200"),
         ("objective.name", "elbow", "one of elbo, sampled-elbo"),
         ("mesh.data", -1, "0 or more"),
+        ("objective.alpha", -0.5, "0 or more"),
+        ("objective.elbo_weight", -0.5, "0 or more"),
+        ("objective.mmd_weight", -1.0, "0 or more"),
+        ("objective.num_inner_samples", 0, "greater than 0"),
     ],
 )
 def test_a_value_out_of_range_is_refused(path, value, allowed):
@@ -136,6 +140,71 @@ def test_the_choice_that_was_meant_is_named():
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(path, settings):
     assert refusal(DIGITS | settings).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "allowed"),
+    [
+        ("elbo", "alpha", 0.7, "0.5 for objective elbo"),
+        ("iwae", "beta", 2.0, "1.0 for objective iwae"),
+        ("iwae", "warmup_steps", 10, "0 for objective iwae"),
+        ("renyi", "order", 3.0, "2.0 for objective renyi"),
+        ("elbo", "free_bits", 1.0, "0.0 for objective elbo"),
+        ("iwae", "num_inner_samples", 2, "1 for objective iwae"),
+        ("miwae", "num_inner_samples", 3, "a divisor of objective.num_samples (8)"),
+        ("ciwae", "elbo_weight", 1.5, "at most 1"),
+        ("cubo", "order", 0.5, "at least 1"),
+    ],
+)
+def test_an_objective_s_setting_is_used_or_refused(name, setting, value, allowed):
+    message = refusal(DIGITS | {"objective.name": name, "objective.num_samples": 8, f"objective.{setting}": value})
+    assert message.startswith(f"objective.{setting}: {value} given, must be {allowed}")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "elbo", "beta": 2.0, "warmup_steps": 10},
+        {"name": "capacity", "capacity": 3.0, "warmup_steps": 10},
+        {"name": "renyi", "alpha": 0.0},
+        {"name": "miwae", "num_inner_samples": 4},
+        {"name": "piwae", "num_inner_samples": 2},
+        {"name": "ciwae", "elbo_weight": 0.0},
+        {"name": "cubo", "order": 1.0},
+        {"name": "beta-tc", "beta": 6.0, "warmup_steps": 10},
+        {"name": "info-vae", "beta": 0.0, "mmd_weight": 1000.0},
+    ],
+    ids=lambda settings: settings["name"],
+)
+def test_an_objective_takes_its_own_settings(settings):
+    override(PRESETS["digits"], objective__num_samples=8, **{f"objective__{k}": v for k, v in settings.items()})
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator", "allowed"),
+    [
+        ("elbo", "sticking-the-landing", "pathwise for elbo; it takes sampled-elbo"),
+        ("iwae", "sticking-the-landing", "pathwise for iwae; it takes sampled-elbo"),
+        ("beta-tc", "sticking-the-landing", "pathwise for beta-tc; it takes sampled-elbo"),
+        ("elbo", "doubly-reparameterized", "pathwise for elbo; it takes iwae, renyi"),
+        ("sampled-elbo", "doubly-reparameterized", "pathwise for sampled-elbo; it takes iwae, renyi"),
+        ("reconstruction", "doubly-reparameterized", "pathwise for reconstruction; it takes iwae, renyi"),
+    ],
+)
+def test_an_estimator_that_an_objective_has_no_use_for_is_refused(name, estimator, allowed):
+    message = refusal(DIGITS | {"objective.name": name, "objective.estimator": estimator})
+    assert message.startswith(f"objective.estimator: {estimator} given, must be {allowed}")
+
+
+def test_an_estimator_is_taken_where_it_makes_sense():
+    override(PRESETS["digits"], objective__name="sampled-elbo", objective__estimator="sticking-the-landing")
+    for name in ("iwae", "renyi", "miwae", "ciwae", "piwae", "cubo"):
+        override(PRESETS["digits"], objective__name=name, objective__estimator="doubly-reparameterized")
+
+
+def test_what_compares_codes_needs_two_images():
+    for name in ("beta-tc", "info-vae"):
+        assert refusal(DIGITS | {"objective.name": name, "train.batch_size": 1}).startswith("train.batch_size: 1 given")
 
 
 def test_each_contradiction_is_one_of_the_pair():

@@ -5,7 +5,7 @@ import pytest
 from linear_gaussian import IMAGE_SHAPE, exact_model
 from scipy.stats import multivariate_normal
 
-from vae_jax.evaluation import Evaluator, bits_per_dim, evaluate_examples, padded_batches
+from vae_jax.evaluation import Evaluator, bits_per_dim, evaluate_examples, padded_batches, peak_signal_to_noise
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, *IMAGE_SHAPE), dtype=np.uint8)
 
@@ -64,3 +64,18 @@ def test_bits_per_dim():
     pixels = multivariate_normal([0.0], [[1.0]]).entropy()  # any number of nats
     assert bits_per_dim(float(pixels) * 12, (2, 2, 3)) == pytest.approx(float(pixels) / np.log(2))
     assert bits_per_dim(np.log(256) * 3072, (32, 32, 3)) == pytest.approx(8)
+
+
+def test_the_squared_error_is_that_of_decoding_the_mean_and_the_psnr_follows():
+    model, params, _ = exact()
+    found = Evaluator(model, "none", 10).bound(params, jax.random.key(0), IMAGES)
+    x = jnp.asarray(IMAGES / 255, jnp.float32)
+    missed = x - model.apply({"params": params}, x).mean()
+    expected = float(jnp.square(missed).sum(axis=(1, 2, 3)).mean())
+    assert found["squared_error"] == pytest.approx(expected, rel=1e-4)
+    assert found["psnr"] == pytest.approx(-10 * np.log10(expected / IMAGES[0].size), rel=1e-4)
+
+
+def test_psnr():
+    assert peak_signal_to_noise(7.84, (28, 28, 1)) == pytest.approx(20)
+    assert peak_signal_to_noise(0.0, (28, 28, 1)) is None

@@ -124,6 +124,39 @@ def test_the_loss_is_minus_the_mean_bound_and_is_differentiable_everywhere():
     assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in jax.tree.leaves(grads))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_of_a_pair_the_decoder_climbs_one_and_the_encoder_the_other(tied):
+    model, params = tiny(tied=tied)
+    x = binary()
+    inner = objectives.bind(objectives.miwae, num_inner_samples=2)
+    pair = objectives.Pair(generative=objectives.iwae, inference=inner)
+
+    def gradient(objective):
+        loss = lambda p: negative_bound(  # noqa: E731
+            p, jax.random.key(1), x, model=model, objective=objective, num_samples=6
+        )
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    (loss, metrics), both = gradient(pair)
+    (iwae, expected), outer = gradient(objectives.iwae)
+    (_, _), inside = gradient(inner)
+    np.testing.assert_allclose(loss, iwae, rtol=1e-6)
+    for name in expected:
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6)
+    same = lambda part, other: all(  # noqa: E731
+        np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*map(jax.tree.leaves, (part, other)), strict=True)
+    )
+    assert same(both["output_bias"], outer["output_bias"])
+    assert same(both["posterior_log_variance"], inside["posterior_log_variance"])
+    if not tied:
+        for part in ("decoder", "output_bias"):
+            assert same(both[part], outer[part])
+            assert not same(both[part], inside[part])
+        for part in ("encoder", "posterior_mean", "posterior_log_variance"):
+            assert same(both[part], inside[part])
+            assert not same(both[part], outer[part])
+
+
 def test_the_gradient_is_that_of_finite_differences():
     with jax.enable_x64(True):
         model, params = tiny()
@@ -216,12 +249,40 @@ class TestObjectiveAt:
         expected = objectives.capacity(self.terms(), capacity=5.0, beta=3.0)
         np.testing.assert_allclose(objective_at(config, jnp.asarray(1))(self.terms()), expected, rtol=1e-6)
 
-    @pytest.mark.parametrize("name", ["sampled-elbo", "free-bits", "reconstruction"])
-    def test_settings_reach_the_objective(self, name):
-        config = ObjectiveConfig(name=name, beta=0.5, free_bits=0.7)
-        settings = {"sampled-elbo": {"beta": 0.5}, "free-bits": {"beta": 0.5, "free_bits": 0.7}}.get(name, {})
-        expected = objectives.OBJECTIVES[name](self.terms(), **settings)
-        np.testing.assert_allclose(objective_at(config, jnp.asarray(0))(self.terms()), expected, rtol=1e-6)
+    @pytest.mark.parametrize(
+        ("name", "settings"),
+        [
+            ("reconstruction", {}),
+            ("sampled-elbo", {"beta": 0.5}),
+            ("free-bits", {"beta": 0.5, "free_bits": 0.7}),
+            ("iwae", {}),
+            ("renyi", {"alpha": 0.2}),
+            ("miwae", {"num_inner_samples": 2}),
+            ("ciwae", {"elbo_weight": 0.2}),
+            ("piwae", {"num_inner_samples": 2}),
+            ("cubo", {"order": 3.0}),
+            ("beta-tc", {"beta": 4.0}),
+            ("info-vae", {"beta": 0.5, "mmd_weight": 30.0}),
+        ],
+    )
+    def test_settings_reach_the_objective(self, name, settings):
+        model, params = tiny()
+        terms = sample_terms(params, jax.random.key(1), binary(), model=model, num_samples=4)
+        found = objective_at(ObjectiveConfig(name=name, num_samples=4, **settings), jnp.asarray(0), num_examples=9)
+        settings |= {"num_examples": 9} if name == "beta-tc" else {}
+        expected = objectives.bind(objectives.OBJECTIVES[name], **settings)
+        if isinstance(expected, objectives.Pair):
+            found, expected = found.inference, expected.inference
+        np.testing.assert_allclose(found(terms), expected(terms), rtol=1e-6)
+
+    def test_the_number_of_images_is_asked_for_and_the_run_gives_it(self):
+        config = ObjectiveConfig(name="beta-tc", beta=4.0)
+        with pytest.raises(ValueError, match="num_examples"):
+            objective_at(config, jnp.asarray(0))
+        model, params = tiny()
+        arguments = params, jax.random.key(0), jnp.full((6, 4, 4, 1), 128, jnp.uint8), jnp.asarray(0)
+        few, many = (make_loss(model, config, DataConfig(), n)(*arguments)[0] for n in (6, 6000))
+        assert abs(few - many) > 1e-3
 
 
 def test_the_runs_loss_binarises_with_its_own_key():

@@ -190,15 +190,22 @@ def test_a_nan_stops_the_run_and_names_the_step(small, tmp_path, monkeypatch):
     assert (outcome.resumed_from, outcome.step, outcome.status) == (10, 30, "done")
 
 
-def test_an_absurd_learning_rate_stops_at_once_with_exit_code_3(small, tmp_path, capsys):
-    config = small(optimizer__learning_rate=1e30, optimizer__name="sgd", optimizer__schedule="constant")
+@pytest.mark.parametrize(
+    ("policy", "cause"),
+    [
+        ({"train__nonfinite": "stop"}, "(loss inf"),
+        ({"train__nonfinite": "skip", "train__max_skips": 1}, "but not the weights after it), after 1 skipped"),
+    ],
+)
+def test_an_absurd_learning_rate_stops_at_once_with_exit_code_3(small, tmp_path, capsys, policy, cause):
+    config = small(optimizer__learning_rate=1e30, optimizer__name="sgd", optimizer__schedule="constant", **policy)
     argv = ["train", "--workdir", str(tmp_path / "run"), "--compilation-cache", "None", *flags(config)]
     assert cli.main(argv) == 3
     said = capsys.readouterr()
     assert said.out == ""
     line = said.err.splitlines()[-1]
-    assert line.startswith("vae-jax: step 0: not finite (loss ")
-    assert "but not the weights after it" in line
+    assert line.startswith("vae-jax: step 1: not finite (loss ")
+    assert cause in line
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
@@ -394,3 +401,30 @@ def test_other_images_under_the_same_name_are_refused(small, tmp_path):
     np.savez(path, images=noise.integers(0, 256, (60, 7, 5), dtype=np.uint8))
     with pytest.raises(InputError, match=r"are \[7, 5, 1\] now, .* was trained on \[6, 5, 1\]"):
         runs.evaluate(runs.open_run(run.directory), outcome.state.params, split="test")
+
+
+def test_a_run_that_maximises_the_reconstruction_is_validated_by_it(small, tmp_path):
+    settings = {"model__posterior": "fixed-noise", "objective__name": "reconstruction", "train__evaluate_every": 20}
+    run, _ = fit(small(**settings), tmp_path / "run")
+    (row,) = [row for row in rows(run) if "validation_bound" in row]
+    assert row["validation_bound"] == row["validation_reconstruction"]
+    assert row["validation_kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "undefined"),
+    [
+        ({"model__posterior": "deterministic", "objective__name": "reconstruction"},
+         {"kl", "elbo", "nll", "bits_per_dim"}),
+        ({"model__likelihood": "gaussian"}, {"bits_per_dim"}),
+        ({"model__likelihood": "bernoulli"}, {"bits_per_dim"}),
+        ({"model__likelihood": "bernoulli", "data__binarization": "dynamic"}, set()),
+        ({"model__likelihood": "logistic-mixture"}, set()),
+    ],
+)  # fmt: skip
+def test_what_an_evaluation_says_does_not_exist_is_not_in_it(small, tmp_path, settings, undefined):
+    run, _ = runs.prepare_run(small(**settings), tmp_path / "run")
+    found = runs.evaluate(run, run.initial_state(run.key).params, split="test")
+    assert set(found["undefined"]) == undefined
+    assert undefined.isdisjoint(found)
+    assert {"kl", "elbo", "nll", "bits_per_dim"} - undefined <= set(found)

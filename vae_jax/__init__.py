@@ -8,7 +8,7 @@ from typing import Any
 
 _NAMES = {
     "config": (
-        "PRESETS", "Config", "DataConfig", "EvaluationConfig", "MeshConfig", "ModelConfig", "ObjectiveConfig",
+        "Config", "DataConfig", "EvaluationConfig", "MeshConfig", "ModelConfig", "ObjectiveConfig",
         "OptimizerConfig", "TrainConfig", "override", "validate",
     ),
     "data": ("load", "load_labels"),
@@ -17,6 +17,10 @@ _NAMES = {
         "Bernoulli", "Deterministic", "DiscretizedLogisticMixture", "Normal", "kl_divergence", "standard_normal",
     ),
     "errors": ("InputError", "VaeJaxError"),
+    "estimators": (
+        "ESTIMATORS", "Estimator", "GradientStatistics", "doubly_reparameterized", "gradient_statistics", "pathwise",
+        "signal_to_noise", "sticking_the_landing",
+    ),
     "evaluation": ("Evaluator", "bits_per_dim"),
     "inference": (
         "bound_parts", "log_likelihood", "make_loss", "negative_bound", "objective_at", "sample_terms",
@@ -26,9 +30,11 @@ _NAMES = {
         "likelihood_features", "with_output_bias",
     ),
     "objectives": (
-        "OBJECTIVES", "Objective", "Terms", "capacity", "elbo", "free_bits", "log_weights", "reconstruction",
-        "sampled_elbo",
+        "OBJECTIVES", "Codes", "Objective", "Pair", "Terms", "beta_tc", "bind", "capacity", "ciwae", "cubo", "elbo",
+        "free_bits", "info_vae", "iwae", "kl_decomposition", "log_weights", "miwae", "negative_cubo", "reconstruction",
+        "renyi", "sampled_elbo", "squared_mmd",
     ),
+    "presets": ("PRESETS",),
     "sharding": ("batch_sharding", "make_mesh", "place_batch", "replicated"),
     "training": (
         "TrainState", "init_state", "make_optimizer", "make_schedule", "make_train_step", "train_steps",

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_jax.config import PRESETS, Config, from_flat, suggestion
+from vae_jax.config import Config, from_flat, suggestion
 from vae_jax.errors import InputError
+from vae_jax.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,9 @@ from vae_jax.arguments import (
     parse_train,
     require_positive,
 )
-from vae_jax.config import PRESETS, suggestion
+from vae_jax.config import suggestion
 from vae_jax.errors import InputError, VaeJaxError
+from vae_jax.presets import PRESETS
 
 # Heavy imports (jax, flax, orbax, ...) stand inside the commands, so that `--help` and a typing error answer at once.
 
@@ -155,7 +156,7 @@ def data(argv: Sequence[str]) -> dict[str, Any]:
     for name, text in (("list", "the data sets at hand"), ("prepare", "prepare a data set")):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--data-dir", help="where data sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets")
-    command.add_argument("name", help="mnist or digits")
+    command.add_argument("name", help="mnist; or digits, moons, moons_gap, moons_full_half, which first use makes too")
     command.add_argument("--from", dest="source", metavar="DIR", help="take the official archives from DIR")
     asked = parser.parse_args(argv)
     if asked.command == "prepare":
@@ -187,7 +188,7 @@ Variational autoencoders in JAX.
   interpolate RUN       the images between test images, through the codes
   encode RUN            the codes of a split, as an .npz file
   data list             the data sets at hand
-  data prepare NAME     prepare mnist (--from DIR: from its official archives) or digits on disk
+  data prepare NAME     prepare mnist (--from DIR: from its official archives), digits or moons on disk
 
 `vae-jax COMMAND --help` says more. Presets of train: {", ".join(PRESETS)}.
 The last line on stdout is a JSON object with the results. Exit codes: 0 done, or interrupted and saved;
@@ -246,6 +247,9 @@ def _evaluate(run: Any, params: Any, *, split: str, stop: Callable[[], bool] = l
             _say(f"NLL: {done} of {total} images, {left:.0f} s left")
 
     result = runs.evaluate(run, params, split=split, say=say)
+    for reason in dict.fromkeys(result["undefined"].values()):
+        names = ", ".join(name for name, why in result["undefined"].items() if why == reason)
+        _say(f"no {names}: {reason}")
     return result | {"evaluation_seconds": round(time.perf_counter() - start, 2)}
 
 

@@ -1,4 +1,4 @@
-"""Every setting of a run: frozen dataclasses, their validation, and the presets. No logic, no JAX.
+"""Every setting of a run: frozen dataclasses and their validation. No logic, no JAX.
 
 A setting that changes a number is here and nowhere else, so `config.json` in a run directory says all of it.
 """
@@ -9,7 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vae_jax.errors import InputError
@@ -20,7 +20,7 @@ class DataConfig:
     """Which images, and how they are read."""
 
     name: str = "digits"
-    """digits, mnist, another TFDS name prepared on disk, a .npy or .npz file, or a folder of images."""
+    """digits, moons, mnist, another TFDS name prepared on disk, a .npy or .npz file, or a folder of images."""
     data_dir: str | None = None
     """Where prepared TFDS data sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     holdout: float = 0.1
@@ -61,18 +61,31 @@ class ModelConfig:
 class ObjectiveConfig:
     """The bound that training maximises."""
 
-    name: Literal["elbo", "sampled-elbo", "reconstruction", "free-bits", "capacity"] = "elbo"
+    name: Literal["elbo", "sampled-elbo", "reconstruction", "free-bits", "capacity", "iwae", "renyi", "miwae", "ciwae",
+                  "piwae", "cubo", "beta-tc", "info-vae"] = "elbo"  # fmt: skip
     """What training maximises; see vae_jax.objectives."""
     num_samples: int = 1
     """Posterior samples K for each example."""
+    estimator: Literal["pathwise", "sticking-the-landing", "doubly-reparameterized"] = "pathwise"
+    """How the gradient reaches the encoder; the others than pathwise vary less (vae_jax.estimators)."""
     beta: float = 1.0
-    """Weight of the KL (for capacity: of its distance from the capacity)."""
+    """Weight of the KL (for capacity: of its distance from the capacity; for beta-tc: of the total correlation)."""
     warmup_steps: int = 0
-    """The weight of the KL rises linearly from 0 over this many steps; for capacity: the capacity does."""
+    """The weight beta rises linearly from 0 over this many steps; for capacity: the capacity does."""
     free_bits: float = 0.0
     """Nats of KL in each stochastic layer that cost nothing (objective free-bits)."""
     capacity: float = 0.0
     """Nats of KL that training aims at (objective capacity)."""
+    alpha: float = 0.5
+    """Order of the divergence (objective renyi): 1 gives the sampled ELBO, 0 gives iwae."""
+    num_inner_samples: int = 1
+    """Samples in each of the averaged IWAE bounds; a divisor of num_samples (objectives miwae, piwae)."""
+    elbo_weight: float = 0.5
+    """Weight of the ELBO against the IWAE bound (objective ciwae)."""
+    order: float = 2.0
+    """Order of the upper bound that the encoder brings down; 2 is the chi-square bound (objective cubo)."""
+    mmd_weight: float = 100.0
+    """Weight of the squared maximum mean discrepancy between codes and prior (objective info-vae)."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +150,8 @@ class EvaluationConfig:
     """K of the importance-sampled NLL; 0: no NLL."""
     chunk: int = 50
     """Samples decoded at a time: the memory of an evaluation is chunk x batch_size images."""
-    batch_size: int = 100
-    """Examples evaluated at a time."""
+    batch_size: int = 80
+    """Examples evaluated at a time; the draws depend on it, and 80 is a multiple of 8 and of 16 devices."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,18 @@ class Config:
     """All randomness of the run is a function of this, the step, and the position in the batch."""
 
 
+# The settings that each objective takes; warmup_steps comes with beta, and any other must keep its default.
+OBJECTIVE_SETTINGS: dict[str, tuple[str, ...]] = {
+    "elbo": ("beta",), "sampled-elbo": ("beta",), "reconstruction": (), "free-bits": ("beta", "free_bits"),
+    "capacity": ("beta", "capacity"), "iwae": (), "renyi": ("alpha",), "miwae": ("num_inner_samples",),
+    "ciwae": ("elbo_weight",), "piwae": ("num_inner_samples",), "cubo": ("order",), "beta-tc": ("beta",),
+    "info-vae": ("beta", "mmd_weight"),
+}  # fmt: skip
+
+# A closed-form KL has no samples; beyond the ELBO, sticking the landing is biased, and for the ELBO the two are one.
+_WEIGHTED = ("iwae", "renyi", "miwae", "ciwae", "piwae", "cubo")
+_ESTIMATOR_OBJECTIVES = {"sticking-the-landing": ("sampled-elbo",), "doubly-reparameterized": _WEIGHTED}
+
 # Fields that may differ between the parts of one run: none of them changes what a step computes.
 RESUMABLE = frozenset(
     {
@@ -181,13 +206,15 @@ RESUMABLE = frozenset(
 
 _POSITIVE = (
     "model.latent_dim", "model.noise_scale", "model.likelihood_scale", "model.mixture_components", "model.blocks",
-    "objective.num_samples", "optimizer.learning_rate", "optimizer.eps", "optimizer.decay", "train.steps",
-    "train.batch_size", "train.log_every", "train.save_every", "evaluation.chunk", "evaluation.batch_size",
+    "objective.num_samples", "objective.num_inner_samples", "optimizer.learning_rate", "optimizer.eps",
+    "optimizer.decay", "train.steps", "train.batch_size", "train.log_every", "train.save_every", "evaluation.chunk",
+    "evaluation.batch_size",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "objective.beta", "objective.warmup_steps", "objective.free_bits", "objective.capacity",
-    "optimizer.warmup_steps", "optimizer.final_fraction", "optimizer.weight_decay", "optimizer.clip_norm",
-    "train.evaluate_every", "train.patience", "train.max_skips", "evaluation.num_samples", "mesh.data", "seed",
+    "objective.beta", "objective.warmup_steps", "objective.free_bits", "objective.capacity", "objective.alpha",
+    "objective.elbo_weight", "objective.mmd_weight", "optimizer.warmup_steps", "optimizer.final_fraction",
+    "optimizer.weight_decay", "optimizer.clip_norm", "train.evaluate_every", "train.patience", "train.max_skips",
+    "evaluation.num_samples", "mesh.data", "seed",
 )  # fmt: skip
 _BELOW_ONE = ("data.holdout", "optimizer.b1", "optimizer.b2", "train.ema_decay")
 
@@ -213,6 +240,7 @@ def validate(config: Config) -> Config:
         every, unit = values[path], config.train.log_every
         _require(every % unit == 0, path, every, f"a multiple of train.log_every ({unit}), for example "
                  f"{max(1, round(every / unit)) * unit}")  # fmt: skip
+    _check_objective(config.objective, config.train.batch_size)
     _check_combinations(config)
     return config
 
@@ -236,6 +264,25 @@ def _check_combinations(config: Config) -> None:
     if config.train.patience:
         _require(config.train.evaluate_every > 0, "train.patience", config.train.patience,
                  "0 where train.evaluate_every is 0")  # fmt: skip
+
+
+def _check_objective(objective: ObjectiveConfig, batch_size: int) -> None:
+    taken = {"name", "num_samples", "estimator", *OBJECTIVE_SETTINGS[objective.name]}
+    taken |= {"warmup_steps"} if "beta" in taken else set()
+    for setting in dataclasses.fields(ObjectiveConfig):
+        value = getattr(objective, setting.name)
+        _require(setting.name in taken or value == setting.default, f"objective.{setting.name}", value,
+                 f"{setting.default} for objective {objective.name}, which takes none")  # fmt: skip
+    inner = objective.num_inner_samples
+    _require(objective.num_samples % inner == 0, "objective.num_inner_samples", inner,
+             f"a divisor of objective.num_samples ({objective.num_samples})")  # fmt: skip
+    _require(objective.elbo_weight <= 1, "objective.elbo_weight", objective.elbo_weight, "at most 1")
+    _require(objective.order >= 1, "objective.order", objective.order, "at least 1")
+    takes = _ESTIMATOR_OBJECTIVES.get(objective.estimator, (objective.name,))
+    _require(objective.name in takes, "objective.estimator", objective.estimator,
+             f"pathwise for {objective.name}; it takes {', '.join(takes)}")  # fmt: skip
+    if objective.name in ("beta-tc", "info-vae"):
+        _require(batch_size > 1, "train.batch_size", 1, "2 or more, for codes to be compared")
 
 
 def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
@@ -312,41 +359,3 @@ def override(config: Config, **values: Any) -> Config:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: frozenset[str] = RESUMABLE) -> list[str]:
     """The paths whose values differ between two flat configs, sorted, without those in `ignore`."""
     return [p for p in sorted({*old, *new} - ignore) if p not in old or p not in new or old[p] != new[p]]
-
-
-_DIGITS = Config(
-    data=DataConfig(binarization="none"),
-    model=ModelConfig(hidden=(256, 128), latent_dim=10, likelihood="learned-gaussian"),
-    optimizer=OptimizerConfig(learning_rate=2e-3),
-    train=TrainConfig(steps=4000, evaluate_every=500),
-    evaluation=EvaluationConfig(num_samples=1000),
-)
-_MNIST = Config(  # 100 epochs of 58,800 images; 1,200 are held out
-    data=DataConfig(name="mnist", holdout=0.02),
-    optimizer=OptimizerConfig(learning_rate=4e-3),
-    train=TrainConfig(steps=45_900, log_every=459, evaluate_every=4590, save_every=4590),
-)
-
-PRESETS: dict[str, Config] = {
-    "digits": _DIGITS,
-    "mnist": replace(_MNIST, objective=ObjectiveConfig(num_samples=2)),
-    "mnist-400": replace(
-        _MNIST,
-        model=ModelConfig(hidden=(400,), latent_dim=20, activation="relu"),
-        optimizer=OptimizerConfig(schedule="constant"),
-    ),
-    "mnist-conv": replace(
-        _MNIST,
-        model=ModelConfig(network="residual", hidden=(16, 64), latent_dim=50, activation="gelu"),
-        optimizer=OptimizerConfig(learning_rate=2e-3),
-        train=TrainConfig(steps=9180, log_every=51, evaluate_every=918, save_every=459),
-    ),
-    "mnist-2d": replace(_MNIST, model=ModelConfig(hidden=(400, 200), latent_dim=2)),
-    "conv-8bit": Config(
-        data=DataConfig(binarization="none"),
-        model=ModelConfig(network="conv", hidden=(32, 64), latent_dim=64, activation="gelu",
-                          likelihood="logistic-mixture"),
-        train=TrainConfig(steps=2000),
-        evaluation=EvaluationConfig(num_samples=100, chunk=10),
-    ),
-}  # fmt: skip

@@ -65,11 +65,15 @@ def evaluate_examples(
 
 
 def elbo_terms(params: Params, key: Array, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
-    """For each uint8 image: `reconstruction` and, if there is one, `kl` (nats, one posterior sample); `mean` [B, D]."""
+    """For each uint8 image: `reconstruction` and, if there is one, `kl` (nats, one posterior sample); the posterior's
+    `mean` [B, D]; and `squared_error`, |x - E p(x|mean)|² over pixels in [0, 1]."""
     read_key, noise_key = jax.random.split(key)
     x = read_images(read_key, images, binarization=binarization)
     parts = bound_parts(sample_terms(params, noise_key, x, model=model))
-    return parts | {"mean": model.apply({"params": params}, x, method="encode").mean()}
+    variables = {"params": params}
+    mean = model.apply(variables, x, method="encode").mean()
+    decoded = model.apply(variables, mean, method="decode").mean()
+    return parts | {"mean": mean, "squared_error": jnp.sum(jnp.square(x - decoded), axis=(1, 2, 3))}
 
 
 def likelihood_terms(
@@ -102,7 +106,8 @@ class Evaluator:
         """Means over all images, in nats: `reconstruction`, and `kl` and `elbo` where the posterior has a density.
 
         `reconstruction_se` and `elbo_se` are standard errors over images; `active_units` counts the latents whose
-        posterior mean varies by more than 0.01 over the images.
+        posterior mean varies by more than 0.01 over the images. `squared_error` is that of decoding the posterior's
+        mean, summed over pixels in [0, 1], and `psnr` = 10 log10(H·W·C / squared_error) in decibels.
         """
         values = evaluate_examples(
             self._elbo, params, key, images, batch_size=self.batch_size, placement=self.placement
@@ -112,7 +117,12 @@ class Evaluator:
             result["kl"] = float(values["kl"].mean(dtype=np.float64))
             result |= _mean_and_error("elbo", values["reconstruction"] - values["kl"])
         variance = values["mean"].astype(np.float64).var(axis=0)
-        return result | {"active_units": int((variance > ACTIVE_VARIANCE).sum())}
+        squared_error = float(values["squared_error"].mean(dtype=np.float64))
+        return result | {
+            "active_units": int((variance > ACTIVE_VARIANCE).sum()),
+            "squared_error": squared_error,
+            "psnr": peak_signal_to_noise(squared_error, images.shape[1:]),
+        }
 
     def likelihood(
         self,
@@ -148,6 +158,14 @@ def _mean_and_error(name: str, values: np.ndarray) -> dict[str, float]:
     values = values.astype(np.float64)
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
     return {name: float(values.mean()), f"{name}_se": None if error is None else float(error)}
+
+
+def peak_signal_to_noise(squared_error: float, image_shape: tuple[int, ...]) -> float | None:
+    """10 log10(1 / mean squared error) in decibels, for a squared error summed over the pixels of an image.
+
+    None, which JSON can hold, where nothing is missed: the ratio has no bound then.
+    """
+    return 10 * math.log10(math.prod(image_shape) / squared_error) if squared_error else None
 
 
 def bits_per_dim(nats: float, image_shape: tuple[int, ...]) -> float:

@@ -45,7 +45,7 @@ def compile_program(run: Run) -> Program:
     """program(state, images, num_steps) -> (state, metrics): many steps, jitted for the mesh; donates the state."""
     config = run.config
     step = make_train_step(
-        make_loss(run.model, config.objective, config.data),
+        make_loss(run.model, config.objective, config.data, run.data["num_examples"]),
         run.optimizer,
         ema_decay=config.train.ema_decay,
         max_skips=config.train.max_skips if config.train.nonfinite == "skip" else 0,
@@ -173,7 +173,7 @@ class _Loop:
         evaluator, images = self.validation
         params = evaluation_params(state, self.run.config)
         found = evaluator.bound(params, evaluation_key(self.run, "validation"), images)
-        bound = found.get("elbo", found["reconstruction"])
+        bound = found["reconstruction" if self.run.config.objective.name == "reconstruction" else "elbo"]
         row = {f"validation_{name}": found[name] for name in ("reconstruction", "kl") if name in found}
         self._write(self.step, row | {"validation_bound": bound})
         self.history.append(_bound(bound))

@@ -9,44 +9,82 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vae_jax.config import DataConfig, ObjectiveConfig
+from vae_jax.config import OBJECTIVE_SETTINGS, DataConfig, ObjectiveConfig
 from vae_jax.data.batches import read_images
 from vae_jax.distributions import Deterministic, Normal, kl_divergence
-from vae_jax.objectives import OBJECTIVES, Objective, Terms, log_weights
+from vae_jax.estimators import ESTIMATORS, Estimator, pathwise
+from vae_jax.objectives import OBJECTIVES, Codes, Objective, Pair, Terms, bind, log_weights
 
 Params = Any  # a pytree of arrays
 Metrics = dict[str, Array]
 Loss = Callable[[Params, Array, Array, Array], tuple[Array, Metrics]]
 
 
-def sample_terms(params: Params, key: Array, x: Array, *, model: Any, num_samples: int = 1) -> Terms:
+def sample_terms(
+    params: Params, key: Array, x: Array, *, model: Any, num_samples: int = 1, estimator: Estimator = pathwise
+) -> Terms:
     """The log densities of K = `num_samples` codes z ~ q(z|x) for images x [B, H, W, C], in nats, each [K, B].
 
-    z = m + σ e with e ~ N(0, I) drawn from `key`, so gradients flow through m and σ (the pathwise gradient).
+    z = m + σ e with e ~ N(0, I) drawn from `key`, so gradients flow through m and σ; which of them, `estimator` says.
     """
+    return _sample_terms(params, params, key, x, model=model, num_samples=num_samples, estimator=estimator)
+
+
+def _sample_terms(
+    encoder_params: Params,
+    decoder_params: Params,
+    key: Array,
+    x: Array,
+    *,
+    model: Any,
+    num_samples: int,
+    estimator: Estimator,
+) -> Terms:
+    """`sample_terms` where the posterior has parameters of its own, equal in value to those of p(x|z) and p(z)."""
     chex.assert_rank(x, 4)
-    variables = {"params": params}
-    q = model.apply(variables, x, method="encode")
+    variables = {"params": decoder_params}
     p = model.apply(variables, method="prior")
-    z = q.sample(key, (num_samples,))  # [K, B, D]
-    log_px_z = model.apply(variables, z, method="decode").log_prob(x)
-    log_pz = p.log_prob(z)
-    if isinstance(q, Deterministic):
-        return Terms(log_px_z, log_pz, log_qz=None, kl=None)
-    kl = kl_divergence(q, p)[None] if isinstance(q, Normal) and isinstance(p, Normal) else None
-    return Terms(log_px_z, log_pz, q.log_prob(z), kl)
+
+    def densities(z: Array, q: Any) -> Terms:
+        log_px_z = model.apply(variables, z, method="decode").log_prob(x)
+        log_pz = p.log_prob(z)
+        if isinstance(q, Deterministic):
+            return Terms(log_px_z, log_pz, log_qz=None, kl=None)
+        kl = kl_divergence(q, p)[None] if isinstance(q, Normal) and isinstance(p, Normal) else None
+        return Terms(log_px_z, log_pz, q.log_prob(z), kl, Codes(z, q, p))
+
+    q = model.apply({"params": encoder_params}, x, method="encode")
+    return estimator(densities, q.sample(key, (num_samples,)), q)  # codes [K, B, D]
 
 
 def negative_bound(
-    params: Params, key: Array, x: Array, *, model: Any, objective: Objective, num_samples: int = 1
+    params: Params,
+    key: Array,
+    x: Array,
+    *,
+    model: Any,
+    objective: Objective,
+    num_samples: int = 1,
+    estimator: Estimator = pathwise,
 ) -> tuple[Array, Metrics]:
     """(loss, metrics): minus the mean bound over the batch, in nats per example; what `jax.grad` differentiates.
 
-    `metrics` holds the means of the bound and of its parts: `reconstruction` = E_q log p(x|z) and, where the
-    posterior has a density, `kl` (in closed form where there is one, else by the samples).
+    Of a `Pair` the value is that of `generative`, whose gradient goes to what p(x|z) and p(z) use; the gradient of
+    `inference` goes to what q(z|x) uses. `metrics` holds the means of the bound and of its parts:
+    `reconstruction` = E_q log p(x|z) and, where the posterior has a density, `kl` (in closed form where the terms hold
+    one, else by the samples). Raises ValueError where the objective asks for what the estimator cannot give.
     """
-    terms = sample_terms(params, key, x, model=model, num_samples=num_samples)
-    bound = objective(terms)  # [B]
+
+    terms_of = functools.partial(_sample_terms, key=key, x=x, model=model, num_samples=num_samples)
+    if isinstance(objective, Pair):
+        fixed = lax.stop_gradient(params)
+        rule = functools.partial(estimator, objective=objective.inference)
+        aim = objective.inference(terms_of(params, fixed, estimator=rule))  # [B]
+        terms = terms_of(fixed, params, estimator=pathwise)  # the same numbers, which XLA computes once
+        bound = objective.generative(terms) + (aim - lax.stop_gradient(aim))  # [B]
+    else:
+        terms = terms_of(params, params, estimator=functools.partial(estimator, objective=objective))
+        bound = objective(terms)  # [B]
     chex.assert_shape(bound, (x.shape[0],))
     metrics = {"bound": jnp.mean(bound)} | {name: jnp.mean(part) for name, part in bound_parts(terms).items()}
     return -metrics["bound"], metrics
@@ -62,23 +100,26 @@ def bound_parts(terms: Terms) -> dict[str, Array]:
     return parts
 
 
-def objective_at(config: ObjectiveConfig, step: Array) -> Objective:
-    """The configured objective as it stands at `step`: the KL's weight, or the capacity, rises over the warm-up."""
-    ramp = jnp.minimum(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    settings = {
-        "reconstruction": {},
-        "elbo": {"beta": config.beta * ramp},
-        "sampled-elbo": {"beta": config.beta * ramp},
-        "free-bits": {"beta": config.beta * ramp, "free_bits": config.free_bits},
-        "capacity": {"beta": config.beta, "capacity": config.capacity * ramp},
-    }[config.name]
-    return functools.partial(OBJECTIVES[config.name], **settings)
+def objective_at(config: ObjectiveConfig, step: Array, num_examples: int | None = None) -> Objective:
+    """The configured objective as it stands at `step`: the weight beta, or the capacity, rises over the warm-up.
+
+    `num_examples` is the number of training images, which `beta-tc` needs: ValueError where it is not given.
+    """
+    settings = {name: getattr(config, name) for name in OBJECTIVE_SETTINGS[config.name]}
+    rising = "capacity" if config.name == "capacity" else "beta"
+    if rising in settings:
+        settings[rising] *= jnp.minimum(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.name == "beta-tc":
+        if num_examples is None:
+            raise ValueError("objective beta-tc needs num_examples, the number of training images")
+        settings["num_examples"] = num_examples
+    return bind(OBJECTIVES[config.name], **settings)
 
 
-def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig) -> Loss:
+def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig, num_examples: int | None = None) -> Loss:
     """The loss of a run: loss(params, key, images, step) -> (loss, metrics), for uint8 images [B, H, W, C].
 
-    `key` is split once: for the binarisation, and for the posterior's noise.
+    `key` is split once: for the binarisation, and for the posterior's noise. `num_examples`: see `objective_at`.
     """
 
     def loss(params: Params, key: Array, images: Array, step: Array) -> tuple[Array, Metrics]:
@@ -88,8 +129,9 @@ def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig) -> Loss:
             noise_key,
             read_images(read_key, images, binarization=data.binarization),
             model=model,
-            objective=objective_at(objective, step),
+            objective=objective_at(objective, step, num_examples),
             num_samples=objective.num_samples,
+            estimator=ESTIMATORS[objective.estimator],
         )
 
     return loss

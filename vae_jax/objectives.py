@@ -1,15 +1,28 @@
 """Terms -> a bound per example, in nats: larger is better, nothing is averaged over examples.
 
-An objective is a pure function of `Terms`; its settings are keyword arguments, bound with `functools.partial`.
-A new one is a function here and a row in `OBJECTIVES`; it then works with every model, device count and command.
+An objective is a pure function of `Terms`; its settings are keyword arguments, bound with `bind`. A new one is a
+function here and a row in `OBJECTIVES`; it then works with every model, device count and command. An example's value
+depends on that example alone, except in `beta_tc` and `info_vae`, which look at the codes of the whole batch.
 """
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+
+
+class Codes(NamedTuple):
+    """The codes behind the terms and the densities they are read by: they exist anyway, so they cost nothing here."""
+
+    z: Array  # [K, B, D]
+    posterior: Any  # q(z|x), a density over codes [B, D]
+    prior: Any  # p(z), a density over codes [D]
 
 
 class Terms(NamedTuple):
@@ -19,9 +32,33 @@ class Terms(NamedTuple):
     log_pz: Array  # [K, B]  log p(z)
     log_qz: Array | None  # [K, B]  log q(z|x); None where the posterior is a point, which has no density
     kl: Array | None  # [L, B]  KL(q(z|x) || p(z)) in closed form, a row for each stochastic layer; or None
+    codes: Codes | None = None  # for what looks at the whole batch: `beta_tc`, `info_vae`
 
 
 Objective = Callable[[Terms], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two objectives at once: decoder and prior climb `generative`, the encoder climbs `inference`.
+
+    As a function of terms it is `generative`: that bound is the value of the loss. Which gradient goes where is
+    decided in `inference.negative_bound`, by the role of the parameters, so that decoders with tied weights get both.
+    """
+
+    generative: Objective
+    inference: Objective
+
+    def __call__(self, terms: Terms) -> Array:
+        """The bound that the decoder climbs, [B]."""
+        return self.generative(terms)
+
+
+def bind(objective: Callable[..., Array] | Pair, **settings: Any) -> Objective:
+    """`objective` with its settings; those of a pair are settings of what its encoder climbs."""
+    if isinstance(objective, Pair):
+        return Pair(objective.generative, functools.partial(objective.inference, **settings))
+    return functools.partial(objective, **settings)
 
 
 def check_terms(terms: Terms) -> None:
@@ -45,7 +82,7 @@ def kl_divergence_of(terms: Terms) -> Array:
     """The closed-form KL for each stochastic layer, in nats, [L, B]; raises ValueError where there is none."""
     check_terms(terms)
     if terms.kl is None:
-        raise ValueError("this posterior and prior have no closed-form KL: use `sampled_elbo`")
+        raise ValueError("no closed-form KL, by the densities or for the estimator's sake: use `sampled_elbo`")
     return terms.kl
 
 
@@ -89,10 +126,159 @@ def capacity(terms: Terms, *, capacity: float, beta: float = 1.0) -> Array:
     return reconstruction(terms) - beta * jnp.abs(kl - capacity)
 
 
-OBJECTIVES: dict[str, Callable[..., Array]] = {
+# Bounds by importance weights: functions of log w alone.
+
+
+def _log_mean_exp(log_w: Array, axis: int = 0) -> Array:
+    return jax.nn.logsumexp(log_w, axis=axis) - math.log(log_w.shape[axis])
+
+
+def iwae(terms: Terms) -> Array:
+    """log 1/K Σ_k w_k, [B]: a lower bound on log p(x) that tightens with K (Burda et al., arXiv 1509.00519)."""
+    return _log_mean_exp(log_weights(terms))
+
+
+def renyi(terms: Terms, *, alpha: float) -> Array:
+    """1/(1 - α) log 1/K Σ_k w_k^(1-α), [B], the mean of log w at α = 1 (Li & Turner, arXiv 1602.02311).
+
+    α = 1 is the sampled ELBO, α = 0 is IWAE, and it falls as α grows. With many samples a lower bound on log p(x) for
+    α >= 0 and an upper one for α <= 0; with few it lies lower. `alpha` is a Python number.
+    """
+    log_w = log_weights(terms)
+    mean = jnp.mean(log_w, axis=0)
+    if alpha == 1:
+        return mean
+    # About their mean, the powers have a mean of 1 + something >= 0: log1p keeps its digits as α nears 1. The value
+    # does not depend on the centre, so neither does the derivative.
+    centre = lax.stop_gradient(mean)
+    power = (1 - alpha) * (log_w - centre[None])
+    near = jnp.max(power, axis=0) < 10
+    small = jnp.log1p(jnp.mean(jnp.expm1(jnp.minimum(power, 10)), axis=0))
+    return centre + jnp.where(near, small, _log_mean_exp(power)) / (1 - alpha)
+
+
+def miwae(terms: Terms, *, num_inner_samples: int) -> Array:
+    """1/M Σ_m log 1/N Σ_n w_mn, [B]: the mean of M IWAE bounds of N = `num_inner_samples` samples each, K = M·N.
+
+    N = 1 is the sampled ELBO, N = K is IWAE (Rainforth et al., arXiv 1802.04537). Raises ValueError where N does
+    not divide K.
+    """
+    log_w = log_weights(terms)
+    if log_w.shape[0] % num_inner_samples:
+        raise ValueError(f"num_inner_samples: {num_inner_samples} given, must divide the {log_w.shape[0]} samples")
+    groups = log_w.reshape(-1, num_inner_samples, log_w.shape[1])  # [M, N, B]
+    return jnp.mean(_log_mean_exp(groups, axis=1), axis=0)
+
+
+def ciwae(terms: Terms, *, elbo_weight: float) -> Array:
+    """b · 1/K Σ_k log w_k + (1 - b) log 1/K Σ_k w_k with b = `elbo_weight`, [B] (Rainforth et al., 1802.04537)."""
+    log_w = log_weights(terms)
+    return elbo_weight * jnp.mean(log_w, axis=0) + (1 - elbo_weight) * _log_mean_exp(log_w)
+
+
+def cubo(terms: Terms, *, order: float = 2.0) -> Array:
+    """CUBO_n = 1/n log 1/K Σ_k w_k^n with n = `order` >= 1, [B] (Dieng et al., arXiv 1611.00328).
+
+    An *upper* bound on log p(x) with many samples, to be made small; with few it lies lower, and K = 1 is log w.
+    At n = 2 it exceeds log p(x) by ½ log(1 + χ²(p(z|x) || q(z|x))). It is Rényi's bound at α = 1 - n.
+    """
+    return renyi(terms, alpha=1 - order)
+
+
+def negative_cubo(terms: Terms, *, order: float = 2.0) -> Array:
+    """-CUBO_n, [B]: what an encoder climbs to bring the upper bound down."""
+    return -cubo(terms, order=order)
+
+
+# Bounds that look at the whole batch.
+
+
+def _codes_of(terms: Terms) -> Codes:
+    check_terms(terms)
+    if terms.codes is None:
+        raise ValueError("these terms hold no codes to be compared: use terms of `sample_terms`, estimator `pathwise`")
+    if terms.codes.z.shape[1] < 2:
+        raise ValueError("one example has no others to be compared with: use 2 examples or more")
+    return terms.codes
+
+
+def _each_latent(density: Any) -> Any:
+    return dataclasses.replace(density, event_ndims=0)
+
+
+def kl_decomposition(terms: Terms, *, num_examples: int) -> tuple[Array, Array, Array]:
+    """(mutual information, total correlation, KL of each latent): three parts of KL(q(z|x) || p(z)), each [B].
+
+    log q(z|x) - log p(z) = [log q(z|x) - log q(z)] + [log q(z) - Σ_d log q(z_d)] + [Σ_d log q(z_d) - log p(z)],
+    the means over K samples (Chen et al., arXiv 1802.04942). q(z) = 1/N Σ_n q(z|x_n) over N = `num_examples` images is
+    estimated from the batch, in which the code's own image stands for itself and each other for (N - 1)/(B - 1): free
+    of bias for q(z), exact where the batch is the data set, and a matrix of [K, B, B, D]. Not a value per
+    example alone: it depends on the other images of the batch. Raises ValueError for one example, or if N < B.
+    """
+    z, posterior, _ = _codes_of(terms)
+    k, b, d = z.shape
+    if num_examples < b:
+        raise ValueError(f"num_examples: {num_examples} given, must be at least the {b} examples of the batch")
+    log_ratio = terms.log_qz - terms.log_pz
+    pairs = _each_latent(posterior).log_prob(jnp.broadcast_to(z[:, :, None], (k, b, b, d)))  # log q(z_d of i | x_j)
+    others = (num_examples - 1) / num_examples / (b - 1)
+    log_share = jnp.log(jnp.where(jnp.eye(b, dtype=bool), 1 / num_examples, others))  # [B, B]
+    shared = pairs + jnp.broadcast_to(log_share[:, :, None], pairs.shape)
+    log_qz = jax.nn.logsumexp(jnp.sum(pairs, axis=-1) + jnp.broadcast_to(log_share, (k, b, b)), axis=2)  # [K, B]
+    log_qz_alone = jnp.sum(jax.nn.logsumexp(shared, axis=2), axis=-1)  # [K, B]
+    information, correlation = terms.log_qz - log_qz, log_qz - log_qz_alone
+    parts = information, correlation, log_ratio - information - correlation
+    return tuple(jnp.mean(part, axis=0) for part in parts)
+
+
+def beta_tc(terms: Terms, *, num_examples: int, beta: float = 1.0) -> Array:
+    """E_q log p(x|z) - I - beta TC - Σ_d KL_d, the parts of the KL by `kl_decomposition`, [B] (β-TCVAE, 1802.04942).
+
+    With beta = 1 the sampled ELBO. Not per example: TC is that of the codes of the whole batch.
+    """
+    _, correlation, _ = kl_decomposition(terms, num_examples=num_examples)
+    return sampled_elbo(terms) - (beta - 1) * correlation
+
+
+def squared_mmd(terms: Terms) -> Array:
+    """[B], whose mean estimates MMD²(q(z), p(z)) >= 0 without bias, for the kernel exp(-‖z - z'‖²/2D) and Gaussian p.
+
+    Codes are compared with those of the other examples; the kernel's means under the prior are closed forms. Not per
+    example. Raises ValueError for one example (Gretton et al., JMLR 2012; Zhao et al., arXiv 1706.02262).
+    """
+    z, _, prior = _codes_of(terms)
+    k, b, d = z.shape
+    variance = jnp.exp(2 * prior.log_scale)  # [D]
+    distance = jnp.broadcast_to(z[:, :, None], (k, b, b, d)) - jnp.broadcast_to(z[:, None], (k, b, b, d))
+    kernel = jnp.exp(-jnp.sum(distance**2, axis=-1) / (2 * d))  # [K, B, B]
+    among = jnp.sum(jnp.where(jnp.eye(b, dtype=bool)[None], 0, kernel), axis=2) / (b - 1)
+    from_mean = jnp.sum((z - prior.loc[None, None]) ** 2 / (d + variance)[None, None], axis=-1)  # [K, B]
+    to_prior = jnp.exp(-0.5 * (from_mean + jnp.sum(jnp.log1p(variance / d))))
+    within_prior = jnp.exp(-0.5 * jnp.sum(jnp.log1p(2 * variance / d)))
+    return jnp.mean(among - 2 * to_prior, axis=0) + within_prior
+
+
+def info_vae(terms: Terms, *, mmd_weight: float, beta: float = 1.0) -> Array:
+    """E_q log p(x|z) - beta KL(q(z|x) || p(z)) - mmd_weight MMD²(q(z), p(z)), [B] (Zhao et al., arXiv 1706.02262).
+
+    beta is the paper's 1 - α and mmd_weight its α + λ - 1: with beta = 0 the MMD-VAE, with mmd_weight = 0 the ELBO.
+    Not per example: the MMD is that of the codes of the whole batch.
+    """
+    return elbo(terms, beta=beta) - mmd_weight * squared_mmd(terms)
+
+
+OBJECTIVES: dict[str, Callable[..., Array] | Pair] = {
     "reconstruction": reconstruction,
     "elbo": elbo,
     "sampled-elbo": sampled_elbo,
     "free-bits": free_bits,
     "capacity": capacity,
+    "iwae": iwae,
+    "renyi": renyi,
+    "miwae": miwae,
+    "ciwae": ciwae,
+    "piwae": Pair(generative=iwae, inference=miwae),  # Rainforth et al., arXiv 1802.04537
+    "cubo": Pair(generative=iwae, inference=negative_cubo),  # an upper bound is no aim for a decoder
+    "beta-tc": beta_tc,
+    "info-vae": info_vae,
 }

@@ -228,7 +228,7 @@ def evaluation_key(run: Run, split: str) -> jax.Array:
 def evaluate(run: Run, params: Params, *, split: str, say: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Every number that exists for this model on a split, each with its protocol; see vae_jax.evaluation.
 
-    Raises NotFiniteError that names the numbers that are not finite.
+    `undefined` says of those that do not exist why. Raises NotFiniteError that names the numbers that are not finite.
     """
     settings = run.config.evaluation
     images = run.images(split)
@@ -247,16 +247,27 @@ def evaluate(run: Run, params: Params, *, split: str, say: Callable[[int, int], 
             result |= evaluator.likelihood(
                 params, key, images, num_samples=settings.num_samples, chunk=settings.chunk, report=report
             )
-    discrete = run.config.model.likelihood == "logistic-mixture" or (
-        run.config.model.likelihood == "bernoulli" and run.config.data.binarization != "none"
-    )
-    if discrete and (nats := result.get("nll", -result["elbo"] if "elbo" in result else None)) is not None:
-        result["bits_per_dim"] = bits_per_dim(nats, run.image_shape)
+    result["undefined"] = undefined_numbers(run.config)
+    if "bits_per_dim" not in result["undefined"]:
+        result["bits_per_dim"] = bits_per_dim(result.get("nll", -result["elbo"]), run.image_shape)
     found = {name: value for name, value in result.items() if isinstance(value, float) and not math.isfinite(value)}
     if found:
         told = ", ".join(f"{name} {value}" for name, value in found.items())
         raise NotFiniteError(f"the evaluation on the split {split} is not finite: {told}; {run.directory} has diverged")
     return result
+
+
+def undefined_numbers(config: Config) -> dict[str, str]:
+    """The numbers of an evaluation that do not exist for this model and data, and why: name -> reason."""
+    model, found = config.model, {}
+    if model.posterior == "deterministic":
+        reason = "the code is a point: it has no density, hence no KL, no bound on log p(x) and no importance weights"
+        found = dict.fromkeys(("kl", "elbo", "nll", "bits_per_dim"), reason)
+    elif model.likelihood in ("gaussian", "learned-gaussian"):
+        found["bits_per_dim"] = f"{model.likelihood} is a density over real numbers, and pixels have 256 values"
+    elif model.likelihood == "bernoulli" and config.data.binarization == "none":
+        found["bits_per_dim"] = "the Bernoulli is a probability of binary pixels, and these are intensities"
+    return found
 
 
 def _check_writable(directory: Path) -> None:
