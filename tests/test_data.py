@@ -647,7 +647,9 @@ def test_data_sets_that_cannot_serve_are_refused(tmp_path):
     with refused(InputError, "[10, 2, 2, 4]"):
         data.load("deep", "train", data_dir=tmp_path)
     shapes = {entry["name"]: entry["shape"] for entry in data.available(tmp_path)}
-    assert shapes == {"pair": None, "varying": [-1, 2, 1], "deep": [2, 2, 4], "digits": None, "mnist": None}
+    made = {name: shapes.pop(name) for name in ("pair", "varying", "deep")}
+    assert made == {"pair": None, "varying": [-1, 2, 1], "deep": [2, 2, 4]}
+    assert shapes == dict.fromkeys(catalog.BUILTIN)
 
 
 def edit_info(folder, **changes):
@@ -689,6 +691,9 @@ def test_available_lists_the_built_in_ones_first_of_all(tmp_path):
     assert [(e["name"], e["version"], e["prepared"]) for e in entries] == [
         ("digits", "1.0.0", False),
         ("mnist", "3.0.1", False),
+        ("moons", "1.0.0", False),
+        ("moons_full_half", "1.0.0", False),
+        ("moons_gap", "1.0.0", False),
     ]
 
 
@@ -785,7 +790,8 @@ def test_damaged_data_sets_are_refused(digits_dir, damage, capfd):
         (folder / {"info": "dataset_info.json", "features": "features.json"}[damage]).write_text('{"splits": 3}')
     with refused(StorageError, str(folder), "prepare it again"):
         data.load("digits", "train", data_dir=digits_dir)
-    assert [entry["name"] for entry in data.available(digits_dir)] == ["digits", "mnist"]
+    listed = [entry["name"] for entry in data.available(digits_dir)]
+    assert listed == ["digits", "mnist", "moons", "moons_full_half", "moons_gap"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -884,9 +890,9 @@ def test_downloads_are_checked_and_cleared_away(source, tmp_path, monkeypatch):
         with refused(InputError, "wrong SHA-256"):
             data.prepare("mnist", data_dir=tmp_path / "other")
         (source / "t10k-images-idx3-ubyte.gz").unlink()
-        with refused(InputError, "cannot be downloaded", "404", "--source"):
+        with refused(InputError, "cannot be downloaded", "404", "--from"):
             data.prepare("mnist", data_dir=tmp_path / "other")
-    with refused(InputError, "cannot be downloaded", "refused", "--source"):  # the server is gone
+    with refused(InputError, "cannot be downloaded", "refused", "--from"):  # the server is gone
         data.prepare("mnist", data_dir=tmp_path / "other")
     assert [p.name for p in (tmp_path / "other").rglob("*")] == [catalog.HIDDEN, "prepare.lock"]
 

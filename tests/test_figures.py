@@ -36,11 +36,11 @@ def test_grid_holds_every_image_in_order(shape, scale):
     images = _images(5, *shape)
     grid = figures.image_grid(images, 3)
     height, width = scale * shape[0], scale * shape[1]
-    assert (grid.dtype, grid.shape) == (np.uint8, (2 * height + 2, 3 * width + 4, 3))
+    assert (grid.dtype, grid.shape) == (np.uint8, (2 * height + 4, 3 * width + 8, 3))
     for index, image in enumerate(images):
-        place = (index // 3 * (height + 2), index % 3 * (width + 2))
+        place = (index // 3 * (height + 4), index % 3 * (width + 4))
         assert _find(grid, image, scale) == [place]
-    assert (grid[height + 2 :, 2 * (width + 2) :] == 255).all()  # the cell left over
+    assert (grid[height + 4 :, 2 * (width + 4) :] == 255).all()  # the cell left over
 
 
 def test_grid_of_floats_and_booleans():
@@ -84,12 +84,12 @@ def test_reconstructions_stand_below_their_originals(tmp_path):
     sheet = _read(tmp_path / "r.png")
     places = [(_find(sheet, a, 6), _find(sheet, b, 6)) for a, b in zip(originals, reconstructed, strict=True)]
     for [(top, left)], [below] in places:
-        assert below == (top + 50, left)
+        assert below == (top + 52, left)
     (top, left), (next_top, next_left) = places[0][0][0], places[5][0][0]
     assert next_left == left
-    assert next_top > top + 2 * 50  # pairs of rows are set apart
+    assert next_top > top + 2 * 52  # pairs of rows are set apart
     assert _has_ink(sheet[top : top + 48, :left])
-    assert _has_ink(sheet[top + 50 : top + 98, :left])
+    assert _has_ink(sheet[top + 52 : top + 100, :left])
     with pytest.raises(ValueError, match="shapes differ"):
         figures.reconstructions(tmp_path / "r.png", originals, reconstructed[:3])
 
@@ -110,7 +110,7 @@ def test_interpolation_ends_are_set_apart(tmp_path):
     for a, path, b in zip(left, frames, right, strict=True):
         [(top, first)], [(_, last)] = _find(sheet, a, 6), _find(sheet, b, 6)
         steps = np.diff([first, *(_find(sheet, frame, 6)[0][1] for frame in path), last])
-        assert steps.tolist() == [62, 50, 50, 50, 50, 62]
+        assert steps.tolist() == [68, 52, 52, 52, 52, 68]
     assert _has_ink(sheet[top - 80 : top - 60, first : first + 48])
 
 
@@ -120,11 +120,11 @@ def test_traversals_label_rows_and_columns(tmp_path):
     sheet = _read(tmp_path / "t.png")
     for row in frames:
         [(top, left)] = _find(sheet, row[0], 6)
-        assert [_find(sheet, frame, 6) for frame in row] == [[(top, left + 50 * j)] for j in range(4)]
+        assert [_find(sheet, frame, 6) for frame in row] == [[(top, left + 52 * j)] for j in range(4)]
         assert _has_ink(sheet[top : top + 48, :left])
     [(top, left)] = _find(sheet, frames[0, 0], 6)
     for j in range(4):
-        assert _has_ink(sheet[top - 30 : top, left + 50 * j : left + 50 * j + 48])
+        assert _has_ink(sheet[top - 30 : top, left + 52 * j : left + 52 * j + 48])
     with pytest.raises(ValueError, match="zip"):
         figures.traversals(tmp_path / "t.png", frames, ["z0", "z1"], [-2, -1, 1, 2])
 
@@ -133,8 +133,8 @@ def test_manifold_points_right_and_up(tmp_path):
     grid = _images(3, 3, 8, 8, 1)
     figures.manifold(tmp_path / "m.png", grid, [-1, 0, 1])
     places = np.array([[_find(_read(tmp_path / "m.png"), image, 6)[0] for image in row] for row in grid])
-    assert (np.diff(places[..., 0], axis=0) == -50).all()
-    assert (np.diff(places[..., 1], axis=1) == 50).all()
+    assert (np.diff(places[..., 0], axis=0) == -52).all()
+    assert (np.diff(places[..., 1], axis=1) == 52).all()
 
 
 def _rows():

@@ -16,7 +16,7 @@ from vae_jax.errors import StorageError
 
 _BACKGROUND = 255
 _MIN_CELL = 48  # pixels
-_LINE, _GAP, _MARGIN = 2, 12, 12  # pixels: between cells, between groups of cells, around text
+_LINE, _GAP, _MARGIN = 4, 16, 12  # pixels: between cells, between groups of cells, around text
 
 
 class _Tiles(NamedTuple):
@@ -180,6 +180,14 @@ def interpolations(
     tiles = _tile(cells, column_gaps=(1, last))
     steps = [f"{t:.0%}" for t in np.linspace(0, 1, last - 1)]
     _sheet(path, tiles, title=title, column_labels=["A", *steps, "B"])
+
+
+def comparison(path: str | os.PathLike, groups: Sequence[Mapping[str, np.ndarray]], *, title: str) -> None:
+    """Draws groups of labelled rows, a gap between groups; each row is images `[T, H, W, C]`, T the same for all."""
+    cells = np.stack([_to_uint8(images, 4) for group in groups for images in group.values()])
+    starts = np.cumsum([len(group) for group in groups])[:-1]
+    labels = [label for group in groups for label in group]
+    _sheet(path, _tile(cells, row_gaps=starts.tolist()), title=title, row_labels=labels)
 
 
 def traversals(

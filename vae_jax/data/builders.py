@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import mnist
 
-from vae_jax.data import splits
+from vae_jax.data import moons, splits
 from vae_jax.data.catalog import BUILTIN
 from vae_jax.data.files import read_idx_pair
 
@@ -63,3 +63,50 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         held = splits.share(len(images), 0.2)
         for key, index in enumerate(np.sort(order[:held] if split == "test" else order[held:]).tolist()):
             yield key, {"image": images[index], "label": int(digits.target[index])}
+
+
+class Moons(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """10,000 moons for training and 2,000 others for testing, with their true parameters; drawn, not downloaded.
+
+    A subclass with a `name` of its own may set another `shape` (height, width) or other `phases` (`moons.draw`).
+    """
+
+    name = "moons"
+    VERSION = tfds.core.Version("1.0.0")
+    shape = (32, 32)
+    phases = "all"
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Drawings of the moon: phase, tilt, size, position and shading vary.",
+            features=tfds.features.FeaturesDict(
+                {"image": tfds.features.Tensor(shape=(*self.shape, 1), dtype=np.uint8)}
+                | dict.fromkeys(moons.Moons._fields, np.float32)
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing to download
+        return {"train": self._generate_examples(0, 10_000), "test": self._generate_examples(10_000, 12_000)}
+
+    def _generate_examples(self, start, stop):
+        drawn = moons.draw(np.arange(start, stop), phases=self.phases)
+        images = moons.render(drawn, self.shape)
+        for key, (image, values) in enumerate(zip(images, zip(*drawn, strict=True), strict=True)):
+            yield key, {"image": image} | dict(zip(drawn._fields, values, strict=True))
+
+
+class MoonsFullHalf(Moons, skip_registration=True):
+    """Full moons and half moons only."""
+
+    name = "moons_full_half"
+    phases = "full-and-half"
+
+
+class MoonsGap(Moons, skip_registration=True):
+    """Moons of all phases but those around three quarters."""
+
+    name = "moons_gap"
+    phases = "gap"

@@ -42,6 +42,9 @@ BUILTIN = {
             "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
         },
     ),
+    "moons": Builtin("1.0.0", "Moons"),
+    "moons_full_half": Builtin("1.0.0", "MoonsFullHalf"),
+    "moons_gap": Builtin("1.0.0", "MoonsGap"),
 }
 
 

@@ -128,7 +128,7 @@ def _download(name: str, folder: Path) -> None:
                 error.close()
             raise InputError(
                 f"data prepare {name}: {url} cannot be downloaded ({one_line(error)}); try again, or get the "
-                "archives elsewhere and name their folder by --source"
+                "archives elsewhere and name their folder by --from"
             ) from None
         (folder / archive).write_bytes(content)  # out here, so that a full disk is not taken for a failed download
 

@@ -21,7 +21,7 @@ Name = str | os.PathLike
 def load(name: Name, split: str, *, data_dir: Name | None = None, holdout: float = 0.1) -> np.ndarray:
     """The images of one split, uint8 [N, H, W, C] with C = 1 or 3, in the order of the source.
 
-    `name`: `digits` (made on first use), `mnist`, any other TFDS data set prepared as array_record under
+    `name`: `digits` or `moons` (made on first use), `mnist`, any other TFDS data set prepared as array_record under
     `data_dir` (`name`, `name/config`, `name:version`), a .npy or .npz file, or a folder of pictures. A bare
     name means a data set before it means a folder; `./name` is always the folder. `split`: train, validation or
     test; where the source lacks one of the last two, the share `holdout` of its training examples is held out,
