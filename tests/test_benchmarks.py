@@ -1,23 +1,19 @@
 """experiments/benchmarks: the scripts run, in quick form, and say what they promise to say."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import EXPERIMENTS, load
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "benchmarks" / "pytorch_mnist.py"
+SCRIPT = EXPERIMENTS / "benchmarks" / "pytorch_mnist.py"
 
 
 @pytest.fixture
 def benchmark_script():
-    spec = importlib.util.spec_from_file_location("pytorch_mnist", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/pytorch_mnist")
 
 
 @pytest.fixture
@@ -56,7 +52,7 @@ def test_the_vae_jax_half(images):
 
 def test_both_halves(images):
     pytest.importorskip("torch")
-    rows = ["vae_jax", "torch-loader", "torch-plain"]
+    rows = ["vae_jax", "torch-example", "torch-loader", "torch-plain"]
     result = check(run("--quick", "--rows", *rows, "--data", images), rows)
     assert "torch" in result["versions"]
     ours, *others = result["rows"]

@@ -4,9 +4,11 @@ The network is 784-400-20 and its mirror with relu, batch 128, Adam at 1e-3, pix
 binarisation): preset `mnist-400` with `data.binarization none`, and the same written in PyTorch in three ways.
 
     vae_jax          `fitting.compile_program`, as `vae-jax train` runs it: one dispatch for each epoch of 469 steps,
-                     every update checked to be finite, the metrics of every step read back after each dispatch
-    torch-loader     the loop of the PyTorch example: a shuffling DataLoader, here over a TensorDataset of float32
-                     images in memory (the example decodes them anew in every epoch), loss.item() in every step
+                     every loss and gradient checked to be finite, every step's metrics read back after each dispatch
+    torch-example    the loop of the PyTorch example: a shuffling DataLoader over images that become a PIL image and
+                     then a float32 tensor, one by one, in every epoch, as torchvision's MNIST and ToTensor make them;
+                     loss.item() in every step
+    torch-loader     the same with a DataLoader over one float32 tensor in memory
     torch-plain      the fastest plain form: one tensor, randperm and an index for each batch, the cross entropy of
                      logits, fused Adam, no loss.item() in the loop
     torch-compiled   torch-plain with loss and model in torch.compile (needs a C++ compiler; left out where it fails)
@@ -18,18 +20,20 @@ PyTorch). CPU only. The ratio is vae_jax's time over the row's, round by round: 
 
 PyTorch is no dependency of vae_jax; any Python that has it will do:
 
-    python -m venv torch-venv && torch-venv/bin/pip install torch numpy
+    python -m venv torch-venv && torch-venv/bin/pip install torch numpy pillow
     vae-jax data prepare mnist
     python experiments/benchmarks/pytorch_mnist.py --torch-python torch-venv/bin/python
 
-Time: 2.5 minutes for 15 rounds on two cores.
-Numbers, to be measured again (two x86 cores with AVX-512, Python 3.11, jax 0.10.2, torch 2.13.0+cpu), in seconds an
-epoch, and vae_jax's time over the row's, each the median (least to greatest) of 15 rounds:
+Time: 3 minutes for 7 rounds on two cores.
+Numbers of 2026-11-23 (two cores of an AMD EPYC with AVX-512, shared with others, Python 3.11.7, jax 0.10.2, torch
+2.13.0+cpu, `--rounds 7 --warmup 2`), in seconds an epoch, and vae_jax's time over the row's, each the median (least to
+greatest):
 
-    vae_jax          1.593 (1.492 to 1.817)
-    torch-loader     2.635 (2.353 to 2.899)      0.602 (0.560 to 0.666)
-    torch-plain      1.678 (1.629 to 1.798)      0.948 (0.889 to 1.078)
-    torch-compiled   1.700 (1.621 to 1.810)      0.925 (0.878 to 1.076)
+    vae_jax          1.886 (1.690 to 2.184)
+    torch-example    6.575 (6.066 to 7.218)      0.304 (0.262 to 0.327)
+    torch-loader     4.606 (4.099 to 4.649)      0.406 (0.364 to 0.533)
+    torch-plain      2.929 (2.239 to 3.471)      0.695 (0.487 to 0.859)
+    torch-compiled   2.921 (2.276 to 3.448)      0.621 (0.526 to 0.811)
 """
 
 import argparse
@@ -48,7 +52,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH_SIZE, HIDDEN, LATENT, LEARNING_RATE = 128, 400, 20, 1e-3
-TORCH_ROWS = ("torch-loader", "torch-plain", "torch-compiled")
+TORCH_ROWS = ("torch-example", "torch-loader", "torch-plain", "torch-compiled")
 ROWS = ("vae_jax", *TORCH_ROWS)
 
 Epoch = Callable[[], float]  # trains one epoch and returns its mean loss in nats per example
@@ -62,10 +66,10 @@ def jax_epochs(path: Path, steps: int) -> tuple[dict[str, Callable[[], Epoch]], 
     import jax
     import numpy as np
 
-    from vae_jax import config, data, fitting, runs, sharding
+    from vae_jax import config, data, fitting, presets, runs, sharding
 
     settings = config.override(
-        config.PRESETS["mnist-400"],
+        presets.PRESETS["mnist-400"],
         data__name=str(path),
         data__holdout=0.0,
         data__binarization="none",
@@ -109,10 +113,11 @@ def torch_epochs(path: Path, steps: int) -> tuple[dict[str, Callable[[], Epoch]]
     import torch
     from torch import nn, optim
     from torch.nn import functional as F
-    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data import DataLoader, Dataset, TensorDataset
 
     torch.manual_seed(0)
-    images = torch.from_numpy(np.load(path, allow_pickle=False)).float().div_(255).flatten(1)  # [N, D]
+    stored = np.load(path, allow_pickle=False)
+    images = torch.from_numpy(stored).float().div_(255).flatten(1)  # [N, D]
     pixels = images.shape[1]
 
     class VAE(nn.Module):
@@ -132,10 +137,20 @@ def torch_epochs(path: Path, steps: int) -> tuple[dict[str, Callable[[], Epoch]]
     def divergence(mu, logvar):
         return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
 
-    def loader_epoch() -> Epoch:
+    class Decoded(Dataset):
+        def __len__(self) -> int:
+            return len(stored)
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor]:
+            from PIL import Image
+
+            pixels = np.array(Image.fromarray(stored[index].squeeze()), copy=True)
+            return (torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).contiguous().float().div(255),)
+
+    def loader_epoch(dataset: Dataset) -> Epoch:
         model = VAE()
         optimizer = optim.Adam(model.parameters(), lr=LEARNING_RATE)
-        loader = DataLoader(TensorDataset(images), batch_size=BATCH_SIZE, shuffle=True)
+        loader = DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)
 
         def epoch() -> float:
             model.train()
@@ -144,6 +159,7 @@ def torch_epochs(path: Path, steps: int) -> tuple[dict[str, Callable[[], Epoch]]
                 if i == steps:
                     break
                 optimizer.zero_grad()
+                x = x.view(-1, pixels)
                 logits, mu, logvar = model(x)
                 reconstruction = F.binary_cross_entropy(torch.sigmoid(logits), x, reduction="sum")
                 loss = reconstruction + divergence(mu, logvar)
@@ -179,7 +195,8 @@ def torch_epochs(path: Path, steps: int) -> tuple[dict[str, Callable[[], Epoch]]
         return epoch
 
     makers = {
-        "torch-loader": loader_epoch,
+        "torch-example": lambda: loader_epoch(Decoded()),
+        "torch-loader": lambda: loader_epoch(TensorDataset(images)),
         "torch-plain": plain_epoch,
         "torch-compiled": lambda: plain_epoch(compiled=True),
     }
@@ -267,7 +284,7 @@ def torch_python(asked: str | None) -> str:
         return asked or sys.executable
     raise SystemExit(
         "PyTorch is not importable here. Make a Python that has it:\n"
-        "    python -m venv torch-venv && torch-venv/bin/pip install torch numpy\n"
+        "    python -m venv torch-venv && torch-venv/bin/pip install torch numpy pillow\n"
         "then add --torch-python torch-venv/bin/python, or leave PyTorch out by --rows vae_jax"
     )
 

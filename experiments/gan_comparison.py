@@ -1,0 +1,510 @@
+"""Are a GAN's pictures better than a VAE's? One generator network, trained in both ways, judged by the same numbers.
+
+    vae-jax data prepare mnist
+    python experiments/gan_comparison.py
+
+The generator is the decoder of a convolutional VAE and the sigmoid of what it puts out; for a seed both trainings
+start from the same weights, take as many updates of as many images each, and draw from the same codes z ~ N(0, I).
+
+    VAE    the library's own: ELBO, Bernoulli likelihood, images binarised anew at each read; its picture of a code
+           is the mean of p(x|z)
+    GAN    a discriminator built as the VAE's encoder is, with one number out and spectral normalisation (Miyato et
+           al., arXiv 1802.05957), against the generator with the non-saturating loss (Goodfellow et al., arXiv
+           1406.2661): an update of each in turn, on grey images, many of them in one program
+
+Pictures are judged against the 10,000 test images by 64 features of a classifier that is trained on half of the
+training images: Fréchet distance, precision and recall (k = 3), and sharpness, the variance of the Laplacian (see
+picture_scores.py). The row `training images` is the floor: images of the other half, a third for each seed. The row
+`VAE, reconstructions` has codes of training images in place of codes from the prior, and so tells the decoder's share
+of the VAE's distance from the prior's. The means of a Bernoulli are grey where it is in doubt, and grey is what the
+GAN learns from: so all is judged twice, as it is and thresholded at one half, against test images read alike.
+Mean ± standard deviation over three seeds. The classifier never sees thresholded pictures in training.
+
+Results go to DIR (runs/gan_comparison): gan_comparison.png, gan_comparison.md, gan_comparison.json, and the pictures
+of each trained model. The same command goes on after an interruption, at the first model that is not finished.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from picture_scores import BATCH, DOMAINS, SCORES, Judge, Scores, train_classifier
+
+from vae_jax import data, figures
+from vae_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from vae_jax.data.batches import mean_image, read_images
+from vae_jax.errors import VaeJaxError
+from vae_jax.evaluation import Evaluator, evaluate_examples
+from vae_jax.inference import Metrics, Params, make_loss
+from vae_jax.models import VAE, ConvEncoder, build_model
+from vae_jax.runs import write_file, write_json
+from vae_jax.training import (
+    EVALUATION_STREAM,
+    INIT_STREAM,
+    NOISE_STREAM,
+    TrainState,
+    init_state,
+    make_optimizer,
+    make_train_step,
+    train_steps,
+)
+
+DISPATCH = 250  # steps in one program
+DIGITS = {"frechet_distance": 2, "precision": 3, "recall": 3, "sharpness": 3}  # behind the point, in the tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is trained, for how long, and on how much it is judged."""
+
+    vae: Config  # its decoder is the generator of both; its batch size and number of steps are the GAN's too
+    generator_optimizer: OptimizerConfig
+    discriminator_optimizer: OptimizerConfig
+    seeds: int
+    count: int  # images on each side of a comparison
+    classifier_images: int  # the first of the training images; the floor is measured on others
+    classifier_channels: tuple[int, ...]
+    classifier_steps: int
+    classifier_shift: int  # pixels by which the classifier's images are moved at random
+
+
+FULL = Settings(
+    vae=Config(
+        data=DataConfig(name="mnist", holdout=0.0, binarization="dynamic"),
+        model=ModelConfig(network="conv", hidden=(16, 64), latent_dim=32, activation="gelu"),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        train=TrainConfig(steps=6000, batch_size=64),
+    ),
+    generator_optimizer=OptimizerConfig(learning_rate=5e-4, b1=0.5, b2=0.99),
+    discriminator_optimizer=OptimizerConfig(learning_rate=5e-4, b1=0.5, b2=0.99),
+    seeds=3,
+    count=10_000,
+    classifier_images=30_000,
+    classifier_channels=(32, 64),
+    classifier_steps=2000,
+    classifier_shift=2,
+)
+QUICK = dataclasses.replace(
+    FULL,
+    vae=Config(
+        data=DataConfig(name="digits", holdout=0.2, binarization="dynamic"),
+        model=ModelConfig(network="conv", hidden=(16,), latent_dim=8, activation="gelu"),
+        optimizer=OptimizerConfig(learning_rate=5e-3),
+        train=TrainConfig(steps=400, batch_size=32),
+    ),
+    seeds=2,
+    count=300,
+    classifier_images=700,
+    classifier_channels=(16,),
+    classifier_steps=200,
+    classifier_shift=0,
+)
+
+
+# --- The GAN ---------------------------------------------------------------------------------------------------------
+
+
+class Discriminator(nn.Module):
+    """The log odds [B] that images [B, H, W, C] are real: the VAE's encoder with leaky ReLUs and one number out."""
+
+    channels: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        activation = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
+        h = ConvEncoder(self.channels, blocks=1, activation=activation, residual=False)(x)
+        return nn.Dense(1)(h)[:, 0]
+
+
+class Gan(NamedTuple):
+    """The two players: networks and optimizers, no arrays. The generator is the decoder of `model`."""
+
+    model: VAE
+    discriminator: Discriminator
+    generator_optimizer: optax.GradientTransformation
+    discriminator_optimizer: optax.GradientTransformation
+
+
+class GanState(NamedTuple):
+    """Everything that the training of a GAN carries from step to step: arrays only, as in `TrainState`."""
+
+    step: Array  # int32 []
+    generator: Params
+    discriminator: Params
+    directions: Params  # of each of the discriminator's kernels: its first right singular vector, as estimated so far
+    generator_opt_state: optax.OptState
+    discriminator_opt_state: optax.OptState
+    key: Array
+
+
+def generate(params: Params, z: Array, *, model: VAE) -> Array:
+    """The images [B, H, W, C] in [0, 1] of codes z [B, D]: the mean of p(x|z), sigmoid(decoder(z) + bias)."""
+    return model.apply({"params": params}, z, method="decode").mean()
+
+
+def spectral_normalise(params: Params, directions: Params) -> tuple[Params, Params]:
+    """(params with each kernel over its largest singular value, directions after one more power iteration).
+
+    A kernel W is read as a matrix [inputs, outputs]: u = W v / |W v|, v' = Wᵀ u / |Wᵀ u|, σ = uᵀ W v'. Gradients
+    flow through the W of σ, not through u and v'. Biases stay as they are (Miyato et al., arXiv 1802.05957).
+    """
+
+    def normalise(kernel: Array, v: Array) -> tuple[Array, Array]:
+        if kernel.ndim == 1:
+            return kernel, v
+        matrix = kernel.reshape(-1, kernel.shape[-1])  # [inputs, outputs]
+        fixed = jax.lax.stop_gradient(matrix)
+        u = _unit(fixed @ v)
+        v = _unit(u @ fixed)
+        return kernel / (u @ matrix @ v), v
+
+    pairs = jax.tree.map(normalise, params, directions)
+    return jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
+
+
+def init_directions(key: Array, params: Params) -> Params:
+    """Where the power iterations start: a random unit vector [outputs] for each kernel, and [0] for a bias."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    sizes = [leaf.shape[-1] if leaf.ndim > 1 else 0 for leaf in leaves]
+    vectors = [_unit(jax.random.normal(key, (size,))) for key, size in zip(keys, sizes, strict=True)]
+    return jax.tree.unflatten(structure, vectors)
+
+
+def _unit(vector: Array) -> Array:
+    return vector / jnp.linalg.norm(vector)
+
+
+def init_gan(key: Array, vae: Params, *, gan: Gan) -> GanState:
+    """The state before the first step: the generator is the decoder among a VAE's parameters."""
+    generator = {name: vae[name] for name in ("decoder", "output_bias")}
+    keys = jax.random.split(jax.random.fold_in(key, INIT_STREAM), 2)
+    discriminator = gan.discriminator.init(keys[0], jnp.zeros((1, *gan.model.image_shape)))["params"]
+    return GanState(
+        step=jnp.zeros((), jnp.int32),
+        generator=generator,
+        discriminator=discriminator,
+        directions=init_directions(keys[1], discriminator),
+        generator_opt_state=gan.generator_optimizer.init(generator),
+        discriminator_opt_state=gan.discriminator_optimizer.init(discriminator),
+        key=key,
+    )
+
+
+def discriminator_step(state: GanState, z: Array, x: Array, *, gan: Gan) -> tuple[GanState, Metrics]:
+    """One update of the discriminator alone, by codes z [B, D] and real images x [B, H, W, C] in [0, 1].
+
+    It minimises -E log D(x) - E log(1 - D(G(z))), 2 log 2 where it cannot tell (Goodfellow et al., arXiv 1406.2661).
+    """
+    fake = generate(state.generator, z, model=gan.model)
+
+    def loss(params: Params) -> tuple[Array, Params]:
+        normalised, directions = spectral_normalise(params, state.directions)
+        logits = gan.discriminator.apply({"params": normalised}, jnp.concatenate([x, fake]))
+        of_real, of_fake = jnp.split(logits, 2)
+        return jnp.mean(jax.nn.softplus(-of_real)) + jnp.mean(jax.nn.softplus(of_fake)), directions
+
+    (value, directions), grads = jax.value_and_grad(loss, has_aux=True)(state.discriminator)
+    updates, opt_state = gan.discriminator_optimizer.update(grads, state.discriminator_opt_state, state.discriminator)
+    params = optax.apply_updates(state.discriminator, updates)
+    state = state._replace(discriminator=params, directions=directions, discriminator_opt_state=opt_state)
+    return state, {"discriminator_loss": value}
+
+
+def generator_step(state: GanState, z: Array, *, gan: Gan) -> tuple[GanState, Metrics]:
+    """One update of the generator alone, by codes z [B, D]: it minimises -E log D(G(z)), the non-saturating loss."""
+    normalised, _ = spectral_normalise(state.discriminator, state.directions)
+
+    def loss(params: Params) -> Array:
+        logits = gan.discriminator.apply({"params": normalised}, generate(params, z, model=gan.model))
+        return jnp.mean(jax.nn.softplus(-logits))
+
+    value, grads = jax.value_and_grad(loss)(state.generator)
+    updates, opt_state = gan.generator_optimizer.update(grads, state.generator_opt_state, state.generator)
+    params = optax.apply_updates(state.generator, updates)
+    return state._replace(generator=params, generator_opt_state=opt_state), {"generator_loss": value}
+
+
+def gan_step(state: GanState, images: Array, *, gan: Gan) -> tuple[GanState, Metrics]:
+    """An update of the discriminator by uint8 images [B, H, W, C], then one of the generator: `train_steps`' step."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
+    z = jax.random.normal(key, (2, images.shape[0], gan.model.latent_dim))
+    state, judged = discriminator_step(state, z[0], read_images(key, images, binarization="none"), gan=gan)
+    state, made = generator_step(state, z[1], gan=gan)
+    return state._replace(step=state.step + 1), judged | made
+
+
+# --- Training and drawing --------------------------------------------------------------------------------------------
+
+
+class Made(NamedTuple):
+    """What a trained model leaves: numbers, and uint8 pictures by name."""
+
+    numbers: dict[str, float]
+    pictures: dict[str, np.ndarray]
+
+
+def make_program(step: Callable[..., Any], *, batch_size: int) -> Callable[..., Any]:
+    """program(state, images, num_steps) -> (state, metrics): DISPATCH steps at most, donating the state."""
+    program = functools.partial(train_steps, step=step, batch_size=batch_size, max_steps=DISPATCH)
+    return jax.jit(program, donate_argnums=0)
+
+
+def train(name: str, program: Callable[..., Any], state: Any, images: Array, steps: int) -> Any:
+    """The state after `steps` steps, said on stderr as they go; raises FloatingPointError where it diverges."""
+    start = time.perf_counter()
+    for done in range(0, steps, DISPATCH):
+        count = min(DISPATCH, steps - done)
+        state, metrics = program(state, images, count)
+        means = {key: float(np.asarray(values)[:count].mean()) for key, values in metrics.items()}
+        told = "  ".join(f"{key} {value:.4g}" for key, value in means.items())
+        print(f"{name}: step {done + count}, {time.perf_counter() - start:.0f} s  {told}", file=sys.stderr)
+        if not np.isfinite(list(means.values())).all():
+            raise FloatingPointError(f"{name}: not finite by step {done + count}")
+    return state
+
+
+def evaluation_keys(seed: int) -> Array:
+    """The keys [3] of the test bound, of the codes that samples are made of, and of the reconstructions."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM), 3)
+
+
+def picture(params: Params, key: Array, z: Array, *, model: VAE) -> dict[str, Array]:
+    """{"x": the images of codes z [B, D] as 8-bit pictures, uint8 [B, H, W, C], which is how all are judged}."""
+    del key
+    return {"x": jnp.round(255 * generate(params, z, model=model)).astype(jnp.uint8)}
+
+
+def reconstruct(params: Params, key: Array, images: Array, *, model: VAE, binarization: str) -> dict[str, Array]:
+    """`picture` of codes z ~ q(z|x) of uint8 images [B, H, W, C]."""
+    read_key, noise_key = jax.random.split(key)
+    x = read_images(read_key, images, binarization=binarization)
+    z = model.apply({"params": params}, x, method="encode").sample(noise_key)
+    return picture(params, key, z, model=model)
+
+
+def sampler(model: VAE, count: int) -> Callable[[Params, Array], np.ndarray]:
+    """(params, key) -> pictures of `count` codes from the prior, uint8 [count, H, W, C]; compiled once."""
+    program = jax.jit(functools.partial(picture, model=model))
+
+    def sample(params: Params, key: Array) -> np.ndarray:
+        z = np.asarray(jax.random.normal(key, (count, model.latent_dim)))
+        return evaluate_examples(program, params, key, z, batch_size=BATCH)["x"]
+
+    return sample
+
+
+def vae_initialiser(settings: Settings, model: VAE, images: np.ndarray) -> Callable[[int], TrainState]:
+    """seed -> the state that a VAE's training starts from; its decoder is where the GAN's generator starts."""
+    config = settings.vae
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    average = mean_image(images, binarization=config.data.binarization)
+    init = jax.jit(functools.partial(init_state, model=model, optimizer=optimizer, mean_image=average))
+    return lambda seed: init(jax.random.key(seed))
+
+
+def vae_trainer(
+    settings: Settings, model: VAE, init: Callable[[int], TrainState], images: np.ndarray, test: np.ndarray
+) -> Callable[[int], Made]:
+    """seed -> what a VAE trained from it makes: its `numbers` on the test images, its prior `samples`, its `decoded`
+    reconstructions of the last training images."""
+    config, binarization = settings.vae, settings.vae.data.binarization
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    step = make_train_step(make_loss(model, config.objective, config.data), optimizer)
+    program = make_program(step, batch_size=config.train.batch_size)
+    evaluator, sample = Evaluator(model, binarization, batch_size=BATCH), sampler(model, settings.count)
+    decode = jax.jit(functools.partial(reconstruct, model=model, binarization=binarization))
+    on_device = jnp.asarray(images)
+
+    def make(seed: int) -> Made:
+        start, keys = time.perf_counter(), evaluation_keys(seed)
+        state = train(f"VAE, seed {seed}", program, init(seed), on_device, config.train.steps)
+        seconds = time.perf_counter() - start
+        numbers = evaluator.bound(state.params, keys[0], test) | {"seconds": seconds}
+        last = images[-settings.count :]
+        decoded = evaluate_examples(decode, state.params, keys[2], last, batch_size=BATCH)["x"]
+        return Made(numbers, {"samples": sample(state.params, keys[1]), "decoded": decoded})
+
+    return make
+
+
+def gan_trainer(
+    settings: Settings, model: VAE, init: Callable[[int], TrainState], images: np.ndarray
+) -> Callable[[int], Made]:
+    """seed -> what a GAN trained from it makes: `samples`, and no numbers of its own, for it has no density."""
+    config, steps = settings.vae, settings.vae.train.steps
+    gan = Gan(
+        model,
+        Discriminator(config.model.hidden),
+        make_optimizer(settings.generator_optimizer, steps),
+        make_optimizer(settings.discriminator_optimizer, steps),
+    )
+    program = make_program(functools.partial(gan_step, gan=gan), batch_size=config.train.batch_size)
+    sample, on_device = sampler(model, settings.count), jnp.asarray(images)
+    begin = jax.jit(functools.partial(init_gan, gan=gan))
+
+    def make(seed: int) -> Made:
+        start, keys = time.perf_counter(), evaluation_keys(seed)
+        state = begin(jax.random.key(seed), init(seed).params)
+        state = train(f"GAN, seed {seed}", program, state, on_device, steps)
+        seconds = time.perf_counter() - start
+        return Made({"seconds": seconds}, {"samples": sample(state.generator, keys[1])})
+
+    return make
+
+
+# --- What is kept, and the report ------------------------------------------------------------------------------------
+
+
+def kept(path: Path, settings: Settings, make: Callable[[], Made]) -> Made:
+    """What `make` makes; read from `path` where a run with the same settings has left it, else made and left there."""
+    described = json.loads(json.dumps(dataclasses.asdict(settings)))
+    if path.exists():
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            if about["settings"] == described:
+                return Made(about["numbers"], {name: file[name] for name in file.files if name != "about"})
+    made = make()
+    about = json.dumps({"settings": described, "numbers": made.numbers})
+    write_file(path, lambda file: np.savez_compressed(file, about=np.array(about), **made.pictures))
+    return made
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """The mean over seeds and the standard deviation between them."""
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+
+
+def summarise(seeds: list[Scores]) -> dict[str, dict[str, dict[str, float]]]:
+    """{domain: {score: spread}} of the scores of each seed."""
+    return {d: {score: spread([scores[d][score] for scores in seeds]) for score in SCORES} for d in DOMAINS}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The report's tables."""
+
+    def shown(value: dict[str, float], digits: int) -> str:
+        return f"{value['mean']:.{digits}f} ± {value['sd']:.{digits}f}"
+
+    accuracy = result["classifier_accuracy"]
+    lines = []
+    for domain in DOMAINS:
+        lines += [
+            f"{domain.capitalize()} pictures against test images read in the same way "
+            f"(the classifier's accuracy on these: {accuracy[domain]:.2%})",
+            "",
+            "| pictures | Fréchet distance ↓ | precision ↑ | recall ↑ | sharpness (test images: 1) |",
+            "|---|---|---|---|---|",
+        ]
+        for row, found in result["scores"].items():
+            cells = [shown(found[domain][score], DIGITS[score]) for score in SCORES]
+            lines.append(f"| {row} | " + " | ".join(cells) + " |")
+        lines.append("")
+    vae = {name: shown(value, 2) for name, value in result["vae"].items()}
+    return "\n".join(
+        [
+            *lines,
+            "| what else it gives | VAE | GAN |",
+            "|---|---|---|",
+            f"| code of an image, reconstruction | {vae['reconstruction']} nats (log p(x given z)), "
+            f"{vae['kl']} nats of code | no encoder: no reconstruction, no latent code |",
+            f"| likelihood of binarised test images | {vae['elbo']} nats (ELBO) | no likelihood: no NLL |",
+            f"| seconds of training, the least of the seeds | {result['seconds']['VAE']:.0f} | "
+            f"{result['seconds']['GAN']:.0f} |",
+            "",
+        ]
+    )
+
+
+def draw(path: Path, pictures: dict[str, np.ndarray]) -> None:
+    """Writes a panel for each set of pictures [N, H, W, C], titled by its name: grey above, thresholded below."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(pictures), 7.4), dpi=110, layout="constrained")
+    for j, (name, images) in enumerate(pictures.items()):
+        for i, (domain, binarization) in enumerate(DOMAINS.items()):
+            axes = figure.add_subplot(len(DOMAINS), len(pictures), 1 + i * len(pictures) + j)
+            x = np.asarray(read_images(jax.random.key(0), images, binarization=binarization))
+            axes.imshow(figures.image_grid(x, 10, scale=2), interpolation="nearest")
+            axes.set_title(f"{name}, {domain}", fontsize=13)
+            axes.axis("off")
+    write_file(path, FigureCanvasAgg(figure).print_png)
+
+
+def compare(settings: Settings, output: Path) -> dict[str, Any]:
+    """Trains what `output` does not hold yet, judges all of it, and writes gan_comparison.json, .md and .png."""
+    name, holdout = settings.vae.data.name, settings.vae.data.holdout
+    images, labels, test, test_labels = (
+        read(name, split, holdout=holdout) for split in ("train", "test") for read in (data.load, data.load_labels)
+    )
+    model = build_model(settings.vae.model, images.shape[1:])
+    init = vae_initialiser(settings, model, images)
+    make_vae, make_gan = vae_trainer(settings, model, init, images, test), gan_trainer(settings, model, init, images)
+    seeds = range(settings.seeds)
+    vaes = [kept(output / f"vae-{seed}.npz", settings, functools.partial(make_vae, seed)) for seed in seeds]
+    gans = [kept(output / f"gan-{seed}.npz", settings, functools.partial(make_gan, seed)) for seed in seeds]
+
+    seen = settings.classifier_images
+    classifier, params = train_classifier(
+        images[:seen],
+        labels[:seen],
+        channels=settings.classifier_channels,
+        steps=settings.classifier_steps,
+        most=settings.classifier_shift,
+    )
+    judge = Judge(classifier, params, test[: settings.count])
+    unseen = np.array_split(images[seen:], settings.seeds)  # by the classifier
+    rows = {
+        "training images": [part[: settings.count] for part in unseen],
+        "VAE": [made.pictures["samples"] for made in vaes],
+        "VAE, reconstructions": [made.pictures["decoded"] for made in vaes],
+        "GAN": [made.pictures["samples"] for made in gans],
+    }
+    scores = {row: [judge.scores(pictures) for pictures in sets] for row, sets in rows.items()}
+    result = {
+        "settings": dataclasses.asdict(settings),
+        "classifier_accuracy": {d: judge.accuracy(test_labels[: settings.count], d) for d in DOMAINS},
+        "scores": {row: summarise(seeds) for row, seeds in scores.items()},
+        "scores_of_seeds": scores,
+        "vae": {n: spread([made.numbers[n] for made in vaes]) for n in ("elbo", "reconstruction", "kl")},
+        # The least: that of the first seed holds the compilation.
+        "seconds": {n: min(made.numbers["seconds"] for made in sets) for n, sets in (("VAE", vaes), ("GAN", gans))},
+    }
+    write_json(output / "gan_comparison.json", result)
+    write_file(output / "gan_comparison.md", lambda file: file.write(markdown(result).encode()))
+    draw(
+        output / "gan_comparison.png",
+        {"test images": test[:60], "VAE": rows["VAE"][0][:60], "GAN": rows["GAN"][0][:60]},
+    )
+    return result
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compares, prints the tables, and last one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="8 x 8 digits and short trainings: does it run at all?")
+    parser.add_argument("--output", type=Path, default=Path("runs/gan_comparison"), help="where results are kept")
+    asked = parser.parse_args(argv)
+    try:
+        result = compare(QUICK if asked.quick else FULL, asked.output)
+    except (VaeJaxError, FloatingPointError) as error:
+        raise SystemExit(str(error)) from None
+    print(markdown(result))
+    print(json.dumps({"output": str(asked.output), "scores": result["scores"], "vae": result["vae"]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""How good are pictures? Fréchet distance, precision, recall and sharpness, by a classifier that is trained here.
+
+The numbers compare a set of pictures with the test images. They depend on the classifier and on how many pictures
+there are, so they are to be compared with each other and with the floor (other real images), never with published ones.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from vae_jax.config import OptimizerConfig
+from vae_jax.data.batches import read_images
+from vae_jax.evaluation import evaluate_examples
+from vae_jax.inference import Metrics, Params
+from vae_jax.models import ConvEncoder
+from vae_jax.training import INIT_STREAM, TrainState, make_optimizer, make_train_step, train_steps
+
+BATCH = 500  # pictures looked at in one program
+DOMAINS = {"grey": "none", "thresholded": "threshold"}  # how pictures are read before they are judged
+SCORES = ("frechet_distance", "precision", "recall", "sharpness")
+
+Scores = dict[str, dict[str, float]]  # {domain: {score: value}}
+
+
+class Classifier(nn.Module):
+    """(features [B, 64], logits [B, classes]) of images [B, H, W, C]."""
+
+    channels: tuple[int, ...]
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        h = ConvEncoder(self.channels, blocks=1, activation=jax.nn.relu, residual=False)(x)
+        features = jax.nn.relu(nn.Dense(64)(h))
+        return features, nn.Dense(self.classes)(features)
+
+
+def shift(key: Array, images: Array, most: int) -> Array:
+    """Images [B, H, W, C], each moved by up to `most` pixels along both sides; what leaves comes back opposite."""
+    by = jax.random.randint(key, (images.shape[0], 2), -most, most + 1)
+    return jax.vmap(lambda image, by: jnp.roll(image, by, (0, 1)))(images, by)
+
+
+def train_classifier(
+    images: np.ndarray, labels: np.ndarray, *, channels: tuple[int, ...], steps: int, most: int, batch_size: int = 128
+) -> tuple[Classifier, Params]:
+    """A classifier of uint8 images [N, H, W, C] and labels [N], by the cross entropy, its images shifted by `most`."""
+    classifier = Classifier(channels, int(labels.max()) + 1)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=2e-3), steps)
+    key, blank = jax.random.key(0), jnp.zeros((1, *images.shape[1:]))
+    params = jax.jit(classifier.init)(jax.random.fold_in(key, INIT_STREAM), blank)["params"]
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, params, optimizer.init(params), (), key, zero)
+
+    def run(state: TrainState, images: Array, labels: Array) -> TrainState:
+        def loss(params: Params, key: Array, batch: Array, step: Array) -> tuple[Array, Metrics]:
+            del step
+            x = read_images(key, shift(key, images[batch], most), binarization="none")
+            _, logits = classifier.apply({"params": params}, x)
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])), {}
+
+        step = make_train_step(loss, optimizer)
+        # What `train_steps` picks for a batch are places in the images, so that labels come with them.
+        return train_steps(state, jnp.arange(len(images)), steps, step=step, batch_size=batch_size, max_steps=steps)[0]
+
+    return classifier, jax.jit(run)(state, images, labels).params
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) of features [N, F] and [M, F], read as two Gaussians.
+
+    The trace of the root is the sum of the roots of the eigenvalues of C_a^½ C_b C_a^½. In float64 (Heusel et al.,
+    arXiv 1706.08500, whose features are others).
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(cov_a)
+    root_a = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    product = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
+    trace = np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(np.maximum(product, 0)).sum()
+    return float(((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + trace)
+
+
+def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
+    """(share of fake among real, share of real among fake) of features [N, F] and [M, F].
+
+    A point is among a set if it lies in one of the balls that reach from each point of the set to its k-th nearest
+    neighbour there (Kynkäänniemi et al., arXiv 1904.06991).
+    """
+    real, fake = (points.astype(np.float64) for points in (real, fake))
+    return _share_inside(fake, real, k), _share_inside(real, fake, k)
+
+
+def _share_inside(points: np.ndarray, balls: np.ndarray, k: int) -> float:
+    # The nearest point of a set to one of its own is itself: the k-th neighbour has place k.
+    radii = np.concatenate([np.partition(d, k, axis=1)[:, k] for d in _squared_distances(balls, balls)])
+    inside = [(d <= radii).any(axis=1) for d in _squared_distances(points, balls)]
+    return float(np.concatenate(inside).mean())
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray, chunk: int = 1000) -> Iterator[np.ndarray]:
+    """Yields |a_i - b_j|² for `chunk` rows i at a time, [chunk, M]."""
+    for start in range(0, len(a), chunk):
+        rows = a[start : start + chunk]
+        yield (rows**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * rows @ b.T
+
+
+def sharpness(x: np.ndarray) -> float:
+    """The mean over images [N, H, W, C] of the variance of their Laplacian: edges raise it, blur lowers it."""
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32)
+    around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
+    return float((around - 4 * x[:, 1:-1, 1:-1]).var(axis=(1, 2, 3)).mean(dtype=np.float64))
+
+
+class Judge:
+    """Compares pictures, uint8 [N, H, W, C], with test images by a classifier's features, grey and thresholded."""
+
+    def __init__(self, classifier: Classifier, params: Params, test: np.ndarray):
+        def look(params: Params, key: Array, images: Array, binarization: str) -> dict[str, Array]:
+            x = read_images(key, images, binarization=binarization)
+            features, logits = classifier.apply({"params": params}, x)
+            return {"x": x, "features": features, "label": jnp.argmax(logits, axis=-1)}
+
+        self.params = params
+        self.looks = {name: jax.jit(functools.partial(look, binarization=how)) for name, how in DOMAINS.items()}
+        self.test = {domain: self.look(test, domain) for domain in DOMAINS}
+
+    def look(self, images: np.ndarray, domain: str) -> dict[str, np.ndarray]:
+        """What the classifier makes of the pictures: `x`, `features` and `label`."""
+        return evaluate_examples(self.looks[domain], self.params, jax.random.key(0), images, batch_size=BATCH)
+
+    def accuracy(self, labels: np.ndarray, domain: str) -> float:
+        """The share of the test images that the classifier names rightly."""
+        return float((self.test[domain]["label"] == labels).mean())
+
+    def scores(self, images: np.ndarray) -> Scores:
+        """{domain: {score: value}}; sharpness as a share of the test images'."""
+        found = {}
+        for domain, test in self.test.items():
+            seen = self.look(images, domain)
+            precision, recall = precision_recall(test["features"], seen["features"])
+            distance = frechet_distance(test["features"], seen["features"])
+            values = (distance, precision, recall, sharpness(seen["x"]) / sharpness(test["x"]))
+            found[domain] = dict(zip(SCORES, values, strict=True))
+        return found
