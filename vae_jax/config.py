@@ -148,8 +148,8 @@ class EvaluationConfig:
 
     num_samples: int = 5000
     """K of the importance-sampled NLL; 0: no NLL."""
-    chunk: int = 50
-    """Samples decoded at a time: the memory of an evaluation is chunk x batch_size images."""
+    chunk: int = 20
+    """Samples decoded at a time: the memory of an evaluation is chunk x batch_size images; small ones stay in cache."""
     batch_size: int = 80
     """Examples evaluated at a time; the draws depend on it, and 80 is a multiple of 8 and of 16 devices."""
 
