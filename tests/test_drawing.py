@@ -84,6 +84,20 @@ def test_codes_from_the_prior_are_standard_normal(plane):
     assert not np.array_equal(codes, drawing.prior_codes(*plane, jax.random.key(1), 4000))
 
 
+def test_pictures_of_a_training_come_from_the_same_codes_each_time(plane):
+    run, params = plane
+    images = run.images("validation")[:5]
+    first = drawing.pictures(run, params, jax.random.key(0), images)
+    assert {name: (picture.dtype, picture.shape[-1]) for name, picture in first.items()} == {
+        "samples": (np.uint8, 3), "reconstructions": (np.uint8, 3),
+    }  # fmt: skip
+    codes = drawing.prior_codes(run, params, jax.random.key(0), 36)
+    np.testing.assert_array_equal(first["samples"], figures.image_grid(drawing.decode_images(run, params, codes), 6))
+    seen = drawing.encode_images(run, params, jax.random.key(0), images)["seen"]
+    np.testing.assert_array_equal(first["reconstructions"][:48], figures.image_grid(seen, 5))
+    assert list(drawing.pictures(run, params, jax.random.key(0), images[:0])) == ["samples"]
+
+
 def test_straight_paths():
     left, right = np.random.default_rng(0).normal(size=(2, 3, 2)).astype(np.float32)
     paths = drawing.straight_paths(left, right, 5)

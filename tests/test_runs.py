@@ -277,9 +277,19 @@ def test_early_stopping_stops_and_stays_stopped(small, tmp_path, monkeypatch):
     assert (further.status, further.step, next(bounds, None)) == ("done", 50, None)
 
 
-def test_no_validation_without_held_out_images(small, tmp_path):
+def test_tensorboard_shows_pictures_at_each_validation(small, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(fitting.TensorBoard, "image", lambda board, step, name, image: shown.append((step, name)))
+    fit(small(train__evaluate_every=10), tmp_path / "run")
+    assert shown == [(step, name) for step in (10, 20) for name in ("samples", "reconstructions")]
+
+
+def test_no_validation_without_held_out_images(small, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(fitting.TensorBoard, "image", lambda board, step, name, image: shown.append(name))
     config = small(data__holdout=0.0, train__evaluate_every=10)
     run, outcome = fit(config, tmp_path / "run")
+    assert set(shown) == {"samples"}
     assert (outcome.status, run.data["num_examples"]) == ("done", 1438)  # all that are not for testing
     assert not any("validation_bound" in row for row in rows(run))
     with pytest.raises(InputError, match=r"data\.holdout=0\.0: no validation examples"):

@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 _NAMES = {
+    "chains": ("MarkovChain",),
     "config": (
         "Config", "DataConfig", "EvaluationConfig", "MeshConfig", "ModelConfig", "ObjectiveConfig",
         "OptimizerConfig", "TrainConfig", "override", "validate",
@@ -14,7 +15,8 @@ _NAMES = {
     "data": ("load", "load_labels"),
     "data.batches": ("batch_indices", "binarize_once", "read_images"),
     "distributions": (
-        "Bernoulli", "Deterministic", "DiscretizedLogisticMixture", "Normal", "kl_divergence", "standard_normal",
+        "Bernoulli", "Deterministic", "DiscretizedLogisticMixture", "Normal", "kl_divergence",
+        "standard_normal",
     ),
     "errors": ("InputError", "VaeJaxError"),
     "estimators": (
@@ -26,8 +28,8 @@ _NAMES = {
         "bound_parts", "log_likelihood", "make_loss", "negative_bound", "objective_at", "sample_terms",
     ),
     "models": (
-        "VAE", "ConvDecoder", "ConvEncoder", "MLPDecoder", "MLPEncoder", "TiedDecoder", "build_model",
-        "likelihood_features", "with_output_bias",
+        "VAE", "ConditionalNormal", "ConvDecoder", "ConvEncoder", "MLPDecoder", "MLPEncoder", "TiedDecoder",
+        "build_model", "likelihood_features", "with_output_bias",
     ),
     "objectives": (
         "OBJECTIVES", "Codes", "Objective", "Pair", "Terms", "beta_tc", "bind", "capacity", "ciwae", "cubo", "elbo",

@@ -42,7 +42,11 @@ class ModelConfig:
     activation: Literal["tanh", "relu", "gelu", "silu", "elu", "softplus", "sigmoid", "identity"] = "tanh"
     """The nonlinearity between layers; identity makes an mlp linear."""
     latent_dim: int = 50
-    """Numbers in the code z."""
+    """Numbers in the code z, or in its highest layer."""
+    latent_layers: tuple[int, ...] = ()
+    """Sizes of further stochastic layers between the image and the highest one, from the image upwards."""
+    layer_hidden: tuple[int, ...] = ()
+    """Widths of the network from a stochastic layer to the next; that of the way down mirrors them."""
     posterior: Literal["gaussian", "fixed-noise", "deterministic"] = "gaussian"
     """gaussian: z = m + exp(s/2) e; fixed-noise: z = m + noise_scale e; deterministic: z = m."""
     noise_scale: float = 1.0
@@ -188,6 +192,7 @@ OBJECTIVE_SETTINGS: dict[str, tuple[str, ...]] = {
 # A closed-form KL has no samples; beyond the ELBO, sticking the landing is biased, and for the ELBO the two are one.
 _WEIGHTED = ("iwae", "renyi", "miwae", "ciwae", "piwae", "cubo")
 _ESTIMATOR_OBJECTIVES = {"sticking-the-landing": ("sampled-elbo",), "doubly-reparameterized": _WEIGHTED}
+_OF_ONE_LAYER = ("beta-tc", "info-vae")  # they compare codes, each latent with a Gaussian of its own
 
 # Fields that may differ between the parts of one run: none of them changes what a step computes.
 RESUMABLE = frozenset(
@@ -234,7 +239,7 @@ def validate(config: Config) -> Config:
     for path in _BELOW_ONE:
         _require(0 <= values[path] < 1, path, values[path], "at least 0 and less than 1")
     _require(config.seed < 2**32, "seed", config.seed, "less than 2^32")
-    for path in ("model.hidden", "optimizer.milestones"):
+    for path in ("model.hidden", "model.latent_layers", "model.layer_hidden", "optimizer.milestones"):
         _require(all(v > 0 for v in values[path]), path, values[path], "numbers greater than 0")
     for path in ("train.evaluate_every", "train.save_every"):
         every, unit = values[path], config.train.log_every
@@ -250,6 +255,13 @@ def _check_combinations(config: Config) -> None:
     if model.network != "mlp":
         _require(len(model.hidden) > 0, "model.hidden", "()", f"one level or more for network {model.network}")
         _require(not model.tied, "model.tied", True, "False for a network that is not mlp")
+    if model.latent_layers:
+        _require(model.posterior == "gaussian", "model.posterior", model.posterior, "gaussian with model.latent_layers")
+        _require(not model.tied, "model.tied", True, "False with model.latent_layers")
+        _require(objective.name not in _OF_ONE_LAYER, "objective.name", objective.name,
+                 f"other than {' or '.join(_OF_ONE_LAYER)} with model.latent_layers")  # fmt: skip
+    else:
+        _require(not model.layer_hidden, "model.layer_hidden", model.layer_hidden, "empty without model.latent_layers")
     if model.posterior == "deterministic":
         _require(objective.name == "reconstruction", "objective.name", objective.name,
                  "reconstruction where model.posterior is deterministic: a point has no KL")  # fmt: skip
@@ -281,7 +293,7 @@ def _check_objective(objective: ObjectiveConfig, batch_size: int) -> None:
     takes = _ESTIMATOR_OBJECTIVES.get(objective.estimator, (objective.name,))
     _require(objective.name in takes, "objective.estimator", objective.estimator,
              f"pathwise for {objective.name}; it takes {', '.join(takes)}")  # fmt: skip
-    if objective.name in ("beta-tc", "info-vae"):
+    if objective.name in _OF_ONE_LAYER:
         _require(batch_size > 1, "train.batch_size", 1, "2 or more, for codes to be compared")
 
 

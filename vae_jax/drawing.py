@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax import figures
+from vae_jax.chains import MarkovChain
 from vae_jax.data.batches import read_images
 from vae_jax.evaluation import evaluate_examples, padded_batches
 from vae_jax.inference import Params
@@ -35,16 +36,23 @@ def _decoder(run: Run) -> Any:
 
 def encode_images(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[str, np.ndarray]:
     """For uint8 images [N, H, W, C]: `seen` [N, H, W, C], what the model saw of them (binarised, say), and the
-    posterior's `mean` and `scale`, each [N, D]; the scale of a point is 0."""
+    posterior's `mean` and `scale`, each [N, D]; the scale of a point is 0. Of several layers, each is taken given the
+    mean of the one below it."""
 
+    return evaluate_examples(_encoder(run), params, key, images, batch_size=min(BATCH, len(images)))
+
+
+@functools.cache
+def _encoder(run: Run) -> Any:
     def encode(params: Params, key: Array, batch: Array) -> dict[str, Array]:
         x = read_images(key, batch, binarization=run.config.data.binarization)
         q = run.model.apply({"params": params}, x, method="encode")
+        q = q.along_means() if isinstance(q, MarkovChain) else q
         mean = q.mean()
         scale = jnp.zeros_like(mean) if run.config.model.posterior == "deterministic" else jnp.exp(q.log_scale)
         return {"seen": x, "mean": mean, "scale": scale}
 
-    return evaluate_examples(jax.jit(encode), params, key, images, batch_size=min(BATCH, len(images)))
+    return jax.jit(encode)
 
 
 def prior_codes(run: Run, params: Params, key: Array, count: int) -> np.ndarray:
@@ -56,6 +64,17 @@ def straight_paths(left: np.ndarray, right: np.ndarray, frames: int) -> np.ndarr
     """Codes at equal distances on the straight lines from left to right, each [P, D], ends included: [P, frames, D]."""
     t = np.linspace(0, 1, frames, dtype=np.float32)[:, None]  # [frames, 1]
     return left[:, None] * (1 - t) + right[:, None] * t
+
+
+def pictures(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What a training under way looks like, uint8 [H', W', 3]: `samples`, from the same codes under the same key, and,
+    where there are images, `reconstructions`: what the model saw of them above what it makes of it."""
+    found = {"samples": decode_images(run, params, prior_codes(run, params, key, 36))}
+    if len(images):
+        codes = encode_images(run, params, key, images)
+        found["reconstructions"] = np.concatenate([codes["seen"], decode_images(run, params, codes["mean"])])
+    columns = {"samples": 6, "reconstructions": len(images)}
+    return {name: figures.image_grid(shown, columns[name]) for name, shown in found.items()}
 
 
 def draw_samples(run: Run, params: Params, *, key: Array, count: int = 100) -> Path:
@@ -86,10 +105,11 @@ def draw_interpolations(run: Run, params: Params, images: np.ndarray, *, key: Ar
 def draw_traversals(run: Run, params: Params, images: np.ndarray, *, key: Array) -> Path:
     """figures/traversals.png: one latent at a time moved from -3 to 3 about the code of the first image.
 
-    The latents are those whose posterior mean varies most over `images`, most varied first.
+    The latents are those whose posterior mean varies most over `images`, most varied first; of several layers, those
+    of the first, which alone is decoded.
     """
     codes = encode_images(run, params, key, images)
-    variance = codes["mean"].var(axis=0)
+    variance = codes["mean"].var(axis=0)[: run.model.sizes[0]]
     chosen = np.argsort(-variance, kind="stable")[:TRAVERSED]
     values = np.linspace(-3, 3, 11, dtype=np.float32)
     z = np.tile(codes["mean"][0], (len(chosen), len(values), 1))
@@ -129,7 +149,7 @@ def draw_all(run: Run, params: Params) -> list[Path]:
     ]
     if len(images) > 1:
         drawn.append(draw_interpolations(run, params, images[:16], key=key))
-    if run.config.model.latent_dim == 2:
+    if run.model.sizes == (2,):
         drawn.append(draw_manifold(run, params))
     return drawn
 

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vae_jax.chains import MarkovChain
 from vae_jax.data.batches import read_images
 from vae_jax.inference import Params, bound_parts, log_likelihood, sample_terms
 
 ACTIVE_VARIANCE = 0.01  # a unit is active if its posterior mean varies more than this over the images (1509.00519)
+MEAN_SAMPLES = 50  # draws that the mean of a layer is taken over where it depends on the layer below it
 
 PerExample = Callable[[Params, Array, Array], dict[str, Array]]  # (params, key, images [B]) -> name -> [B, ...]
 
@@ -66,12 +68,13 @@ def evaluate_examples(
 
 def elbo_terms(params: Params, key: Array, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
     """For each uint8 image: `reconstruction` and, if there is one, `kl` (nats, one posterior sample); the posterior's
-    `mean` [B, D]; and `squared_error`, |x - E p(x|mean)|² over pixels in [0, 1]."""
+    `mean` E[z] [B, D]; and `squared_error`, |x - E p(x|mean)|² over pixels in [0, 1]."""
     read_key, noise_key = jax.random.split(key)
     x = read_images(read_key, images, binarization=binarization)
     parts = bound_parts(sample_terms(params, noise_key, x, model=model))
     variables = {"params": params}
-    mean = model.apply(variables, x, method="encode").mean()
+    q = model.apply(variables, x, method="encode")
+    mean = q.sampled_mean(jax.random.fold_in(noise_key, 1), MEAN_SAMPLES) if isinstance(q, MarkovChain) else q.mean()
     decoded = model.apply(variables, mean, method="decode").mean()
     return parts | {"mean": mean, "squared_error": jnp.sum(jnp.square(x - decoded), axis=(1, 2, 3))}
 
@@ -106,7 +109,8 @@ class Evaluator:
         """Means over all images, in nats: `reconstruction`, and `kl` and `elbo` where the posterior has a density.
 
         `reconstruction_se` and `elbo_se` are standard errors over images; `active_units` counts the latents whose
-        posterior mean varies by more than 0.01 over the images. `squared_error` is that of decoding the posterior's
+        posterior mean has a variance above 0.01 over the images. Of a code of several layers there are `kl_1`, ... and
+        `active_units_by_layer` too, from the image upwards. `squared_error` is that of decoding the posterior's
         mean, summed over pixels in [0, 1], and `psnr` = 10 log10(H·W·C / squared_error) in decibels.
         """
         values = evaluate_examples(
@@ -116,10 +120,14 @@ class Evaluator:
         if "kl" in values:
             result["kl"] = float(values["kl"].mean(dtype=np.float64))
             result |= _mean_and_error("elbo", values["reconstruction"] - values["kl"])
-        variance = values["mean"].astype(np.float64).var(axis=0)
+        result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
+        active = values["mean"].astype(np.float64).var(axis=0) > ACTIVE_VARIANCE
+        if self.model.latent_layers:
+            layers = np.split(active, np.cumsum(self.model.latent_layers))
+            result["active_units_by_layer"] = [int(layer.sum()) for layer in layers]
         squared_error = float(values["squared_error"].mean(dtype=np.float64))
         return result | {
-            "active_units": int((variance > ACTIVE_VARIANCE).sum()),
+            "active_units": int(active.sum()),
             "squared_error": squared_error,
             "psnr": peak_signal_to_noise(squared_error, images.shape[1:]),
         }

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vae_jax import sharding
+from vae_jax import drawing, sharding
 from vae_jax.checkpoints import Checkpoints, run_lock
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, NotFiniteError
@@ -26,6 +26,7 @@ from vae_jax.training import TrainState, make_schedule, make_train_step, train_s
 from vae_jax.writers import MetricsFile, Progress, TensorBoard, read_metrics
 
 METRICS_FILE = "metrics.jsonl"
+SHOWN = 12  # validation images whose reconstructions TensorBoard shows
 
 Program = Callable[[TrainState, jax.Array, int], tuple[TrainState, Metrics]]
 
@@ -165,19 +166,26 @@ class _Loop:
 
     def _validate(self, state: TrainState) -> None:
         self._read_metrics()
+        params, key = evaluation_params(state, self.run.config), evaluation_key(self.run, "validation")
         if self.validation is None:
-            try:
-                self.validation = self.run.evaluator(), self.run.images("validation")
-            except InputError:  # nothing was held out, and the source has no split of its own
-                return
+            self.validation = self.run.evaluator(), self._held_out()
         evaluator, images = self.validation
-        params = evaluation_params(state, self.run.config)
-        found = evaluator.bound(params, evaluation_key(self.run, "validation"), images)
+        for name, picture in drawing.pictures(self.run, params, key, images[:SHOWN]).items():
+            self.board.image(self.step, name, picture)
+        if not len(images):
+            return
+        found = evaluator.bound(params, key, images)
         bound = found["reconstruction" if self.run.config.objective.name == "reconstruction" else "elbo"]
         row = {f"validation_{name}": found[name] for name in ("reconstruction", "kl") if name in found}
         self._write(self.step, row | {"validation_bound": bound})
         self.history.append(_bound(bound))
         self.progress.update(self.step, validation_bound=bound)
+
+    def _held_out(self) -> np.ndarray:
+        try:
+            return self.run.images("validation")
+        except InputError:  # nothing was held out, and the source has no split of its own
+            return np.empty((0, *self.run.image_shape), np.uint8)
 
     def _no_better(self) -> bool:
         """Whether the last `patience` validation bounds have all missed the best before them."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from vae_jax.chains import MarkovChain
 from vae_jax.config import OBJECTIVE_SETTINGS, DataConfig, ObjectiveConfig
 from vae_jax.data.batches import read_images
 from vae_jax.distributions import Deterministic, Normal, kl_divergence
@@ -47,11 +48,14 @@ def _sample_terms(
 
     def densities(z: Array, q: Any) -> Terms:
         log_px_z = model.apply(variables, z, method="decode").log_prob(x)
-        log_pz = p.log_prob(z)
         if isinstance(q, Deterministic):
-            return Terms(log_px_z, log_pz, log_qz=None, kl=None)
+            return Terms(log_px_z, p.log_prob(z), log_qz=None, kl=None)
+        if isinstance(q, MarkovChain):  # its layers' divergences have no closed form
+            log_pz, log_qz = p.log_probs(z), q.log_probs(z)  # [L, K, B]
+            kl = jnp.mean(log_qz - log_pz, axis=1)
+            return Terms(log_px_z, jnp.sum(log_pz, axis=0), jnp.sum(log_qz, axis=0), kl, Codes(z, q, p))
         kl = kl_divergence(q, p)[None] if isinstance(q, Normal) and isinstance(p, Normal) else None
-        return Terms(log_px_z, log_pz, q.log_prob(z), kl, Codes(z, q, p))
+        return Terms(log_px_z, p.log_prob(z), q.log_prob(z), kl, Codes(z, q, p))
 
     q = model.apply({"params": encoder_params}, x, method="encode")
     return estimator(densities, q.sample(key, (num_samples,)), q)  # codes [K, B, D]
@@ -91,10 +95,15 @@ def negative_bound(
 
 
 def bound_parts(terms: Terms) -> dict[str, Array]:
-    """{"reconstruction": [B], "kl": [B]} in nats; no `kl` where the posterior is a point."""
+    """{"reconstruction": [B], "kl": [B]} in nats, and `kl_1`, ..., `kl_L` where the code has L > 1 layers.
+
+    There is no `kl` where the posterior is a point.
+    """
     parts = {"reconstruction": jnp.mean(terms.log_px_z, axis=0)}
     if terms.kl is not None:
         parts["kl"] = jnp.sum(terms.kl, axis=0)
+        if len(terms.kl) > 1:
+            parts |= {f"kl_{layer}": row for layer, row in enumerate(terms.kl, start=1)}
     elif terms.log_qz is not None:
         parts["kl"] = jnp.mean(terms.log_qz - terms.log_pz, axis=0)
     return parts

@@ -31,7 +31,8 @@ class Terms(NamedTuple):
     log_px_z: Array  # [K, B]  log p(x|z), summed over pixels
     log_pz: Array  # [K, B]  log p(z)
     log_qz: Array | None  # [K, B]  log q(z|x); None where the posterior is a point, which has no density
-    kl: Array | None  # [L, B]  KL(q(z|x) || p(z)) in closed form, a row for each stochastic layer; or None
+    kl: Array | None  # [L, B]  KL(q(z|x) || p(z)), a row for each stochastic layer: in closed form if L = 1, else by
+    # the samples, since a layer's prior depends on another's; None where the estimator's gradient is not the KL's
     codes: Codes | None = None  # for what looks at the whole batch: `beta_tc`, `info_vae`
 
 
@@ -62,7 +63,7 @@ def bind(objective: Callable[..., Array] | Pair, **settings: Any) -> Objective:
 
 
 def check_terms(terms: Terms) -> None:
-    """Refuses terms that are not [K, B], and a closed-form KL that is not [L, B] for the same B."""
+    """Refuses terms that are not [K, B], and a KL that is not [L, B] for the same B."""
     chex.assert_rank(terms.log_px_z, 2)
     same = [t for t in (terms.log_px_z, terms.log_pz, terms.log_qz) if t is not None]
     chex.assert_equal_shape(same)
@@ -79,10 +80,10 @@ def log_weights(terms: Terms) -> Array:
 
 
 def kl_divergence_of(terms: Terms) -> Array:
-    """The closed-form KL for each stochastic layer, in nats, [L, B]; raises ValueError where there is none."""
+    """The KL of each stochastic layer, in nats, [L, B]; raises ValueError where there is none."""
     check_terms(terms)
     if terms.kl is None:
-        raise ValueError("no closed-form KL, by the densities or for the estimator's sake: use `sampled_elbo`")
+        raise ValueError("no KL, by the densities or for the estimator's sake: use `sampled_elbo`")
     return terms.kl
 
 
@@ -93,7 +94,7 @@ def reconstruction(terms: Terms) -> Array:
 
 
 def elbo(terms: Terms, *, beta: float = 1.0) -> Array:
-    """E_q log p(x|z) - beta KL(q(z|x) || p(z)), the KL in closed form, [B].
+    """E_q log p(x|z) - beta KL(q(z|x) || p(z)), the KL in closed form where the code is one layer, [B].
 
     With beta = 1 a lower bound on log p(x) (Kingma & Welling, arXiv 1312.6114); other weights give the
     beta-VAE (Higgins et al., ICLR 2017). Raises ValueError where the KL has no closed form.

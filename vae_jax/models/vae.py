@@ -6,13 +6,16 @@ Nothing here draws a sample: densities go out, and the caller samples them with 
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.tree_util import Partial
 
+from vae_jax.chains import MarkovChain
 from vae_jax.config import ModelConfig
 from vae_jax.distributions import (
     Bernoulli,
@@ -30,6 +33,24 @@ from vae_jax.models.networks import (
     TiedDecoder,
 )
 
+_glorot = nn.initializers.glorot_uniform()
+
+
+class ConditionalNormal(nn.Module):
+    """p(z' | z): codes [..., D] through dense layers to a Normal over codes [..., `size`]; starts at σ = 1."""
+
+    hidden: Sequence[int]
+    activation: Callable[[Array], Array]
+    size: int
+
+    @nn.compact
+    def __call__(self, z: Array) -> Normal:
+        for width in self.hidden:
+            z = self.activation(nn.Dense(width, kernel_init=_glorot)(z))
+        mean = nn.Dense(self.size, kernel_init=_glorot, name="mean")(z)
+        log_variance = nn.Dense(self.size, kernel_init=nn.initializers.zeros, name="log_variance")(z)
+        return Normal(mean, 0.5 * log_variance)
+
 
 class VAE(nn.Module):
     """A latent-variable model of images (Kingma & Welling, arXiv 1312.6114), and the autoencoders on the way to it.
@@ -37,6 +58,9 @@ class VAE(nn.Module):
     `encoder` maps [B, H, W, C] to [B, F]; `decoder` maps [..., D] to [..., H, W, F'], where F' is
     `likelihood_features(likelihood, ...)`. Any pair of Linen modules with these shapes will do. What the decoder puts
     out is added to `output_bias` [H, W, F'], which `with_output_bias` can set to what the data are on average.
+
+    With `latent_layers` the code has L stochastic layers, side by side, z_1 next to the image: `posterior_layers` maps
+    z_1 to q(z_2|z_1) and so on, `prior_layers` z_L to p(z_{L-1}|z_L) and so on, and the decoder reads z_1 alone.
     """
 
     encoder: nn.Module
@@ -48,12 +72,20 @@ class VAE(nn.Module):
     likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "logistic-mixture"] = "bernoulli"
     likelihood_scale: float = math.sqrt(0.5)
     mixture_components: int = 5
+    latent_layers: tuple[int, ...] = ()
+    posterior_layers: tuple[nn.Module, ...] = ()
+    prior_layers: tuple[nn.Module, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers in each stochastic layer of the code, D_1, ..., D_L, from the image upwards."""
+        return (*self.latent_layers, self.latent_dim)
 
     def setup(self) -> None:
-        self.posterior_mean = nn.Dense(self.latent_dim, kernel_init=nn.initializers.glorot_uniform())
+        self.posterior_mean = nn.Dense(self.sizes[0], kernel_init=_glorot)
         if self.posterior == "gaussian":
             # Starts at s = 0, that is sigma = 1: the prior's own width.
-            self.posterior_log_variance = nn.Dense(self.latent_dim, kernel_init=nn.initializers.zeros)
+            self.posterior_log_variance = nn.Dense(self.sizes[0], kernel_init=nn.initializers.zeros)
         *sides, channels = self.image_shape
         features = likelihood_features(self.likelihood, channels, self.mixture_components)
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (*sides, features))
@@ -62,9 +94,10 @@ class VAE(nn.Module):
 
     def __call__(self, x: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
         """decode(mean of encode(x)), [B]: touches every parameter, so that `init` makes them all."""
+        self.prior()
         return self.decode(self.encode(x).mean())
 
-    def encode(self, x: Array) -> Normal | Deterministic:
+    def encode(self, x: Array) -> Normal | Deterministic | MarkovChain:
         """q(z|x) over codes [B, D] for images [B, H, W, C] with values in [0, 1]."""
         h = self.encoder(x)
         mean = self.posterior_mean(h)
@@ -72,14 +105,27 @@ class VAE(nn.Module):
             return Deterministic(mean)
         if self.posterior == "fixed-noise":
             return Normal(mean, jnp.full_like(mean, math.log(self.noise_scale)))
-        return Normal(mean, 0.5 * self.posterior_log_variance(h))  # s = log σ², so log σ = s/2
+        q = Normal(mean, 0.5 * self.posterior_log_variance(h))  # s = log σ², so log σ = s/2
+        return self._chain(q, self.posterior_layers, downwards=False) if self.latent_layers else q
 
-    def prior(self) -> Normal:
-        """p(z) = N(0, I) over codes [D]."""
-        return standard_normal((self.latent_dim,))
+    def prior(self) -> Normal | MarkovChain:
+        """p(z) over codes [D]: N(0, I), or N(0, I) for z_L and the layers below it given those above."""
+        p = standard_normal((self.latent_dim,))
+        return self._chain(p, self.prior_layers, downwards=True) if self.latent_layers else p
+
+    def _chain(self, first: Normal, layers: Sequence[nn.Module], *, downwards: bool) -> MarkovChain:
+        if self.is_initializing():
+            for layer, size in zip(layers, self.sizes[:0:-1] if downwards else self.sizes[:-1], strict=True):
+                layer(jnp.zeros((1, size)))  # which makes its parameters
+        # A density outlives the call that made it, so each layer goes along as a function of its parameters.
+        conditionals = tuple(Partial(layer.clone(parent=None, name=None).apply, layer.variables) for layer in layers)
+        return MarkovChain(first, conditionals, self.sizes, downwards)
 
     def decode(self, z: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
-        """p(x|z) over images [..., H, W, C] for codes [..., D]."""
+        """p(x|z) over images [..., H, W, C] for codes [..., D]; of several layers z_1 alone is read."""
+        if self.latent_layers:
+            chex.assert_axis_dimension(z, -1, sum(self.sizes))
+            z = z[..., : self.sizes[0]]
         if isinstance(self.decoder, TiedDecoder):
             mean_kernel = self.posterior_mean.variables["params"]["kernel"]
             features = self.decoder(z, [*self.encoder.kernels(), mean_kernel])
@@ -121,7 +167,7 @@ def with_output_bias(params: Any, mean_image: Array, *, likelihood: str) -> Any:
 def build_model(config: ModelConfig, image_shape: tuple[int, int, int]) -> VAE:
     """The model that `config` describes, for images [H, W, C]."""
     height, width, channels = image_shape
-    activation = ACTIVATIONS[config.activation]
+    activation, sizes = ACTIVATIONS[config.activation], (*config.latent_layers, config.latent_dim)
     features = likelihood_features(config.likelihood, channels, config.mixture_components)
     if config.network == "mlp":
         encoder: nn.Module = MLPEncoder(config.hidden, activation)
@@ -144,4 +190,7 @@ def build_model(config: ModelConfig, image_shape: tuple[int, int, int]) -> VAE:
         likelihood=config.likelihood,
         likelihood_scale=config.likelihood_scale,
         mixture_components=config.mixture_components,
+        latent_layers=config.latent_layers,
+        posterior_layers=tuple(ConditionalNormal(config.layer_hidden, activation, size) for size in sizes[1:]),
+        prior_layers=tuple(ConditionalNormal(config.layer_hidden[::-1], activation, s) for s in sizes[-2::-1]),
     )
