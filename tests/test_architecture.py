@@ -21,6 +21,7 @@ LAYERS = (
     ("runs",),
     ("drawing",),
     ("fitting",),
+    ("sweeping",),
     ("arguments",),
     ("cli",),
 )

@@ -25,6 +25,8 @@ from vae_jax.inference import make_loss
 from vae_jax.training import make_train_step
 from vae_jax.writers import read_metrics
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 def fit(config, directory, **kwargs):
     run, images = runs.prepare_run(config, directory)
@@ -121,14 +123,14 @@ def test_a_run_killed_at_four_moments_ends_in_the_same_bytes(long, left_alone, t
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_the_same(long, left_alone, tmp_path, monkeypatch, capsys):
     """SIGTERM, then SIGINT, at steps that are not those of a regular save."""
     moments = {26: signal.SIGTERM, 102: signal.SIGINT}
-    read_metrics_of_dispatch = fitting._Loop._read_metrics
+    read_metrics_of_dispatch = fitting.Recorder.read
 
     def interrupting(loop):
         read_metrics_of_dispatch(loop)
         if loop.step + 2 in moments:
             signal.raise_signal(moments.pop(loop.step + 2))
 
-    monkeypatch.setattr(fitting._Loop, "_read_metrics", interrupting)
+    monkeypatch.setattr(fitting.Recorder, "read", interrupting)
     monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
     argv = ["train", "--workdir", str(tmp_path / "run"), "--compilation-cache", "None", *flags(long)]
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

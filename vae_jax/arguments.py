@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_jax.config import Config, from_flat, suggestion
+from vae_jax.config import Config, from_flat, parse_setting, suggestion
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
 
@@ -28,6 +28,18 @@ class Train(Config):
     """The run's directory; runs/PRESET if not given. One that holds a run brings its own settings along."""
     compilation_cache: str | None = "~/.cache/vae_jax/xla"
     """Where compiled programs are kept for the next start; None keeps none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Train):
+    """Train the product of several values of some settings side by side, and compare the members.
+
+    Members that differ in numbers alone are one program. Each is left as a run of its own in the sweep's directory;
+    the same command goes on after an interruption.
+    """
+
+    vary: tuple[str, ...] = ()
+    """The settings to vary and their values: seed=0,1,2 objective.beta=0.5,1,2."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +99,34 @@ class Encode:
 def parse_train(argv: Sequence[str]) -> tuple[Train, Config]:
     """(what was asked, the config): preset or the run's own settings first, then the flags."""
     preset, workdir = _value(argv, "--preset"), _value(argv, "--workdir")
-    if preset is not None and preset not in PRESETS:
-        raise InputError(f"--preset: {preset} given, must be one of {', '.join(PRESETS)}{suggestion(preset, PRESETS)}")
+    _check_preset(preset)
     stored = _stored_config(Path(workdir)) if workdir and preset is None else None
     base = stored or PRESETS[preset or "digits"]
     defaults = Train(**_sections(base), preset=preset or "digits", workdir=workdir)
     asked = _parse("train", Train, argv, defaults)
     return asked, Config(**_sections(asked))
+
+
+def parse_sweep(argv: Sequence[str]) -> tuple[Sweep, Config, dict[str, list[Any]]]:
+    """(what was asked, the config that all members share, the values of each setting that varies)."""
+    preset = _value(argv, "--preset")
+    _check_preset(preset)
+    defaults = Sweep(**_sections(PRESETS[preset or "digits"]), preset=preset or "digits")
+    asked = _parse("sweep", Sweep, argv, defaults)
+    varied = {}
+    for word in asked.vary:
+        path, equals, values = word.partition("=")
+        if not equals or not values:
+            raise InputError(f"--vary: {word} given, must be SETTING=VALUE,VALUE,...")
+        varied[path] = [parse_setting(path, value) for value in values.split(",")]
+    if not varied:
+        raise InputError("--vary: nothing given, must be one SETTING=VALUE,VALUE,... or more")
+    return asked, Config(**_sections(asked)), varied
+
+
+def _check_preset(preset: str | None) -> None:
+    if preset is not None and preset not in PRESETS:
+        raise InputError(f"--preset: {preset} given, must be one of {', '.join(PRESETS)}{suggestion(preset, PRESETS)}")
 
 
 def _stored_config(directory: Path) -> Config | None:

@@ -181,9 +181,15 @@ class Checkpoints:
             raise StorageError(f"step {step} is not saved in {self.directory}: {_reason(error)}") from error
 
     def restore(
-        self, target: PyTree, *, config: dict, data: dict, ignore: frozenset[str] = frozenset()
+        self,
+        target: PyTree,
+        *,
+        config: dict,
+        data: dict,
+        ignore: frozenset[str] = frozenset(),
+        at_most: int | None = None,
     ) -> Restored | None:
-        """The newest step that is whole, or None if there are no steps.
+        """The newest step that is whole, and no later than `at_most` if that is given; None if there are no steps.
 
         `target` holds a `jax.ShapeDtypeStruct` for each leaf, with the sharding that it is to have (the
         first device if it has none). `ignore` names config fields, or whole sections, that may differ. A
@@ -195,6 +201,8 @@ class Checkpoints:
         target = jax.tree.map(_placed, target)
         damaged = {}
         for step in reversed(self.steps()):
+            if at_most is not None and step > at_most:
+                continue
             try:
                 leaves = self._compare(step, target, config, data, ignore)
                 state = self._read(step, target, leaves)

@@ -19,6 +19,7 @@ from vae_jax.arguments import (
     Reconstruct,
     Sample,
     parse_on_run,
+    parse_sweep,
     parse_train,
     require_positive,
 )
@@ -63,6 +64,42 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         result |= {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
         _say("drawn: " + ", ".join(str(path) for path in drawn))
         return result | evaluation
+
+
+def sweep(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax sweep`: fits many models side by side, evaluates each, and compares them."""
+    asked, config, varied = parse_sweep(argv)
+    directory = Path(asked.workdir or f"runs/sweep-{asked.preset}")
+    _use_compilation_cache(asked.compilation_cache)
+    start = time.perf_counter()
+    from vae_jax import figures, fitting, runs, sweeping
+
+    members = sweeping.members(config, varied)
+    parts = sweeping.groups(members)
+    _say(f"{len(members)} members, {len(parts)} program(s), one after another; {directory}")
+    with fitting.stop_on_signals() as stop:
+        trained = {}
+        for group in parts:
+            found = sweeping.fit_group(group, directory, stop=stop)
+            if found is None:
+                _say("interrupted, saved; the same command goes on")
+                return {"workdir": str(directory), "status": "interrupted"}
+            trained |= dict(zip([member.name for member in group], found, strict=True))
+        train_seconds = time.perf_counter() - start
+        results = sweeping.judge([trained[member.name] for member in members])
+    summary = sweeping.summarise(members, results)
+    text = sweeping.markdown(summary)
+    rows = [member.varied | result for member, result in zip(members, results, strict=True)]
+    runs.write_json(directory / "sweep.json", {"members": rows, "summary": summary})
+    runs.write_file(directory / "sweep.md", lambda file: file.write(text.encode()))
+    figures.rate_distortion(directory / "sweep.png", summary)
+    _say(text.rstrip())
+    return {
+        "workdir": str(directory), "status": "done", "members": len(members), "programs": len(parts),
+        "failed": [member.name for member, result in zip(members, results, strict=True) if "failure" in result],
+        "train_seconds": round(train_seconds, 2), "seconds": round(time.perf_counter() - start, 2),
+        "summary": summary,
+    }  # fmt: skip
 
 
 def evaluate(argv: Sequence[str]) -> dict[str, Any]:
@@ -169,6 +206,7 @@ def data(argv: Sequence[str]) -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "train": train,
+    "sweep": sweep,
     "evaluate": evaluate,
     "sample": sample,
     "reconstruct": reconstruct,
@@ -182,6 +220,7 @@ HELP = f"""usage: vae-jax COMMAND [ARGUMENTS]
 Variational autoencoders in JAX.
 
   train                 train on a data set, evaluate, draw; --preset NAME, --workdir DIR, --section.field VALUE
+  sweep --vary ...      many models side by side: seed=0,1,2 objective.beta=0.5,1,2; a table and a figure
   evaluate RUN          ELBO and its parts, NLL with its error, active units, bits/dim
   sample RUN            images from the prior
   reconstruct RUN       test images and their reconstructions

@@ -353,6 +353,10 @@ def from_flat(values: Mapping[str, Any]) -> Config:
     for path in _FIELD_TYPES:
         if path not in values:
             raise InputError(f"{path}: missing")
+    return validate(_from_flat(values))
+
+
+def _from_flat(values: Mapping[str, Any]) -> Config:
     sections: dict[str, Any] = {}
     for path, value in values.items():
         section, _, name = path.rpartition(".")
@@ -360,12 +364,31 @@ def from_flat(values: Mapping[str, Any]) -> Config:
         sections.setdefault(section, {})[name] = value
     top = sections.pop("", {})
     hints = typing.get_type_hints(Config)
-    return validate(Config(**{name: hints[name](**fields) for name, fields in sections.items()}, **top))
+    return Config(**{name: hints[name](**fields) for name, fields in sections.items()}, **top)
 
 
 def override(config: Config, **values: Any) -> Config:
     """`config` with settings replaced by their path, dots written as two underscores: `train__steps=100`."""
     return from_flat(flatten(config) | {path.replace("__", "."): value for path, value in values.items()})
+
+
+def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
+    """`config` with settings replaced by their path, not validated: for numbers that a program is yet to be given."""
+    return _from_flat(flatten(config) | numbers)
+
+
+def parse_setting(path: str, text: str) -> Any:
+    """The value of a number or a name as text; raises InputError where the setting is neither, or is not one."""
+    if path not in _FIELD_TYPES:
+        raise InputError(f"{path}: no such setting{suggestion(path, _FIELD_TYPES)}")
+    annotation = _FIELD_TYPES[path]
+    kind = str if typing.get_origin(annotation) is Literal else annotation
+    if kind not in (int, float, str):
+        raise InputError(f"{path}: a list of values can be given for numbers and names only")
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"{path}: {text!r} given, must be of type {kind.__name__}") from None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: frozenset[str] = RESUMABLE) -> list[str]:

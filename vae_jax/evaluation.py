@@ -105,6 +105,10 @@ class Evaluator:
     def _elbo(self) -> PerExample:
         return jax.jit(functools.partial(elbo_terms, model=self.model, binarization=self.binarization))
 
+    @functools.cached_property
+    def _likelihoods(self) -> dict[tuple[int, int], PerExample]:
+        return {}
+
     def bound(self, params: Params, key: Array, images: np.ndarray) -> dict[str, float]:
         """Means over all images, in nats: `reconstruction`, and `kl` and `elbo` where the posterior has a density.
 
@@ -147,10 +151,12 @@ class Evaluator:
         `ess` is the median over images of the effective number of the `num_samples` samples. Raises ValueError
         where the posterior has no density.
         """
-        settings = {"num_samples": num_samples, "chunk": chunk}
-        per_example = functools.partial(likelihood_terms, model=self.model, binarization=self.binarization, **settings)
+        settings = num_samples, chunk
+        if settings not in self._likelihoods:
+            fixed = {"model": self.model, "binarization": self.binarization, "num_samples": num_samples, "chunk": chunk}
+            self._likelihoods[settings] = jax.jit(functools.partial(likelihood_terms, **fixed))
         values = evaluate_examples(
-            jax.jit(per_example),
+            self._likelihoods[settings],
             params,
             key,
             images,

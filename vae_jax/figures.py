@@ -278,3 +278,37 @@ def curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, title:
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     _write(path, png.getvalue())
+
+
+def rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str, Any]]) -> None:
+    """Draws a sweep: what the code costs (KL) against what it misses (-E log p(x|z)), a point for each setting.
+
+    `summary` is that of `sweeping.summarise`: means, and standard deviations over seeds where there are several. On
+    the dashed lines -ELBO, the sum of the two, is the same. Settings without a KL are left out.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.8), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    rows = [row for row in summary if "kl" in row and "reconstruction" in row]
+    points = np.array([(row["kl"]["mean"], -row["reconstruction"]["mean"]) for row in rows]).reshape(-1, 2)
+    for row, (rate, distortion) in zip(rows, points, strict=True):
+        label = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in row["varied"].items()) or "all"
+        errors = {"xerr": row["kl"]["sd"], "yerr": row["reconstruction"]["sd"]}
+        axes.errorbar(rate, distortion, **errors, marker="o", markersize=5, capsize=3, linestyle="", label=label)
+    if len(points):
+        order = points[np.argsort(points[:, 0])]
+        axes.plot(*order.T, color="0.8", zorder=0)
+        axes.margins(0.15)
+        (left, right), limits = axes.get_xlim(), axes.get_ylim()
+        for total in np.linspace(points.sum(axis=1).min(), points.sum(axis=1).max(), 4):
+            axes.plot([left, right], [total - left, total - right], "--", color="0.7", linewidth=0.8, zorder=0)
+        axes.set_xlim(left, right)
+        axes.set_ylim(limits)
+        axes.legend(fontsize=8)
+    axes.set(title="Rate and distortion", xlabel="KL(q(z|x) ‖ p(z)), nats", ylabel="-E log p(x|z), nats")
+    axes.grid(alpha=0.3)
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png)
+    _write(path, png.getvalue())

@@ -12,6 +12,7 @@ import numpy as np
 
 from vae_jax import drawing, sharding
 from vae_jax.checkpoints import Checkpoints, run_lock
+from vae_jax.config import TrainConfig
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Metrics, make_loss
@@ -42,8 +43,8 @@ class Outcome:
     trained_steps: int  # by this process
 
 
-def compile_program(run: Run) -> Program:
-    """program(state, images, num_steps) -> (state, metrics): many steps, jitted for the mesh; donates the state."""
+def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array]) -> Program:
+    """program(state, images, num_steps) -> (state, metrics) of a run: pure, and not jitted."""
     config = run.config
     step = make_train_step(
         make_loss(run.model, config.objective, config.data, run.data["num_examples"]),
@@ -51,14 +52,18 @@ def compile_program(run: Run) -> Program:
         ema_decay=config.train.ema_decay,
         max_skips=config.train.max_skips if config.train.nonfinite == "skip" else 0,
     )
-    program = functools.partial(
+    return functools.partial(
         train_steps,
         step=step,
         batch_size=config.train.batch_size,
         max_steps=config.train.log_every,
-        place_batch=sharding.place_batch(run.mesh),
+        place_batch=place_batch,
     )
-    everywhere = sharding.replicated(run.mesh)
+
+
+def compile_program(run: Run) -> Program:
+    """`many_steps`, jitted for the mesh; donates the state."""
+    program, everywhere = many_steps(run, sharding.place_batch(run.mesh)), sharding.replicated(run.mesh)
     return jax.jit(program, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere)
 
 
@@ -79,18 +84,45 @@ def fit(run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: Fals
             state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key, average)
         else:
             state = restored.state
-        loop = _Loop(run, checkpoints, first_step=0 if restored is None else restored.step)
-        with loop.writing():
+        first_step = 0 if restored is None else restored.step
+        recorder = Recorder(run, checkpoints, first_step=first_step)
+        progress = Progress(
+            run.config.train.steps, images_per_step=run.config.train.batch_size, initial_step=first_step
+        )
+        with progress, recorder.writing(progress):
             for note in restored.notes if restored else ():
-                loop.progress.print(note)
-            state, status = loop.train(state, jax.device_put(images, everywhere), stop)
-    return Outcome(
-        state, loop.step, status, restored.step if restored else None, loop.step - (restored.step if restored else 0)
-    )
+                progress.print(note)
+            state, status = _train(recorder, state, jax.device_put(images, everywhere), stop)
+    return Outcome(state, recorder.step, status, restored.step if restored else None, recorder.step - first_step)
 
 
-class _Loop:
-    """The host's side of a training: which step it has dispatched, and which numbers it has not read yet."""
+def _train(
+    recorder: "Recorder", state: TrainState, images: jax.Array, stop: Callable[[], bool]
+) -> tuple[TrainState, str]:
+    """Runs the program until the last step; returns the state and how it ended."""
+    program, config = compile_program(recorder.run), recorder.config
+    while recorder.step < config.steps and not recorder.no_better():
+        count = steps_to_dispatch(config, recorder.step)
+        state, metrics = program(state, images, count)
+        recorder.read()  # the metrics of the dispatch before: the device works meanwhile
+        recorder.dispatched(count, metrics)
+        last, interrupted = recorder.step == config.steps, stop()
+        if config.evaluate_every and (recorder.step % config.evaluate_every == 0 or last):
+            recorder.validate(state)
+        if recorder.step % config.save_every == 0 or last or interrupted or recorder.no_better():
+            recorder.save(state)
+        if interrupted and not last:
+            return state, "interrupted"
+    return state, "done" if recorder.step >= config.steps else "stopped early"
+
+
+def steps_to_dispatch(config: TrainConfig, step: int) -> int:
+    """How many steps the next program makes: dispatches end at multiples of `log_every`, and at the last step."""
+    return min(config.log_every - step % config.log_every, config.steps - step)
+
+
+class Recorder:
+    """What the host keeps of one model's training: the steps dispatched, the numbers not read yet, and its files."""
 
     def __init__(self, run: Run, checkpoints: Checkpoints, *, first_step: int):
         self.run, self.config, self.checkpoints = run, run.config.train, checkpoints
@@ -106,39 +138,27 @@ class _Loop:
         return [row for row in read_metrics(path) if row["step"] <= self.step] if path.exists() else []
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Opens the metrics file, the TensorBoard file and the progress bar, and closes them."""
+    def writing(self, progress: Progress) -> Iterator[None]:
+        """Opens the metrics file and the TensorBoard file, and closes them; `progress` is told the bounds."""
         directory, first = self.run.directory, self.step
+        self.progress = progress
         with contextlib.ExitStack() as stack:
             self.metrics = MetricsFile(directory / METRICS_FILE, keep_through_step=first)
             stack.callback(self.metrics.close)
             self.board = TensorBoard(directory, purge_step=first + 1 if first else None)
             stack.callback(self.board.close)
-            self.progress = stack.enter_context(
-                Progress(self.config.steps, images_per_step=self.config.batch_size, initial_step=first)
-            )
             yield
 
-    def train(self, state: TrainState, images: jax.Array, stop: Callable[[], bool]) -> tuple[TrainState, str]:
-        """Runs the program until the last step; returns the state and how it ended."""
-        program, config = compile_program(self.run), self.config
-        while self.step < config.steps and not self._no_better():
-            count = min(config.log_every - self.step % config.log_every, config.steps - self.step)
-            state, metrics = program(state, images, count)
-            self._read_metrics()  # those of the dispatch before: the device works meanwhile
-            self.unread = (self.step, count, metrics)
-            self.step += count
-            last, interrupted = self.step == config.steps, stop()
-            if config.evaluate_every and (self.step % config.evaluate_every == 0 or last):
-                self._validate(state)
-            if self.step % config.save_every == 0 or last or interrupted or self._no_better():
-                self._save(state)
-            if interrupted and not last:
-                return state, "interrupted"
-        return state, "done" if self.step >= config.steps else "stopped early"
+    def dispatched(self, count: int, metrics: Metrics) -> None:
+        """Notes that `count` more steps are on their way, whose `metrics` are to be read later."""
+        self.unread = (self.step, count, metrics)
+        self.step += count
 
-    def _read_metrics(self) -> None:
-        """Reads, checks and writes the metrics that are still on the device: one row, the mean over its steps."""
+    def read(self) -> None:
+        """Reads, checks and writes the metrics that are still on the device: one row, the mean over its steps.
+
+        Raises NotFiniteError naming the step that failed.
+        """
         if self.unread is None:
             return
         first, count, metrics = self.unread
@@ -164,8 +184,9 @@ class _Loop:
         self._write(first + count, row)
         self.progress.update(first + count, bound=row["bound"])
 
-    def _validate(self, state: TrainState) -> None:
-        self._read_metrics()
+    def validate(self, state: TrainState) -> None:
+        """Writes the bound on the held-out images, and pictures."""
+        self.read()
         params, key = evaluation_params(state, self.run.config), evaluation_key(self.run, "validation")
         if self.validation is None:
             self.validation = self.run.evaluator(), self._held_out()
@@ -187,15 +208,16 @@ class _Loop:
         except InputError:  # nothing was held out, and the source has no split of its own
             return np.empty((0, *self.run.image_shape), np.uint8)
 
-    def _no_better(self) -> bool:
+    def no_better(self) -> bool:
         """Whether the last `patience` validation bounds have all missed the best before them."""
         patience = self.config.patience
         if not patience or len(self.history) <= patience:
             return False
         return max(self.history[-patience:]) <= max(self.history[:-patience])
 
-    def _save(self, state: TrainState) -> None:
-        self._read_metrics()  # which refuses what is not finite
+    def save(self, state: TrainState) -> None:
+        """Starts to save the state."""
+        self.read()  # which refuses what is not finite
         self.checkpoints.save(self.step, state, config=dataclasses.asdict(self.run.config), data=self.run.data)
 
     def _write(self, step: int, row: dict[str, Any]) -> None:

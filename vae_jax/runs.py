@@ -197,10 +197,11 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def restore(run: Run, checkpoints: Checkpoints) -> Restored | None:
-    """The newest whole state of the run, placed on its mesh; None where nothing is saved yet."""
+def restore(run: Run, checkpoints: Checkpoints, *, at_most: int | None = None) -> Restored | None:
+    """The newest whole state of the run (up to step `at_most`), placed on its mesh; None where nothing is saved yet."""
     target = sharding.abstract(jax.eval_shape(run.initial_state, run.key), sharding.replicated(run.mesh))
-    return checkpoints.restore(target, config=dataclasses.asdict(run.config), data=run.data, ignore=RESUMABLE)
+    config = dataclasses.asdict(run.config)
+    return checkpoints.restore(target, config=config, data=run.data, ignore=RESUMABLE, at_most=at_most)
 
 
 def evaluation_params(state: TrainState, config: Config) -> Params:
@@ -225,14 +226,22 @@ def evaluation_key(run: Run, split: str) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(run.key, EVALUATION_STREAM), SPLITS.index(split))
 
 
-def evaluate(run: Run, params: Params, *, split: str, say: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def evaluate(
+    run: Run,
+    params: Params,
+    *,
+    split: str,
+    say: Callable[[int, int], None] | None = None,
+    evaluator: Evaluator | None = None,
+) -> dict[str, Any]:
     """Every number that exists for this model on a split, each with its protocol; see vae_jax.evaluation.
 
+    `evaluator` is `run.evaluator()` unless given: runs with the same model can share what is compiled for them.
     `undefined` says of those that do not exist why. Raises NotFiniteError that names the numbers that are not finite.
     """
     settings = run.config.evaluation
     images = run.images(split)
-    key, evaluator = evaluation_key(run, split), run.evaluator()
+    key, evaluator = evaluation_key(run, split), evaluator or run.evaluator()
     result: dict[str, Any] = {
         "split": split,
         "num_examples": len(images),

@@ -1,0 +1,180 @@
+"""Many models in one program: what is one program, that each member is the run alone, and what is left on disk."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_jax import cli, figures, fitting, runs, sweeping
+from vae_jax.config import override
+from vae_jax.errors import InputError
+from vae_jax.sweeping import fit_group, groups, judge, markdown, members, summarise
+
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
+VARIED = {"objective.beta": [0.5, 2.0], "seed": [0, 1]}
+
+
+@pytest.fixture
+def config(small):
+    return small(train__steps=10, train__evaluate_every=5, train__save_every=5, objective__warmup_steps=4)
+
+
+def test_members_are_the_product_and_are_validated(config):
+    found = members(config, VARIED)
+    assert [m.name for m in found] == [f"objective.beta={b},seed={s}" for b in (0.5, 2.0) for s in (0, 1)]
+    assert [(m.config.objective.beta, m.config.seed) for m in found] == [(0.5, 0), (0.5, 1), (2.0, 0), (2.0, 1)]
+    with pytest.raises(InputError, match=r"^objective\.beta: -1\.0 given"):
+        members(config, {"objective.beta": [-1.0]})
+    with pytest.raises(InputError, match=r"^--vary: a value is given twice"):
+        members(config, {"seed": [1, 1]})
+    with pytest.raises(InputError, match=r"^train\.patience: "):
+        members(override(config, train__patience=1), {"seed": [1]})
+
+
+def test_what_changes_a_shape_a_branch_or_the_data_is_another_program(config):
+    def sizes(base, varied):
+        return [len(group) for group in groups(members(base, varied))]
+
+    assert sizes(config, VARIED) == [4]
+    assert sizes(config, {"optimizer.learning_rate": [1e-3, 1e-2], "seed": [0, 1]}) == [4]
+    assert sizes(config, {"model.latent_dim": [2, 3], "seed": [0, 1, 2]}) == [3, 3]
+    assert sizes(config, {"optimizer.clip_norm": [0.0, 1.0]}) == [1, 1]
+    static = override(config, data__binarization="static", model__likelihood="bernoulli")
+    assert sizes(static, VARIED) == [2, 2]  # a seed draws its own images
+
+
+@pytest.fixture(scope="module")
+def swept(small, tmp_path_factory):
+    """(members, what they became, directory) of four members on four of the eight devices."""
+    directory = tmp_path_factory.mktemp("sweep")
+    config = small(train__steps=10, train__evaluate_every=5, train__save_every=5, objective__warmup_steps=4,
+                   optimizer__name="adamw", optimizer__weight_decay=0.1, mesh__data=0)  # fmt: skip
+    sweep = members(config, {"optimizer.learning_rate": [1e-3, 5e-3], "objective.beta": [0.5, 2.0]})
+    return sweep, fit_group(sweep, directory), directory
+
+
+def test_each_member_is_the_run_alone(swept, tmp_path):
+    sweep, trained, directory = swept
+    for member, found in zip(sweep, trained, strict=True):
+        run, images = runs.prepare_run(override(member.config, mesh__data=1), tmp_path / member.name)
+        alone = fitting.fit(run, images)
+        for a, b in zip(*map(jax.tree.leaves, (alone.state.params, found.params)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+        rows = [fitting.read_metrics(r.directory / fitting.METRICS_FILE) for r in (run, found.run)]
+        assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == [5, 5, 10, 10]
+        for a, b in zip(*rows, strict=True):
+            assert a == pytest.approx(b, rel=1e-3)
+        with runs.saved_params(runs.open_run(directory / member.name), pytest.fail) as (step, params):
+            assert step == 10
+        for a, b in zip(*map(jax.tree.leaves, (params, found.params)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    first, *others = [found.params["output_bias"] for found in trained]
+    assert all(not np.allclose(first, other, rtol=1e-4) for other in others)
+
+
+def test_members_lie_on_different_devices(swept):
+    program = sweeping._Program([found.run for found in swept[1]])
+    assert {shard.device for shard in program.numbers["seed"].addressable_shards} == set(jax.devices()[:4])
+    images = swept[1][0].run.images("train")
+    state = program.initial_state(images)
+    compiled = program.steps.lower(program.numbers, state, images, 5).compile().as_text()
+    assert "all-reduce" not in compiled
+    kernel = state.params["posterior_mean"]["kernel"]
+    assert kernel.shape[0] == 4
+    assert {shard.data.shape[0] for shard in kernel.addressable_shards} == {1}
+
+
+def test_an_interrupted_sweep_goes_on_from_the_step_that_all_have(config, tmp_path, monkeypatch):
+    sweep = members(config, VARIED)
+    whole = fit_group(sweep, tmp_path / "whole")
+    calls = iter([True])
+    assert fit_group(sweep, tmp_path / "parts", stop=lambda: next(calls, False)) is None  # after 5 steps
+    ahead, images = runs.prepare_run(sweep[0].config, tmp_path / "parts" / sweep[0].name)
+    fitting.fit(ahead, images)  # one member is at step 10 already
+    seen = []
+    steps = sweeping.steps_to_dispatch
+    monkeypatch.setattr(sweeping, "steps_to_dispatch", lambda config, step: seen.append(step) or steps(config, step))
+    parts = fit_group(sweep, tmp_path / "parts")
+    assert seen == [5]
+    for a, b in zip(whole, parts, strict=True):
+        for x, y in zip(*map(jax.tree.leaves, (a.params, b.params)), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    name = sweep[1].name
+    files = [tmp_path / part / name / fitting.METRICS_FILE for part in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_member_that_diverges_is_left_behind(config, tmp_path, capsys):
+    wild = override(config, optimizer__name="sgd", optimizer__schedule="constant")
+    sweep = members(wild, {"optimizer.learning_rate": [1e-6, 1e30]})
+    good, bad = fit_group(sweep, tmp_path)
+    assert bad.params is None
+    assert "not finite" in bad.failure
+    assert "the other members go on" in capsys.readouterr().err
+    results = judge([good, bad])
+    assert results[1] == {"failure": bad.failure}
+    assert json.loads((good.run.directory / "evaluation.json").read_text())["elbo"] == results[0]["elbo"]
+    assert not (bad.run.directory / "evaluation.json").exists()
+    table = markdown(summarise(sweep, results))
+    assert "does not exist" in table.splitlines()[-1]
+
+
+def test_the_summary_is_over_seeds(config):
+    sweep = members(config, VARIED)
+    summary = summarise(sweep, [{"elbo": v} for v in (1.0, 3.0, 5.0, 5.0)])
+    assert [row["varied"] for row in summary] == [{"objective.beta": 0.5}, {"objective.beta": 2.0}]
+    assert summary[0]["elbo"] == {"mean": 2.0, "sd": pytest.approx(np.sqrt(2))}
+    assert summary[1]["elbo"] == {"mean": 5.0, "sd": 0.0}
+    assert markdown(summary).splitlines()[2] == "| 0.5 | 2 | 2.00 ± 1.41 |"
+
+
+def test_the_command(config, data_dir, tmp_path, capsys):
+    argv = ["sweep", "--workdir", str(tmp_path), "--compilation-cache", "None", "--data.data-dir", data_dir,
+            "--model.hidden", "8", "--model.latent-dim", "2", "--train.steps", "10", "--train.log-every", "5",
+            "--train.evaluate-every", "0", "--train.save-every", "5", "--train.batch-size", "16",
+            "--evaluation.num-samples", "4", "--vary", "seed=0,1", "objective.beta=0.5,2"]  # fmt: skip
+    assert cli.main(argv) == 0
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert (result["status"], result["members"], result["programs"], result["failed"]) == ("done", 4, 1, [])
+    stored = json.loads((tmp_path / "sweep.json").read_text())
+    assert [(m["seed"], m["objective.beta"]) for m in stored["members"]] == [(0, 0.5), (0, 2.0), (1, 0.5), (1, 2.0)]
+    assert (tmp_path / "sweep.md").read_text().strip() in said.err
+    with Image.open(tmp_path / "sweep.png") as image:
+        assert image.size[0] > 500
+    assert cli.main(["evaluate", str(tmp_path / "seed=1,objective.beta=2.0")]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["elbo"] == pytest.approx(stored["members"][3]["elbo"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vary", "told"),
+    [
+        ([], "--vary: nothing given"),
+        (["seed"], "--vary: seed given, must be SETTING=VALUE,VALUE,..."),
+        (["objective.betta=1,2"], "objective.betta: no such setting; did you mean 'objective.beta'?"),
+        (["model.hidden=1,2"], "model.hidden: a list of values can be given for numbers and names only"),
+        (["seed=a,b"], "seed: 'a' given, must be of type int"),
+        (["objective.name=elbo,elbow"], "objective.name: 'elbow' given, must be one of elbo"),
+    ],
+)
+def test_what_cannot_be_varied_is_one_line(vary, told, tmp_path, capsys):
+    argv = ["sweep", "--workdir", str(tmp_path / "sweep"), *(["--vary", *vary] if vary else [])]
+    assert cli.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vae-jax: {told}")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_the_figure_has_a_point_for_each_setting_with_a_kl(tmp_path):
+    def row(beta, **numbers):
+        return {"varied": {"objective.beta": beta}} | {n: {"mean": v, "sd": 0.5} for n, v in numbers.items()}
+
+    path = tmp_path / "figure.png"
+    figures.rate_distortion(path, [row(1.0, kl=20.0, reconstruction=-70.0), row(2.0, elbo=-3.0)])
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+    figures.rate_distortion(path, [row(2.0, elbo=-3.0)])

@@ -1,0 +1,288 @@
+"""Many models in one program: a product of settings, trained side by side, each left behind as a run of its own."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax import runs, sharding
+from vae_jax.checkpoints import Checkpoints, Restored, run_lock
+from vae_jax.config import Config, differences, flatten, from_flat, with_numbers
+from vae_jax.data.batches import mean_image
+from vae_jax.errors import InputError, NotFiniteError
+from vae_jax.fitting import Recorder, many_steps, steps_to_dispatch
+from vae_jax.inference import Params
+from vae_jax.runs import Run
+from vae_jax.training import TrainState
+from vae_jax.writers import Progress
+
+# Numbers that no shape, branch or data set depends on: models that differ in these alone can be one program.
+SIDE_BY_SIDE = frozenset(
+    (
+        "seed", "objective.beta", "objective.free_bits", "objective.capacity", "objective.elbo_weight",
+        "objective.mmd_weight", "optimizer.learning_rate", "optimizer.b1", "optimizer.b2", "optimizer.eps",
+        "optimizer.weight_decay",
+    )
+)  # fmt: skip
+
+Numbers = dict[str, np.ndarray]  # path of a setting -> its value for each member, [M]
+
+
+class Member(NamedTuple):
+    """One model of a sweep."""
+
+    varied: dict[str, Any]  # path -> value, of the settings that the sweep varies
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """The member's directory within the sweep's: `objective.beta=2.0,seed=1`."""
+        return ",".join(f"{path}={value}" for path, value in self.varied.items())
+
+
+def members(config: Config, varied: Mapping[str, Sequence[Any]]) -> list[Member]:
+    """The product of all values, the last setting varying fastest; raises InputError as `validate` does."""
+    if config.train.patience or "train.patience" in varied:
+        raise InputError("train.patience: a sweep's members are trained for the same steps; set it to 0")
+    points = [dict(zip(varied, point, strict=True)) for point in itertools.product(*varied.values())]
+    found = [Member(point, from_flat(flatten(config) | point)) for point in points]
+    if len({member.name for member in found}) < len(found):
+        raise InputError("--vary: a value is given twice")
+    return found
+
+
+def groups(sweep: Sequence[Member]) -> list[list[Member]]:
+    """Members that can be one program: those that differ in `SIDE_BY_SIDE` alone, and read the same images."""
+    found: list[list[Member]] = []
+    for member in sweep:
+        own_data = member.config.data.binarization == "static"  # drawn once, from the seed
+        apart = SIDE_BY_SIDE - {"seed"} if own_data else SIDE_BY_SIDE
+        for group in found:
+            if not differences(flatten(group[0].config), flatten(member.config), ignore=apart):
+                group.append(member)
+                break
+        else:
+            found.append([member])
+    return found
+
+
+class Trained(NamedTuple):
+    """A member after its training."""
+
+    run: Run
+    params: Params | None  # None where it diverged
+    failure: str | None
+
+
+def fit_group(
+    group: Sequence[Member], directory: Path, *, stop: Callable[[], bool] = lambda: False
+) -> list[Trained] | None:
+    """Trains the members side by side in one program, spread over the devices; None if `stop()` came true.
+
+    Each member's directory holds what `fitting.fit` leaves, and equals, up to the order of sums, that of the same run
+    alone. The same call goes on after an interruption, from the newest step that all members have. A member that is
+    not finite is left at its last checkpoint, and the others go on. Raises CheckpointError, StorageError, LockedError.
+    """
+    prepared = [runs.prepare_run(member.config, directory / member.name) for member in group]
+    found, images = [run for run, _ in prepared], prepared[0][1]
+    with contextlib.ExitStack() as stack:
+        saved = []
+        for run in found:
+            stack.enter_context(run_lock(run.directory))
+            runs.write_config(run)
+            saved.append(stack.enter_context(Checkpoints(run.directory)))
+        program = _Program(found)
+        restored = _common_step(found, saved)
+        first_step = restored[0].step if restored else 0
+        state = program.place([r.state for r in restored]) if restored else program.initial_state(images)
+        config = found[0].config.train
+        progress = Progress(config.steps, images_per_step=len(found) * config.batch_size, initial_step=first_step)
+        stack.enter_context(progress)
+        recorders = [Recorder(run, c, first_step=first_step) for run, c in zip(found, saved, strict=True)]
+        for recorder in recorders:
+            stack.enter_context(recorder.writing(_Unshown()))
+        sweep = _Sweep(program, recorders, progress)
+        if not sweep.train(state, images, stop):
+            return None
+        return [Trained(run, *sweep.result(i)) for i, run in enumerate(found)]
+
+
+def _common_step(found: Sequence[Run], saved: Sequence[Checkpoints]) -> list[Restored] | None:
+    """Every member's state at the newest step that all have; None where one has none."""
+    restored = [runs.restore(run, checkpoints) for run, checkpoints in zip(found, saved, strict=True)]
+    if not all(restored):
+        return None
+    first = min(r.step for r in restored)
+    behind = [
+        r if r.step == first else runs.restore(run, checkpoints, at_most=first)
+        for r, run, checkpoints in zip(restored, found, saved, strict=True)
+    ]
+    return behind if all(r and r.step == first for r in behind) else None
+
+
+class _Unshown:
+    """A progress bar that nobody sees: the sweep shows one for all its members."""
+
+    def update(self, step: int, **bounds: float) -> None:
+        del step, bounds
+
+
+class _Program:
+    """The training of M models as functions of their numbers, with a leading axis [M] that is spread over devices."""
+
+    def __init__(self, found: Sequence[Run]):
+        self.template = found[0]
+        flat = [flatten(run.config) for run in found]
+        self.numbers: Numbers = {p: np.asarray([f[p] for f in flat]) for p in sorted(SIDE_BY_SIDE)}
+        self.numbers["seed"] = self.numbers["seed"].astype(np.uint32)
+        share = math.gcd(len(found), self.template.mesh.size)  # devices that the members can be spread over evenly
+        mesh = sharding.make_mesh(share)
+        self.spread, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+        self.numbers = jax.device_put(self.numbers, self.spread)
+        self.everywhere = everywhere
+        # By shard_map, so that a device never waits for another's members.
+        steps = jax.vmap(self._steps, in_axes=(0, 0, None, None))
+        specs = (self.spread.spec, self.spread.spec, everywhere.spec, everywhere.spec)
+        steps = jax.shard_map(steps, mesh=mesh, in_specs=specs, out_specs=self.spread.spec, check_vma=False)
+        self.steps = jax.jit(steps, donate_argnums=1)
+
+    def _run(self, numbers: Mapping[str, jax.Array]) -> Run:
+        return dataclasses.replace(self.template, config=with_numbers(self.template.config, numbers))
+
+    def _steps(self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array) -> Any:
+        return many_steps(self._run(numbers), place_batch=lambda batch: batch)(state, images, count)
+
+    def initial_state(self, images: np.ndarray) -> TrainState:
+        average = mean_image(images, binarization=self.template.config.data.binarization)
+
+        def one(numbers: Numbers) -> TrainState:
+            run = self._run(numbers)
+            return run.initial_state(run.key, average)
+
+        return jax.jit(jax.vmap(one), out_shardings=self.spread)(self.numbers)
+
+    def place(self, states: Sequence[TrainState]) -> TrainState:
+        """States side by side, [M, ...]."""
+        return jax.device_put(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), self.spread)
+
+
+class _Sweep:
+    """The host's side: one dispatch for all members, and each member's own records."""
+
+    def __init__(self, program: _Program, recorders: Sequence[Recorder], progress: Progress):
+        self.program, self.recorders, self.progress = program, list(recorders), progress
+        self.failures: dict[int, str] = {}
+        self.state: TrainState | None = None
+
+    def train(self, state: TrainState, images: np.ndarray, stop: Callable[[], bool]) -> bool:
+        """Trains to the last step; False if `stop()` came true before it."""
+        config, step = self.recorders[0].config, self.recorders[0].step
+        images, self.state = jax.device_put(images, self.program.everywhere), state
+        while step < config.steps:
+            count = steps_to_dispatch(config, step)
+            self.state, metrics = self.program.steps(self.program.numbers, self.state, images, count)
+            self._each(lambda i, recorder: recorder.read())
+            step += count
+            self.progress.update(step)
+            rows = jax.device_get(metrics)  # waits: the next dispatch of many models is worth more than its delay
+            of = [jax.tree.map(lambda row, i=i: row[i], rows) for i in range(len(self.recorders))]
+            self._each(lambda i, recorder, of=of, count=count: recorder.dispatched(count, of[i]))
+            last, interrupted = step == config.steps, stop()
+            if config.evaluate_every and (step % config.evaluate_every == 0 or last):
+                self._each(lambda i, recorder: recorder.validate(self.member(i)))
+            if step % config.save_every == 0 or last or interrupted:
+                self._each(lambda i, recorder: recorder.save(self.member(i)))
+            if interrupted and not last:
+                return False
+        return True
+
+    def _each(self, action: Callable[[int, Recorder], None]) -> None:
+        for i, recorder in enumerate(self.recorders):
+            if i in self.failures:
+                continue
+            try:
+                action(i, recorder)
+            except NotFiniteError as error:
+                self.failures[i] = str(error)
+                self.progress.print(f"{recorder.run.directory}: {error}; the other members go on")
+
+    def member(self, i: int) -> TrainState:
+        """The state of one member, placed as that of its run alone."""
+        everywhere = sharding.replicated(self.recorders[i].run.mesh)
+        return jax.device_put(jax.tree.map(lambda leaf: leaf[i], self.state), everywhere)
+
+    def result(self, i: int) -> tuple[Params | None, str | None]:
+        """(parameters to judge and to draw with, why there are none)."""
+        if i in self.failures:
+            return None, self.failures[i]
+        return runs.evaluation_params(self.member(i), self.recorders[i].run.config), None
+
+
+def judge(trained: Sequence[Trained], *, split: str = "test") -> list[dict[str, Any]]:
+    """The evaluation of each member, left in its directory too; `failure` in place of numbers where it diverged.
+
+    Members of one group share their compiled evaluations, whatever their numbers.
+    """
+    share: dict[tuple, Any] = {}
+    results = []
+    for run, params, failure in trained:
+        if failure is not None:
+            results.append({"failure": failure})
+            continue
+        key = (run.model, run.config.evaluation, run.config.data.binarization)
+        evaluator = share.setdefault(key, run.evaluator())
+        found = runs.evaluate(run, params, split=split, evaluator=evaluator)
+        runs.write_json(run.directory / runs.EVALUATION_FILE, {"step": run.config.train.steps, **found})
+        results.append(found)
+    return results
+
+
+SUMMARISED = ("elbo", "reconstruction", "kl", "nll", "bits_per_dim", "squared_error", "active_units")
+
+
+def summarise(sweep: Sequence[Member], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each setting but the seed: {"varied", "members", name: {"mean", "sd"}}, over the members with that number.
+
+    The sd is that between seeds (divisor n - 1), None for a single one.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for member, result in zip(sweep, results, strict=True):
+        varied = {path: value for path, value in member.varied.items() if path != "seed"}
+        rows.setdefault(repr(varied), {"varied": varied, "found": []})["found"].append(result)
+    summary = []
+    for row in rows.values():
+        numbers = {name: [r[name] for r in row["found"] if name in r] for name in SUMMARISED}
+        summary.append(
+            {"varied": row["varied"], "members": len(row["found"])}
+            | {name: _mean_and_sd(values) for name, values in numbers.items() if values}
+        )
+    return summary
+
+
+def _mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def markdown(summary: Sequence[Mapping[str, Any]]) -> str:
+    """The summary as a table: mean ± sd over seeds, in nats."""
+    names = [name for name in SUMMARISED if any(name in row for row in summary)]
+    settings = list(summary[0]["varied"])
+    lines = [f"| {' | '.join([*settings, 'members', *names])} |", "|---" * (len(settings) + 1 + len(names)) + "|"]
+    for row in summary:
+        cells = [str(value) for value in row["varied"].values()] + [str(row["members"])]
+        cells += [_cell(row.get(name)) for name in names]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Mapping[str, float | None] | None) -> str:
+    if value is None:
+        return "does not exist"
+    return f"{value['mean']:.2f}" + ("" if value["sd"] is None else f" ± {value['sd']:.2f}")
