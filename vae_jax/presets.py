@@ -33,7 +33,7 @@ _AUTOENCODER = Config(
     objective=ObjectiveConfig(name="reconstruction"),
     optimizer=OptimizerConfig(name="adamw", learning_rate=2e-3, schedule="one-cycle", weight_decay=1e-3),
     train=TrainConfig(steps=18_360, log_every=459, evaluate_every=4590, save_every=4590),  # 40 epochs
-    evaluation=EvaluationConfig(num_samples=1000),
+    evaluation=EvaluationConfig(num_samples=200),
 )
 
 PRESETS: dict[str, Config] = {

@@ -24,16 +24,16 @@ PyTorch is no dependency of vae_jax; any Python that has it will do:
     vae-jax data prepare mnist
     python experiments/benchmarks/pytorch_mnist.py --torch-python torch-venv/bin/python
 
-Time: 3 minutes for 7 rounds on two cores.
-Numbers of 2026-11-23 (two cores of an AMD EPYC with AVX-512, shared with others, Python 3.11.7, jax 0.10.2, torch
+Time: 4 minutes for 7 rounds on two cores.
+Numbers of 2026-11-24 (two cores of an AMD EPYC with AVX-512, shared with others, Python 3.11.7, jax 0.10.2, torch
 2.13.0+cpu, `--rounds 7 --warmup 2`), in seconds an epoch, and vae_jax's time over the row's, each the median (least to
 greatest):
 
-    vae_jax          1.886 (1.690 to 2.184)
-    torch-example    6.575 (6.066 to 7.218)      0.304 (0.262 to 0.327)
-    torch-loader     4.606 (4.099 to 4.649)      0.406 (0.364 to 0.533)
-    torch-plain      2.929 (2.239 to 3.471)      0.695 (0.487 to 0.859)
-    torch-compiled   2.921 (2.276 to 3.448)      0.621 (0.526 to 0.811)
+    vae_jax          1.780 (1.659 to 2.002)
+    torch-example    8.265 (7.877 to 9.055)      0.219 (0.196 to 0.242)
+    torch-loader     4.088 (3.718 to 4.483)      0.441 (0.371 to 0.490)
+    torch-plain      2.821 (2.349 to 2.961)      0.667 (0.570 to 0.734)
+    torch-compiled   2.819 (2.356 to 2.925)      0.649 (0.588 to 0.731)
 """
 
 import argparse
