@@ -19,6 +19,8 @@ from scripts import EXPERIMENTS, load
 from vae_jax.config import ModelConfig
 from vae_jax.models import build_model
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 @pytest.fixture(scope="module")
 def measures():

@@ -19,6 +19,8 @@ from vae_jax.inference import (
 )
 from vae_jax.models import build_model
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 @pytest.fixture
 def x64():
