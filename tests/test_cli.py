@@ -263,7 +263,13 @@ def test_help_of_a_command(command, capsys):
     assert not stop.value.code
     text = capsys.readouterr().out
     assert f"vae-jax {command}" in text
-    expected = {"train": "--optimizer.learning-rate", "data": "prepare", "sample": "--count", "interpolate": "--frames"}
+    expected = {
+        "train": "--optimizer.learning-rate",
+        "sweep": "--vary",
+        "data": "prepare",
+        "sample": "--count",
+        "interpolate": "--frames",
+    }
     assert expected.get(command, "--split") in text
 
 

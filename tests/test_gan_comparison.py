@@ -19,8 +19,6 @@ from scripts import EXPERIMENTS, load
 from vae_jax.config import ModelConfig
 from vae_jax.models import build_model
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 @pytest.fixture(scope="module")
 def measures():
@@ -247,6 +245,7 @@ def test_what_is_kept_is_not_made_again_unless_settings_change(script, tmp_path)
     assert (other.pictures["samples"] == 2).all()
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_the_quick_form(tmp_path, data_dir):
     done = subprocess.run(
         [sys.executable, str(EXPERIMENTS / "gan_comparison.py"), "--quick", "--output", str(tmp_path)],

@@ -25,8 +25,6 @@ from vae_jax.inference import make_loss
 from vae_jax.training import make_train_step
 from vae_jax.writers import read_metrics
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 def fit(config, directory, **kwargs):
     run, images = runs.prepare_run(config, directory)
