@@ -4,7 +4,7 @@
     python experiments/pca_to_vae.py
 
 Each rung is a preset of `vae-jax train` of which the last three differ in what stands on their code, and in
-how long they are trained (40, 10 and 10 epochs):
+how long they are trained (40, 10 and 10 epochs), and the first's weight decay:
 
     PCA by SVD           mean and 30 leading right singular vectors of the training images: the exact optimum
     pca                  a linear autoencoder with tied weights, trained by gradient: the same subspace
@@ -21,6 +21,19 @@ picture to the nearest training image; that of the test images themselves says w
 
 Results go to DIR (runs/pca_to_vae): pca_to_vae.png, pca_to_vae.md, pca_to_vae.json, and a run directory for each
 rung. The same command goes on after an interruption.
+
+Time: 15 minutes of training on two cores, 11 of them the autoencoder's beside other work; then the evaluations.
+Numbers of 2026-11-24 (AMD EPYC with AVX-512, shared with others, Python 3.11.7, jax 0.10.2): squared error, PSNR in dB,
+-ELBO in nats, nearest for N(0, I) and for fitted codes, seconds:
+
+    PCA by SVD          13.87   17.52         -    37.1    35.3      7
+    pca                 13.87   17.52         -    33.6    30.3     24
+    autoencoder          2.61   24.78         -    37.2    31.7    645
+    noisy-autoencoder    3.79   23.16    8174.6    18.9    28.9    110
+    vae                  6.70   20.68      95.5    18.8    18.3    100
+
+A test image is 19.5 from the nearest training image. Largest principal angle between the linear autoencoder's
+subspace and that of PCA: 0.54 degrees. Published: 13.87 and 3.00 (Hinton & Salakhutdinov, Science 2006).
 """
 
 import argparse

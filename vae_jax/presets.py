@@ -25,8 +25,8 @@ _MNIST = Config(  # 100 epochs of 58,800 images; 1,200 are held out
 )
 
 # The ladder from PCA to the VAE: 784 pixels in 30 numbers. Autoencoder, noisy autoencoder and VAE differ in the
-# posterior, the objective, and how long they are trained (40, 10 and 10 epochs). Their outputs are logistic, with the
-# cross entropy of intensities, as Hinton and Salakhutdinov have them; PCA's are linear.
+# posterior, the objective, how long they are trained (40, 10 and 10 epochs), and the first's weight decay. Their
+# outputs are logistic, with the cross entropy of intensities, as Hinton and Salakhutdinov have them; PCA's are linear.
 _AUTOENCODER = Config(
     data=DataConfig(name="mnist", holdout=0.02, binarization="none"),
     model=ModelConfig(hidden=(1000, 500, 250), latent_dim=30, activation="gelu", posterior="deterministic"),
@@ -45,7 +45,9 @@ PRESETS: dict[str, Config] = {
         optimizer=OptimizerConfig(learning_rate=4e-3),
         train=replace(_AUTOENCODER.train, steps=9180),
     ),
-    "autoencoder": _AUTOENCODER,
+    "autoencoder": replace(  # without so much decay it learns its training images by heart: 2.85 in place of 2.61
+        _AUTOENCODER, optimizer=replace(_AUTOENCODER.optimizer, weight_decay=0.1)
+    ),
     "noisy-autoencoder": replace(
         _AUTOENCODER,
         model=replace(_AUTOENCODER.model, posterior="fixed-noise"),
