@@ -23,6 +23,8 @@ Results go to DIR (runs/pca_to_vae): pca_to_vae.png, pca_to_vae.md, pca_to_vae.j
 rung. The same command goes on after an interruption.
 
 Time: 15 minutes of training on two cores, 11 of them the autoencoder's beside other work; then the evaluations.
+The seconds are of different runs: the autoencoder was trained by `vae-jax train --preset autoencoder`, and the table
+made by this program from its directory; that of the SVD is from an earlier run, on a quieter machine (27 in the last).
 Numbers of 2026-11-24 (AMD EPYC with AVX-512, shared with others, Python 3.11.7, jax 0.10.2): squared error, PSNR in dB,
 -ELBO in nats, nearest for N(0, I) and for fitted codes, seconds:
 

@@ -38,6 +38,8 @@ class Sweep(Train):
     the same command goes on after an interruption.
     """
 
+    workdir: str | None = None
+    """The sweep's directory, with one for each member in it; runs/sweep-PRESET if not given."""
     vary: tuple[str, ...] = ()
     """The settings to vary and their values: seed=0,1,2 objective.beta=0.5,1,2."""
 

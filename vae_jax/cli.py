@@ -86,7 +86,8 @@ def sweep(argv: Sequence[str]) -> dict[str, Any]:
                 return {"workdir": str(directory), "status": "interrupted"}
             trained |= dict(zip([member.name for member in group], found, strict=True))
         train_seconds = time.perf_counter() - start
-        results = sweeping.judge([trained[member.name] for member in members])
+    # Signals end the process from here on: all is saved.
+    results = sweeping.judge([trained[member.name] for member in members])
     summary = sweeping.summarise(members, results)
     text = sweeping.markdown(summary)
     rows = [member.varied | result for member, result in zip(members, results, strict=True)]
