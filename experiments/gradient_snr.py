@@ -53,7 +53,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import runs
-from vae_jax.config import Config, override
+from vae_jax.config import Config
 from vae_jax.data.batches import mean_image, read_images
 from vae_jax.errors import VaeJaxError
 from vae_jax.estimators import ESTIMATORS, GradientStatistics, gradient_statistics, signal_to_noise
@@ -61,6 +61,7 @@ from vae_jax.inference import Params, make_loss, negative_bound
 from vae_jax.models import VAE, build_model
 from vae_jax.objectives import iwae
 from vae_jax.presets import PRESETS
+from vae_jax.settings import override
 from vae_jax.training import init_state, make_optimizer, make_train_step, train_steps
 
 DECODER = ("decoder", "output_bias")

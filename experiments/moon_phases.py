@@ -89,13 +89,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import data
-from vae_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate
+from vae_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from vae_jax.data.batches import mean_image
 from vae_jax.data.moons import Moons, draw, render
 from vae_jax.drawing import straight_paths
 from vae_jax.errors import VaeJaxError
 from vae_jax.inference import make_loss
 from vae_jax.models import VAE, build_model
+from vae_jax.settings import validate
 from vae_jax.training import init_state, make_optimizer, make_train_step, train_steps
 
 SETTINGS = ("moons_full_half", "moons_gap")

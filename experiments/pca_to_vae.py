@@ -53,10 +53,11 @@ import numpy as np
 from scipy.linalg import subspace_angles
 
 from vae_jax import drawing, figures, fitting, runs
-from vae_jax.config import Config, override
+from vae_jax.config import Config
 from vae_jax.errors import VaeJaxError
 from vae_jax.evaluation import peak_signal_to_noise
 from vae_jax.presets import PRESETS
+from vae_jax.settings import override
 
 RUNGS = ("pca", "autoencoder", "noisy-autoencoder", "vae")
 QUICK = {

@@ -32,12 +32,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vae_jax import runs
-from vae_jax.config import Config, override
+from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import VaeJaxError
 from vae_jax.inference import make_loss
 from vae_jax.models import build_model
 from vae_jax.presets import PRESETS
+from vae_jax.settings import override
 from vae_jax.training import init_state, make_optimizer, make_train_step, train_steps
 
 PENALTIES = {

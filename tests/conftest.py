@@ -21,8 +21,8 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small(data_dir):
     """small(train__steps=7, ...): the config of a run on `digits` that takes seconds; settings as for `override`."""
-    from vae_jax.config import override
     from vae_jax.presets import PRESETS
+    from vae_jax.settings import override
 
     def make(**settings):
         base = {

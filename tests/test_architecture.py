@@ -13,6 +13,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("errors",),
     ("config", "random"),
+    ("settings",),
     ("distributions", "objectives", "data", "sharding", "checkpoints", "writers", "figures", "presets"),
     ("chains",),
     ("estimators", "models"),

@@ -6,20 +6,10 @@ import math
 
 import pytest
 
-from vae_jax.config import (
-    RESUMABLE,
-    Config,
-    ModelConfig,
-    TrainConfig,
-    differences,
-    flatten,
-    from_flat,
-    override,
-    suggestion,
-    validate,
-)
+from vae_jax.config import RESUMABLE, Config, ModelConfig, TrainConfig
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
+from vae_jax.settings import differences, flatten, from_flat, override, suggestion, validate
 
 DIGITS = flatten(PRESETS["digits"])
 

@@ -18,10 +18,10 @@ import pytest
 
 from vae_jax import cli, drawing, fitting, runs
 from vae_jax.checkpoints import Checkpoints
-from vae_jax.config import flatten, override
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
 from vae_jax.inference import make_loss
+from vae_jax.settings import flatten, override
 from vae_jax.training import make_train_step
 from vae_jax.writers import read_metrics
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from vae_jax import fitting, runs, sharding
-from vae_jax.config import override
 from vae_jax.data.batches import read_images
 from vae_jax.distributions import standard_normal
 from vae_jax.errors import InputError
+from vae_jax.settings import override
 from vae_jax.training import make_train_step, train_steps
 
 COLLECTIVE = re.compile(

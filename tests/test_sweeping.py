@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from vae_jax import cli, figures, fitting, runs, sweeping
-from vae_jax.config import override
 from vae_jax.errors import InputError
+from vae_jax.settings import override
 from vae_jax.sweeping import fit_group, groups, judge, markdown, members, summarise
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")

@@ -10,7 +10,7 @@ _NAMES = {
     "chains": ("MarkovChain",),
     "config": (
         "Config", "DataConfig", "EvaluationConfig", "MeshConfig", "ModelConfig", "ObjectiveConfig",
-        "OptimizerConfig", "TrainConfig", "override", "validate",
+        "OptimizerConfig", "TrainConfig",
     ),
     "data": ("load", "load_labels"),
     "data.batches": ("batch_indices", "binarize_once", "read_images"),
@@ -37,6 +37,7 @@ _NAMES = {
         "renyi", "sampled_elbo", "squared_mmd",
     ),
     "presets": ("PRESETS",),
+    "settings": ("override", "validate"),
     "sharding": ("batch_sharding", "make_mesh", "place_batch", "replicated"),
     "training": (
         "TrainState", "init_state", "make_optimizer", "make_schedule", "make_train_step", "train_steps",

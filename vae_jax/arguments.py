@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_jax.config import Config, from_flat, parse_setting, suggestion
+from vae_jax.config import Config
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
+from vae_jax.settings import from_flat, parse_setting, suggestion
 
 
 @dataclasses.dataclass(frozen=True)

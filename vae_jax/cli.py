@@ -23,9 +23,9 @@ from vae_jax.arguments import (
     parse_train,
     require_positive,
 )
-from vae_jax.config import suggestion
 from vae_jax.errors import InputError, VaeJaxError
 from vae_jax.presets import PRESETS
+from vae_jax.settings import suggestion
 
 # Heavy imports (jax, flax, orbax, ...) stand inside the commands, so that `--help` and a typing error answer at once.
 
@@ -106,8 +106,7 @@ def sweep(argv: Sequence[str]) -> dict[str, Any]:
 def evaluate(argv: Sequence[str]) -> dict[str, Any]:
     """`vae-jax evaluate RUN`."""
     directory, asked = parse_on_run("evaluate", Evaluate, argv)
-    from vae_jax import config as config_module
-    from vae_jax import runs
+    from vae_jax import runs, settings
 
     run = runs.open_run(directory)
     changes = {
@@ -115,7 +114,7 @@ def evaluate(argv: Sequence[str]) -> dict[str, Any]:
         for name in ("num_samples", "chunk", "batch_size")
         if (value := getattr(asked, name)) is not None
     }
-    run = dataclasses.replace(run, config=config_module.override(run.config, **changes))
+    run = dataclasses.replace(run, config=settings.override(run.config, **changes))
     with runs.saved_params(run, _say) as (step, params):
         return {"workdir": str(directory), "step": step} | _evaluate(run, params, split=asked.split)
 

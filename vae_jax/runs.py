@@ -20,12 +20,13 @@ import optax
 
 from vae_jax import data, sharding
 from vae_jax.checkpoints import Checkpoints, Restored
-from vae_jax.config import RESUMABLE, Config, differences, flatten, from_flat, validate
+from vae_jax.config import RESUMABLE, Config
 from vae_jax.data.batches import binarize_once
 from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
 from vae_jax.evaluation import Evaluator, bits_per_dim
 from vae_jax.inference import Params
 from vae_jax.models import VAE, build_model
+from vae_jax.settings import differences, flatten, from_flat, validate
 from vae_jax.training import (
     BINARIZATION_STREAM,
     EVALUATION_STREAM,

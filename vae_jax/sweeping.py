@@ -14,12 +14,13 @@ import numpy as np
 
 from vae_jax import runs, sharding
 from vae_jax.checkpoints import Checkpoints, Restored, run_lock
-from vae_jax.config import Config, differences, flatten, from_flat, with_numbers
+from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.fitting import Recorder, many_steps, steps_to_dispatch
 from vae_jax.inference import Params
 from vae_jax.runs import Run
+from vae_jax.settings import differences, flatten, from_flat, with_numbers
 from vae_jax.training import TrainState
 from vae_jax.writers import Progress
 

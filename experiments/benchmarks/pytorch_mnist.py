@@ -66,9 +66,9 @@ def jax_epochs(path: Path, steps: int) -> tuple[dict[str, Callable[[], Epoch]], 
     import jax
     import numpy as np
 
-    from vae_jax import config, data, fitting, presets, runs, sharding
+    from vae_jax import data, fitting, presets, runs, settings, sharding
 
-    settings = config.override(
+    config = settings.override(
         presets.PRESETS["mnist-400"],
         data__name=str(path),
         data__holdout=0.0,
@@ -80,12 +80,12 @@ def jax_epochs(path: Path, steps: int) -> tuple[dict[str, Callable[[], Epoch]], 
         train__evaluate_every=0,
         train__save_every=steps,
     )
-    model = settings.model
+    model = config.model
     assert (model.hidden, model.latent_dim, model.activation) == ((HIDDEN,), LATENT, "relu")
 
     def make() -> Epoch:
-        images = data.load(settings.data.name, "train", holdout=0.0)
-        run = runs.Run(settings, runs.describe(images), Path(), sharding.make_mesh())
+        images = data.load(config.data.name, "train", holdout=0.0)
+        run = runs.Run(config, runs.describe(images), Path(), sharding.make_mesh())
         everywhere = sharding.replicated(run.mesh)
         state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key)
         images = jax.device_put(images, everywhere)

@@ -1,0 +1,203 @@
+"""Settings by their path, `section.field`: which values are allowed, and configs to and from flat dictionaries."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from vae_jax.config import OBJECTIVE_SETTINGS, RESUMABLE, Config, ObjectiveConfig
+from vae_jax.errors import InputError
+
+# A closed-form KL has no samples; beyond the ELBO, sticking the landing is biased, and for the ELBO the two are one.
+_WEIGHTED = ("iwae", "renyi", "miwae", "ciwae", "piwae", "cubo")
+_ESTIMATOR_OBJECTIVES = {"sticking-the-landing": ("sampled-elbo",), "doubly-reparameterized": _WEIGHTED}
+_OF_ONE_LAYER = ("beta-tc", "info-vae")  # they compare codes, each latent with a Gaussian of its own
+
+_POSITIVE = (
+    "model.latent_dim", "model.noise_scale", "model.likelihood_scale", "model.mixture_components", "model.blocks",
+    "objective.num_samples", "objective.num_inner_samples", "optimizer.learning_rate", "optimizer.eps",
+    "optimizer.decay", "train.steps", "train.batch_size", "train.log_every", "train.save_every", "evaluation.chunk",
+    "evaluation.batch_size",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "objective.beta", "objective.warmup_steps", "objective.free_bits", "objective.capacity", "objective.alpha",
+    "objective.elbo_weight", "objective.mmd_weight", "optimizer.warmup_steps", "optimizer.final_fraction",
+    "optimizer.weight_decay", "optimizer.clip_norm", "train.evaluate_every", "train.patience", "train.max_skips",
+    "evaluation.num_samples", "mesh.data", "seed",
+)  # fmt: skip
+_BELOW_ONE = ("data.holdout", "optimizer.b1", "optimizer.b2", "train.ema_decay")
+
+
+def validate(config: Config) -> Config:
+    """Returns `config` if every setting can be used; raises InputError that names the setting if not."""
+    values = flatten(config)
+    for path, value in values.items():
+        _check_type(path, value, _FIELD_TYPES[path])
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise InputError(f"{path}: {value} given, must be finite")
+    for path in _POSITIVE:
+        _require(values[path] > 0, path, values[path], "greater than 0")
+    for path in _NOT_NEGATIVE:
+        _require(values[path] >= 0, path, values[path], "0 or more")
+    for path in _BELOW_ONE:
+        _require(0 <= values[path] < 1, path, values[path], "at least 0 and less than 1")
+    _require(config.seed < 2**32, "seed", config.seed, "less than 2^32")
+    for path in ("model.hidden", "model.latent_layers", "model.layer_hidden", "optimizer.milestones"):
+        _require(all(v > 0 for v in values[path]), path, values[path], "numbers greater than 0")
+    for path in ("train.evaluate_every", "train.save_every"):
+        every, unit = values[path], config.train.log_every
+        _require(every % unit == 0, path, every, f"a multiple of train.log_every ({unit}), for example "
+                 f"{max(1, round(every / unit)) * unit}")  # fmt: skip
+    _check_objective(config.objective, config.train.batch_size)
+    _check_combinations(config)
+    return config
+
+
+def _check_combinations(config: Config) -> None:
+    model, objective = config.model, config.objective
+    if model.network != "mlp":
+        _require(len(model.hidden) > 0, "model.hidden", "()", f"one level or more for network {model.network}")
+        _require(not model.tied, "model.tied", True, "False for a network that is not mlp")
+    if model.latent_layers:
+        _require(model.posterior == "gaussian", "model.posterior", model.posterior, "gaussian with model.latent_layers")
+        _require(not model.tied, "model.tied", True, "False with model.latent_layers")
+        _require(objective.name not in _OF_ONE_LAYER, "objective.name", objective.name,
+                 f"other than {' or '.join(_OF_ONE_LAYER)} with model.latent_layers")  # fmt: skip
+    else:
+        _require(not model.layer_hidden, "model.layer_hidden", model.layer_hidden, "empty without model.latent_layers")
+    if model.posterior == "deterministic":
+        _require(objective.name == "reconstruction", "objective.name", objective.name,
+                 "reconstruction where model.posterior is deterministic: a point has no KL")  # fmt: skip
+        _require(objective.num_samples == 1, "objective.num_samples", objective.num_samples,
+                 "1 where model.posterior is deterministic")  # fmt: skip
+    if model.likelihood == "logistic-mixture":
+        _require(config.data.binarization == "none", "data.binarization", config.data.binarization,
+                 "none where model.likelihood is logistic-mixture, which is a density of 8-bit pixels")  # fmt: skip
+    if config.optimizer.schedule == "one-cycle":
+        _require(config.optimizer.warmup_steps == 0, "optimizer.warmup_steps", config.optimizer.warmup_steps,
+                 "0 for schedule one-cycle, which has a warm-up of its own")  # fmt: skip
+    if config.train.patience:
+        _require(config.train.evaluate_every > 0, "train.patience", config.train.patience,
+                 "0 where train.evaluate_every is 0")  # fmt: skip
+
+
+def _check_objective(objective: ObjectiveConfig, batch_size: int) -> None:
+    taken = {"name", "num_samples", "estimator", *OBJECTIVE_SETTINGS[objective.name]}
+    taken |= {"warmup_steps"} if "beta" in taken else set()
+    for setting in dataclasses.fields(ObjectiveConfig):
+        value = getattr(objective, setting.name)
+        _require(setting.name in taken or value == setting.default, f"objective.{setting.name}", value,
+                 f"{setting.default} for objective {objective.name}, which takes none")  # fmt: skip
+    inner = objective.num_inner_samples
+    _require(objective.num_samples % inner == 0, "objective.num_inner_samples", inner,
+             f"a divisor of objective.num_samples ({objective.num_samples})")  # fmt: skip
+    _require(objective.elbo_weight <= 1, "objective.elbo_weight", objective.elbo_weight, "at most 1")
+    _require(objective.order >= 1, "objective.order", objective.order, "at least 1")
+    takes = _ESTIMATOR_OBJECTIVES.get(objective.estimator, (objective.name,))
+    _require(objective.name in takes, "objective.estimator", objective.estimator,
+             f"pathwise for {objective.name}; it takes {', '.join(takes)}")  # fmt: skip
+    if objective.name in _OF_ONE_LAYER:
+        _require(batch_size > 1, "train.batch_size", 1, "2 or more, for codes to be compared")
+
+
+def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise InputError(f"{path}: {value} given, must be {allowed}")
+
+
+def _check_type(path: str, value: Any, annotation: Any) -> None:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        _require(value in args, path, repr(value), "one of " + ", ".join(args) + suggestion(str(value), args))
+    elif origin is tuple:
+        good = isinstance(value, tuple) and all(type(v) is args[0] for v in value)
+        _require(good, path, repr(value), f"a list of {args[0].__name__}")
+    elif origin in (typing.Union, types.UnionType):
+        _require(isinstance(value, args), path, repr(value), f"{annotation}")
+    elif annotation is float:
+        _require(type(value) in (int, float), path, repr(value), "a number")
+    else:
+        _require(type(value) is annotation, path, repr(value), f"of type {annotation.__name__}")
+
+
+def suggestion(word: str, choices: typing.Iterable[str]) -> str:
+    """`; did you mean 'x'?` if one of `choices` is close to `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The settings of a config (or a part of one) as `{"section.field": value}`."""
+    flat = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        path = f"{prefix}{f.name}"
+        flat.update(flatten(value, path + ".") if dataclasses.is_dataclass(value) else {path: value})
+    return flat
+
+
+def _field_types(cls: type, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, annotation in typing.get_type_hints(cls).items():
+        path = f"{prefix}{name}"
+        nested = dataclasses.is_dataclass(annotation)
+        found.update(_field_types(annotation, path + ".") if nested else {path: annotation})
+    return found
+
+
+_FIELD_TYPES = _field_types(Config)
+
+
+def from_flat(values: Mapping[str, Any]) -> Config:
+    """The inverse of `flatten`; raises InputError for an unknown or a missing setting and validates the rest."""
+    for path in values:
+        if path not in _FIELD_TYPES:
+            raise InputError(f"{path}: no such setting{suggestion(path, _FIELD_TYPES)}")
+    for path in _FIELD_TYPES:
+        if path not in values:
+            raise InputError(f"{path}: missing")
+    return validate(_from_flat(values))
+
+
+def _from_flat(values: Mapping[str, Any]) -> Config:
+    sections: dict[str, Any] = {}
+    for path, value in values.items():
+        section, _, name = path.rpartition(".")
+        value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+        sections.setdefault(section, {})[name] = value
+    top = sections.pop("", {})
+    hints = typing.get_type_hints(Config)
+    return Config(**{name: hints[name](**fields) for name, fields in sections.items()}, **top)
+
+
+def override(config: Config, **values: Any) -> Config:
+    """`config` with settings replaced by their path, dots written as two underscores: `train__steps=100`."""
+    return from_flat(flatten(config) | {path.replace("__", "."): value for path, value in values.items()})
+
+
+def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
+    """`config` with settings replaced by their path, not validated: for numbers that a program is yet to be given."""
+    return _from_flat(flatten(config) | numbers)
+
+
+def parse_setting(path: str, text: str) -> Any:
+    """The value of a number or a name as text; raises InputError where the setting is neither, or is not one."""
+    if path not in _FIELD_TYPES:
+        raise InputError(f"{path}: no such setting{suggestion(path, _FIELD_TYPES)}")
+    annotation = _FIELD_TYPES[path]
+    kind = str if typing.get_origin(annotation) is Literal else annotation
+    if kind not in (int, float, str):
+        raise InputError(f"{path}: a list of values can be given for numbers and names only")
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"{path}: {text!r} given, must be of type {kind.__name__}") from None
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: frozenset[str] = RESUMABLE) -> list[str]:
+    """The paths whose values differ between two flat configs, sorted, without those in `ignore`."""
+    return [p for p in sorted({*old, *new} - ignore) if p not in old or p not in new or old[p] != new[p]]
