@@ -1,0 +1,285 @@
+"""Steady epochs of vae_jax and of its peers on one machine, and the seconds that each takes to a test ELBO.
+
+The model is the VAE of the PyTorch examples: 784-400-20 and its mirror with relu, batch 128, Adam at 1e-3, on MNIST's
+pixel intensities as they are. Each row is one way of training it, written in the file of `trainers/` that it names:
+
+    vae_jax          `fitting.compile_program`, as `vae-jax train` runs it: one dispatch for each epoch of 469 steps,
+                     every loss and gradient checked to be finite, every step's metrics read back after each dispatch
+    torch-example    the loop of the PyTorch example: a shuffling DataLoader over images that become a PIL image and
+                     then a float32 tensor, one by one, in every epoch, as torchvision's MNIST and ToTensor make them;
+                     loss.item() in every step
+    torch-loader     the same with a DataLoader over one float32 tensor in memory
+    torch-plain      the fastest plain form: one tensor, randperm and an index for each batch, the cross entropy of
+                     logits, fused Adam, no loss.item() in the loop
+    torch-compiled   torch-plain with loss and model in torch.compile (needs a C++ compiler; left out where it fails)
+    pythae           pythae's VAE with these networks, trained by its BaseTrainer
+    flax-example     Linen and optax as in Flax's own example: a jitted step, called for each batch
+    numpyro          SVI with the closed-form KL, an epoch in one jitted loop, as in numpyro's own example
+
+Protocol: a process for each file of `trainers/`, kept alive, each with all cores, in a virtual environment of its own
+that this program makes (vae_jax runs in the Python that runs this); warm-up epochs first; then rounds of one epoch for
+each row in turn, while the other processes sleep, so that what else the machine does hits all rows alike. An epoch is
+as many steps as 60,000 images need. CPU only. The ratio is vae_jax's time over the row's, round by round: below 1,
+vae_jax is faster. The seconds to the test ELBO are those of all epochs, the first with its compilation too, until
+the ELBO of the 10,000 test images is that good, which is looked at after each epoch and is not counted.
+
+    vae-jax data prepare mnist
+    python experiments/benchmarks/peers.py
+    python experiments/benchmarks/peers.py --rows vae_jax torch-example torch-compiled --rounds 7 --warmup 2
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+TRAINERS = Path(__file__).parent / "trainers"
+ROWS = {
+    "vae_jax": "ours",
+    "torch-example": "pytorch",
+    "torch-loader": "pytorch",
+    "torch-plain": "pytorch",
+    "torch-compiled": "pytorch",
+    "pythae": "pythae_trainer",
+    "flax-example": "flax_example",
+    "numpyro": "numpyro_svi",
+}
+NETWORK = {"hidden": 400, "latent_dim": 20, "batch_size": 128, "learning_rate": 1e-3}
+
+
+def load_trainer(name: str) -> ModuleType:
+    """The file `trainers/name.py`, which imports what it compares only when it is asked for its rows."""
+    spec = importlib.util.spec_from_file_location(f"trainer_{name}", TRAINERS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- In the process of a row -----------------------------------------------------------------------------------------
+
+
+def serve(name: str, path: Path, steps: int) -> None:
+    """Answers each line on stdin, ["epoch" or "test", row], by a JSON line on the stdout that the parent reads."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed goes to stderr
+
+    def answer(**content: Any) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    def attempt(act: Any) -> Any:
+        try:
+            return act()
+        except Exception as error:  # the parent says it, and goes on without the row
+            answer(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+    from importlib.metadata import version
+
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as images:
+        train, test = images["train"], images["test"]
+    module = load_trainer(name)
+    makers = attempt(lambda: module.trainers(train, test, steps, NETWORK))
+    if makers is None:
+        return
+    answer(versions={package: version(package) for package in module.VERSIONS})
+    started: dict[str, tuple] = {}
+
+    def epoch(row: str) -> dict[str, float]:
+        start = time.perf_counter()
+        if row not in started:
+            started[row] = makers[row]()
+        loss = started[row][0]()
+        return {"seconds": time.perf_counter() - start, "loss": loss}
+
+    def test_elbo(row: str) -> dict[str, float]:
+        return {"elbo": started[row][1]()}
+
+    for line in sys.stdin:
+        what, row = json.loads(line)
+        found = attempt(lambda what=what, row=row: (epoch if what == "epoch" else test_elbo)(row))
+        if found is not None:
+            answer(**found)
+
+
+class Worker:
+    """A process kept alive: `ask("epoch", row)` runs one epoch there and sleeps until it is done."""
+
+    def __init__(self, python: str, trainer: str, path: Path, steps: int):
+        command = [python, str(Path(__file__).resolve()), "--serve", trainer, str(path), str(steps)]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        first = self._read()
+        self.error, self.versions = first.get("error"), first.get("versions", {})
+
+    def _read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        if not line:
+            return {"error": f"its process ended with code {self.process.wait()}"}
+        return json.loads(line)
+
+    def ask(self, what: str, row: str) -> dict[str, Any]:
+        if self.error is None:
+            try:
+                print(json.dumps([what, row]), file=self.process.stdin, flush=True)
+            except BrokenPipeError:
+                self.error = f"its process ended with code {self.process.wait()}"
+        return {"error": self.error} if self.error is not None else self._read()
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+# --- The parent ------------------------------------------------------------------------------------------------------
+
+
+def environment_python(trainer: str, folder: Path) -> str:
+    """The Python of the virtual environment for `trainer`, made in `folder` unless it is there already, whole."""
+    requirements = load_trainer(trainer).REQUIREMENTS
+    if not requirements:
+        return sys.executable
+    environment, python = folder / trainer, folder / trainer / "bin" / "python"
+    stamp = environment / "requirements.txt"
+    if not stamp.exists() or stamp.read_text().split() != list(requirements):
+        print(f"{environment}: installing {', '.join(requirements)}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
+        constraints = [] if "torch" in "".join(requirements) else ["-c", str(TRAINERS.parents[2] / "constraints.txt")]
+        command = [str(python), "-m", "pip", "install", "--quiet", *requirements, *constraints]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        stamp.write_text("\n".join(requirements))  # last: an environment without it is not whole
+    return str(python)
+
+
+@contextlib.contextmanager
+def stored_images(name: str, data_dir: str | None, holdout: float) -> Iterator[tuple[Path, int]]:
+    """(an .npz with all training and test images, uint8 [N, H, W, C], N of the first): what all processes load."""
+    import numpy as np
+
+    from vae_jax import data
+    from vae_jax.errors import VaeJaxError
+
+    try:
+        train, test = (data.load(name, split, data_dir=data_dir, holdout=holdout) for split in ("train", "test"))
+    except VaeJaxError as error:
+        raise SystemExit(str(error)) from None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npz"
+        np.savez(path, train=train, test=test)
+        yield path, len(train)
+
+
+def measure(
+    workers: dict[str, Worker], rows: list[str], *, warmup: int, rounds: int, target: float
+) -> dict[str, dict[str, Any]]:
+    """{row: {"epochs": those measured, "to_target": seconds or None, "elbo": the last}}; failed rows are left out."""
+    found: dict[str, dict[str, Any]] = {
+        row: {"epochs": [], "spent": 0.0, "to_target": None, "elbo": -math.inf} for row in rows
+    }
+    for i in range(-warmup, rounds):
+        for row in list(found):
+            epoch, this = workers[row].ask("epoch", row), found[row]
+            tested = workers[row].ask("test", row) if "error" not in epoch else epoch
+            if "error" in tested:
+                print(f"{row}: left out ({tested['error']})", file=sys.stderr)
+                del found[row]
+                continue
+            this["spent"] += epoch["seconds"]
+            this["elbo"] = tested["elbo"]
+            if this["to_target"] is None and this["elbo"] >= target:
+                this["to_target"] = this["spent"]
+            if i >= 0:
+                this["epochs"].append(epoch)
+        line = "  ".join(f"{row} {f['epochs'][-1]['seconds']:.3f} s" for row, f in found.items() if f["epochs"])
+        print(f"round {i + 1} of {rounds}: {line}" if line else "warm-up", file=sys.stderr)
+    return found
+
+
+def summarise(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each row: the median, least and greatest seconds of an epoch, and the same of vae_jax's time over its own."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+    seconds = {row: [epoch["seconds"] for epoch in this["epochs"]] for row, this in found.items()}
+    table = []
+    for row, times in seconds.items():
+        this = found[row]
+        entry = {"row": row, "seconds": spread(times), "loss": this["epochs"][-1]["loss"], "test_elbo": this["elbo"],
+                 "seconds_to_target": this["to_target"]}  # fmt: skip
+        if row != "vae_jax" and "vae_jax" in seconds:
+            entry["ratio"] = spread([ours / other for ours, other in zip(seconds["vae_jax"], times, strict=True)])
+        table.append(entry)
+    return table
+
+
+def show(table: list[dict[str, Any]], versions: dict[str, dict[str, str]], *, rounds: int, target: float) -> None:
+    """Prints the table for people."""
+
+    def span(entry: dict[str, float] | None) -> str:
+        return f"{entry['median']:.3f} ({entry['min']:.3f} to {entry['max']:.3f})" if entry else ""
+
+    for name, packages in versions.items():
+        print(f"{name}: " + ", ".join(f"{package} {number}" for package, number in packages.items()))
+    print(f"median (least to greatest) of {rounds} rounds")
+    print(f"{'row':<16}{'seconds an epoch':<28}{'vae_jax / row':<28}{f's to {target:g}':<12}test ELBO at the end")
+    for entry in table:
+        reached = "not yet" if entry["seconds_to_target"] is None else f"{entry['seconds_to_target']:.1f}"
+        ratio = span(entry.get("ratio"))
+        print(f"{entry['row']:<16}{span(entry['seconds']):<28}{ratio:<28}{reached:<12}{entry['test_elbo']:.2f} nats")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures, prints a table, and last one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows to measure")
+    parser.add_argument("--rounds", type=int, default=15, help="measured epochs of each row")
+    parser.add_argument("--warmup", type=int, default=3, help="epochs of each row before those")
+    parser.add_argument("--target", type=float, default=-105.0, help="the test ELBO, in nats, to be reached")
+    parser.add_argument("--environments", type=Path, default=Path("runs/environments"), help="where they are made")
+    parser.add_argument("--here", action="store_true", help="make none: rows that this Python lacks are left out")
+    parser.add_argument("--quick", action="store_true", help="one round of three steps: does it run at all?")
+    parser.add_argument("--data", default="mnist", help="a data set of vae_jax.data.load, by name or path")
+    parser.add_argument("--data-dir", help="where data sets are")
+    parser.add_argument("--holdout", type=float, default=0.0, help="share to test on, of data without a test split")
+    asked = parser.parse_args(argv)
+    rounds, warmup = (1, 1) if asked.quick else (asked.rounds, asked.warmup)
+    if rounds < 1 or warmup < 1:
+        parser.error("--rounds and --warmup must be 1 or more")
+    rows = [row for row in ROWS if row in asked.rows]
+    with stored_images(asked.data, asked.data_dir, asked.holdout) as (path, count), contextlib.ExitStack() as stack:
+        steps = 3 if asked.quick else -(-count // NETWORK["batch_size"])
+        started: dict[str, Worker] = {}
+        for name in dict.fromkeys(ROWS[row] for row in rows):
+            python = sys.executable if asked.here else environment_python(name, asked.environments.resolve())
+            started[name] = Worker(python, name, path, steps)
+            stack.callback(started[name].close)
+        workers = {row: started[ROWS[row]] for row in rows}
+        table = summarise(measure(workers, rows, warmup=warmup, rounds=rounds, target=asked.target))
+        versions = {"machine": {"python": platform.python_version(), "cores": str(len(os.sched_getaffinity(0)))}}
+        versions |= {name: worker.versions for name, worker in started.items() if worker.versions}
+    show(table, versions, rounds=rounds, target=asked.target)
+    print(json.dumps({"steps": steps, "rounds": rounds, "versions": versions, "rows": table}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+    else:
+        main()
