@@ -22,17 +22,15 @@ picture to the nearest training image; that of the test images themselves says w
 Results go to DIR (runs/pca_to_vae): pca_to_vae.png, pca_to_vae.md, pca_to_vae.json, and a run directory for each
 rung. The same command goes on after an interruption.
 
-Time: 15 minutes of training on two cores, 11 of them the autoencoder's beside other work; then the evaluations.
-The seconds are of different runs: the autoencoder was trained by `vae-jax train --preset autoencoder`, and the table
-made by this program from its directory; that of the SVD is from an earlier run, on a quieter machine (27 in the last).
+Time: 9 minutes on two cores, 8 of them training, with tests beside it.
 Numbers of 2026-11-24 (AMD EPYC with AVX-512, shared with others, Python 3.11.7, jax 0.10.2): squared error, PSNR in dB,
 -ELBO in nats, nearest for N(0, I) and for fitted codes, seconds:
 
-    PCA by SVD          13.87   17.52         -    37.1    35.3      7
-    pca                 13.87   17.52         -    33.6    30.3     24
-    autoencoder          2.61   24.78         -    37.2    31.7    645
-    noisy-autoencoder    3.79   23.16    8174.6    18.9    28.9    110
-    vae                  6.70   20.68      95.5    18.8    18.3    100
+    PCA by SVD          13.87   17.52         -    37.1    35.3      6
+    pca                 13.87   17.52         -    33.6    30.3     15
+    autoencoder          2.61   24.78         -    37.2    31.7    256
+    noisy-autoencoder    3.79   23.16    8173.5    18.7    28.9    109
+    vae                  6.70   20.68      95.5    18.8    18.3     67
 
 A test image is 19.5 from the nearest training image. Largest principal angle between the linear autoencoder's
 subspace and that of PCA: 0.54 degrees. Published: 13.87 and 3.00 (Hinton & Salakhutdinov, Science 2006).

@@ -16,6 +16,17 @@ the penalty, with the KL, and with twice the KL. Every epoch the noise is compar
 the quartiles over the 30. At σ = 1 and sd(m) = 0 a number carries nothing.
 
 Results go to DIR (runs/penalty): penalty.png, penalty.md, penalty.json.
+
+Time: 97 seconds on two cores, with tests beside it.
+Numbers of 2026-11-24 (Python 3.11.7, jax 0.10.2) after four epochs, each the median over the 30 numbers of the code:
+
+                    σ         sd(m)     σ / sd(m)
+    no penalty      0.0028    2.29       0.0012
+    KL              0.98      0.18       5.6
+    twice the KL    0.996     0.043     23
+
+With a penalty the median number carries nothing; a quarter of them have σ below 0.25 (KL) and 0.55 (twice the KL).
+Without it the noise falls below 1/800 of the spread of the means, and is still falling.
 """
 
 import argparse
@@ -100,7 +111,7 @@ def draw(path: Path, measured: dict[str, np.ndarray]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Trains the three, writes the figure and the table, prints the table, and returns what is in the JSON file."""
+    """Trains the three, writes the figure, the table and what was measured in each epoch; returns the table's rows."""
     parser = argparse.ArgumentParser(description="What the VAE's penalty is for.")
     parser.add_argument("--quick", action="store_true", help="small digits, few epochs: the same code in seconds")
     parser.add_argument("--epochs", type=int)
@@ -110,17 +121,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     epochs = asked.epochs or (3 if asked.quick else 4)
     measured = {name: noise_and_spread(override(base, **penalty), epochs=epochs) for name, penalty in PENALTIES.items()}
     draw(asked.output / "penalty.png", measured)
+    at_end = [
+        {"penalty": name}
+        | {k: float(np.median(v)) for k, v in (("noise", noise), ("spread", spread), ("ratio", noise / spread))}
+        for name, (noise, spread) in ((name, values[-1]) for name, values in measured.items())
+    ]
     lines = ["| penalty | σ, median over the code | sd(m), median | σ / sd(m), median |", "|---|---|---|---|"]
-    for name, values in measured.items():
-        noise, spread = values[-1]
-        ratio = np.median(noise / spread)
-        lines.append(f"| {name} | {np.median(noise):.4f} | {np.median(spread):.4f} | {ratio:.4f} |")
+    lines += [f"| {r['penalty']} | {r['noise']:.4f} | {r['spread']:.4f} | {r['ratio']:.4f} |" for r in at_end]
     text = "\n".join(lines) + "\n"
     runs.write_file(asked.output / "penalty.md", lambda file: file.write(text.encode()))
-    result = {"epochs": epochs, "noise_and_spread": {name: values.tolist() for name, values in measured.items()}}
-    runs.write_json(asked.output / "penalty.json", result)
+    each_epoch = {name: values.tolist() for name, values in measured.items()}
+    runs.write_json(asked.output / "penalty.json", {"epochs": epochs, "noise_and_spread": each_epoch})
     print(text, file=sys.stderr)
-    return result
+    return {"epochs": epochs, "at_end": at_end, "output": str(asked.output)}
 
 
 if __name__ == "__main__":
