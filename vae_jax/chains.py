@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from vae_jax import random
 from vae_jax.distributions import Array, Normal, Shape
 
 
@@ -33,11 +34,11 @@ class MarkovChain:
     downwards: bool = dataclasses.field(default=False, metadata={"static": True})
     event_ndims: ClassVar[int] = 1
 
-    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+    def sample(self, key: random.Key, sample_shape: Shape = ()) -> Array:
         """Draws a layer at a time, through which gradients flow: `[*sample_shape, *batch, D_1 + ... + D_L]`."""
-        layers = [self.first.sample(jax.random.fold_in(key, 0), sample_shape)]
+        layers = [self.first.sample(random.fold_in(key, 0), sample_shape)]
         for i, conditional in enumerate(self.conditionals, start=1):
-            layers.append(conditional(layers[-1]).sample(jax.random.fold_in(key, i)))
+            layers.append(conditional(layers[-1]).sample(random.fold_in(key, i)))
         return jnp.concatenate(self._ordered(layers), axis=-1)
 
     def log_probs(self, value: Array) -> Array:
@@ -72,11 +73,11 @@ class MarkovChain:
     def sampled_mean(self, key: Array, num_samples: int) -> Array:
         """Returns E[z], the mean of each layer over draws of those before it, `[*batch, D_1 + ... + D_L]`."""
         layers = [self.first.loc[None]]
-        z = self.first.sample(jax.random.fold_in(key, 0), (num_samples,))
+        z = self.first.sample(random.fold_in(key, 0), (num_samples,))
         for i, conditional in enumerate(self.conditionals, start=1):
             density = conditional(z)
             layers.append(density.loc)
-            z = density.sample(jax.random.fold_in(key, i))
+            z = density.sample(random.fold_in(key, i))
         return jnp.concatenate(self._ordered([jnp.mean(layer, axis=0) for layer in layers]), axis=-1)
 
     def _ordered(self, layers: list) -> list:

@@ -52,6 +52,10 @@ class ModelConfig:
     """Logistics in the mixture of each pixel (likelihood logistic-mixture)."""
     tied: bool = False
     """The decoder uses the encoder's kernels, transposed (network mlp)."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the encoder's and decoder's layers in training; weights, densities and evaluations are float32."""
+    remat: bool = False
+    """Training computes the inside of a block again in the backward pass: less memory, more time (conv, residual)."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ class TrainConfig:
     """Updates in all; a finished run goes on when more are asked for."""
     batch_size: int = 128
     """Examples in a step, over all devices."""
+    microbatches: int = 1
+    """Parts of a batch whose gradients are taken one after another: less memory, the same numbers."""
     log_every: int = 100
     """Steps in one dispatched program, and in one row of metrics.jsonl."""
     evaluate_every: int = 1000
@@ -190,6 +196,7 @@ RESUMABLE = frozenset(
         "train.evaluate_every",
         "train.save_every",
         "train.patience",
+        "train.microbatches",
         "evaluation.num_samples",
         "evaluation.chunk",
         "evaluation.batch_size",

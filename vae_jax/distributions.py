@@ -65,7 +65,7 @@ class Normal:
     log_scale: Array
     event_ndims: int = _event_ndims(1)
 
-    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+    def sample(self, key: random.Key, sample_shape: Shape = ()) -> Array:
         """Draws z = loc + σ·e with e ~ N(0, I), through which gradients flow.
 
         Returns `[*sample_shape, *batch, *event]`. Kingma & Welling, Auto-Encoding Variational Bayes, 2014.
@@ -73,7 +73,8 @@ class Normal:
         chex.assert_equal_shape([self.loc, self.log_scale])
         shape = (*sample_shape, *self.loc.shape)
         loc, scale = _expand(shape, self.loc, jnp.exp(self.log_scale))
-        return loc + scale * random.normal(key, shape, self.loc.dtype)
+        rows = len(shape) - self.event_ndims - 1  # the axis of the examples
+        return loc + scale * random.normal(key, shape, self.loc.dtype, axis=rows)
 
     def log_prob(self, value: Array) -> Array:
         """Returns Σ −½((z − loc)/σ)² − log σ − ½ log 2π over the event, in nats.

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from vae_jax import drawing, sharding
 from vae_jax.checkpoints import Checkpoints, run_lock
 from vae_jax.config import TrainConfig
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, NotFiniteError
-from vae_jax.inference import Metrics, make_loss
+from vae_jax.inference import Loss, Metrics, make_loss
 from vae_jax.runs import (
     Run,
     evaluation_key,
@@ -23,7 +24,7 @@ from vae_jax.runs import (
     restore,
     write_config,
 )
-from vae_jax.training import TrainState, make_schedule, make_train_step, train_steps
+from vae_jax.training import Step, TrainState, make_schedule, make_train_step, train_steps
 from vae_jax.writers import MetricsFile, Progress, TensorBoard, read_metrics
 
 METRICS_FILE = "metrics.jsonl"
@@ -43,20 +44,26 @@ class Outcome:
     trained_steps: int  # by this process
 
 
-def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array]) -> Program:
-    """program(state, images, num_steps) -> (state, metrics) of a run: pure, and not jitted."""
+def make_step(run: Run, *, loss: Loss | None = None, optimizer: optax.GradientTransformation | None = None) -> Step:
+    """step(state, batch) -> (state, metrics) of a run: pure, not jitted; by its own loss and optimizer or others."""
     config = run.config
-    step = make_train_step(
-        make_loss(run.model, config.objective, config.data, run.data["num_examples"]),
-        run.optimizer,
+    return make_train_step(
+        loss or make_loss(run.training_model, config.objective, config.data, run.data["num_examples"]),
+        optimizer or run.optimizer,
         ema_decay=config.train.ema_decay,
         max_skips=config.train.max_skips if config.train.nonfinite == "skip" else 0,
+        microbatches=config.train.microbatches,
     )
+
+
+def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, step: Step | None = None) -> Program:
+    """program(state, images, num_steps) -> (state, metrics) of a run: pure, not jitted; by its own step or another."""
     return functools.partial(
         train_steps,
-        step=step,
-        batch_size=config.train.batch_size,
-        max_steps=config.train.log_every,
+        step=step or make_step(run),
+        batch_size=run.config.train.batch_size,
+        max_steps=run.config.train.log_every,
+        microbatches=run.config.train.microbatches,
         place_batch=place_batch,
     )
 

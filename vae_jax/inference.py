@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from vae_jax import random
 from vae_jax.chains import MarkovChain
 from vae_jax.config import OBJECTIVE_SETTINGS, DataConfig, ObjectiveConfig
 from vae_jax.data.batches import read_images
@@ -18,11 +19,11 @@ from vae_jax.objectives import OBJECTIVES, Codes, Objective, Pair, Terms, bind, 
 
 Params = Any  # a pytree of arrays
 Metrics = dict[str, Array]
-Loss = Callable[[Params, Array, Array, Array], tuple[Array, Metrics]]
+Loss = Callable[[Params, random.Key, Array, Array], tuple[Array, Metrics]]
 
 
 def sample_terms(
-    params: Params, key: Array, x: Array, *, model: Any, num_samples: int = 1, estimator: Estimator = pathwise
+    params: Params, key: random.Key, x: Array, *, model: Any, num_samples: int = 1, estimator: Estimator = pathwise
 ) -> Terms:
     """The log densities of K = `num_samples` codes z ~ q(z|x) for images x [B, H, W, C], in nats, each [K, B].
 
@@ -34,7 +35,7 @@ def sample_terms(
 def _sample_terms(
     encoder_params: Params,
     decoder_params: Params,
-    key: Array,
+    key: random.Key,
     x: Array,
     *,
     model: Any,
@@ -47,7 +48,10 @@ def _sample_terms(
     p = model.apply(variables, method="prior")
 
     def densities(z: Array, q: Any) -> Terms:
-        log_px_z = model.apply(variables, z, method="decode").log_prob(x)
+        with jax.named_scope("decoder"):
+            p_x = model.apply(variables, z, method="decode")
+        with jax.named_scope("likelihood"):
+            log_px_z = p_x.log_prob(x)
         if isinstance(q, Deterministic):
             return Terms(log_px_z, p.log_prob(z), log_qz=None, kl=None)
         if isinstance(q, MarkovChain):  # its layers' divergences have no closed form
@@ -57,13 +61,16 @@ def _sample_terms(
         kl = kl_divergence(q, p)[None] if isinstance(q, Normal) and isinstance(p, Normal) else None
         return Terms(log_px_z, p.log_prob(z), q.log_prob(z), kl, Codes(z, q, p))
 
-    q = model.apply({"params": encoder_params}, x, method="encode")
-    return estimator(densities, q.sample(key, (num_samples,)), q)  # codes [K, B, D]
+    with jax.named_scope("encoder"):
+        q = model.apply({"params": encoder_params}, x, method="encode")
+    with jax.named_scope("sampling"):
+        z = q.sample(key, (num_samples,))  # codes [K, B, D]
+    return estimator(densities, z, q)
 
 
 def negative_bound(
     params: Params,
-    key: Array,
+    key: random.Key,
     x: Array,
     *,
     model: Any,
@@ -131,12 +138,14 @@ def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig, num_exam
     `key` is split once: for the binarisation, and for the posterior's noise. `num_examples`: see `objective_at`.
     """
 
-    def loss(params: Params, key: Array, images: Array, step: Array) -> tuple[Array, Metrics]:
-        read_key, noise_key = jax.random.split(key)
+    def loss(params: Params, key: random.Key, images: Array, step: Array) -> tuple[Array, Metrics]:
+        read_key, noise_key = random.split(key)
+        with jax.named_scope("read_images"):
+            x = read_images(read_key, images, binarization=data.binarization)
         return negative_bound(
             params,
             noise_key,
-            read_images(read_key, images, binarization=data.binarization),
+            x,
             model=model,
             objective=objective_at(objective, step, num_examples),
             num_samples=objective.num_samples,

@@ -68,6 +68,11 @@ class Run:
         return build_model(self.config.model, self.image_shape)
 
     @functools.cached_property
+    def training_model(self) -> VAE:
+        """`model` as training computes it: model.compute_dtype and model.remat count here and nowhere else."""
+        return build_model(self.config.model, self.image_shape, training=True)
+
+    @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.config.optimizer, self.config.train.steps)
 
@@ -149,7 +154,7 @@ def prepare_run(config: Config, directory: str | os.PathLike) -> tuple[Run, np.n
     validate(config)
     directory = Path(directory)
     mesh = sharding.make_mesh(config.mesh.data)
-    sharding.check_batch_size(config.train.batch_size, mesh)
+    sharding.check_batch_size(config.train.batch_size // config.train.microbatches, mesh, setting=_per_dispatch(config))
     stored = read_description(directory)
     if stored is not None:
         given = json.loads(json.dumps(flatten(config)))  # as JSON holds it
@@ -170,6 +175,10 @@ def prepare_run(config: Config, directory: str | os.PathLike) -> tuple[Run, np.n
         load_images(config, "validation")  # refused if there are none: without them training would never stop early
     _check_writable(directory)
     return Run(config, description, directory, mesh), images
+
+
+def _per_dispatch(config: Config) -> str:
+    return "train.batch_size" + (" / train.microbatches" if config.train.microbatches > 1 else "")
 
 
 def write_config(run: Run) -> None:

@@ -19,8 +19,8 @@ _OF_ONE_LAYER = ("beta-tc", "info-vae")  # they compare codes, each latent with 
 _POSITIVE = (
     "model.latent_dim", "model.noise_scale", "model.likelihood_scale", "model.mixture_components", "model.blocks",
     "objective.num_samples", "objective.num_inner_samples", "optimizer.learning_rate", "optimizer.eps",
-    "optimizer.decay", "train.steps", "train.batch_size", "train.log_every", "train.save_every", "evaluation.chunk",
-    "evaluation.batch_size",
+    "optimizer.decay", "train.steps", "train.batch_size", "train.microbatches", "train.log_every",
+    "train.save_every", "evaluation.chunk", "evaluation.batch_size",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "objective.beta", "objective.warmup_steps", "objective.free_bits", "objective.capacity", "objective.alpha",
@@ -53,13 +53,16 @@ def validate(config: Config) -> Config:
         _require(every % unit == 0, path, every, f"a multiple of train.log_every ({unit}), for example "
                  f"{max(1, round(every / unit)) * unit}")  # fmt: skip
     _check_objective(config.objective, config.train.batch_size)
+    _check_microbatches(config)
     _check_combinations(config)
     return config
 
 
 def _check_combinations(config: Config) -> None:
     model, objective = config.model, config.objective
-    if model.network != "mlp":
+    if model.network == "mlp":
+        _require(not model.remat, "model.remat", True, "False for network mlp, whose layers have nothing to save")
+    else:
         _require(len(model.hidden) > 0, "model.hidden", "()", f"one level or more for network {model.network}")
         _require(not model.tied, "model.tied", True, "False for a network that is not mlp")
     if model.latent_layers:
@@ -102,6 +105,16 @@ def _check_objective(objective: ObjectiveConfig, batch_size: int) -> None:
              f"pathwise for {objective.name}; it takes {', '.join(takes)}")  # fmt: skip
     if objective.name in _OF_ONE_LAYER:
         _require(batch_size > 1, "train.batch_size", 1, "2 or more, for codes to be compared")
+
+
+def _check_microbatches(config: Config) -> None:
+    parts, batch_size = config.train.microbatches, config.train.batch_size
+    nearest = min((n for n in range(1, batch_size + 1) if batch_size % n == 0), key=lambda n: abs(n - parts))
+    _require(parts == nearest, "train.microbatches", parts,
+             f"a divisor of train.batch_size ({batch_size}), for example {nearest}")  # fmt: skip
+    if config.objective.name in _OF_ONE_LAYER:
+        _require(parts == 1, "train.microbatches", parts,
+                 f"1 for objective {config.objective.name}, which compares the codes of a whole batch")  # fmt: skip
 
 
 def _require(condition: bool, path: str, value: Any, allowed: str) -> None:

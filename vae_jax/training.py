@@ -6,13 +6,14 @@ when to save and what to show.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from vae_jax import random
 from vae_jax.config import OptimizerConfig
 from vae_jax.data.batches import batch_indices
 from vae_jax.inference import Loss, Metrics, Params
@@ -91,7 +92,12 @@ def init_state(
 
 
 def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0, max_skips: int = 0
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float = 0.0,
+    max_skips: int = 0,
+    microbatches: int = 1,
 ) -> Step:
     """A pure, unjitted step(state, batch) -> (state, metrics).
 
@@ -102,12 +108,15 @@ def make_train_step(
     the updates of some layers then run while the gradients of others are computed: the first step with `skipped` = 1
     is the one that failed, and the state after it is of no use. Metrics are the loss's own, `loss`, `grad_norm` and
     the new `skipped`, all scalars.
+
+    With `microbatches` M > 1 the batch is [M, B/M, H, W, C] and `accumulated` takes its gradient.
     """
+    gradient = accumulated(loss, microbatches) if microbatches > 1 else jax.value_and_grad(loss, has_aux=True)
 
     def train_step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
         with jax.named_scope("loss_and_gradient"):
-            (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, key, batch, state.step)
+            (value, metrics), grads = gradient(state.params, key, batch, state.step)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -129,6 +138,31 @@ def make_train_step(
     return train_step
 
 
+def accumulated(loss: Loss, microbatches: int) -> Callable[..., tuple[tuple[Array, Metrics], Params]]:
+    """`value_and_grad(loss, has_aux=True)` of a batch [M, B/M, H, W, C], part by part: 1/M Σ over M = `microbatches`.
+
+    The memory of B/M examples, and the numbers of all B up to the order of sums, since each part is handed the key of
+    its rows (`random.RowsKey`), for a loss that is a mean over examples which do not see each other.
+    """
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def mean_of_parts(params: Params, key: Array, batch: Array, step: Array) -> tuple[tuple[Array, Metrics], Params]:
+        size = batch.shape[1]
+
+        def of_part(i: Array, images: Array) -> Any:
+            return gradient(params, random.RowsKey(key, i * size, microbatches * size), images, step)
+
+        def add(total: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
+            return jax.tree.map(lambda t, new: t + new / microbatches, total, of_part(*part)), None
+
+        parts = jnp.arange(microbatches), batch
+        shapes = jax.eval_shape(of_part, *jax.tree.map(lambda leaf: leaf[0], parts))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return lax.scan(add, zeros, parts)[0]
+
+    return mean_of_parts
+
+
 def train_steps(
     state: TrainState,
     images: Array,
@@ -137,24 +171,28 @@ def train_steps(
     step: Step,
     batch_size: int,
     max_steps: int,
+    microbatches: int = 1,
     place_batch: Callable[[Array], Array] = lambda batch: batch,
 ) -> tuple[TrainState, Metrics]:
     """`num_steps` <= `max_steps` updates in one program, over uint8 `images` [N, H, W, C] that live on the device.
 
     Returns the state and the metrics of each step, [max_steps], NaN beyond `num_steps`. The number of steps is an
     argument, so one compilation serves every dispatch, the last and shorter one too, and a resumed run runs the
-    very program of one that was not. `place_batch` may say over which devices a batch lies.
+    very program of one that was not. `place_batch` may say over which devices a batch lies, or each of the
+    `microbatches` that the step takes it in.
     """
     order_key = jax.random.fold_in(state.key, DATA_STREAM)
     indices = functools.partial(batch_indices, num_examples=images.shape[0], batch_size=batch_size)
     # The orders of all steps at once, [max_steps, batch_size]: a few integers against a loop's latency.
     order = jax.vmap(indices, in_axes=(None, 0))(order_key, state.step + jnp.arange(max_steps))
+    if microbatches > 1:
+        order, place_batch = order.reshape(max_steps, microbatches, -1), jax.vmap(place_batch)
 
     def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, rows = carry
         state, metrics = step(state, place_batch(images[order[i]]))
         return state, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
 
-    _, shapes = jax.eval_shape(step, state, images[:batch_size])
+    _, shapes = jax.eval_shape(lambda: step(state, images[order[0]]))
     rows = jax.tree.map(lambda s: jnp.full((max_steps,), jnp.nan, jnp.float32), shapes)
     return lax.fori_loop(0, num_steps, body, (state, rows))

@@ -50,7 +50,7 @@ def batch_indices(key: Array, step: Array, *, num_examples: int, batch_size: int
     return permute(jax.random.fold_in(key, epoch), index, num_examples).astype(jnp.int32)
 
 
-def bernoulli_pixels(key: Array, images: Array) -> Array:
+def bernoulli_pixels(key: random.Key, images: Array) -> Array:
     """A draw of Bernoulli(pixel/255) for each uint8 pixel, as bool of the same shape [B, ...].
 
     A pixel is 1 if a 16-bit integer falls below round(pixel · 65536/255): 0 and 255 are certain, and every other
@@ -63,7 +63,7 @@ def bernoulli_pixels(key: Array, images: Array) -> Array:
     return (halves.astype(jnp.uint32) < threshold).reshape(images.shape)
 
 
-def read_images(key: Array, images: Array, *, binarization: str) -> Array:
+def read_images(key: random.Key, images: Array, *, binarization: str) -> Array:
     """uint8 images [B, H, W, C] -> float32 in [0, 1], as the model is to see them.
 
     `dynamic` draws each pixel anew from Bernoulli(pixel/255); `threshold` is pixel >= 128; `none` is pixel/255.

@@ -1,10 +1,12 @@
 """Encoder and decoder bodies: an array in, an array out; no randomness and no density.
 
 Encoders map images [B, H, W, C] to features [B, F]; decoders map codes [..., D] to image features [..., H, W, F].
+Layers compute in `dtype`, that of what they read if None; their parameters are float32 all the same.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,9 +32,10 @@ class MLPEncoder(nn.Module):
 
     hidden: Sequence[int]
     activation: Callable[[Array], Array]
+    dtype: Any = None
 
     def setup(self) -> None:
-        self.layers = [nn.Dense(width, kernel_init=_glorot) for width in self.hidden]
+        self.layers = [nn.Dense(width, dtype=self.dtype, kernel_init=_glorot) for width in self.hidden]
 
     def __call__(self, x: Array) -> Array:
         h = x.reshape(x.shape[0], -1)  # [B, H·W·C]
@@ -52,14 +55,16 @@ class MLPDecoder(nn.Module):
     activation: Callable[[Array], Array]
     image_shape: tuple[int, int]
     features: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
         # A sample axis of length one would turn the gradients' matrix products into batches of one, which are slower.
         h = z.reshape(*(length for length in z.shape[:-1] if length != 1), z.shape[-1])
         for width in self.hidden:
-            h = self.activation(nn.Dense(width, kernel_init=_glorot)(h))
-        out = nn.Dense(math.prod(self.image_shape) * self.features, use_bias=False, kernel_init=_glorot)(h)
+            h = self.activation(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(h))
+        size = math.prod(self.image_shape) * self.features
+        out = nn.Dense(size, use_bias=False, dtype=self.dtype, kernel_init=_glorot)(h)
         return out.reshape(*z.shape[:-1], *self.image_shape, self.features)
 
 
@@ -69,13 +74,14 @@ class TiedDecoder(nn.Module):
     activation: Callable[[Array], Array]
     image_shape: tuple[int, int]
     features: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, z: Array, kernels: Sequence[Array]) -> Array:
-        h = z
-        for i, kernel in enumerate(reversed(kernels)):
+        h, *kernels = nn.dtypes.promote_dtype(z, *reversed(kernels), dtype=self.dtype)
+        for i, kernel in enumerate(kernels):
             if i:
-                h = self.activation(h + jnp.broadcast_to(self._bias(i, h.shape[-1]), h.shape))
+                h = self.activation(h + jnp.broadcast_to(self._bias(i, h.shape[-1]), h.shape).astype(h.dtype))
             h = h @ kernel.T
         return h.reshape(*z.shape[:-1], *self.image_shape, self.features)
 
@@ -128,12 +134,15 @@ class Conv(nn.Module):
 
     features: int
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         h = convolve(x, kernel)
-        return h + jnp.broadcast_to(self.param("bias", nn.initializers.zeros, (self.features,)), h.shape)
+        return h + jnp.broadcast_to(bias, h.shape)
 
 
 def space_to_depth(x: Array) -> Array:
@@ -158,14 +167,23 @@ class ConvBlock(nn.Module):
 
     activation: Callable[[Array], Array]
     residual: bool
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         if not self.residual:
-            return self.activation(Conv(width)(x))
-        h = Conv(width)(self.activation(x))
-        return x + Conv(width, kernel_init=nn.initializers.zeros)(self.activation(h))
+            return self.activation(Conv(width, dtype=self.dtype)(x))
+        h = Conv(width, dtype=self.dtype)(self.activation(x))
+        return x + Conv(width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(self.activation(h))
+
+
+def _blocks(h: Array, first: int, net: "ConvEncoder | ConvDecoder") -> Array:
+    """The blocks of one level of `net`, `first` of which are made already."""
+    block = nn.remat(ConvBlock) if net.remat else ConvBlock
+    for i in range(first, first + net.blocks):  # named, for a block that is computed again has another class
+        h = block(net.activation, net.residual, net.dtype, name=f"ConvBlock_{i}")(h)
+    return h
 
 
 class ConvEncoder(nn.Module):
@@ -178,14 +196,15 @@ class ConvEncoder(nn.Module):
     blocks: int
     activation: Callable[[Array], Array]
     residual: bool = True
+    dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         h = 2 * x - 1
-        for width in self.channels:
-            h = nn.Dense(width)(space_to_depth(h))
-            for _ in range(self.blocks):
-                h = ConvBlock(self.activation, self.residual)(h)
+        for level, width in enumerate(self.channels):
+            h = nn.Dense(width, dtype=self.dtype)(space_to_depth(h))
+            h = _blocks(h, level * self.blocks, self)
         return self.activation(h).reshape(h.shape[0], -1)
 
 
@@ -198,6 +217,8 @@ class ConvDecoder(nn.Module):
     image_shape: tuple[int, int]
     features: int
     residual: bool = True
+    dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
@@ -211,10 +232,10 @@ class ConvDecoder(nn.Module):
 
     def _decode(self, z: Array) -> Array:
         sides = [[-(-side // 2**i) for side in self.image_shape] for i in range(len(self.channels) + 1)]
-        h = nn.Dense(math.prod(sides[-1]) * self.channels[-1])(z).reshape(-1, *sides[-1], self.channels[-1])
-        for i in reversed(range(len(self.channels))):
-            for _ in range(self.blocks):
-                h = ConvBlock(self.activation, self.residual)(h)
+        h = nn.Dense(math.prod(sides[-1]) * self.channels[-1], dtype=self.dtype)(z)
+        h = h.reshape(-1, *sides[-1], self.channels[-1])
+        for done, i in enumerate(reversed(range(len(self.channels)))):
+            h = _blocks(h, done * self.blocks, self)
             above = self.channels[i - 1] if i else self.features
-            h = depth_to_space(nn.Dense(4 * above)(self.activation(h)), *sides[i])
+            h = depth_to_space(nn.Dense(4 * above, dtype=self.dtype)(self.activation(h)), *sides[i])
         return h

@@ -99,7 +99,7 @@ class VAE(nn.Module):
 
     def encode(self, x: Array) -> Normal | Deterministic | MarkovChain:
         """q(z|x) over codes [B, D] for images [B, H, W, C] with values in [0, 1]."""
-        h = self.encoder(x)
+        h = self.encoder(x).astype(x.dtype)  # densities are of the images' precision, whatever the layers'
         mean = self.posterior_mean(h)
         if self.posterior == "deterministic":
             return Deterministic(mean)
@@ -131,7 +131,7 @@ class VAE(nn.Module):
             features = self.decoder(z, [*self.encoder.kernels(), mean_kernel])
         else:
             features = self.decoder(z)
-        features = features + jnp.broadcast_to(self.output_bias, features.shape)
+        features = features.astype(z.dtype) + jnp.broadcast_to(self.output_bias, features.shape)
         if self.likelihood == "bernoulli":
             return Bernoulli(features)
         if self.likelihood == "gaussian":
@@ -164,22 +164,27 @@ def with_output_bias(params: Any, mean_image: Array, *, likelihood: str) -> Any:
     return params | {"output_bias": bias.astype(params["output_bias"].dtype)}
 
 
-def build_model(config: ModelConfig, image_shape: tuple[int, int, int]) -> VAE:
-    """The model that `config` describes, for images [H, W, C]."""
+def build_model(config: ModelConfig, image_shape: tuple[int, int, int], *, training: bool = False) -> VAE:
+    """The model that `config` describes, for images [H, W, C].
+
+    Parameters and densities are those of float32 layers; with `training` the layers compute in `config.compute_dtype`
+    and, if `config.remat`, the inside of a block is not kept for its gradient but computed again.
+    """
+    dtype = jnp.bfloat16 if training and config.compute_dtype == "bfloat16" else None
     height, width, channels = image_shape
     activation, sizes = ACTIVATIONS[config.activation], (*config.latent_layers, config.latent_dim)
     features = likelihood_features(config.likelihood, channels, config.mixture_components)
     if config.network == "mlp":
-        encoder: nn.Module = MLPEncoder(config.hidden, activation)
+        encoder: nn.Module = MLPEncoder(config.hidden, activation, dtype)
         if config.tied:
             # A linear chain of shared kernels; its last product has H·W·C rows, so features are channels.
-            decoder: nn.Module = TiedDecoder(activation, (height, width), channels)
+            decoder: nn.Module = TiedDecoder(activation, (height, width), channels, dtype)
         else:
-            decoder = MLPDecoder(config.hidden[::-1], activation, (height, width), features)
+            decoder = MLPDecoder(config.hidden[::-1], activation, (height, width), features, dtype)
     else:
-        residual = config.network == "residual"
-        encoder = ConvEncoder(config.hidden, config.blocks, activation, residual)
-        decoder = ConvDecoder(config.hidden, config.blocks, activation, (height, width), features, residual)
+        how = {"residual": config.network == "residual", "dtype": dtype, "remat": training and config.remat}
+        encoder = ConvEncoder(config.hidden, config.blocks, activation, **how)
+        decoder = ConvDecoder(config.hidden, config.blocks, activation, (height, width), features, **how)
     return VAE(
         encoder=encoder,
         decoder=decoder,
