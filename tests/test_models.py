@@ -196,3 +196,23 @@ def test_a_mean_image_of_another_shape_is_refused():
     _, params = made("mlp", (6, 4, 1))
     with pytest.raises(AssertionError):
         with_output_bias(params, jnp.zeros((1, 1, 1)), likelihood="bernoulli")
+
+
+def test_a_log_scale_head_is_drawn_like_the_other_layers_and_gives_the_scale_itself():
+    shape = (4, 4, 1)
+    model, params = made("mlp", shape, latent_layers=(3,), layer_hidden=(5,), scale_head="log-scale")
+    heads = {
+        "posterior": params["posterior_log_scale"],
+        "upwards": params["posterior_layers_0"]["log_scale"],
+        "downwards": params["prior_layers_0"]["log_scale"],
+    }
+    for name, head in heads.items():
+        bound = np.sqrt(6 / sum(head["kernel"].shape))  # Glorot's
+        assert bound / 2 < np.abs(head["kernel"]).max() <= bound, name
+        np.testing.assert_array_equal(head["bias"], 0, err_msg=name)
+    x, shift = picture(shape), 0.3
+    before = model.apply({"params": params}, x, method="encode").along_means()
+    head = heads["posterior"]
+    params = params | {"posterior_log_scale": head | {"bias": head["bias"] + shift}}
+    after = model.apply({"params": params}, x, method="encode").along_means()
+    np.testing.assert_allclose((after.log_scale - before.log_scale)[:, :3], shift, rtol=1e-4)

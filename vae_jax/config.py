@@ -44,6 +44,9 @@ class ModelConfig:
     """gaussian: z = m + exp(s/2) e; fixed-noise: z = m + noise_scale e; deterministic: z = m."""
     noise_scale: float = 1.0
     """Standard deviation of the code's noise (posterior fixed-noise)."""
+    scale_head: Literal["log-variance", "log-scale"] = "log-variance"
+    """What gives the σ of a gaussian posterior, and of layers given others: log-variance: σ = exp(s/2), with s = 0 at
+    the start; log-scale: σ = exp(s), s drawn as the other layers are (Burda et al., arXiv 1509.00519)."""
     likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "logistic-mixture"] = "bernoulli"
     """p(x|z): bernoulli, gaussian with a fixed or one learned scale, discretised logistic mixture (8-bit)."""
     likelihood_scale: float = math.sqrt(0.5)

@@ -35,21 +35,40 @@ from vae_jax.models.networks import (
 
 _glorot = nn.initializers.glorot_uniform()
 
+ScaleHead = Literal["log-variance", "log-scale"]
+
+
+def _scale_layer(head: ScaleHead, size: int, **name: str) -> nn.Dense:
+    """The layer of the number s that gives σ: as log-variance it starts at s = 0, the prior's own width."""
+    return nn.Dense(size, kernel_init=_glorot if head == "log-scale" else nn.initializers.zeros, **name)
+
+
+def _parameter_name(head: ScaleHead) -> str:
+    return head.replace("-", "_")
+
+
+def _normal(mean: Array, s: Array, head: ScaleHead) -> Normal:
+    return Normal(mean, s if head == "log-scale" else 0.5 * s)
+
 
 class ConditionalNormal(nn.Module):
-    """p(z' | z): codes [..., D] through dense layers to a Normal over codes [..., `size`]; starts at σ = 1."""
+    """p(z' | z): codes [..., D] through dense layers to a Normal over codes [..., `size`].
+
+    With the head `log-variance` it starts at σ = 1.
+    """
 
     hidden: Sequence[int]
     activation: Callable[[Array], Array]
     size: int
+    scale_head: ScaleHead = "log-variance"
 
     @nn.compact
     def __call__(self, z: Array) -> Normal:
         for width in self.hidden:
             z = self.activation(nn.Dense(width, kernel_init=_glorot)(z))
         mean = nn.Dense(self.size, kernel_init=_glorot, name="mean")(z)
-        log_variance = nn.Dense(self.size, kernel_init=nn.initializers.zeros, name="log_variance")(z)
-        return Normal(mean, 0.5 * log_variance)
+        s = _scale_layer(self.scale_head, self.size, name=_parameter_name(self.scale_head))(z)
+        return _normal(mean, s, self.scale_head)
 
 
 class VAE(nn.Module):
@@ -69,6 +88,7 @@ class VAE(nn.Module):
     image_shape: tuple[int, int, int]
     posterior: Literal["gaussian", "fixed-noise", "deterministic"] = "gaussian"
     noise_scale: float = 1.0
+    scale_head: ScaleHead = "log-variance"
     likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "logistic-mixture"] = "bernoulli"
     likelihood_scale: float = math.sqrt(0.5)
     mixture_components: int = 5
@@ -84,8 +104,8 @@ class VAE(nn.Module):
     def setup(self) -> None:
         self.posterior_mean = nn.Dense(self.sizes[0], kernel_init=_glorot)
         if self.posterior == "gaussian":
-            # Starts at s = 0, that is sigma = 1: the prior's own width.
-            self.posterior_log_variance = nn.Dense(self.sizes[0], kernel_init=nn.initializers.zeros)
+            layer = _scale_layer(self.scale_head, self.sizes[0])
+            setattr(self, f"posterior_{_parameter_name(self.scale_head)}", layer)
         *sides, channels = self.image_shape
         features = likelihood_features(self.likelihood, channels, self.mixture_components)
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (*sides, features))
@@ -105,7 +125,8 @@ class VAE(nn.Module):
             return Deterministic(mean)
         if self.posterior == "fixed-noise":
             return Normal(mean, jnp.full_like(mean, math.log(self.noise_scale)))
-        q = Normal(mean, 0.5 * self.posterior_log_variance(h))  # s = log σ², so log σ = s/2
+        s = getattr(self, f"posterior_{_parameter_name(self.scale_head)}")(h)
+        q = _normal(mean, s, self.scale_head)
         return self._chain(q, self.posterior_layers, downwards=False) if self.latent_layers else q
 
     def prior(self) -> Normal | MarkovChain:
@@ -172,7 +193,8 @@ def build_model(config: ModelConfig, image_shape: tuple[int, int, int], *, train
     """
     dtype = jnp.bfloat16 if training and config.compute_dtype == "bfloat16" else None
     height, width, channels = image_shape
-    activation, sizes = ACTIVATIONS[config.activation], (*config.latent_layers, config.latent_dim)
+    activation, head = ACTIVATIONS[config.activation], config.scale_head
+    sizes = (*config.latent_layers, config.latent_dim)
     features = likelihood_features(config.likelihood, channels, config.mixture_components)
     if config.network == "mlp":
         encoder: nn.Module = MLPEncoder(config.hidden, activation, dtype)
@@ -192,10 +214,11 @@ def build_model(config: ModelConfig, image_shape: tuple[int, int, int], *, train
         image_shape=image_shape,
         posterior=config.posterior,
         noise_scale=config.noise_scale,
+        scale_head=config.scale_head,
         likelihood=config.likelihood,
         likelihood_scale=config.likelihood_scale,
         mixture_components=config.mixture_components,
         latent_layers=config.latent_layers,
-        posterior_layers=tuple(ConditionalNormal(config.layer_hidden, activation, size) for size in sizes[1:]),
-        prior_layers=tuple(ConditionalNormal(config.layer_hidden[::-1], activation, s) for s in sizes[-2::-1]),
+        posterior_layers=tuple(ConditionalNormal(config.layer_hidden, activation, s, head) for s in sizes[1:]),
+        prior_layers=tuple(ConditionalNormal(config.layer_hidden[::-1], activation, s, head) for s in sizes[-2::-1]),
     )

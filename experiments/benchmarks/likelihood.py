@@ -1,0 +1,241 @@
+"""The NLL by importance sampling against the machine's matrix rate, and the memory that it takes.
+
+    vae-jax data prepare mnist
+    python experiments/benchmarks/likelihood.py                       # an untrained model of preset mnist
+    python experiments/benchmarks/likelihood.py --run runs/mnist      # the model of a run
+    python experiments/benchmarks/likelihood.py --memory
+
+An evaluation with K samples decodes each image K times: nearly all of its floating-point operations are the decoder's
+matrix products, 2·K·Σ(in·out) an image, and the encoder's 2·Σ(in·out) (biases, activations and log densities are not
+counted). Three rates, in float32 at highest precision, by one process in rounds of all three, so that what else the
+machine does hits all alike:
+
+    matrix       products of two square matrices; the median over the repetitions, of the size whose median is best
+    products     the decoder's products alone, for as many codes as an evaluation decodes at a time
+    evaluation   `Evaluator.likelihood`, with K, chunk and batch size as configured
+
+The share of a row is its rate over that of `matrix`, round by round, and the median of the rounds. What is lost between
+`matrix` and `products` is due to the products' shapes, and what is lost between `products` and `evaluation` to what
+else an evaluation does.
+
+`--memory` evaluates 100 images by a process of its own for K = 5,000 and for K = 50,000 and prints the peak of each
+one's resident memory: since samples are streamed, it does not grow with K.
+
+Prints a table, and last one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vae_jax import runs, sharding
+from vae_jax.config import Config
+from vae_jax.data.batches import mean_image
+from vae_jax.errors import InputError, VaeJaxError
+from vae_jax.inference import Params
+from vae_jax.presets import PRESETS
+from vae_jax.runs import Run
+from vae_jax.settings import override
+
+SIZES = (1024, 2048, 3072)
+MEMORY_SAMPLES = (5000, 50_000)
+ENCODER = ("encoder", "posterior_mean", "posterior_log_variance", "posterior_log_scale")
+
+
+def model_of(directory: Path | None, config: Config) -> tuple[Run, Params]:
+    """The run in a directory with its parameters, or one that was never trained; InputError unless dense, one layer."""
+    if directory is not None:
+        run = runs.open_run(directory)
+        with runs.saved_params(run, lambda note: print(note, file=sys.stderr)) as (_, params):
+            pass
+    else:
+        images = runs.load_images(config, "train")
+        run = Run(config, runs.describe(images), Path(), sharding.make_mesh())
+        average = mean_image(images, binarization=config.data.binarization)
+        params = jax.jit(run.initial_state)(run.key, average).params
+    model = run.config.model
+    if model.network != "mlp" or model.tied or model.latent_layers:
+        raise InputError("model: operations are counted for an mlp with one stochastic layer and kernels of its own")
+    return run, params
+
+
+def kernels(params: Params, *, encoder: bool) -> list[Array]:
+    """The kernels [in, out] of the encoder and its heads, or those of the decoder from the code outwards."""
+    parts = [leaves for name, leaves in params.items() if (name in ENCODER) == encoder]
+    return [leaf for part in parts for leaf in jax.tree.leaves(part) if leaf.ndim == 2]
+
+
+def operations(params: Params, num_samples: int) -> int:
+    """Floating-point operations of one image's matrix products: 2·Σ(in·out), the decoder's `num_samples` times."""
+    encoder, decoder = (2 * sum(k.size for k in kernels(params, encoder=e)) for e in (True, False))
+    return encoder + num_samples * decoder
+
+
+def clocked(call: Callable[[], Any]) -> float:
+    """Seconds of a call, its arrays waited for."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def square_product(size: int) -> Callable[[], Array]:
+    """A call that multiplies two square matrices."""
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    multiply = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    return lambda: multiply(a)
+
+
+def decoder_products(params: Params, rows: int) -> Callable[[], Array]:
+    """A call that sends `rows` codes through the decoder's kernels, and nothing else."""
+    chain = kernels(params, encoder=False)
+    z = jax.random.normal(jax.random.key(0), (rows, chain[0].shape[0]))
+
+    def products(z: Array, chain: list[Array]) -> Array:
+        for kernel in chain:
+            z = jnp.matmul(z, kernel, precision="highest")
+        return z
+
+    compiled = jax.jit(products)
+    return lambda: compiled(z, chain)
+
+
+def measure(
+    run: Run, params: Params, images: np.ndarray, *, rounds: int, sizes: Sequence[int], repeats: int
+) -> list[dict[str, float]]:
+    """For each round the rates of `matrix`, `products` and `evaluation` in operations a second; one round before them
+    is not counted."""
+    settings, evaluator, key = run.config.evaluation, run.evaluator(), runs.evaluation_key(run, "test")
+    codes = min(settings.chunk, settings.num_samples) * evaluator.batch_size
+    squares = {size: square_product(size) for size in sizes}
+    products = decoder_products(params, codes)
+    decoder = 2 * codes * sum(kernel.size for kernel in kernels(params, encoder=False))
+    whole = len(images) * operations(params, settings.num_samples)
+
+    def evaluate() -> dict[str, float]:
+        given = {"num_samples": settings.num_samples, "chunk": settings.chunk}
+        return evaluator.likelihood(params, key, images, **given)
+
+    def rate(work: float, call: Callable[[], Any], repeats: int = 1) -> float:
+        return work / statistics.median(clocked(call) for _ in range(repeats))
+
+    found = []
+    for _ in range(1 + rounds):
+        found.append(
+            {
+                "matrix": max(rate(2 * size**3, call, repeats) for size, call in squares.items()),
+                "products": rate(decoder, products, 10 * repeats),
+                "evaluation": rate(whole, evaluate),
+            }
+        )
+        print("  ".join(f"{row} {value / 1e9:.1f} GFLOP/s" for row, value in found[-1].items()), file=sys.stderr)
+    return found[1:]
+
+
+def summarise(rounds: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+    """For each row the median, least and greatest rate, and the same of its share of `matrix`, round by round."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+    return [
+        {
+            "row": row,
+            "flops": spread([found[row] for found in rounds]),
+            "share": spread([found[row] / found["matrix"] for found in rounds]),
+        }
+        for row in rounds[0]
+    ]
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints the rates for people."""
+    print(f"{'row':<14}{'GFLOP/s':<28}share of matrix; each the median (least to greatest)")
+    for row in rows:
+        rate, share = ({k: v * unit for k, v in row[n].items()} for n, unit in (("flops", 1e-9), ("share", 1)))
+        cell = f"{rate['median']:.1f} ({rate['min']:.1f} to {rate['max']:.1f})"
+        print(f"{row['row']:<14}{cell:<28}{share['median']:.3f} ({share['min']:.3f} to {share['max']:.3f})")
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory that this process has had at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def in_child(argv: Sequence[str]) -> dict[str, Any]:
+    """The JSON that this program prints last in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, os.path.abspath(__file__), *argv], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory(samples: Sequence[int], argv: Sequence[str]) -> dict[str, Any]:
+    """The peaks of an evaluation for each K, and their greatest ratio, printed for people too."""
+    found = [in_child([*argv, "--peak", str(k)]) for k in samples]
+    ratio = max(row["peak_bytes"] for row in found) / min(row["peak_bytes"] for row in found)
+    for row in found:
+        print(f"K = {row['num_samples']:>6}: {row['peak_bytes'] / 2**20:.0f} MiB at most, {row['seconds']:.1f} s")
+    return {"memory": found, "ratio": ratio}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, prints a table, and last one line of JSON."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=Path, help="the model of this run; an untrained one if not given")
+    parser.add_argument("--images", type=int, help="test images of an evaluation: 400, or 100 for memory")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of rates")
+    parser.add_argument("--quick", action="store_true", help="small digits, few samples: the same code in seconds")
+    parser.add_argument("--data-dir", help="where prepared data sets are")
+    parser.add_argument("--peak", type=int, metavar="K", help=argparse.SUPPRESS)  # what --memory asks its processes
+    asked = parser.parse_args(argv)
+    if asked.rounds < 1 or (asked.images is not None and asked.images < 1):
+        parser.error("--rounds and --images must be 1 or more")
+    if asked.memory and asked.peak is None:
+        samples = tuple(k // 250 for k in MEMORY_SAMPLES) if asked.quick else MEMORY_SAMPLES
+        print(json.dumps(memory(samples, argv)))
+        return
+    settings = {"evaluation__num_samples": 20} if asked.quick else {}
+    config = override(PRESETS["digits" if asked.quick else "mnist"], data__data_dir=asked.data_dir, **settings)
+    run, params = model_of(asked.run, config)
+    images = run.images("test")[: asked.images or (100 if asked.memory else 400)]
+    if asked.peak is not None:
+        given = {"num_samples": asked.peak, "chunk": run.config.evaluation.chunk}
+        start = time.perf_counter()
+        run.evaluator().likelihood(params, runs.evaluation_key(run, "test"), images, **given)
+        seconds = time.perf_counter() - start
+        print(json.dumps({"num_samples": asked.peak, "peak_bytes": peak_memory(), "seconds": seconds}))
+        return
+    scale = {"sizes": (128,), "repeats": 1, "rounds": 1} if asked.quick else {"sizes": SIZES, "repeats": 5}
+    rows = summarise(measure(run, params, images, **{"rounds": asked.rounds} | scale))
+    show(rows)
+    about = {
+        "device": jax.devices()[0].device_kind, "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__,
+        "images": len(images), "num_samples": run.config.evaluation.num_samples,
+        "operations_per_image": operations(params, run.config.evaluation.num_samples),
+    }  # fmt: skip
+    print(json.dumps(about | {"rows": rows}))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except VaeJaxError as error:
+        raise SystemExit(str(error)) from None
