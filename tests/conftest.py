@@ -1,5 +1,6 @@
 """Makes JAX strict and gives it eight CPU devices, before JAX starts."""
 
+import json
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -44,3 +45,27 @@ def quick_compiler():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+class Called:
+    """A command run in this process: its exit code, and the lines of stdout and stderr."""
+
+    def __init__(self, argv, capsys):
+        from vae_jax import cli
+
+        capsys.readouterr()
+        self.code = cli.main([str(word) for word in argv])
+        said = capsys.readouterr()
+        self.out, self.err = said.out.splitlines(), said.err.splitlines()
+
+    @property
+    def result(self):
+        assert self.code == 0, self.err
+        assert len(self.out) == 1
+        return json.loads(self.out[0])
+
+
+@pytest.fixture
+def call(capsys):
+    """call("train", "--workdir", directory, ...) -> Called."""
+    return lambda *argv: Called(argv, capsys)

@@ -1,9 +1,9 @@
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +24,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from vae_jax import checkpoints
 from vae_jax.checkpoints import Checkpoints, run_lock
 from vae_jax.errors import CheckpointError, LockedError, NotFiniteError, StorageError
+
+pytestmark = pytest.mark.fault
 
 CONFIG = {"model": {"latent_dim": 20, "hidden": (64, 64)}, "train": {"num_steps": 100, "learning_rate": 1e-3}}
 DATA = {"fingerprint": "5f3a", "splits": {"train": 1000, "test": 200}, "classes": {2: "two", 10: "ten"}}
@@ -278,6 +280,35 @@ def test_all_damaged_names_every_step_and_touches_none(run):
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"100", "200"}
 
 
+# Checkpoints from a stranger
+
+
+def test_more_bytes_than_the_files_can_hold_take_no_memory(tmp_path, monkeypatch):
+    zeros = {"weights": jnp.zeros(1 << 24)}  # 64 MB, which compress to nearly nothing
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, zeros, config=CONFIG, data=DATA)
+    target = target_of(zeros)
+    assert restore(tmp_path, target).step == 1  # below a GB it may be
+    monkeypatch.setattr(checkpoints, "_LARGE", 1 << 20)
+    monkeypatch.setattr(Checkpoints, "_read", None)  # nothing may be read
+    with pytest.raises(CheckpointError, match=r"step 1 \(declares 67108864 bytes, and its files hold \d+\)$"):
+        restore(tmp_path, target)
+
+
+def test_an_array_that_declares_another_shape_than_the_step_takes_no_memory(run):
+    import tensorstore
+
+    state = run / "checkpoints" / "200" / "state"
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{state}/"}).result()
+    (name,) = [key for key in store.list().result() if key.startswith(b"params.encoder.kernel/.z")]
+    declared = json.loads(store.read(name).result().value)
+    assert declared["shape"] == [16, 24]
+    store.write(name, json.dumps(declared | {"shape": [1 << 20, 1 << 20]}).encode()).result()  # 4 TB
+    restored = restore(run)
+    assert restored.step == 100
+    assert "stored shape: (1048576, 1048576)" in restored.notes[0]
+
+
 # Runs that do not fit
 
 
@@ -387,26 +418,25 @@ def test_a_lock_that_cannot_be_made_is_a_storage_error(tmp_path):
             Checkpoints(tmp_path / "file")
 
 
-def test_a_kill_during_a_save_leaves_the_earlier_steps(run):
-    script = """
-    import sys
-    import jax.numpy as jnp
-    from test_checkpoints import Checkpoints, CONFIG, DATA, make_state
-    saved = Checkpoints(sys.argv[1])
+def save_on_a_slow_disk(directory):
+    """Saves step 300, more than half a second long: writing takes the first part, moving into place the rest."""
+    rename = os.rename
+    os.rename = lambda *args, **kwargs: (time.sleep(1), rename(*args, **kwargs))
     state = make_state(300)
-    state = state._replace(ema_params=jnp.arange(2e7))
-    saved.save(300, state, config=CONFIG, data=DATA)
-    print("saving", flush=True)
-    saved.wait()
-    print("whole", flush=True)
-    """
-    other = in_subprocess(script, run)
+    noise = np.random.default_rng(0).random(10**7, np.float32)  # 40 MB that do not compress
+    with Checkpoints(directory) as saved:
+        saved.save(300, state._replace(ema_params=jnp.asarray(noise)), config=CONFIG, data=DATA)
+
+
+@pytest.mark.parametrize("milliseconds", [0, 50, 200, 500])
+def test_a_kill_during_a_save_leaves_the_earlier_steps(run, milliseconds):
     folder = run / "checkpoints"
-    while not list(folder.glob("300.orbax-checkpoint-tmp*")):
-        assert other.poll() is None, other.communicate()
-        time.sleep(0.001)
-    other.kill()
-    other.communicate()
+    with in_subprocess("import test_checkpoints; test_checkpoints.save_on_a_slow_disk(sys.argv[1])", run) as other:
+        while not list(folder.glob("300.orbax-checkpoint-tmp*")):
+            assert other.poll() is None, other.communicate()
+            time.sleep(0.001)
+        time.sleep(milliseconds / 1000)
+        other.kill()
     assert [p.name for p in folder.iterdir() if p.name.startswith("300")] == ["300.orbax-checkpoint-tmp"]
     assert restore(run, read_only=True).step == 200
     assert list(folder.glob("300*"))  # read-only leaves the save of another process alone
@@ -415,46 +445,39 @@ def test_a_kill_during_a_save_leaves_the_earlier_steps(run):
     assert_same(restored.state, make_state(200))
 
 
-def disk_is_full(full):
-    limit = 4096 if full else resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-
-
-def fill_the_disk(directory, *, freed):
-    """Saves step 300 on a full disk, with room again for the second try if `freed`; prints what happens."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with Checkpoints(directory, keep=2) as saved:
-        disk_is_full(True)
-        saved.save(300, make_state(300), config=CONFIG, data=DATA)
-        while saved._manager.is_saving_in_progress():
-            time.sleep(0.01)
-        disk_is_full(not freed)
-        try:
-            saved.check()
-        except StorageError as error:
-            print(f"StorageError: {error}")
-        print(saved.steps())
-        disk_is_full(False)
-        if not freed:
-            saved.save(400, make_state(400), config=CONFIG, data=DATA)
-            saved.check()
+@contextlib.contextmanager
+def full_disk():
+    """No file of this process can grow past 4 kB: what a full disk does to a save."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("freed", [False, True])
-def test_a_full_disk_is_tried_twice_and_costs_no_earlier_step(run, freed):
-    script = f"import test_checkpoints; test_checkpoints.fill_the_disk(sys.argv[1], freed={freed})"
-    out, err = in_subprocess(script, run).communicate()
-    lines = out.splitlines()
-    if freed:
-        assert lines == ["[200, 300]"], err
-        assert_same(restore(run).state, make_state(300))
-    else:
-        assert lines[0].startswith("StorageError: step 300 is not saved in "), err
-        assert "File too large" in lines[0]
-        assert lines[1:] == ["[100, 200]"]
-        assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["200", "400"]
-        assert_same(restore(run).state, make_state(400))
-    assert err == ""
+def test_a_full_disk_is_tried_twice_and_costs_no_earlier_step(run, freed, capfd):
+    with Checkpoints(run, keep=2) as saved:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(full_disk())
+            saved.save(300, make_state(300), config=CONFIG, data=DATA)
+            while saved._manager.is_saving_in_progress():
+                time.sleep(0.01)
+            if freed:
+                stack.close()  # there is room again for the second try
+                saved.check()
+            else:
+                with pytest.raises(StorageError, match=r"^step 300 is not saved in .*: .*File too large"):
+                    saved.check()
+        assert saved.steps() == ([200, 300] if freed else [100, 200])
+        if not freed:  # the next save is not in the way of what is left of the last
+            saved.save(400, make_state(400), config=CONFIG, data=DATA)
+            saved.check()
+    newest = 300 if freed else 400
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["200", str(newest)]
+    assert_same(restore(run).state, make_state(newest))
+    assert capfd.readouterr().err == ""
 
 
 def test_a_refusal_by_the_file_system_is_told_in_its_own_words():

@@ -368,7 +368,7 @@ def test_a_damaged_config_is_refused_in_one_line(content, kind, tmp_path):
 
 def test_a_config_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / runs.CONFIG_FILE).mkdir()
-    with pytest.raises(InputError, match="cannot be read as a run"):
+    with pytest.raises(StorageError, match="cannot be read as a run"):
         runs.open_run(tmp_path)
     with pytest.raises(InputError, match="no run here"):
         runs.open_run(tmp_path / "absent")

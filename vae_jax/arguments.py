@@ -16,23 +16,29 @@ from vae_jax.settings import from_flat, parse_setting, suggestion
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Config):
+class _Start(Config):
+    preset: str = "digits"
+    """The settings to start from."""
+    compilation_cache: str | None = "~/.cache/vae_jax/xla"
+    """Where compiled programs are kept for the next start; None keeps none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(_Start):
     """Train a model, or go on with a run; then evaluate it on the test images and draw its figures.
 
     Without arguments: handwritten digits, no download. The same command after an interruption goes on as if
     nothing had happened; with more --train.steps a finished run goes on.
     """
 
-    preset: str = "digits"
-    """The settings to start from."""
     workdir: str | None = None
     """The run's directory; runs/PRESET if not given. One that holds a run brings its own settings along."""
-    compilation_cache: str | None = "~/.cache/vae_jax/xla"
-    """Where compiled programs are kept for the next start; None keeps none."""
+    allow_change: tuple[str, ...] = ()
+    """Settings in which a run may go on otherwise than it began: train.batch_size data.holdout; it remembers where."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep(Train):
+class Sweep(_Start):
     """Train the product of several values of some settings side by side, and compare the members.
 
     Members that differ in numbers alone are one program. Each is left as a run of its own in the sweep's directory;

@@ -26,6 +26,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vae_jax.errors import CheckpointError, LockedError, NotFiniteError, StorageError
+from vae_jax.settings import flat_items
 
 PyTree = Any
 
@@ -36,6 +37,7 @@ _IN_ORBAX = f"{os.sep}orbax{os.sep}"
 _OF_ORBAX = (_IN_ORBAX, "tensorstore", "orbax-checkpoint", "OCDBT")  # the marks of what it and its storage log
 _ABSENT = object()
 _LISTED = 5  # leaves that one error message names
+_LARGE = 1 << 30  # bytes
 
 
 class Restored(NamedTuple):
@@ -192,7 +194,7 @@ class Checkpoints:
         """The newest step that is whole, and no later than `at_most` if that is given; None if there are no steps.
 
         `target` holds a `jax.ShapeDtypeStruct` for each leaf, with the sharding that it is to have (the
-        first device if it has none). `ignore` names config fields, or whole sections, that may differ. A
+        first device if it has none). `ignore` names fields of config and data, or whole sections, that may differ. A
         damaged step is renamed to damaged-STEP once an older one is read in its place. Raises CheckpointError
         if the newest readable step has another config, other data or other leaves, or if all are damaged.
         """
@@ -233,11 +235,15 @@ class Checkpoints:
         given = {path: _spec(leaf) for path, leaf in _leaves(target)}
         problems = [
             *_mismatches(found["config"], _plain(config), "config", ignore=ignore),
-            *_mismatches(found["data"], _plain(data), "data"),
+            *_mismatches(found["data"], _plain(data), "data", ignore=ignore),
             *_first(_mismatches(saved, given, "state", show=str)),
         ]
         if problems:
             raise CheckpointError(f"step {step} in {self.directory} does not fit: {'; '.join(problems)}")
+        declared = sum(leaf.size * leaf.dtype.itemsize for _, leaf in _leaves(target))
+        there = sum(file.stat().st_size for file in (self.directory / str(step)).rglob("*") if file.is_file())
+        if declared > _LARGE and declared > 1000 * there:  # what is compressed shrinks to a tenth, not to nothing
+            raise _Damaged(f"declares {declared} bytes, and its files hold {there}")
         return leaves
 
     def _read(self, step: int, target: PyTree, leaves: dict) -> PyTree:
@@ -355,19 +361,11 @@ def _seal(*items: dict) -> str:
     return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()
 
 
-def _flat(item: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in item.items():
-        nested = isinstance(value, dict) and value
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return flat
-
-
 def _mismatches(
     saved: dict, given: dict, name: str, *, ignore: frozenset[str] = frozenset(), show: Callable = json.dumps
 ) -> list[str]:
     """A line such as "model.latent_dim: 20 in checkpoint, 40 in config" for each field that differs."""
-    saved, given = _flat(saved), _flat(given)
+    saved, given = flat_items(saved), flat_items(given)
     lines = []
     for field in given | saved:
         if any(field == skipped or field.startswith(f"{skipped}.") for skipped in ignore):

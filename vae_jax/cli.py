@@ -26,6 +26,7 @@ from vae_jax.arguments import (
 from vae_jax.errors import InputError, VaeJaxError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import suggestion
+from vae_jax.signals import stop_on_signals
 
 # Heavy imports (jax, flax, orbax, ...) stand inside the commands, so that `--help` and a typing error answer at once.
 
@@ -36,10 +37,10 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     directory = Path(asked.workdir or f"runs/{asked.preset}")
     _use_compilation_cache(asked.compilation_cache)
     start = time.perf_counter()
-    from vae_jax import drawing, fitting, runs
+    with stop_on_signals() as stop:
+        from vae_jax import drawing, fitting, runs
 
-    with fitting.stop_on_signals() as stop:
-        run, images = runs.prepare_run(config, directory)
+        run, images = runs.prepare_run(config, directory, allow_change=asked.allow_change)
         run.images("test")  # refused now, not after the training
         _say(_describe(run, len(images)))
         outcome = fitting.fit(run, images, stop=stop)
@@ -48,7 +49,8 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             "workdir": str(directory), "status": outcome.status, "step": outcome.step, "seed": config.seed,
         }  # fmt: skip
         if outcome.status == "interrupted":
-            _say(f"interrupted at step {outcome.step} of {config.train.steps}, saved; the same command goes on")
+            saved = "saved" if outcome.step else "nothing to save yet"
+            _say(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command goes on")
             return result
         if not outcome.trained_steps and (earlier := _earlier_evaluation(run, outcome.step)) is not None:
             _say(f"all {outcome.step} steps are done ({outcome.status}); these are its results")
@@ -72,12 +74,12 @@ def sweep(argv: Sequence[str]) -> dict[str, Any]:
     directory = Path(asked.workdir or f"runs/sweep-{asked.preset}")
     _use_compilation_cache(asked.compilation_cache)
     start = time.perf_counter()
-    from vae_jax import figures, fitting, runs, sweeping
+    from vae_jax import figures, runs, sweeping
 
     members = sweeping.members(config, varied)
     parts = sweeping.groups(members)
     _say(f"{len(members)} members, {len(parts)} program(s), one after another; {directory}")
-    with fitting.stop_on_signals() as stop:
+    with stop_on_signals() as stop:
         trained = {}
         for group in parts:
             found = sweeping.fit_group(group, directory, stop=stop)

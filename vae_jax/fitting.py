@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Loss, Metrics, make_loss
 from vae_jax.runs import (
     Run,
+    changes_told,
     evaluation_key,
     evaluation_params,
     restore,
@@ -29,6 +29,7 @@ from vae_jax.writers import MetricsFile, Progress, TensorBoard, read_metrics
 
 METRICS_FILE = "metrics.jsonl"
 SHOWN = 12  # validation images whose reconstructions TensorBoard shows
+NAMED = 128  # training images that an error names
 
 Program = Callable[[TrainState, jax.Array, int], tuple[TrainState, Metrics]]
 
@@ -77,12 +78,11 @@ def compile_program(run: Run) -> Program:
 def fit(run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: False) -> Outcome:
     """Trains a run to its last step, or until its validation bound no longer rises, or until `stop()` is true.
 
-    Goes on from the newest checkpoint if there is one. Raises NotFiniteError naming the step, CheckpointError,
-    StorageError or LockedError.
+    Goes on from the newest checkpoint if there is one. Raises NotFiniteError naming the step and what it read,
+    CheckpointError, StorageError or LockedError.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_lock(run.directory))
-        write_config(run)
         checkpoints = stack.enter_context(Checkpoints(run.directory))
         everywhere = sharding.replicated(run.mesh)
         restored = restore(run, checkpoints)
@@ -92,12 +92,13 @@ def fit(run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: Fals
         else:
             state = restored.state
         first_step = 0 if restored is None else restored.step
+        write_config(run, first_step=first_step)
         recorder = Recorder(run, checkpoints, first_step=first_step)
         progress = Progress(
             run.config.train.steps, images_per_step=run.config.train.batch_size, initial_step=first_step
         )
         with progress, recorder.writing(progress):
-            for note in restored.notes if restored else ():
+            for note in (*(restored.notes if restored else ()), *changes_told(run, first_step)):
                 progress.print(note)
             state, status = _train(recorder, state, jax.device_put(images, everywhere), stop)
     return Outcome(state, recorder.step, status, restored.step if restored else None, recorder.step - first_step)
@@ -108,6 +109,8 @@ def _train(
 ) -> tuple[TrainState, str]:
     """Runs the program until the last step; returns the state and how it ended."""
     program, config = compile_program(recorder.run), recorder.config
+    if recorder.step < config.steps and stop():  # it came while the data were prepared: nothing is there to save yet
+        return state, "interrupted"
     while recorder.step < config.steps and not recorder.no_better():
         count = steps_to_dispatch(config, recorder.step)
         state, metrics = program(state, images, count)
@@ -164,7 +167,7 @@ class Recorder:
     def read(self) -> None:
         """Reads, checks and writes the metrics that are still on the device: one row, the mean over its steps.
 
-        Raises NotFiniteError naming the step that failed.
+        Raises NotFiniteError naming the step that failed and the images that it read.
         """
         if self.unread is None:
             return
@@ -181,7 +184,7 @@ class Recorder:
                 f"step {first + at}: not finite ({found})"
                 + (f", after {self.max_skips} skipped steps" if self.max_skips else "")
                 + "; the checkpoints before it are whole; lower optimizer.learning_rate, set optimizer.clip_norm, "
-                "or set train.nonfinite skip"
+                f"or set train.nonfinite skip; it read the training images {_listed(self.run.examples(first + at))}"
             )
         finite = rows.pop("skipped") == 0
         row = {name: float(values[finite].mean()) if finite.any() else None for name, values in rows.items()}
@@ -233,24 +236,11 @@ class Recorder:
         self.board.scalars(step, {name: value for name, value in row.items() if value is not None})
 
 
+def _listed(examples: np.ndarray) -> str:
+    more = f" and {len(examples) - NAMED} more" if len(examples) > NAMED else ""
+    return ", ".join(map(str, examples[:NAMED])) + more
+
+
 def _bound(value: float | None) -> float:
     """A validation bound to be compared: one that is not finite, null in metrics.jsonl, is the worst."""
     return value if value is not None and np.isfinite(value) else -np.inf
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM or SIGINT has come; a second SIGINT ends the process at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        del frame
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

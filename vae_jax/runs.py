@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,15 +20,16 @@ import optax
 
 from vae_jax import data, sharding
 from vae_jax.checkpoints import Checkpoints, Restored
-from vae_jax.config import RESUMABLE, Config
-from vae_jax.data.batches import binarize_once
+from vae_jax.config import RESUMABLE, Config, DataConfig
+from vae_jax.data.batches import batch_indices, binarize_once
 from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
 from vae_jax.evaluation import Evaluator, bits_per_dim
 from vae_jax.inference import Params
 from vae_jax.models import VAE, build_model
-from vae_jax.settings import differences, flatten, from_flat, validate
+from vae_jax.settings import differences, flat_items, flatten, from_flat, suggestion, validate
 from vae_jax.training import (
     BINARIZATION_STREAM,
+    DATA_STREAM,
     EVALUATION_STREAM,
     TrainState,
     init_state,
@@ -38,6 +39,9 @@ from vae_jax.training import (
 CONFIG_FILE = "config.json"
 EVALUATION_FILE = "evaluation.json"
 SPLITS = ("train", "validation", "test")
+MAX_PIXELS = 1 << 28  # in an image; a config.json that says more is damaged, or a trap
+CHANGE = ("setting", "from", "to")
+DECIDE_IMAGES = {"data.name", "data.holdout", "data.binarization"}  # and the seed, where they are binarised once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +52,9 @@ class Run:
     data: dict[str, Any]  # fingerprint, num_examples and image_shape of the training images
     directory: Path
     mesh: Any
+    changes: tuple[
+        dict[str, Any], ...
+    ] = ()  # what was allowed to change on the way: setting, from, to, and from which step
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -79,6 +86,12 @@ class Run:
     @property
     def key(self) -> jax.Array:
         return jax.random.key(self.config.seed)
+
+    def examples(self, step: int) -> np.ndarray:
+        """Which of the training images a step reads, int32 [batch_size]."""
+        count, size = self.data["num_examples"], self.config.train.batch_size
+        order_key = jax.random.fold_in(self.key, DATA_STREAM)
+        return np.asarray(batch_indices(order_key, step, num_examples=count, batch_size=size))
 
     def initial_state(self, key: jax.Array, mean_image: jax.Array | None = None) -> TrainState:
         """The state before the first step, as a pure function of the run's key and the mean of its images."""
@@ -116,20 +129,23 @@ def describe(images: np.ndarray) -> dict[str, Any]:
 
 
 def read_description(directory: Path) -> dict[str, Any] | None:
-    """{"config": flat settings, "data": ...} of the run in `directory`; None where there is none.
+    """{"config": flat settings, "data": ..., "changes": ...} of the run in `directory`; None where there is none.
 
-    Raises InputError if the path cannot be looked at, CheckpointError if the file is there and cannot be understood.
+    Raises StorageError if the path cannot be looked at, CheckpointError if the file is there and makes no sense.
     """
     path = directory / CONFIG_FILE
     try:
         stored = json.loads(path.read_text())
         data = {name: stored["data"][name] for name in ("fingerprint", "num_examples", "image_shape")}
-        data["image_shape"] = [int(length) for length in data["image_shape"]]
-        return {"config": _flat(stored["config"]), "data": data}
+        data["image_shape"] = height, width, channels = [int(length) for length in data["image_shape"]]
+        if min(height, width, channels) < 1 or height * width * channels > MAX_PIXELS:
+            raise ValueError(f"images of {height}x{width}x{channels}")
+        changes = [{name: change[name] for name in ("step", *CHANGE)} for change in stored.get("changes", ())]
+        return {"config": flat_items(stored["config"]), "data": data, "changes": changes}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise InputError(f"{directory}: cannot be read as a run ({error.strerror})") from None
+        raise StorageError(f"{directory}: cannot be read as a run ({error.strerror})") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: not readable as the config of a run ({error})") from None
 
@@ -142,48 +158,81 @@ def open_run(directory: str | os.PathLike) -> Run:
         raise InputError(f"{directory}: no run here ({CONFIG_FILE} is missing); `vae-jax train --workdir` makes one")
     config = from_flat(stored["config"])
     # Whoever looks at a run may do so with fewer devices than it was trained on.
-    return Run(config, stored["data"], directory, sharding.make_mesh())
+    return Run(config, stored["data"], directory, sharding.make_mesh(), tuple(stored["changes"]))
 
 
-def prepare_run(config: Config, directory: str | os.PathLike) -> tuple[Run, np.ndarray]:
+def prepare_run(
+    config: Config, directory: str | os.PathLike, *, allow_change: Sequence[str] = ()
+) -> tuple[Run, np.ndarray]:
     """(run, training images) for training in `directory`, which nothing is written to yet.
 
-    Raises InputError if a setting, the data or the directory cannot be used, or if the directory holds a run with
-    another config or other data.
+    Raises InputError if a setting or the data cannot be used, or if the directory holds a run with other settings than
+    `allow_change` names or with other data; StorageError if the directory cannot be written to.
     """
     validate(config)
     directory = Path(directory)
     mesh = sharding.make_mesh(config.mesh.data)
     sharding.check_batch_size(config.train.batch_size // config.train.microbatches, mesh, setting=_per_dispatch(config))
     stored = read_description(directory)
-    if stored is not None:
-        given = json.loads(json.dumps(flatten(config)))  # as JSON holds it
-        if changed := differences(stored["config"], given):
-            told = ", ".join(f"{p}: {stored['config'].get(p)} in {directory}, {given.get(p)} asked" for p in changed)
-            raise InputError(f"{told}; choose another --workdir")
+    changes = _changed_settings(stored["config"], config, directory, allow_change) if stored else []
     images = load_images(config, "train")
     if config.train.batch_size > len(images):
         raise InputError(
             f"train.batch_size: {config.train.batch_size} given, must be at most the {len(images)} training images"
         )
     description = describe(images)
-    if stored is not None and stored["data"] != description:
-        raise InputError(
-            f"data.name: the images of {config.data.name} are no longer those that {directory} was trained on"
-        )
+    if stored:
+        changes += _changed_data(stored["data"], description, directory, config.data, allow_change)
     if config.train.patience:
         load_images(config, "validation")  # refused if there are none: without them training would never stop early
     _check_writable(directory)
-    return Run(config, description, directory, mesh), images
+    return Run(config, description, directory, mesh, (*(stored["changes"] if stored else ()), *changes)), images
 
 
 def _per_dispatch(config: Config) -> str:
     return "train.batch_size" + (" / train.microbatches" if config.train.microbatches > 1 else "")
 
 
-def write_config(run: Run) -> None:
-    """Writes the run's config.json, creating its directory."""
-    write_json(run.directory / CONFIG_FILE, {"config": dataclasses.asdict(run.config), "data": run.data})
+def _changed_settings(
+    stored: dict[str, Any], config: Config, directory: Path, allow_change: Sequence[str]
+) -> list[dict[str, Any]]:
+    given = json.loads(json.dumps(flatten(config)))  # as JSON holds it
+    for path in allow_change:
+        if path not in given:
+            raise InputError(f"--allow-change: {path} given, no such setting{suggestion(path, given)}")
+    changed = differences(stored, given)
+    if refused := [path for path in changed if path not in allow_change]:
+        told = ", ".join(f"{path}: {stored.get(path)} in {directory}, {given.get(path)} asked" for path in refused)
+        fixed = any(path.startswith("model.") for path in refused)  # they are what the saved arrays are
+        other = "" if fixed else f", or allow it by --allow-change {' '.join(refused)}"
+        raise InputError(f"{told}; choose another --workdir{other}")
+    return [dict(zip(CHANGE, (path, stored.get(path), given.get(path)), strict=True)) for path in changed]
+
+
+def _changed_data(
+    stored: dict[str, Any], given: dict[str, Any], directory: Path, config: DataConfig, allow_change: Sequence[str]
+) -> list[dict[str, Any]]:
+    changed = [field for field in stored if stored[field] != given[field]]
+    decide = DECIDE_IMAGES | ({"seed"} if config.binarization == "static" else set())
+    if "image_shape" in changed or (changed and not decide.intersection(allow_change)):
+        raise InputError(
+            f"data.name: the images of {config.name} are no longer those that {directory} was trained on; choose "
+            "another --workdir" + ("" if "image_shape" in changed else ", or allow it by --allow-change data.name")
+        )
+    return [dict(zip(CHANGE, (field, stored[field], given[field]), strict=True)) for field in changed]
+
+
+def changes_told(run: Run, step: int) -> list[str]:
+    """A line for each change that holds from `step` on, where this start of the run allowed it."""
+    new = [change for change in run.changes if "step" not in change]
+    return [f"{c['setting']}: {c['from']} until step {step}, {c['to']} from then on, as allowed" for c in new]
+
+
+def write_config(run: Run, *, first_step: int = 0) -> None:
+    """Writes the run's config.json, creating its directory; what was allowed to change does so at `first_step`."""
+    changes = [{"step": first_step} | change for change in run.changes]
+    content = {"config": dataclasses.asdict(run.config), "data": run.data}
+    write_json(run.directory / CONFIG_FILE, content | ({"changes": changes} if changes else {}))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -210,8 +259,12 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 def restore(run: Run, checkpoints: Checkpoints, *, at_most: int | None = None) -> Restored | None:
     """The newest whole state of the run (up to step `at_most`), placed on its mesh; None where nothing is saved yet."""
     target = sharding.abstract(jax.eval_shape(run.initial_state, run.key), sharding.replicated(run.mesh))
-    config = dataclasses.asdict(run.config)
-    return checkpoints.restore(target, config=config, data=run.data, ignore=RESUMABLE, at_most=at_most)
+    config, changed = dataclasses.asdict(run.config), {change["setting"] for change in run.changes}
+    restored = checkpoints.restore(target, config=config, data=run.data, ignore=RESUMABLE | changed, at_most=at_most)
+    if restored and "seed" in changed:
+        key = jax.jit(lambda: run.key, out_shardings=sharding.replicated(run.mesh))()
+        restored = restored._replace(state=restored.state._replace(key=key))
+    return restored
 
 
 def evaluation_params(state: TrainState, config: Config) -> Params:
@@ -297,13 +350,4 @@ def _check_writable(directory: Path) -> None:
     try:  # only trying tells: by the mode bits, root may write to /proc
         tempfile.TemporaryDirectory(prefix=".vae-jax-", dir=existing).cleanup()
     except OSError as error:
-        raise InputError(
-            f"--workdir: {directory} given, must be a directory that can be written to ({error.strerror})"
-        ) from None
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return flat
+        raise StorageError(f"--workdir: {directory} cannot be made or written to ({error.strerror})") from None

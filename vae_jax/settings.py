@@ -153,6 +153,15 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def flat_items(items: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, `{"section.field": value}`; an empty one is a value."""
+    flat = {}
+    for name, value in items.items():
+        nested = isinstance(value, dict) and value
+        flat |= flat_items(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
+
+
 def _field_types(cls: type, prefix: str = "") -> dict[str, Any]:
     found = {}
     for name, annotation in typing.get_type_hints(cls).items():

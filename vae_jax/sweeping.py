@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,8 @@ class Member(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The member's directory within the sweep's: `objective.beta=2.0,seed=1`."""
-        return ",".join(f"{path}={value}" for path, value in self.varied.items())
+        """The member's directory within the sweep's, `objective.beta=2.0,seed=1`; what separates paths is quoted."""
+        return ",".join(f"{path}={quote(str(value), safe='+')}" for path, value in self.varied.items())
 
 
 def members(config: Config, varied: Mapping[str, Sequence[Any]]) -> list[Member]:

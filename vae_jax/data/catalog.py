@@ -120,6 +120,9 @@ def read_info(directory: Path) -> Prepared:
     try:
         info = json.loads((directory / "dataset_info.json").read_text())
         features = json.loads((directory / "features.json").read_text())["featuresDict"]["features"]
+        name = "/".join(part for part in (info["name"], info.get("configName")) if part)
+        if not NAME.fullmatch(f"{name}:{info['version']}") or ".." in name:  # folders are made by these names
+            raise ValueError(f"the name {name} and version {info['version']}")
         return Prepared(
             name=info["name"],
             config=info.get("configName"),

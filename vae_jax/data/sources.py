@@ -116,10 +116,30 @@ def _decode(prepared: Prepared, part: str) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # TFDS, array_record and Pillow each raise kinds of their own
         raise StorageError(
-            f"{where}: {str(prepared.directory)!r} is damaged or incomplete ({files.one_line(error)}); "
-            "remove that folder and prepare it again"
+            f"{where}: {str(_damaged(prepared, part))!r} is damaged or incomplete ({files.one_line(error)}); "
+            f"remove {str(prepared.directory)!r} and prepare it again"
         ) from None
     return {image: images} | ({label: labels} if label else {})
+
+
+def _damaged(prepared: Prepared, part: str) -> Path:
+    """The first file of a split that is missing or cannot be read; its folder, if that is not what is wrong."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        with quiet():
+            shards = tfds.builder_from_directory(prepared.directory).info.splits[part].filepaths
+    except Exception:  # then it is the metadata
+        return prepared.directory
+    for shard in map(Path, shards):
+        try:
+            reader = ArrayRecordReader(str(shard))
+            for start in range(0, reader.num_records(), RECORDS):
+                reader.read(start, min(start + RECORDS, reader.num_records()))
+        except Exception:
+            return shard
+    return prepared.directory
 
 
 def _records(prepared: Prepared, part: str) -> Iterator[dict]:

@@ -24,6 +24,7 @@ from vae_jax.distributions import (
     Normal,
     standard_normal,
 )
+from vae_jax.errors import InputError
 from vae_jax.models.networks import (
     ACTIVATIONS,
     ConvDecoder,
@@ -118,7 +119,9 @@ class VAE(nn.Module):
         return self.decode(self.encode(x).mean())
 
     def encode(self, x: Array) -> Normal | Deterministic | MarkovChain:
-        """q(z|x) over codes [B, D] for images [B, H, W, C] with values in [0, 1]."""
+        """q(z|x) over codes [B, D] for images [B, H, W, C] with values in [0, 1]; InputError for another layout."""
+        if x.shape[-3:] != tuple(self.image_shape):  # a dense layer would take [B, C, H, W] in silence
+            raise InputError(f"images: {list(x.shape)} given, must be [B, {', '.join(map(str, self.image_shape))}]")
         h = self.encoder(x).astype(x.dtype)  # densities are of the images' precision, whatever the layers'
         mean = self.posterior_mean(h)
         if self.posterior == "deterministic":
