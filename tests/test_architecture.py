@@ -12,7 +12,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Left to right: a module imports only from rows above its own, and, in a folder, from that folder.
 LAYERS = (
     ("errors",),
-    ("config", "random", "signals"),
+    ("config", "processes", "random", "signals"),
     ("settings",),
     ("distributions", "objectives", "data", "sharding", "checkpoints", "writers", "figures", "presets"),
     ("chains",),

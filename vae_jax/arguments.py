@@ -16,6 +16,27 @@ from vae_jax.settings import from_flat, parse_setting, suggestion
 
 
 @dataclasses.dataclass(frozen=True)
+class Distributed:
+    """Many processes that train one run: under SLURM, Open MPI, Kubernetes and on TPU pods they find each other.
+
+    Elsewhere each is given the first three. What the run computes does not depend on them, so no run remembers them.
+    """
+
+    coordinator: str | None = None
+    """HOST:PORT where process 0 can be reached by all."""
+    num_processes: int | None = None
+    """How many there are; 1: this one alone, whatever a scheduler says."""
+    process_id: int | None = None
+    """Which of them this one is, from 0."""
+    initialization_timeout: int = 300
+    """Seconds to wait for all at the start."""
+    heartbeat_timeout: int = 100
+    """Seconds without a sign of life from one of them after which the others end."""
+    shutdown_timeout: int = 300
+    """Seconds to wait for all at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
 class _Start(Config):
     preset: str = "digits"
     """The settings to start from."""
@@ -35,6 +56,7 @@ class Train(_Start):
     """The run's directory; runs/PRESET if not given. One that holds a run brings its own settings along."""
     allow_change: tuple[str, ...] = ()
     """Settings in which a run may go on otherwise than it began: train.batch_size data.holdout; it remembers where."""
+    distributed: Distributed = dataclasses.field(default_factory=Distributed)
 
 
 @dataclasses.dataclass(frozen=True)

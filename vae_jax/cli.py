@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vae_jax import processes
 from vae_jax.arguments import (
     Encode,
     Evaluate,
@@ -37,11 +38,14 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     directory = Path(asked.workdir or f"runs/{asked.preset}")
     _use_compilation_cache(asked.compilation_cache)
     start = time.perf_counter()
-    with stop_on_signals() as stop:
+    processes.join(**dataclasses.asdict(asked.distributed))
+    with stop_on_signals() as received:
         from vae_jax import drawing, fitting, runs
 
-        run, images = runs.prepare_run(config, directory, allow_change=asked.allow_change)
-        run.images("test")  # refused now, not after the training
+        stop = processes.agreed(received)
+        prepare = functools.partial(runs.prepare_run, config, directory, allow_change=asked.allow_change)
+        run, images = processes.together(prepare)
+        processes.together(lambda: run.images("test"))  # refused now, not after the training
         _say(_describe(run, len(images)))
         outcome = fitting.fit(run, images, stop=stop)
         trained = time.perf_counter() - start
@@ -249,11 +253,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"{argv[0]!r}: no such command; one of {known}{suggestion(argv[0], COMMANDS)}")
         result = COMMANDS[argv[0]](argv[1:])
     except VaeJaxError as error:
-        _say(f"vae-jax: {' '.join(str(error).split())}")
+        print(f"vae-jax: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return error.exit_code
     from vae_jax.writers import print_json
 
-    print_json(result)
+    if processes.is_first():
+        print_json(result)
     return 0
 
 
@@ -331,4 +336,5 @@ def _use_compilation_cache(folder: str | None) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if processes.is_first():
+        print(line, file=sys.stderr, flush=True)

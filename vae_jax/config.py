@@ -162,10 +162,13 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Over how many devices a batch is spread."""
+    """Over how many devices a batch and the state are spread: data x fsdp in all."""
 
     data: int = 0
-    """Devices over which a batch is spread; 0: all."""
+    """Groups of devices that each hold the whole state and a part of the batch; 0: as many as the devices make."""
+    fsdp: int = 1
+    """Devices in such a group: the state (weights, averages, moments) and the group's part of the batch are spread
+    over them, and each holds 1/fsdp of it."""
 
 
 @dataclass(frozen=True)
@@ -204,5 +207,6 @@ RESUMABLE = frozenset(
         "evaluation.chunk",
         "evaluation.batch_size",
         "mesh.data",
+        "mesh.fsdp",
     }
 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax import figures
+from vae_jax import figures, sharding
 from vae_jax.chains import MarkovChain
 from vae_jax.data.batches import read_images
 from vae_jax.evaluation import evaluate_examples, padded_batches
@@ -31,7 +31,12 @@ def decode_images(run: Run, params: Params, z: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _decoder(run: Run) -> Any:
-    return jax.jit(lambda params, z: run.model.apply({"params": params}, z, method="decode").mean())
+    return _whole(run, lambda params, z: run.model.apply({"params": params}, z, method="decode").mean())
+
+
+def _whole(run: Run, function: Any) -> Any:
+    """Jitted; what it returns is whole on each device, for every process to read."""
+    return jax.jit(function, out_shardings=sharding.replicated(run.mesh))
 
 
 def encode_images(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -52,12 +57,13 @@ def _encoder(run: Run) -> Any:
         scale = jnp.zeros_like(mean) if run.config.model.posterior == "deterministic" else jnp.exp(q.log_scale)
         return {"seen": x, "mean": mean, "scale": scale}
 
-    return jax.jit(encode)
+    return _whole(run, encode)
 
 
 def prior_codes(run: Run, params: Params, key: Array, count: int) -> np.ndarray:
     """Codes drawn from p(z), [count, D]."""
-    return np.asarray(run.model.apply({"params": params}, method="prior").sample(key, (count,)))
+    draw = lambda params, key: run.model.apply({"params": params}, method="prior").sample(key, (count,))  # noqa: E731
+    return np.asarray(_whole(run, draw)(params, key))
 
 
 def straight_paths(left: np.ndarray, right: np.ndarray, frames: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vae_jax import sharding
 from vae_jax.chains import MarkovChain
 from vae_jax.data.batches import read_images
 from vae_jax.inference import Params, bound_parts, log_likelihood, sample_terms
@@ -58,7 +59,7 @@ def evaluate_examples(
 
     for i, (count, batch) in enumerate(padded_batches(images, batch_size)):
         with jax.default_matmul_precision("highest"):
-            batch = jax.device_put(batch, placement) if placement is not None else jnp.asarray(batch)
+            batch = sharding.place(batch, placement) if placement is not None else jnp.asarray(batch)
             pending.append((count, per_example(params, jax.random.fold_in(key, i), batch)))
         if len(pending) > 1:
             collect()
@@ -103,7 +104,12 @@ class Evaluator:
 
     @functools.cached_property
     def _elbo(self) -> PerExample:
-        return jax.jit(functools.partial(elbo_terms, model=self.model, binarization=self.binarization))
+        return self._compiled(functools.partial(elbo_terms, model=self.model, binarization=self.binarization))
+
+    def _compiled(self, per_example: PerExample) -> PerExample:
+        """Jitted; what it returns is whole on each device, for every process to read."""
+        whole = None if self.placement is None else sharding.replicated(self.placement.mesh)
+        return jax.jit(per_example, out_shardings=whole)
 
     @functools.cached_property
     def _likelihoods(self) -> dict[tuple[int, int], PerExample]:
@@ -154,7 +160,7 @@ class Evaluator:
         settings = num_samples, chunk
         if settings not in self._likelihoods:
             fixed = {"model": self.model, "binarization": self.binarization, "num_samples": num_samples, "chunk": chunk}
-            self._likelihoods[settings] = jax.jit(functools.partial(likelihood_terms, **fixed))
+            self._likelihoods[settings] = self._compiled(functools.partial(likelihood_terms, **fixed))
         values = evaluate_examples(
             self._likelihoods[settings],
             params,

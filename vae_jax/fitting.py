@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from vae_jax import drawing, sharding
+from vae_jax import drawing, processes, sharding
 from vae_jax.checkpoints import Checkpoints, run_lock
 from vae_jax.config import TrainConfig
 from vae_jax.data.batches import mean_image
@@ -24,8 +24,9 @@ from vae_jax.runs import (
     restore,
     write_config,
 )
+from vae_jax.settings import flatten
 from vae_jax.training import Step, TrainState, make_schedule, make_train_step, train_steps
-from vae_jax.writers import MetricsFile, Progress, TensorBoard, read_metrics
+from vae_jax.writers import MetricsFile, Progress, TensorBoard, Unwritten, read_metrics
 
 METRICS_FILE = "metrics.jsonl"
 SHOWN = 12  # validation images whose reconstructions TensorBoard shows
@@ -48,8 +49,9 @@ class Outcome:
 def make_step(run: Run, *, loss: Loss | None = None, optimizer: optax.GradientTransformation | None = None) -> Step:
     """step(state, batch) -> (state, metrics) of a run: pure, not jitted; by its own loss and optimizer or others."""
     config = run.config
+    own = functools.partial(make_loss, run.training_model, config.objective, config.data, run.data["num_examples"])
     return make_train_step(
-        loss or make_loss(run.training_model, config.objective, config.data, run.data["num_examples"]),
+        sharding.gather_params(loss or own(), run.mesh),
         optimizer or run.optimizer,
         ema_decay=config.train.ema_decay,
         max_skips=config.train.max_skips if config.train.nonfinite == "skip" else 0,
@@ -72,36 +74,50 @@ def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, step:
 def compile_program(run: Run) -> Program:
     """`many_steps`, jitted for the mesh; donates the state."""
     program, everywhere = many_steps(run, sharding.place_batch(run.mesh)), sharding.replicated(run.mesh)
-    return jax.jit(program, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere)
+    return jax.jit(
+        program,
+        donate_argnums=0,
+        in_shardings=(run.state_shardings, everywhere, everywhere),
+        out_shardings=(run.state_shardings, everywhere),
+    )
 
 
 def fit(run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: False) -> Outcome:
     """Trains a run to its last step, or until its validation bound no longer rises, or until `stop()` is true.
 
-    Goes on from the newest checkpoint if there is one. Raises NotFiniteError naming the step and what it read,
+    Goes on from the newest checkpoint if there is one. Several processes make the same call, each with all images;
+    InputError where their settings or images differ. Raises NotFiniteError naming the step and what it read,
     CheckpointError, StorageError or LockedError.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run_lock(run.directory))
+        _agree(run)
+        processes.by_first(lambda: stack.enter_context(run_lock(run.directory)))
         checkpoints = stack.enter_context(Checkpoints(run.directory))
-        everywhere = sharding.replicated(run.mesh)
         restored = restore(run, checkpoints)
         if restored is None:
             average = mean_image(images, binarization=run.config.data.binarization)
-            state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key, average)
+            state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key, average)
         else:
             state = restored.state
         first_step = 0 if restored is None else restored.step
         write_config(run, first_step=first_step)
         recorder = Recorder(run, checkpoints, first_step=first_step)
-        progress = Progress(
-            run.config.train.steps, images_per_step=run.config.train.batch_size, initial_step=first_step
-        )
+        progress: Any = Unwritten()
+        if processes.is_first():
+            progress = Progress(
+                run.config.train.steps, images_per_step=run.config.train.batch_size, initial_step=first_step
+            )
         with progress, recorder.writing(progress):
             for note in (*(restored.notes if restored else ()), *changes_told(run, first_step)):
                 progress.print(note)
-            state, status = _train(recorder, state, jax.device_put(images, everywhere), stop)
+            state, status = _train(recorder, state, sharding.place(images, sharding.replicated(run.mesh)), stop)
     return Outcome(state, recorder.step, status, restored.step if restored else None, recorder.step - first_step)
+
+
+def _agree(run: Run) -> None:
+    """Refuses processes of unequal settings or images; where the images lie may differ."""
+    settings = {path: value for path, value in flatten(run.config).items() if path != "data.data_dir"}
+    processes.agree(settings | {f"data.{name}": value for name, value in run.data.items()})
 
 
 def _train(
@@ -153,9 +169,10 @@ class Recorder:
         directory, first = self.run.directory, self.step
         self.progress = progress
         with contextlib.ExitStack() as stack:
-            self.metrics = MetricsFile(directory / METRICS_FILE, keep_through_step=first)
+            path, purge = directory / METRICS_FILE, first + 1 if first else None
+            self.metrics = processes.by_first(lambda: MetricsFile(path, keep_through_step=first)) or Unwritten()
             stack.callback(self.metrics.close)
-            self.board = TensorBoard(directory, purge_step=first + 1 if first else None)
+            self.board = processes.by_first(lambda: TensorBoard(directory, purge_step=purge)) or Unwritten()
             stack.callback(self.board.close)
             yield
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import optax
 
-from vae_jax import data, sharding
+from vae_jax import data, processes, sharding
 from vae_jax.checkpoints import Checkpoints, Restored
 from vae_jax.config import RESUMABLE, Config, DataConfig
 from vae_jax.data.batches import batch_indices, binarize_once
@@ -83,6 +83,11 @@ class Run:
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.config.optimizer, self.config.train.steps)
 
+    @functools.cached_property
+    def state_shardings(self) -> TrainState:
+        """Where each leaf of the state lives."""
+        return sharding.state_shardings(jax.eval_shape(self.initial_state, self.key), self.mesh)
+
     @property
     def key(self) -> jax.Array:
         return jax.random.key(self.config.seed)
@@ -101,7 +106,7 @@ class Run:
     def evaluator(self, batch_size: int | None = None) -> Evaluator:
         """The run's evaluations; the batch is spread over the mesh."""
         batch_size = batch_size or self.config.evaluation.batch_size
-        share = self.mesh.shape["data"]
+        share = self.mesh.size
         return Evaluator(
             self.model,
             self.config.data.binarization,
@@ -158,7 +163,8 @@ def open_run(directory: str | os.PathLike) -> Run:
         raise InputError(f"{directory}: no run here ({CONFIG_FILE} is missing); `vae-jax train --workdir` makes one")
     config = from_flat(stored["config"])
     # Whoever looks at a run may do so with fewer devices than it was trained on.
-    return Run(config, stored["data"], directory, sharding.make_mesh(), tuple(stored["changes"]))
+    fsdp = math.gcd(config.mesh.fsdp, jax.device_count())
+    return Run(config, stored["data"], directory, sharding.make_mesh(fsdp=fsdp), tuple(stored["changes"]))
 
 
 def prepare_run(
@@ -171,7 +177,7 @@ def prepare_run(
     """
     validate(config)
     directory = Path(directory)
-    mesh = sharding.make_mesh(config.mesh.data)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch_size(config.train.batch_size // config.train.microbatches, mesh, setting=_per_dispatch(config))
     stored = read_description(directory)
     changes = _changed_settings(stored["config"], config, directory, allow_change) if stored else []
@@ -242,7 +248,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Lets `write` fill a file, whole or not at all; raises StorageError where the file system refuses."""
+    """Lets `write` fill a file, whole or not at all; raises StorageError where the file system refuses.
+
+    Of several processes the first writes for all.
+    """
+    processes.by_first(lambda: _write_file(path, write))
+
+
+def _write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -258,7 +271,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 def restore(run: Run, checkpoints: Checkpoints, *, at_most: int | None = None) -> Restored | None:
     """The newest whole state of the run (up to step `at_most`), placed on its mesh; None where nothing is saved yet."""
-    target = sharding.abstract(jax.eval_shape(run.initial_state, run.key), sharding.replicated(run.mesh))
+    target = sharding.abstract(jax.eval_shape(run.initial_state, run.key), run.state_shardings)
     config, changed = dataclasses.asdict(run.config), {change["setting"] for change in run.changes}
     restored = checkpoints.restore(target, config=config, data=run.data, ignore=RESUMABLE | changed, at_most=at_most)
     if restored and "seed" in changed:

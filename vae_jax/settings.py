@@ -20,7 +20,7 @@ _POSITIVE = (
     "model.latent_dim", "model.noise_scale", "model.likelihood_scale", "model.mixture_components", "model.blocks",
     "objective.num_samples", "objective.num_inner_samples", "optimizer.learning_rate", "optimizer.eps",
     "optimizer.decay", "train.steps", "train.batch_size", "train.microbatches", "train.log_every",
-    "train.save_every", "evaluation.chunk", "evaluation.batch_size",
+    "train.save_every", "evaluation.chunk", "evaluation.batch_size", "mesh.fsdp",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "objective.beta", "objective.warmup_steps", "objective.free_bits", "objective.capacity", "objective.alpha",

@@ -6,26 +6,46 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vae_jax.errors import InputError
 
+AXES = ("data", "fsdp")
+SMALL = 1024  # an array of fewer numbers is whole on each device: its bytes weigh less than the messages would
 
-def make_mesh(num_devices: int = 0) -> Mesh:
-    """A mesh with the one axis `data` over the first `num_devices` devices; 0 takes all.
 
-    Raises InputError where there are not that many.
+def make_mesh(data: int = 0, fsdp: int = 1) -> Mesh:
+    """A mesh with the axes `data` and `fsdp` over the first `data` x `fsdp` devices; data = 0 takes all.
+
+    A batch is spread over both axes, the state over `fsdp`, whose devices are neighbours. Raises InputError, with the
+    nearest value that can be had, where the devices do not suffice; several processes use all that they have.
     """
-    devices = jax.devices()
-    if num_devices > len(devices):
-        raise InputError(f"mesh.data: {num_devices} given, must be at most the {len(devices)} devices here, or 0")
-    chosen = np.asarray(devices[: num_devices or len(devices)])
-    return Mesh(chosen, ("data",), axis_types=(AxisType.Auto,))
+    count, processes = jax.device_count(), jax.process_count()
+    if data == 0 or processes > 1:
+        nearest = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - fsdp))
+        if fsdp != nearest:
+            raise InputError(f"mesh.fsdp: {fsdp} given, must divide the {count} devices here, for example {nearest}")
+        share = count // fsdp
+        if data not in (0, share):
+            raise InputError(f"mesh.data: {data} given, must be {share}, or 0: {processes} processes use all devices")
+        data = share
+    if fsdp > count:
+        raise InputError(f"mesh.fsdp: {fsdp} given, must be at most the {count} devices here")
+    if data * fsdp > count:
+        most = f"{count // fsdp} with mesh.fsdp {fsdp} on" if fsdp > 1 else "the"
+        raise InputError(f"mesh.data: {data} given, must be at most {most} {count} devices here, or 0")
+    devices = jax.devices()[: data * fsdp]
+    if len(devices) == count:  # neighbours are those that have a link
+        arranged = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
+    else:
+        arranged = np.asarray(devices).reshape(data, fsdp)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, *, setting: str = "train.batch_size") -> None:
-    """Refuses a batch that the mesh's `data` axis does not divide, naming the nearest size that it does."""
-    share = mesh.shape["data"]
+    """Refuses a batch that the devices of the mesh do not divide, naming the nearest size that they do."""
+    share = mesh.size
     if batch_size % share:
         nearest = max(1, round(batch_size / share)) * share
         raise InputError(
@@ -39,15 +59,57 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis spread over `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The leading axis spread over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def fsdp_spec(shape: tuple[int, ...], size: int) -> PartitionSpec:
+    """Which dimension of an array is spread over the `size` devices of `fsdp`: the largest that `size` divides.
+
+    None where there is no such dimension, or the array has fewer than `SMALL` numbers. Of equal dimensions, the first.
+    """
+    divided = [n if n % size == 0 else 0 for n in shape]
+    if size == 1 or np.prod(shape) < SMALL or not any(divided):
+        return PartitionSpec()
+    return PartitionSpec(*[None] * int(np.argmax(divided)), "fsdp")
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """For each leaf (anything with a shape) the sharding of `fsdp_spec`: weights, averages and moments alike."""
+    size = mesh.shape["fsdp"]
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, fsdp_spec(leaf.shape, size)), state)
+
+
+def gather_params(loss: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A loss(params, ...) whose parameters lie spread over `fsdp`: each device gathers them whole to use them.
+
+    Their gradient is summed over all devices and spread as they are, so that the optimizer works on shards alone
+    (ZeRO, arXiv 1910.02054). Left to itself XLA would rather spread the layers' outputs, and send activations.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return loss
+
+    @jax.custom_vjp
+    def gather(params: Any) -> Any:
+        return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+    def spread(_: None, gradient: Any) -> tuple[Any]:
+        return (jax.lax.with_sharding_constraint(gradient, state_shardings(gradient, mesh)),)
+
+    gather.defvjp(lambda params: (gather(params), None), spread)
+    return lambda params, *rest: loss(gather(params), *rest)
 
 
 def place_batch(mesh: Mesh) -> Callable[[Array], Array]:
-    """A function for inside a jitted program: its argument's leading axis is spread over `data`."""
+    """A function for inside a jitted program: its argument's leading axis is spread over all devices."""
     return lambda batch: jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
 
 
-def abstract(tree: Any, sharding: NamedSharding) -> Any:
-    """The shapes and dtypes of `tree`, each to live under `sharding`: the target of a restore."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+def place(array: np.ndarray, sharding: NamedSharding) -> Array:
+    """An array that every process holds whole, on the devices: each process puts down the part of its own."""
+    return jax.make_array_from_process_local_data(sharding, array, array.shape)
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """The shapes and dtypes of `tree`, each to live under its sharding: the target of a restore."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)

@@ -23,7 +23,7 @@ from vae_jax.inference import Params
 from vae_jax.runs import Run
 from vae_jax.settings import differences, flatten, from_flat, with_numbers
 from vae_jax.training import TrainState
-from vae_jax.writers import Progress
+from vae_jax.writers import Progress, Unwritten
 
 # Numbers that no shape, branch or data set depends on: models that differ in these alone can be one program.
 SIDE_BY_SIDE = frozenset(
@@ -53,6 +53,8 @@ def members(config: Config, varied: Mapping[str, Sequence[Any]]) -> list[Member]
     """The product of all values, the last setting varying fastest; raises InputError as `validate` does."""
     if config.train.patience or "train.patience" in varied:
         raise InputError("train.patience: a sweep's members are trained for the same steps; set it to 0")
+    if config.mesh.fsdp > 1 or "mesh.fsdp" in varied:
+        raise InputError("mesh.fsdp: a sweep spreads its members over the devices, each whole; set it to 1")
     points = [dict(zip(varied, point, strict=True)) for point in itertools.product(*varied.values())]
     found = [Member(point, from_flat(flatten(config) | point)) for point in points]
     if len({member.name for member in found}) < len(found):
@@ -109,7 +111,7 @@ def fit_group(
         stack.enter_context(progress)
         recorders = [Recorder(run, c, first_step=first_step) for run, c in zip(found, saved, strict=True)]
         for recorder in recorders:
-            stack.enter_context(recorder.writing(_Unshown()))
+            stack.enter_context(recorder.writing(Unwritten()))  # the sweep shows a bar for all
         sweep = _Sweep(program, recorders, progress)
         if not sweep.train(state, images, stop):
             return None
@@ -127,13 +129,6 @@ def _common_step(found: Sequence[Run], saved: Sequence[Checkpoints]) -> list[Res
         for r, run, checkpoints in zip(restored, found, saved, strict=True)
     ]
     return behind if all(r and r.step == first for r in behind) else None
-
-
-class _Unshown:
-    """A progress bar that nobody sees: the sweep shows one for all its members."""
-
-    def update(self, step: int, **bounds: float) -> None:
-        del step, bounds
 
 
 class _Program:
@@ -217,8 +212,8 @@ class _Sweep:
 
     def member(self, i: int) -> TrainState:
         """The state of one member, placed as that of its run alone."""
-        everywhere = sharding.replicated(self.recorders[i].run.mesh)
-        return jax.device_put(jax.tree.map(lambda leaf: leaf[i], self.state), everywhere)
+        shardings = self.recorders[i].run.state_shardings
+        return jax.device_put(jax.tree.map(lambda leaf: leaf[i], self.state), shardings)
 
     def result(self, i: int) -> tuple[Params | None, str | None]:
         """(parameters to judge and to draw with, why there are none)."""

@@ -203,6 +203,28 @@ class TensorBoard:
             self._file.append(length + crcs[0] + data + crcs[1])
 
 
+class Unwritten:
+    """Takes what a MetricsFile, a TensorBoard or a Progress takes, and writes nothing: what another writes already."""
+
+    def __enter__(self) -> "Unwritten":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+    def write(self, *_: Any) -> None:
+        """Drops what it is given, as all of these do."""
+
+    scalars = image = print = write
+
+    def update(self, step: int, **bounds: float) -> None:
+        """Drops what it is told."""
+        del step, bounds
+
+
 class Progress:
     """How far a run is: a live bar on a terminal, elsewhere a line every ten seconds and one at the end.
 
