@@ -42,7 +42,7 @@ codes (posterior means) of a pair are joined by a straight line, and its points 
 
 writes paths.png, curves.png, table.md and results.json there, and prints the results as one line of JSON.
 
-Time: 24 minutes on one core shared with other work; on a machine of its own it is yet to be measured.
+Time: 11 minutes on two cores, with tests beside it (2026-11-24, Python 3.11.7, jax 0.10.2).
 Numbers (mean ± standard deviation over the seeds, at t = 0.5; a decoding below 7.4 squared errors counts as a moon):
 
                                 error         lit           off a moon   off a blend  sharpness    claim
