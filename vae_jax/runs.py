@@ -173,7 +173,7 @@ def prepare_run(config: Config, directory: str | os.PathLike) -> tuple[Run, np.n
         )
     if config.train.patience:
         load_images(config, "validation")  # refused if there are none: without them training would never stop early
-    _check_writable(directory)
+    check_writable(directory)
     return Run(config, description, directory, mesh), images
 
 
@@ -289,8 +289,8 @@ def undefined_numbers(config: Config) -> dict[str, str]:
     return found
 
 
-def _check_writable(directory: Path) -> None:
-    """Refuses a directory that cannot be made or written to, and leaves nothing behind."""
+def check_writable(directory: Path, flag: str = "--workdir") -> None:
+    """Refuses a directory that cannot be made or written to, and leaves nothing behind; raises InputError."""
     existing = directory
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -298,7 +298,7 @@ def _check_writable(directory: Path) -> None:
         tempfile.TemporaryDirectory(prefix=".vae-jax-", dir=existing).cleanup()
     except OSError as error:
         raise InputError(
-            f"--workdir: {directory} given, must be a directory that can be written to ({error.strerror})"
+            f"{flag}: {directory} given, must be a directory that can be written to ({error.strerror})"
         ) from None
 
 
