@@ -12,7 +12,7 @@ from typing import Any
 from vae_jax.config import Config
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
-from vae_jax.settings import from_flat, parse_setting, suggestion
+from vae_jax.settings import from_flat, parse_setting, suggestion, validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Train(_Start):
     allow_change: tuple[str, ...] = ()
     """Settings in which a run may go on otherwise than it began: train.batch_size data.holdout; it remembers where."""
     distributed: Distributed = dataclasses.field(default_factory=Distributed)
+    profile: str | None = None
+    """A folder for a trace of one dispatch, which Perfetto and TensorBoard open."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,40 @@ class Sweep(_Start):
     """The sweep's directory, with one for each member in it; runs/sweep-PRESET if not given."""
     vary: tuple[str, ...] = ()
     """The settings to vary and their values: seed=0,1,2 objective.beta=0.5,1,2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench(Config):
+    """Measure the training step of a model: its program against variants of it, in interleaved rounds of one run.
+
+    Writes bench.json and bench.png; what was compiled is thrown away. With --compare, nothing is measured.
+    """
+
+    preset: str = "digits"
+    """The settings to start from."""
+    workdir: str | None = None
+    """Where bench.json and bench.png go; runs/bench-PRESET if not given."""
+    rounds: int = 9
+    """How often each row is timed, all rows in turn; intervals need several."""
+    variants: str | None = None
+    """The rows beside `program`, separated by commas (vae_jax.variants); the usual ones if not given."""
+    profile: str | None = None
+    """A folder for a trace of some dispatches, which Perfetto and TensorBoard open."""
+    compare: tuple[str, ...] = ()
+    """Two reports, A.json B.json: what changed from A to B beyond noise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan(Config):
+    """Say what a training costs before it runs: work, memory on each device, least time, the largest batch that fits.
+
+    From shapes alone. With --mesh.data N for more devices than are here, from the program that each would run.
+    """
+
+    preset: str = "digits"
+    """The settings to start from."""
+    memory: float | None = None
+    """GiB of memory that each device has; what this machine's have if not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +180,8 @@ def parse_sweep(argv: Sequence[str]) -> tuple[Sweep, Config, dict[str, list[Any]
     _check_preset(preset)
     defaults = Sweep(**_sections(PRESETS[preset or "digits"]), preset=preset or "digits")
     asked = _parse("sweep", Sweep, argv, defaults)
+    if asked.profile is not None:
+        raise InputError("--profile: for train and bench; a sweep has none")
     varied = {}
     for word in asked.vary:
         path, equals, values = word.partition("=")
@@ -153,6 +191,31 @@ def parse_sweep(argv: Sequence[str]) -> tuple[Sweep, Config, dict[str, list[Any]
     if not varied:
         raise InputError("--vary: nothing given, must be one SETTING=VALUE,VALUE,... or more")
     return asked, Config(**_sections(asked)), varied
+
+
+def parse_bench(argv: Sequence[str]) -> tuple[Bench, Config]:
+    """(what was asked, the config that is measured)."""
+    asked, config = _parse_on_preset("bench", Bench, argv)
+    require_positive(rounds=asked.rounds)
+    if asked.compare and len(asked.compare) != 2:
+        raise InputError(f"--compare: {len(asked.compare)} file(s) given, must be two: A.json B.json")
+    return asked, config
+
+
+def parse_plan(argv: Sequence[str]) -> tuple[Plan, Config]:
+    """(what was asked, the config that is planned)."""
+    asked, config = _parse_on_preset("plan", Plan, argv)
+    if asked.memory is not None and not 0 < asked.memory < float("inf"):
+        raise InputError(f"--memory: {asked.memory} given, must be GiB, greater than 0")
+    return asked, config
+
+
+def _parse_on_preset(command: str, cls: type, argv: Sequence[str]) -> tuple[Any, Config]:
+    preset = _value(argv, "--preset")
+    _check_preset(preset)
+    defaults = cls(**_sections(PRESETS[preset or "digits"]), preset=preset or "digits")
+    asked = _parse(command, cls, argv, defaults)
+    return asked, validate(Config(**_sections(asked)))
 
 
 def _check_preset(preset: str | None) -> None:

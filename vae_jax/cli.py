@@ -19,7 +19,9 @@ from vae_jax.arguments import (
     Interpolate,
     Reconstruct,
     Sample,
+    parse_bench,
     parse_on_run,
+    parse_plan,
     parse_sweep,
     parse_train,
     require_positive,
@@ -40,14 +42,22 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     start = time.perf_counter()
     processes.join(**dataclasses.asdict(asked.distributed))
     with stop_on_signals() as received:
-        from vae_jax import drawing, fitting, runs
+        from vae_jax import drawing, fitting, planning, runs
 
         stop = processes.agreed(received)
-        prepare = functools.partial(runs.prepare_run, config, directory, allow_change=asked.allow_change)
+        profile = None if asked.profile is None else Path(asked.profile)
+
+        def prepare() -> tuple[runs.Run, Any]:  # what is wrong is refused now, not after the training
+            run, images = runs.prepare_run(config, directory, allow_change=asked.allow_change)
+            run.images("test")
+            if profile is not None:
+                runs.check_writable(profile, "--profile")
+            planning.check_memory(run)
+            return run, images
+
         run, images = processes.together(prepare)
-        processes.together(lambda: run.images("test"))  # refused now, not after the training
         _say(_describe(run, len(images)))
-        outcome = fitting.fit(run, images, stop=stop)
+        outcome = fitting.fit(run, images, stop=stop, profile=profile)
         trained = time.perf_counter() - start
         result: dict[str, Any] = {
             "workdir": str(directory), "status": outcome.status, "step": outcome.step, "seed": config.seed,
@@ -107,6 +117,43 @@ def sweep(argv: Sequence[str]) -> dict[str, Any]:
         "train_seconds": round(train_seconds, 2), "seconds": round(time.perf_counter() - start, 2),
         "summary": summary,
     }  # fmt: skip
+
+
+def bench(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax bench`: measures a model's step beside variants of it; or compares two measurements."""
+    asked, config = parse_bench(argv)
+    from vae_jax import benchmarking, reporting, runs, settings, variants
+
+    if asked.compare:
+        before, after = map(benchmarking.read_report, asked.compare)
+        found = benchmarking.compare(before, after)
+        reporting.print_comparison(found, sys.stderr)
+        return {"before": asked.compare[0], "after": asked.compare[1], "rows": found}
+    names = list(variants.DEFAULT) if asked.variants is None else [n for n in asked.variants.split(",") if n]
+    variants.check_names(names)
+    directory = Path(asked.workdir or f"runs/bench-{asked.preset}")
+    profile = None if asked.profile is None else Path(asked.profile)
+    if profile is not None:
+        runs.check_writable(profile, "--profile")
+    unit = config.train.log_every
+    config = settings.override(config, train__evaluate_every=0, train__save_every=unit, train__patience=0)
+    run, images = runs.prepare_run(config, directory)
+    report = benchmarking.bench(run, images, names, rounds=asked.rounds, say=_say, profile=profile)
+    runs.write_json(directory / "bench.json", report)
+    reporting.draw(directory / "bench.png", report)
+    reporting.print_report(report, sys.stderr)
+    return {"report": str(directory / "bench.json"), "figure": str(directory / "bench.png")} | report
+
+
+def plan(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax plan`: what a training costs, before it runs."""
+    asked, config = parse_plan(argv)
+    from vae_jax import planning, reporting, runs
+
+    limit = None if asked.memory is None else round(asked.memory * reporting.GIB)
+    result = planning.plan(config, runs.describe(runs.load_images(config, "train")), limit=limit)
+    reporting.print_plan(result, sys.stderr)
+    return result
 
 
 def evaluate(argv: Sequence[str]) -> dict[str, Any]:
@@ -213,6 +260,8 @@ def data(argv: Sequence[str]) -> dict[str, Any]:
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "train": train,
     "sweep": sweep,
+    "bench": bench,
+    "plan": plan,
     "evaluate": evaluate,
     "sample": sample,
     "reconstruct": reconstruct,
@@ -227,6 +276,8 @@ Variational autoencoders in JAX.
 
   train                 train on a data set, evaluate, draw; --preset NAME, --workdir DIR, --section.field VALUE
   sweep --vary ...      many models side by side: seed=0,1,2 objective.beta=0.5,1,2; a table and a figure
+  bench                 the speed of a model's step beside variants of it; --compare A.json B.json
+  plan                  work, memory and least time of a training before it runs, and the largest batch that fits
   evaluate RUN          ELBO and its parts, NLL with its error, active units, bits/dim
   sample RUN            images from the prior
   reconstruct RUN       test images and their reconstructions
@@ -235,7 +286,7 @@ Variational autoencoders in JAX.
   data list             the data sets at hand
   data prepare NAME     prepare mnist (--from DIR: from its official archives), digits or moons on disk
 
-`vae-jax COMMAND --help` says more. Presets of train: {", ".join(PRESETS)}.
+`vae-jax COMMAND --help` says more. Presets: {", ".join(PRESETS)}.
 The last line on stdout is a JSON object with the results. Exit codes: 0 done, or interrupted and saved;
 2 wrong input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use.
 """

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -71,6 +72,7 @@ def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, step:
     )
 
 
+@functools.lru_cache(maxsize=4)  # so that what planning has traced is not traced again
 def compile_program(run: Run) -> Program:
     """`many_steps`, jitted for the mesh; donates the state."""
     program, everywhere = many_steps(run, sharding.place_batch(run.mesh)), sharding.replicated(run.mesh)
@@ -82,12 +84,28 @@ def compile_program(run: Run) -> Program:
     )
 
 
-def fit(run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: False) -> Outcome:
+@contextlib.contextmanager
+def profiling(directory: Path | None) -> Iterator[None]:
+    """Writes what the host and the devices do meanwhile to a folder: a trace for Perfetto, and one for TensorBoard.
+
+    They are plugins/profile/DATE/perfetto_trace.json.gz and *.xplane.pb below it. Nothing is done where it is None.
+    """
+    if directory is None:
+        yield
+        return
+    with jax.profiler.trace(directory, create_perfetto_trace=True):
+        yield
+
+
+def fit(
+    run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: False, profile: Path | None = None
+) -> Outcome:
     """Trains a run to its last step, or until its validation bound no longer rises, or until `stop()` is true.
 
     Goes on from the newest checkpoint if there is one. Several processes make the same call, each with all images;
-    InputError where their settings or images differ. Raises NotFiniteError naming the step and what it read,
-    CheckpointError, StorageError or LockedError.
+    InputError where their settings or images differ. With `profile`, a folder, the second dispatch (or the only one)
+    is traced there, `profiling`. Raises NotFiniteError naming the step and what it read, CheckpointError,
+    StorageError or LockedError.
     """
     with contextlib.ExitStack() as stack:
         _agree(run)
@@ -110,7 +128,8 @@ def fit(run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: Fals
         with progress, recorder.writing(progress):
             for note in (*(restored.notes if restored else ()), *changes_told(run, first_step)):
                 progress.print(note)
-            state, status = _train(recorder, state, sharding.place(images, sharding.replicated(run.mesh)), stop)
+            images = sharding.place(images, sharding.replicated(run.mesh))
+            state, status = _train(recorder, state, images, stop, profile)
     return Outcome(state, recorder.step, status, restored.step if restored else None, recorder.step - first_step)
 
 
@@ -121,15 +140,21 @@ def _agree(run: Run) -> None:
 
 
 def _train(
-    recorder: "Recorder", state: TrainState, images: jax.Array, stop: Callable[[], bool]
+    recorder: "Recorder", state: TrainState, images: jax.Array, stop: Callable[[], bool], profile: Path | None
 ) -> tuple[TrainState, str]:
     """Runs the program until the last step; returns the state and how it ended."""
-    program, config = compile_program(recorder.run), recorder.config
+    program, config, first_step = compile_program(recorder.run), recorder.config, recorder.step
     if recorder.step < config.steps and stop():  # it came while the data were prepared: nothing is there to save yet
         return state, "interrupted"
     while recorder.step < config.steps and not recorder.no_better():
         count = steps_to_dispatch(config, recorder.step)
-        state, metrics = program(state, images, count)
+        if profile and (recorder.step > first_step or recorder.step + count == config.steps):
+            recorder.read()
+            with profiling(profile):
+                state, metrics = jax.block_until_ready(program(state, images, count))
+            profile = None
+        else:
+            state, metrics = program(state, images, count)
         recorder.read()  # the metrics of the dispatch before: the device works meanwhile
         recorder.dispatched(count, metrics)
         last, interrupted = recorder.step == config.steps, stop()

@@ -191,7 +191,7 @@ def prepare_run(
         changes += _changed_data(stored["data"], description, directory, config.data, allow_change)
     if config.train.patience:
         load_images(config, "validation")  # refused if there are none: without them training would never stop early
-    _check_writable(directory)
+    check_writable(directory)
     return Run(config, description, directory, mesh, (*(stored["changes"] if stored else ()), *changes)), images
 
 
@@ -355,12 +355,12 @@ def undefined_numbers(config: Config) -> dict[str, str]:
     return found
 
 
-def _check_writable(directory: Path) -> None:
-    """Refuses a directory that cannot be made or written to, and leaves nothing behind."""
+def check_writable(directory: Path, flag: str = "--workdir") -> None:
+    """Refuses a directory that cannot be made or written to, and leaves nothing behind; raises StorageError."""
     existing = directory
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     try:  # only trying tells: by the mode bits, root may write to /proc
         tempfile.TemporaryDirectory(prefix=".vae-jax-", dir=existing).cleanup()
     except OSError as error:
-        raise StorageError(f"--workdir: {directory} cannot be made or written to ({error.strerror})") from None
+        raise StorageError(f"{flag}: {directory} cannot be made or written to ({error.strerror})") from None

@@ -1,0 +1,297 @@
+"""Speed, measured so that it can be trusted: rows in interleaved rounds, ratios within a round, intervals for both."""
+
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vae_jax import costs, machine, planning
+from vae_jax.errors import InputError
+from vae_jax.fitting import profiling
+from vae_jax.runs import Run
+from vae_jax.settings import flatten
+from vae_jax.variants import BASELINE, Row, make_row, plain
+
+BLOCK_SECONDS = 0.2  # a row is timed for about as long at a time, dispatches waited for at the end
+MAX_CALLS = 1000
+DISPATCHES = 20  # of no step, for the host's time
+RESAMPLES = 2000
+PROBES = ("float32", "bfloat16", "bandwidth")
+FORMAT = 1
+
+Say = Callable[[str], None]
+
+
+# Statistics.
+
+
+def interval(
+    values: Sequence[float], others: Sequence[float] | None = None, *, level: float = 0.95, seed: int = 0
+) -> dict[str, float | None]:
+    """{"median", "low", "high"}: a median over rounds and its bootstrap interval at `level`; no interval for one round.
+
+    With `others` the ratio of the two medians, each resampled by itself, for measurements that were not taken in turn.
+    Percentiles of `RESAMPLES` resamples (Efron & Tibshirani, An introduction to the bootstrap, 1993).
+    """
+    rng = np.random.default_rng(seed)
+
+    def medians(sample: Sequence[float]) -> tuple[float, np.ndarray]:
+        sample = np.asarray(sample, float)
+        return float(np.median(sample)), np.median(rng.choice(sample, (RESAMPLES, len(sample))), axis=1)
+
+    middle, resampled = medians(values)
+    fewest = len(values)
+    if others is not None:
+        divisor, divisors = medians(others)
+        middle, resampled, fewest = middle / divisor, resampled / divisors, min(fewest, len(others))
+    if fewest < 2:
+        return {"median": middle, "low": None, "high": None}
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return {"median": middle, "low": float(low), "high": float(high)}
+
+
+def ratio(values: Sequence[float], others: Sequence[float], **settings: Any) -> dict[str, float | None]:
+    """`interval` of the ratios of two rows round by round: what slows the machine for a while slows both."""
+    return interval(np.asarray(values, float) / np.asarray(others, float), **settings)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any], *, level: float = 0.99) -> list[dict[str, Any]]:
+    """For each row of both reports: {"row", "seconds", "paced", "verdict"}, the ratios after / before with intervals.
+
+    Another hour is another speed of the machine, so a step is also measured in products of two float32 matrices, timed
+    in the same round: `paced`. A row is slower or faster only where both intervals, at `level`, lie on one side of 1.
+    """
+    found = []
+    old = {row["row"]: row for row in before["rows"]}
+    pace_before, pace_after = before["machine"]["samples"]["float32"], after["machine"]["samples"]["float32"]
+    for row in after["rows"]:
+        if row["row"] not in old:
+            continue
+        new, past = row["samples"], old[row["row"]]["samples"]
+        seconds = interval(new, past, level=level)
+        paced = interval(np.divide(new, pace_after), np.divide(past, pace_before), level=level)
+        known = seconds["low"] is not None
+        slower = known and min(seconds["low"], paced["low"]) > 1
+        faster = known and max(seconds["high"], paced["high"]) < 1
+        verdict = (
+            "slower" if slower else "faster" if faster else "no change beyond noise" if known else "one round only"
+        )
+        found.append({"row": row["row"], "seconds": seconds, "paced": paced, "verdict": verdict})
+    return found
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """A report that `vae-jax bench` wrote; raises InputError where the file is not one."""
+    try:
+        report = json.loads(Path(path).read_text())
+        rows = [(str(row["row"]), [float(s) for s in row["samples"]]) for row in report["rows"]]
+        pace = [float(s) for s in report["machine"]["samples"]["float32"]]
+        if report["format"] != FORMAT or any(len(samples) != len(pace) or not pace for _, samples in rows):
+            raise ValueError
+    except OSError as error:
+        raise InputError(f"--compare: {path} cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"--compare: {path} given, must be a bench.json of `vae-jax bench`") from None
+    return report
+
+
+# Measuring.
+
+
+@contextlib.contextmanager
+def _temporary_cache() -> Iterator[None]:
+    """JAX's persistent cache in a new folder, and as it was before afterwards."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="vae-jax-bench-") as folder:
+        try:
+            jax.config.update(names[0], folder)
+            jax.config.update(names[1], 0.0)
+            compilation_cache.reset_cache()
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+
+
+def compile_times(row: Row) -> tuple[dict[str, dict[str, float]], Any]:
+    """({"cold", "warm": {"trace", "lower", "compile"}} in seconds, the compiled program) of a row.
+
+    Cold is the first compilation; warm is another with nothing in memory and the binary in JAX's persistent cache.
+    A `pmap` is traced as it is lowered.
+    """
+    state, images = row.arguments()
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), (state, images)
+    )
+    del state, images
+    found = {}
+    for name in ("cold", "warm"):
+        jax.clear_caches()
+        times = [time.perf_counter()]
+        stage = row.call.trace(*shapes, row.steps) if hasattr(row.call, "trace") else None
+        times.append(time.perf_counter())
+        lowered = row.call.lower(*shapes, row.steps) if stage is None else stage.lower()
+        times.append(time.perf_counter())
+        compiled = lowered.compile()
+        times.append(time.perf_counter())
+        found[name] = dict(zip(("trace", "lower", "compile"), np.diff(times).tolist(), strict=True))
+    return found, compiled
+
+
+class Runner:
+    """A row under way: its state and images are on the device, and each block goes on with the training."""
+
+    def __init__(self, row: Row):
+        self.row = row
+        self.state, self.images = row.arguments()
+        self._advance(1)  # which compiles
+        seconds = min(self.block(1), self.block(1)) * row.steps
+        self.calls = min(MAX_CALLS, max(1, round(BLOCK_SECONDS / max(seconds, 1e-9))))
+
+    def _advance(self, calls: int) -> None:
+        for _ in range(calls):
+            self.state, metrics = self.row.call(self.state, self.images, self.row.steps)
+        self.metrics = jax.block_until_ready(metrics)
+
+    def block(self, calls: int | None = None) -> float:
+        """Seconds per step over some dispatches, the last one waited for."""
+        calls = calls or self.calls
+        start = time.perf_counter()
+        self._advance(calls)
+        return (time.perf_counter() - start) / (calls * self.row.steps)
+
+    def dispatch_seconds(self) -> float:
+        """The host's time for a dispatch: until a call comes back that is asked for no step; the median."""
+        times = []
+        for _ in range(DISPATCHES):
+            start = time.perf_counter()
+            self.state, metrics = self.row.call(self.state, self.images, 0)
+            times.append(time.perf_counter() - start)
+            jax.block_until_ready(metrics)
+        return statistics.median(times)
+
+
+def run_rounds(
+    rows: Mapping[str, Callable[[], float]], rounds: int, *, say: Say, seed: int = 0
+) -> dict[str, list[float]]:
+    """{name: what its function returned in each round}: every row once in each round, in another order each time."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {name: [] for name in rows}
+    for i in range(rounds):
+        for name in rng.permutation(list(rows)).tolist():
+            found[name].append(rows[name]())
+        say(f"round {i + 1} of {rounds}")
+    return found
+
+
+def bench(
+    run: Run, images: np.ndarray, names: Sequence[str], *, rounds: int, say: Say, profile: Path | None = None
+) -> dict[str, Any]:
+    """Measures the variants `names` of a run beside its own program, in `rounds` interleaved rounds: the report.
+
+    `say` is told the progress, and of each row that cannot be why. With `profile`, a folder, some dispatches of the
+    run's own program are traced there afterwards.
+    """
+    rows, left_out, facts = {}, {}, {}
+    with _temporary_cache():
+        for name in dict.fromkeys((BASELINE, *names)):
+            try:
+                row = plain(name, run, images) if name == BASELINE else make_row(name, run, images)
+                facts[name] = _facts(row)
+                rows[name] = row
+                say(f"{name}: compiled")
+            except InputError as error:
+                left_out[name] = str(error)
+                say(f"{name}: left out ({error})")
+        runners = {name: Runner(row) for name, row in rows.items()}
+        traffic = planning.traffic(run)
+        probes = {
+            "float32": machine.matrix_probe("float32"),
+            "bfloat16": machine.matrix_probe("bfloat16"),
+            "bandwidth": machine.bandwidth_probe(traffic // 2),
+        }
+        timed = {name: runner.block for name, runner in runners.items()}
+        timed |= {f"machine {name}": (lambda p=probe: machine.timed(p.call)) for name, probe in probes.items()}
+        samples = run_rounds(timed, rounds, say=say)
+        for name, runner in runners.items():
+            facts[name]["dispatch_seconds"] = runner.dispatch_seconds() if runner.row.compiled else None
+        if profile is not None:
+            with profiling(profile):
+                runners[BASELINE].block(2)
+    paces = {name: samples.pop(f"machine {name}") for name in PROBES}
+    return {
+        "format": FORMAT,
+        "config": flatten(run.config),
+        "rounds": rounds,
+        "baseline": BASELINE,
+        "machine": machine.description()
+        | {"rates": {name: probes[name].work / statistics.median(paces[name]) for name in PROBES}}
+        | {"samples": paces, "bandwidth_working_set": traffic // 2, "peak_memory": machine.peak_memory()},
+        "rows": [_entry(rows[name], samples, facts, probes, paces) for name in samples],
+        "left_out": left_out,
+    }
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    """What is known of a row before it runs."""
+    found = planning.step_costs(row.run)
+    facts: dict[str, Any] = {
+        "batch_size": row.run.config.train.batch_size,
+        "devices": row.run.mesh.size,
+        "steps_per_dispatch": row.steps,
+        "parameters": found.parameters,
+        "flops": found.flops,
+        "xla_flops": found.xla_flops,
+        "traffic_bytes": found.traffic,
+    }
+    if not row.compiled:
+        return facts | dict.fromkeys(("compile", "xla_bytes", "memory", "collectives"))
+    times, compiled = compile_times(row)
+    once = row.run.config.train.microbatches == 1  # XLA counts the body of the parts' loop once
+    return facts | {
+        "compile": times,
+        "xla_bytes": costs.xla_costs(compiled).get("bytes") if once else None,
+        "memory": costs.memory(compiled) or None,
+        "collectives": [talk._asdict() for talk in costs.collectives(compiled.as_text())],
+    }
+
+
+def _entry(
+    row: Row,
+    samples: Mapping[str, list[float]],
+    known: Mapping[str, dict[str, Any]],
+    probes: Mapping[str, machine.Probe],
+    paces: Mapping[str, list[float]],
+) -> dict[str, Any]:
+    """A row of the report: its seconds per step, and the shares of what the machine could do in the same rounds."""
+    values, facts = samples[row.name], known[row.name]
+    images = facts["batch_size"] / known[BASELINE]["batch_size"]
+    together = machine.devices_that_add_up(row.run.mesh)
+    rate = {name: together * probes[name].work / np.asarray(paces[name]) for name in ("float32", "bfloat16")}
+    bandwidth = probes["bandwidth"].work / np.asarray(paces["bandwidth"])
+    seconds = np.asarray(values)
+    floor = facts["flops"] / rate[row.run.config.model.compute_dtype] + facts["traffic_bytes"] / bandwidth
+    return {
+        "row": row.name,
+        "samples": values,
+        "seconds_per_step": interval(values) | {"least": min(values), "most": max(values)},
+        "ratio": ratio(values, samples[BASELINE]),
+        "ratio_per_image": ratio(seconds / images, samples[BASELINE]),
+        "images_per_second": facts["batch_size"] / statistics.median(values),
+        "floor_seconds": float(np.median(floor)),
+        "times_floor": interval(seconds / floor),
+        "share_of_matrix_rate": {name: float(np.median(facts["flops"] / (seconds * r))) for name, r in rate.items()},
+        "share_of_bandwidth": float(np.median(facts["traffic_bytes"] / (seconds * bandwidth))),
+        **facts,
+    }

@@ -1,0 +1,117 @@
+"""What the machine can do, measured: its rate of matrix products, its memory's bandwidth; and how much it can hold."""
+
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+GIB = 2**30
+
+
+class Probe(NamedTuple):
+    """A computation whose work is known: `work` floating-point operations, or bytes, in one call."""
+
+    call: Callable[[], Any]
+    work: float
+
+    def rate(self) -> float:
+        """Work in a second, of one call by the clock, the device synchronised."""
+        return self.work / timed(self.call)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes until its result is there."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def matrix_probe(dtype: Any, *, size: int | None = None) -> Probe:
+    """The product of two square matrices of `dtype`, on the first device, in JAX's default precision; warmed up.
+
+    By default of side 1024 on a CPU and 8192 elsewhere, where smaller ones do not fill the device.
+    """
+    size = size or (1024 if jax.default_backend() == "cpu" else 8192)
+    matrix = jnp.full((size, size), 1 / size, dtype)
+    product = jax.jit(lambda a: a @ a)
+    return _warm(Probe(lambda: product(matrix), 2.0 * size**3))
+
+
+def bandwidth_probe(working_set: int) -> Probe:
+    """y = a x + b over `working_set` bytes, again and again, each turn reading and writing them once; warmed up.
+
+    What fits a cache is faster than what does not, so the size should be that of the traffic in question.
+    """
+    numbers = jnp.ones((max(1, working_set // 4),), jnp.float32)
+    turns = max(4, 2**27 // numbers.nbytes)
+    stream = jax.jit(lambda x: jax.lax.fori_loop(0, turns, lambda _, x: 0.5 * x + 0.5, x))
+    return _warm(Probe(lambda: stream(numbers), 2.0 * numbers.nbytes * turns))
+
+
+def _warm(probe: Probe) -> Probe:
+    jax.block_until_ready(probe.call())
+    jax.block_until_ready(probe.call())
+    return probe
+
+
+def devices_that_add_up(mesh: Any) -> int:
+    """How many times the rate of one device the devices of a mesh have: CPU devices share the cores of one machine."""
+    return 1 if jax.default_backend() == "cpu" else mesh.size
+
+
+def memory_limit(sharers: int = 1) -> int | None:
+    """Bytes that a device can hold: what its runtime says, or, on a CPU, the machine's free memory over `sharers`
+    devices; None where nothing tells."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if limit := stats.get("bytes_limit"):
+        return int(limit)
+    free = [value for value in (_available(), _left_in_group()) if value is not None]
+    return min(free) // sharers if free else None
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def _left_in_group() -> int | None:
+    """What a control group, a container's for example, leaves to this process."""
+    try:
+        group = Path("/sys/fs/cgroup")
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no such group, or `max`
+        return None
+
+
+def peak_memory() -> dict[str, int]:
+    """The most bytes that were in use: by the process, and by the first device where its runtime tells."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    stats = jax.devices()[0].memory_stats() or {}
+    return found | ({"device": int(stats["peak_bytes_in_use"])} if "peak_bytes_in_use" in stats else {})
+
+
+def description() -> dict[str, Any]:
+    """The machine and the versions that a measurement belongs to."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "devices": len(jax.devices()),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": jax.lib.__version__,
+    }

@@ -1,0 +1,238 @@
+"""What a training will cost, before it runs: from shapes alone, without data on the device and without a step."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax import costs, machine, sharding
+from vae_jax.config import Config
+from vae_jax.errors import InputError
+from vae_jax.fitting import compile_program
+from vae_jax.runs import Run
+from vae_jax.settings import override
+
+SEARCHED = 6  # programs compiled at most in the search for the largest batch
+CLOSE_ENOUGH = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What one step of a run costs, by hand count and by XLA."""
+
+    parameters: int
+    flops: float  # of matrix products and convolutions, over all devices
+    xla_flops: float | None  # of every operation, by XLA's analysis
+    traffic: int  # bytes that a step cannot avoid moving on each device: see `traffic`
+    state_bytes: int  # the training state, on each device
+    images_bytes: int  # the training images, on each device
+
+
+def abstract_arguments(run: Run) -> tuple[Any, jax.ShapeDtypeStruct]:
+    """The shapes of (state, training images) of a run, placed on its mesh."""
+    everywhere = sharding.replicated(run.mesh)
+    state = sharding.abstract(jax.eval_shape(run.initial_state, run.key), everywhere)
+    shape = (run.data["num_examples"], *run.image_shape)
+    return state, jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=everywhere)
+
+
+def traced(run: Run) -> Any:
+    """The program that trains a run, traced for its shapes: no data, nothing compiled."""
+    return compile_program(run).trace(*abstract_arguments(run), run.config.train.log_every)
+
+
+def step_costs(run: Run) -> Costs:
+    """The costs of one step of a run, from its trace."""
+    state, images = abstract_arguments(run)
+    whole = traced(override_run(run, train__microbatches=1))  # XLA counts the body of the parts' loop once
+    return Costs(
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        flops=costs.total_flops(costs.matrix_products(whole.jaxpr)),
+        xla_flops=costs.xla_costs(whole.lower()).get("flops"),
+        traffic=traffic(run),
+        state_bytes=costs.tree_bytes(state),
+        images_bytes=costs.tree_bytes(images),
+    )
+
+
+def traffic(run: Run) -> int:
+    """Bytes that a step cannot avoid moving on each device: 2 S + 2 G + 5 X / devices.
+
+    S, the training state (parameters, moments, averages), is read and written; the gradients G are written and read;
+    of the X pixels of a batch each is read as one byte and written as a float32. Activations may stay in caches.
+    """
+    state, _ = abstract_arguments(run)
+    pixels = run.config.train.batch_size * run.image_shape[0] * run.image_shape[1] * run.image_shape[2]
+    return 2 * costs.tree_bytes(state) + 2 * costs.tree_bytes(state.params) + 5 * pixels // run.mesh.size
+
+
+def override_run(run: Run, **settings: Any) -> Run:
+    """`run` with other settings, by path as in `settings.override`."""
+    return dataclasses.replace(run, config=override(run.config, **settings))
+
+
+def program_memory(run: Run) -> dict[str, int]:
+    """`costs.memory` of the program that trains a run: exact, by compiling it for its shapes."""
+    return costs.memory(traced(run).lower().compile())
+
+
+def planned_run(config: Config, data: dict[str, Any]) -> tuple[Run, int, bool]:
+    """(a run to be compiled here, devices planned for, whether these are here).
+
+    Where the machine has fewer devices, the run is that of one device with its share of the batch: the program that
+    each of them would run, without the sums over devices.
+    """
+    here = len(jax.devices())
+    devices = config.mesh.data or here
+    share = config.train.batch_size // config.train.microbatches
+    if share % devices:
+        raise InputError(
+            f"train.batch_size: {config.train.batch_size} given in {config.train.microbatches} part(s), "
+            f"each must be a multiple of the {devices} devices"
+        )
+    if devices <= here:
+        return Run(config, data, Path(), sharding.make_mesh(devices)), devices, True
+    part = override(config, mesh__data=1, train__batch_size=config.train.batch_size // devices)
+    return Run(part, data, Path(), sharding.make_mesh(1)), devices, False
+
+
+def largest_batch(
+    memory_of: Callable[[int], int], *, start: int, limit: int, multiple: int, at_most: int
+) -> int | None:
+    """The largest batch found to fit: a multiple of `multiple`, at most `at_most`, with memory_of(batch) <= limit.
+
+    Memory is nearly linear in the batch, so each guess lies on the line through the largest that fits and the smallest
+    that does not, or through the last two; it ends within 2 % of the largest, or after `SEARCHED` calls of `memory_of`.
+    None where no batch that was tried fits, down to the smallest.
+    """
+    known: dict[int, int] = {}
+    top = at_most // multiple
+
+    def look(units: float) -> None:
+        batch = multiple * min(top, max(1, int(units)))
+        known[batch] = memory_of(batch)
+
+    if top < 1:
+        return None
+    look(start / multiple)
+    while len(known) < SEARCHED:
+        fits, too_large = _split(known, limit)
+        low, high = max(fits, default=0), min(too_large, default=None)
+        if low == top * multiple or high == multiple:
+            break
+        if high is not None and low and high - low <= max(multiple, CLOSE_ENOUGH * low):
+            break
+        guess = _guess(known, limit) / multiple
+        first, last = low / multiple + 1, (high / multiple - 1) if high else top
+        before = len(known)
+        look(min(max(guess, first), last))
+        if len(known) == before:
+            break
+    fits, _ = _split(known, limit)
+    return max(fits, default=None)
+
+
+def _split(known: dict[int, int], limit: int) -> tuple[list[int], list[int]]:
+    return [b for b, m in known.items() if m <= limit], [b for b, m in known.items() if m > limit]
+
+
+def _guess(known: dict[int, int], limit: int) -> float:
+    """Where a line through two known points meets the limit; without two, the double or the half."""
+    fits, too_large = _split(known, limit)
+    if len(known) < 2:
+        return 2 * fits[0] if fits else too_large[0] / 2
+    nearest = sorted(known, key=lambda batch: abs(known[batch] - limit))[:2]
+    low, high = sorted([max(fits), min(too_large)] if fits and too_large else nearest)
+    slope = (known[high] - known[low]) / (high - low)
+    # A little below the line, so that the guess rather fits; where the memory does not rise, far away.
+    return low + 0.995 * (limit - known[low]) / slope if slope > 0 else 2 * high
+
+
+def plan(config: Config, data: dict[str, Any], *, limit: int | None = None) -> dict[str, Any]:
+    """What training by `config` costs on `data` (`runs.describe`): sizes, work, memory, time and the largest batch.
+
+    `limit` is the memory of a device in bytes, the machine's own if not given. The time is the least that the machine
+    could take: the matrix products at its measured rate, and `traffic` at its measured bandwidth.
+    """
+    run, devices, here = planned_run(config, data)
+    found = step_costs(run)
+    limit = machine.memory_limit(devices if jax.default_backend() == "cpu" else 1) if limit is None else limit
+    used = program_memory(run)
+    matrix = machine.matrix_probe(run.config.model.compute_dtype).rate() * (
+        machine.devices_that_add_up(run.mesh) if here else 1
+    )
+    bandwidth = machine.bandwidth_probe(found.traffic // 2).rate()
+    parts = config.train.microbatches
+    share = 1 if here else devices
+
+    def memory_of(batch: int) -> int:
+        return program_memory(override_run(run, train__batch_size=batch // share)).get("total", 0)
+
+    return {
+        "devices": devices,
+        "compiled_for": f"{devices} device(s)" if here else f"one device and its share of the batch; {devices} asked",
+        "batch_size": config.train.batch_size,
+        "microbatches": parts,
+        "num_examples": data["num_examples"],
+        "parameters": found.parameters,
+        "flops_per_step": found.flops * share,
+        "xla_flops_per_step": None if found.xla_flops is None else found.xla_flops * share,
+        "bytes_per_step_and_device": found.traffic,
+        "state_bytes": found.state_bytes,
+        "images_bytes": found.images_bytes,
+        "gradient_bytes_over_devices": costs.tree_bytes(abstract_arguments(run)[0].params) * parts
+        if devices > 1
+        else 0,
+        "memory_per_device": used,
+        "memory_limit": limit,
+        "fits": None if limit is None or not used else used["total"] <= limit,
+        "largest_batch": None
+        if limit is None or not used
+        else largest_batch(
+            memory_of,
+            start=config.train.batch_size,
+            limit=limit,
+            multiple=devices * parts,
+            at_most=data["num_examples"],
+        ),
+        "matrix_rate": matrix,
+        "bandwidth": bandwidth,
+        "seconds_per_step_at_least": found.flops / matrix + found.traffic / bandwidth,
+    }
+
+
+def at_least(run: Run) -> int:
+    """Bytes that each device must hold in a step, whatever the compiler does, from shapes alone: nothing is compiled.
+
+    The state, the images, the gradients, and half of what the matrix products put out, for the forward half is kept
+    until the backward half reads it. With `model.remat` it is not, and only the first three count.
+    """
+    state, images = abstract_arguments(run)
+    held = costs.tree_bytes(state) + costs.tree_bytes(images) + costs.tree_bytes(state.params)
+    if run.config.model.remat:
+        return held
+    products = list(costs.matrix_products(traced(run).jaxpr))
+    return held + sum(product.output_bytes for product in products) // 2 // run.mesh.size
+
+
+def check_memory(run: Run) -> None:
+    """Refuses a run whose step cannot fit the devices' memory: by `at_least`, before anything is compiled or placed.
+
+    Where a quarter of the memory or more is needed, the program is compiled for its shapes and its memory is exact; it
+    is the program that training runs, and comes from JAX's cache there. Raises InputError.
+    """
+    limit = machine.memory_limit(run.mesh.size if jax.default_backend() == "cpu" else 1)
+    if limit is None:
+        return
+    needed = at_least(run)
+    if needed <= limit < 4 * needed:
+        needed = program_memory(run).get("total", needed)
+    if needed > limit:
+        raise InputError(
+            f"train.batch_size: {run.config.train.batch_size} given, a step needs {needed / machine.GIB:.2f} GiB or "
+            f"more on each of {run.mesh.size} device(s) that have {limit / machine.GIB:.2f} GiB left; `vae-jax plan` "
+            "finds the largest batch that fits, and train.microbatches makes a step of several smaller ones"
+        )
