@@ -47,6 +47,24 @@ def quick_compiler():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """A folder where the programs of a module lie once they are compiled, for its child processes too."""
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    def keep_programs_in(folder):
+        jax.config.update("jax_compilation_cache_dir", folder)
+        reset_cache()  # JAX looks at the setting once
+
+    at_least = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    keep_programs_in(folder)
+    yield folder
+    keep_programs_in(None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", at_least)
+
+
 class Called:
     """A command run in this process: its exit code, and the lines of stdout and stderr."""
 

@@ -1,6 +1,7 @@
 """A run: interrupted or not it ends in the same bytes; what is not finite stops or is skipped; it can stop early."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -65,9 +66,12 @@ def end_of(directory):
     return restored.step, digest.hexdigest()
 
 
+# For what is compared with nothing that another compiler made.
+quick = pytest.mark.usefixtures("quick_compiler", "compiled_once")
+
 # Interruption.
 
-STEPS = 200
+STEPS = 120
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def long(small):
 
 
 @pytest.fixture(scope="module")
-def left_alone(long, tmp_path_factory):
+def left_alone(long, compiled_once, tmp_path_factory):
     """(last step, digest) of that run, never interrupted."""
     directory = tmp_path_factory.mktemp("left-alone")
     fit(long, directory)
@@ -89,13 +93,15 @@ def left_alone(long, tmp_path_factory):
     return step, digest
 
 
+# The command without its figures, which are those of any run.
 COMMAND = "import sys; from vae_jax import cli, drawing; drawing.draw_all = lambda *_: []; sys.exit(cli.main())"
 
 
-def test_a_run_killed_at_four_moments_ends_in_the_same_bytes(long, left_alone, tmp_path):
-    directory, cache = tmp_path / "run", tmp_path / "cache"
-    argv = [sys.executable, "-c", COMMAND, "train", "--workdir", str(directory), "--compilation-cache", str(cache)]
-    argv += flags(long)
+@pytest.mark.fault
+def test_a_run_killed_at_four_moments_ends_in_the_same_bytes(long, left_alone, compiled_once, tmp_path):
+    directory = tmp_path / "run"
+    argv = [sys.executable, "-c", COMMAND, "train", "--workdir", str(directory)]
+    argv += ["--compilation-cache", compiled_once, *flags(long)]
 
     def newest():
         return max((int(p.name) for p in (directory / "checkpoints").glob("[0-9]*") if p.name.isdigit()), default=0)
@@ -118,30 +124,53 @@ def test_a_run_killed_at_four_moments_ends_in_the_same_bytes(long, left_alone, t
     assert end_of(directory) == left_alone
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_goes_on_the_same(long, left_alone, tmp_path, monkeypatch, capsys):
-    """SIGTERM, then SIGINT, at steps that are not those of a regular save."""
-    moments = {26: signal.SIGTERM, 102: signal.SIGINT}
-    read_metrics_of_dispatch = fitting.Recorder.read
+SAVED_AT = {  # where a signal comes -> the step that is saved then; none of them is that of a regular save
+    "the data": 0, "the compiler": 2, "the loop": 26, "the validation": 52, "a later loop": 102,
+}  # fmt: skip
 
-    def interrupting(loop):
-        read_metrics_of_dispatch(loop)
-        if loop.step + 2 in moments:
-            signal.raise_signal(moments.pop(loop.step + 2))
 
-    monkeypatch.setattr(fitting.Recorder, "read", interrupting)
+@pytest.fixture
+def signals_at(monkeypatch):
+    """Raises a signal in each of the places of a dictionary, once; what was raised is no longer in it."""
+
+    def arm(moments):
+        def raising(where, function, when=lambda *args: True):
+            @functools.wraps(function)  # its name is that of the compiled program
+            def wrapped(*args, **kwargs):
+                if where in moments and when(*args):
+                    signal.raise_signal(moments.pop(where))
+                return function(*args, **kwargs)
+
+            return wrapped
+
+        read, validate = fitting.Recorder.read, fitting.Recorder.validate
+        for where in ("the loop", "a later loop"):
+            read = raising(where, read, lambda recorder, step=SAVED_AT[where]: recorder.step + 2 == step)
+        monkeypatch.setattr(runs, "load_images", raising("the data", runs.load_images))
+        monkeypatch.setattr(fitting, "train_steps", raising("the compiler", fitting.train_steps))  # as it is traced
+        monkeypatch.setattr(fitting.Recorder, "read", read)
+        monkeypatch.setattr(fitting.Recorder, "validate", raising("the validation", validate))
+        return moments
+
+    return arm
+
+
+@pytest.mark.fault
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_the_same(
+    long, left_alone, compiled_once, tmp_path, monkeypatch, signals_at, call
+):
+    number = [signal.SIGTERM, signal.SIGINT]
+    moments = signals_at({where: number[i % 2] for i, where in enumerate(SAVED_AT)})
     monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
-    argv = ["train", "--workdir", str(tmp_path / "run"), "--compilation-cache", "None", *flags(long)]
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for step in (26, 102, None):
-        assert cli.main(argv) == 0
-        result = json.loads(capsys.readouterr().out.splitlines()[-1])
-        if step is None:
-            assert result["status"] == "done"
-        else:
-            assert (result["status"], result["step"]) == ("interrupted", step)
+    argv = ["train", "--workdir", tmp_path / "run", "--compilation-cache", compiled_once, *flags(long)]
+    for where, step in SAVED_AT.items():
+        stopped = call(*argv).result
+        assert where not in moments
+        assert (stopped["status"], stopped["step"]) == ("interrupted", step)
+        if step:
             assert end_of(tmp_path / "run")[0] == step
-        assert before == {number: signal.getsignal(number) for number in before}
     assert not moments
+    assert call(*argv).result["status"] == "done"
     assert end_of(tmp_path / "run") == left_alone
 
 
@@ -169,6 +198,8 @@ def assert_finite(tree):
         assert np.isfinite(np.asarray(raw(leaf))).all()
 
 
+@quick
+@pytest.mark.fault
 def test_a_nan_stops_the_run_and_names_the_step(small, tmp_path, monkeypatch):
     config = small(train__steps=30)
     poison(monkeypatch, [17])
@@ -190,6 +221,8 @@ def test_a_nan_stops_the_run_and_names_the_step(small, tmp_path, monkeypatch):
     assert (outcome.resumed_from, outcome.step, outcome.status) == (10, 30, "done")
 
 
+@quick
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("policy", "cause"),
     [
@@ -209,6 +242,8 @@ def test_an_absurd_learning_rate_stops_at_once_with_exit_code_3(small, tmp_path,
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
+@quick
+@pytest.mark.fault
 def test_skipped_steps_are_counted_and_change_nothing(small, tmp_path, monkeypatch):
     config = small(train__nonfinite="skip", train__max_skips=3, train__ema_decay=0.9)
     poison(monkeypatch, [6, 7, 12])
@@ -222,6 +257,8 @@ def test_skipped_steps_are_counted_and_change_nothing(small, tmp_path, monkeypat
     assert {int(count) for count in counts} == {17}  # updates made, of 20 steps
 
 
+@quick
+@pytest.mark.fault
 def test_too_many_skips_in_a_row_stop_the_run(small, tmp_path, monkeypatch):
     poison(monkeypatch, [2, 3, 6, 7, 8, 9])
     config = small(train__nonfinite="skip", train__max_skips=2)
@@ -229,6 +266,8 @@ def test_too_many_skips_in_a_row_stop_the_run(small, tmp_path, monkeypatch):
         fit(config, tmp_path / "run")
 
 
+@quick
+@pytest.mark.fault
 def test_a_row_in_which_every_step_was_skipped_has_no_mean(small, tmp_path, monkeypatch):
     poison(monkeypatch, range(5, 10))
     run, outcome = fit(small(train__nonfinite="skip", train__max_skips=5), tmp_path / "run")
@@ -236,6 +275,8 @@ def test_a_row_in_which_every_step_was_skipped_has_no_mean(small, tmp_path, monk
     assert (rows(run)[1]["bound"], rows(run)[1]["skipped_steps"]) == (None, 5)
 
 
+@quick
+@pytest.mark.fault
 def test_an_evaluation_that_is_not_finite_is_an_error_and_no_result(small, tmp_path):
     """Finite weights after the last step, but so far out that the bound overflows."""
     config = small(
@@ -250,6 +291,7 @@ def test_an_evaluation_that_is_not_finite_is_an_error_and_no_result(small, tmp_p
 # Validation, early stopping, the average of the weights.
 
 
+@quick
 def test_early_stopping_stops_and_stays_stopped(small, tmp_path, monkeypatch):
     bounds = iter([1.0, 3.0, 2.0, 2.5, 9.0])
     directory = tmp_path / "run"
@@ -277,6 +319,7 @@ def test_early_stopping_stops_and_stays_stopped(small, tmp_path, monkeypatch):
     assert (further.status, further.step, next(bounds, None)) == ("done", 50, None)
 
 
+@quick
 def test_tensorboard_shows_pictures_at_each_validation(small, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(fitting.TensorBoard, "image", lambda board, step, name, image: shown.append((step, name)))
@@ -284,6 +327,7 @@ def test_tensorboard_shows_pictures_at_each_validation(small, tmp_path, monkeypa
     assert shown == [(step, name) for step in (10, 20) for name in ("samples", "reconstructions")]
 
 
+@quick
 def test_no_validation_without_held_out_images(small, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(fitting.TensorBoard, "image", lambda board, step, name, image: shown.append(name))
@@ -297,6 +341,7 @@ def test_no_validation_without_held_out_images(small, tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
+@quick
 def test_the_average_of_the_weights_is_the_recursion_and_is_what_is_evaluated(small, tmp_path):
     config = small(train__steps=5, train__save_every=5, train__evaluate_every=5, train__ema_decay=0.75)
     run, outcome = fit(config, tmp_path / "run")
@@ -345,6 +390,7 @@ def test_preparing_writes_nothing(small, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
@@ -355,6 +401,14 @@ def test_preparing_writes_nothing(small, tmp_path):
         ('{"config": {}, "data": {}}', CheckpointError),
         ('{"config": {}, "data": {"fingerprint": "", "num_examples": 1, "image_shape": ["a"]}}', CheckpointError),
         ('{"config": {}, "data": {"fingerprint": "", "num_examples": 1, "image_shape": [1, 1, 1]}}', InputError),
+        (
+            '{"config": {}, "data": {"fingerprint": "", "num_examples": 1, "image_shape": [1000000, 1000000, 1]}}',
+            CheckpointError,
+        ),
+        (
+            '{"config": {}, "data": {"fingerprint": "", "num_examples": 1, "image_shape": [1, 1, 1]}, "changes": [1]}',
+            CheckpointError,
+        ),
         ("\x00\xff", CheckpointError),
     ],
 )
@@ -374,6 +428,7 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path):
         runs.open_run(tmp_path / "absent")
 
 
+@pytest.mark.fault
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "result.json"
     runs.write_json(path, {"a": 1})
@@ -388,6 +443,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert os.listdir(path.parent) == ["result.json"]
 
 
+@quick
 def test_images_binarised_once_are_the_same_at_each_start(small, tmp_path):
     config = small(data__binarization="static", model__likelihood="bernoulli")
     once, twice = runs.load_images(config, "train"), runs.load_images(config, "train")
@@ -400,6 +456,8 @@ def test_images_binarised_once_are_the_same_at_each_start(small, tmp_path):
     assert (np.abs(once.mean(axis=0) - grey.mean(axis=0)) / 255 < error).all()
 
 
+@quick
+@pytest.mark.fault
 def test_other_images_under_the_same_name_are_refused(small, tmp_path):
     path, noise = tmp_path / "images.npz", np.random.default_rng(0)
     np.savez(path, images=noise.integers(0, 256, (60, 6, 5), dtype=np.uint8))
@@ -413,6 +471,7 @@ def test_other_images_under_the_same_name_are_refused(small, tmp_path):
         runs.evaluate(runs.open_run(run.directory), outcome.state.params, split="test")
 
 
+@quick
 def test_a_run_that_maximises_the_reconstruction_is_validated_by_it(small, tmp_path):
     settings = {"model__posterior": "fixed-noise", "objective__name": "reconstruction", "train__evaluate_every": 20}
     run, _ = fit(small(**settings), tmp_path / "run")
@@ -421,6 +480,7 @@ def test_a_run_that_maximises_the_reconstruction_is_validated_by_it(small, tmp_p
     assert row["validation_kl"] > 0
 
 
+@quick
 @pytest.mark.parametrize(
     ("settings", "undefined"),
     [
