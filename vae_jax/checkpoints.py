@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vae_jax import processes
 from vae_jax.errors import CheckpointError, LockedError, NotFiniteError, StorageError
 from vae_jax.settings import flat_items
 
@@ -93,7 +94,7 @@ class Checkpoints:
 
         self.directory = Path(directory).absolute() / FOLDER_NAME
         self._read_only = read_only
-        self._args = ocp.args
+        self._args, self._handler = ocp.args, ocp.StandardCheckpointHandler()
         self._pending: tuple[int, dict] | None = None  # the save that is not known to be whole yet
         self._error: Exception | None = None  # what stopped it before it became asynchronous
         _quiet_orbax()
@@ -131,10 +132,6 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The newest of `steps()`."""
         return max(self.steps(), default=None)
-
-    def preempted(self, step: int) -> bool:
-        """Whether the cluster has asked this run to stop; only runs under `jax.distributed` are told."""
-        return self._manager.reached_preemption(step)
 
     def save(self, step: int, state: PyTree, *, config: dict, data: dict) -> bool:
         """Starts to save a state; returns False, and does nothing, if this step is saved already.
@@ -247,8 +244,14 @@ class Checkpoints:
         return leaves
 
     def _read(self, step: int, target: PyTree, leaves: dict) -> PyTree:
-        args = self._args.Composite(state=self._args.StandardRestore(target))
-        state = self._manager.restore(step, args=args)["state"]
+        def read() -> PyTree:  # not by the manager, which ends in a barrier: each process reads its own shards,
+            try:  # and those of one alone may be damaged
+                item = self._manager.directory / str(step) / "state"
+                return self._handler.restore(item, args=self._args.StandardRestore(target))
+            except Exception as error:
+                raise _Damaged(_reason(error)) from error
+
+        state = processes.together(read, expected=_Damaged)
         for path, leaf in _leaves(state):
             if _digest(leaf) != leaves[path]["sha256"]:
                 raise _Damaged(f"{path} does not match its digest")

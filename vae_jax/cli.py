@@ -8,6 +8,7 @@ import functools
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VaeJaxError as error:
         print(f"vae-jax: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return error.exit_code
+    except Exception:
+        if processes.is_alone():
+            raise
+        traceback.print_exc()  # a process that has ended breaks the others' next exchange
+        processes.leave()
     from vae_jax.writers import print_json
 
     if processes.is_first():

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from vae_jax import errors
 from vae_jax.errors import InputError, VaeJaxError
@@ -172,23 +172,31 @@ def is_first() -> bool:
     return is_alone() or sys.modules["jax"].process_index() == 0
 
 
-def together(action: Callable[[], T]) -> T:
+def leave() -> NoReturn:
+    """Ends this process at once with exit code 1, for the others to notice: in order, it would wait for them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def together(action: Callable[[], T], *, expected: type[Exception] = VaeJaxError) -> T:
     """What `action` returns here, once it has succeeded in all processes.
 
-    Raises in all of them the error of the first that failed: else the others would wait for it in vain.
+    Raises in all of them the error, of the kind `expected`, of the first that failed: else the others would wait for
+    it in vain. `action` itself must not wait for another process.
     """
     if is_alone():
         return action()
     result, told = None, ""
     try:
         result = action()
-    except VaeJaxError as error:
+    except expected as error:
         told = json.dumps([type(error).__name__, str(error)])
     found = _exchange(told)
     for rank, text in enumerate(found):
         if text:
             kind, message = json.loads(text)
-            raise getattr(errors, kind)(message if len(set(found)) == 1 else f"process {rank}: {message}")
+            raise getattr(errors, kind, expected)(message if len(set(found)) == 1 else f"process {rank}: {message}")
     return result
 
 
