@@ -40,7 +40,8 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     with stop_on_signals() as stop:
         from vae_jax import drawing, fitting, runs
 
-        run, images = runs.prepare_run(config, directory, allow_change=asked.allow_change)
+        allowed = [path.replace("-", "_") for path in asked.allow_change]  # as settings and as their flags are written
+        run, images = runs.prepare_run(config, directory, allow_change=allowed)
         run.images("test")  # refused now, not after the training
         _say(_describe(run, len(images)))
         outcome = fitting.fit(run, images, stop=stop)
