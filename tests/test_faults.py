@@ -118,10 +118,10 @@ def test_a_save_that_fails_is_told_at_the_next_line_of_metrics(run, train, monke
     line = refused(train(run, "--train.steps", 60), 5, "step 30 is not saved in ", "File too large")
     assert "\n" not in line
     assert read_metrics(run / fitting.METRICS_FILE)[-1]["step"] == 30
-    assert saved_steps(run) == ["10", "20"]
-    monkeypatch.undo()
-    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    assert [name for name in saved_steps(run) if name.isdigit()] == ["10", "20"]
+    monkeypatch.setattr(Checkpoints, "_start", start)
     assert train(run, "--train.steps", 30).result["step"] == 30
+    assert saved_steps(run) == ["10", "20", "30"]  # and no temporary folder
 
 
 def test_a_log_on_a_full_disk_costs_one_warning_and_no_step(finished, tmp_path, monkeypatch, capsys):

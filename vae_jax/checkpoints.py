@@ -123,7 +123,6 @@ class Checkpoints:
             exc.add_note(str(error))  # the first error is the one to report
         finally:
             self._manager.close()
-            self._remove_temporaries()  # what was still being written of a save that had failed
 
     def steps(self) -> list[int]:
         """The steps on disk, oldest first, a save under way among them."""
