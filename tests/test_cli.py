@@ -316,6 +316,7 @@ def test_train_refuses_files_that_are_no_images(tmp_path, monkeypatch, call):
     refused(call, tmp_path, without, "data.holdout=0.0: no test examples")
 
 
+@pytest.mark.fault
 def test_train_refuses_the_directory_of_another_config(copied, call):
     directory, argv = copied
     refused(call, directory, [*argv, "--seed", "1"], f"seed: 0 in {directory}, 1 asked", "another --workdir")

@@ -40,6 +40,7 @@ def test_flatten_names_every_field_of_every_section():
     assert set(flatten(Config())) == paths | {"seed"}
 
 
+@pytest.mark.fault
 def test_an_unknown_setting_is_refused_with_the_nearest_name():
     assert refusal(DIGITS | {"train.stepz": 3}) == "train.stepz: no such setting; did you mean 'train.steps'?"
     assert refusal(DIGITS | {"train": {}}).startswith("train: no such setting")
@@ -49,6 +50,7 @@ def test_a_missing_setting_is_refused():
     assert refusal({path: value for path, value in DIGITS.items() if path != "model.hidden"}) == "model.hidden: missing"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -76,6 +78,7 @@ def test_a_wrong_type_is_refused(path, value):
     assert message.startswith(f"{path}: {given!r} given, must be ")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("path", "value", "allowed"),
     [

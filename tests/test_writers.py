@@ -49,6 +49,7 @@ def test_metrics_lines_are_deterministic_and_exact(tmp_path):
     assert np.float32(row["a"]) == np.float32(0.1)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("torn", [b"", b'{"step": 7, "bou', b"\0\0\0"])
 def test_resumed_metrics_have_the_bytes_of_an_uninterrupted_run(tmp_path, torn):
     whole = _write(tmp_path / "whole.jsonl", range(1, 10))
@@ -61,6 +62,7 @@ def test_resumed_metrics_have_the_bytes_of_an_uninterrupted_run(tmp_path, torn):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "whole.jsonl"]
 
 
+@pytest.mark.fault
 def test_row_that_lost_only_its_newline_is_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
     whole = _write(path, range(1, 6))
@@ -79,6 +81,7 @@ def test_metrics_are_rewritten_only_if_needed_and_dropped_by_a_new_run(tmp_path)
     assert path.stat().st_ino != inode
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("damage", [b"garbage\n", b"[1]\n", b'{"bound": 1.0}\n'])
 def test_damage_in_the_middle_is_refused_with_its_line(tmp_path, damage):
     path = tmp_path / "metrics.jsonl"
@@ -91,6 +94,7 @@ def test_damage_in_the_middle_is_refused_with_its_line(tmp_path, damage):
     assert path.read_bytes() == whole + damage + whole
 
 
+@pytest.mark.fault
 def test_metrics_that_cannot_be_opened_are_a_storage_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write"):
@@ -99,6 +103,7 @@ def test_metrics_that_cannot_be_opened_are_a_storage_error(tmp_path):
         read_metrics(tmp_path / "absent.jsonl")
 
 
+@pytest.mark.fault
 def test_failed_rewrite_leaves_the_metrics_as_they_were(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
     whole = _write(path, range(1, 6))
@@ -132,6 +137,7 @@ print("trained on")
 """
 
 
+@pytest.mark.fault
 def test_full_disk_warns_once_and_leaves_no_torn_record(tmp_path):
     command = [sys.executable, "-W", "error", "-c", _FULL_DISK, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(Path(writers.__file__).parents[1])}
@@ -147,6 +153,7 @@ def test_full_disk_warns_once_and_leaves_no_torn_record(tmp_path):
         assert {*range(10), *range(50, 100)} < {*written} < {*range(100)}
 
 
+@pytest.mark.fault
 def test_storage_that_refuses_tensorboard_only_warns(tmp_path, capsys):
     (tmp_path / "file").touch()
     board = TensorBoard(tmp_path / "file")

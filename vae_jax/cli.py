@@ -46,10 +46,11 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         from vae_jax import drawing, fitting, planning, runs
 
         stop = processes.agreed(received)
+        allowed = [path.replace("-", "_") for path in asked.allow_change]  # as settings and as their flags are written
         profile = None if asked.profile is None else Path(asked.profile)
 
         def prepare() -> tuple[runs.Run, Any]:  # what is wrong is refused now, not after the training
-            run, images = runs.prepare_run(config, directory, allow_change=asked.allow_change)
+            run, images = runs.prepare_run(config, directory, allow_change=allowed)
             run.images("test")
             if profile is not None:
                 runs.check_writable(profile, "--profile")

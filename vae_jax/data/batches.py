@@ -68,10 +68,10 @@ def read_images(key: random.Key, images: Array, *, binarization: str) -> Array:
     """uint8 images [B, H, W, C] -> float32 in [0, 1], as the model is to see them.
 
     `dynamic` draws each pixel anew from Bernoulli(pixel/255); `threshold` is pixel >= 128; `none` is pixel/255.
-    `static` is `none` over images that `binarize_once` has been through. Raises InputError for another dtype: a
-    picture of floats in [0, 1] would be divided by 255 once more.
+    `static` is `none` over images that `binarize_once` has been through. Raises InputError for another dtype or rank:
+    a picture of floats in [0, 1] would be divided by 255 once more.
     """
-    if images.dtype != jnp.uint8:
+    if images.dtype != jnp.uint8 or images.ndim != 4:
         raise InputError(f"images: {images.dtype}{list(images.shape)} given, must be uint8 [N, H, W, C]")
     if binarization == "dynamic":
         # The root of 0 is 0 and that of 1 is 1. XLA does not compute a root again for each of x's readers, nor, then,

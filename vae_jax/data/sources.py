@@ -125,7 +125,7 @@ def _decode(prepared: Prepared, part: str) -> dict[str, np.ndarray]:
 def _damaged(prepared: Prepared, part: str) -> Path:
     """The first file of a split that is missing or cannot be read; its folder, if that is not what is wrong."""
     import tensorflow_datasets as tfds
-    from array_record.python.array_record_module import ArrayRecordReader
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     try:
         with quiet():
@@ -134,9 +134,9 @@ def _damaged(prepared: Prepared, part: str) -> Path:
         return prepared.directory
     for shard in map(Path, shards):
         try:
-            reader = ArrayRecordReader(str(shard))
-            for start in range(0, reader.num_records(), RECORDS):
-                reader.read(start, min(start + RECORDS, reader.num_records()))
+            records = ArrayRecordDataSource(str(shard))
+            for start in range(0, len(records), RECORDS):
+                records.__getitems__(range(start, min(start + RECORDS, len(records))))
         except Exception:
             return shard
     return prepared.directory
