@@ -64,7 +64,13 @@ def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array]) -> Progr
 def compile_program(run: Run) -> Program:
     """`many_steps`, jitted for the mesh; donates the state."""
     program, everywhere = many_steps(run, sharding.place_batch(run.mesh)), sharding.replicated(run.mesh)
-    return jax.jit(program, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere)
+    return jax.jit(
+        program,
+        donate_argnums=0,
+        in_shardings=everywhere,
+        out_shardings=everywhere,
+        compiler_options=sharding.compiler_options(run.mesh),
+    )
 
 
 def fit(run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: False) -> Outcome:
