@@ -19,6 +19,7 @@ from vae_jax.training import (
     make_optimizer,
     make_schedule,
     make_train_step,
+    norm,
     train_steps,
 )
 
@@ -177,25 +178,41 @@ def test_the_moving_average_is_its_recursion(images):
     assert initial().ema_params == ()
 
 
+def test_the_norm_is_that_of_all_numbers():
+    rng = np.random.default_rng(0)
+    tree = {
+        "a": rng.normal(size=(3, 2, 5)),
+        "b": [rng.normal(size=7), rng.normal(size=())],
+        "c": rng.normal(size=(4, 1)),
+    }
+    expected = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(tree)))
+    np.testing.assert_allclose(norm(jax.tree.map(jnp.asarray, tree)), expected, rtol=1e-6)
+    assert not np.isfinite(norm({"a": jnp.array([1.0, np.nan]), "b": jnp.array([np.inf])}))
+
+
 class TestOptimizer:
     @pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "rmsprop", "sgd", "lion"])
     def test_each_is_its_optax_namesake(self, name):
-        config = OptimizerConfig(name=name, learning_rate=0.1, schedule="constant", b1=0.8, b2=0.95, weight_decay=0.01)
-        eps = config.eps
+        eps = 0.05  # of the gradients' own size
+        config = OptimizerConfig(
+            name=name, learning_rate=0.1, schedule="constant", b1=0.8, b2=0.95, eps=eps, weight_decay=0.01
+        )
+        rate = optax.constant_schedule(0.1)
         expected = {
-            "adam": optax.adam(0.1, 0.8, 0.95, eps),
-            "adamw": optax.adamw(0.1, 0.8, 0.95, eps, weight_decay=0.01),
-            "adamax": optax.adamax(0.1, 0.8, 0.95, eps),
-            "rmsprop": optax.rmsprop(0.1, decay=0.95, eps=eps),
-            "sgd": optax.sgd(0.1, momentum=0.8),
-            "lion": optax.lion(0.1, 0.8, 0.95, weight_decay=0.01),
+            "adam": optax.adam(rate, 0.8, 0.95, eps),
+            "adamw": optax.adamw(rate, 0.8, 0.95, eps, weight_decay=0.01),
+            "adamax": optax.adamax(rate, 0.8, 0.95, eps),
+            "rmsprop": optax.rmsprop(rate, decay=0.95, eps=eps),
+            "sgd": optax.sgd(rate, momentum=0.8),
+            "lion": optax.lion(rate, 0.8, 0.95, weight_decay=0.01),
         }[name]
         params, grads = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.7])
         ours, theirs = make_optimizer(config, 10), expected
         states = ours.init(params), theirs.init(params)
-        for _ in range(3):
-            a, first = ours.update(grads, states[0], params)
-            b, second = theirs.update(grads, states[1], params)
+        chex.assert_trees_all_equal_structs(*states)
+        for i in range(4):
+            a, first = ours.update(grads / 2**i, states[0], params)
+            b, second = theirs.update(grads / 2**i, states[1], params)
             states = first, second
             np.testing.assert_allclose(a, b, rtol=1e-6)
 

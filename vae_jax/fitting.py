@@ -81,6 +81,7 @@ def compile_program(run: Run) -> Program:
         donate_argnums=0,
         in_shardings=(run.state_shardings, everywhere, everywhere),
         out_shardings=(run.state_shardings, everywhere),
+        compiler_options=sharding.compiler_options(run.mesh),
     )
 
 

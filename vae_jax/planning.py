@@ -34,7 +34,7 @@ class Costs:
 def abstract_arguments(run: Run) -> tuple[Any, jax.ShapeDtypeStruct]:
     """The shapes of (state, training images) of a run, placed on its mesh."""
     everywhere = sharding.replicated(run.mesh)
-    state = sharding.abstract(jax.eval_shape(run.initial_state, run.key), everywhere)
+    state = sharding.abstract(jax.eval_shape(run.initial_state, run.key), run.state_shardings)
     shape = (run.data["num_examples"], *run.image_shape)
     return state, jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=everywhere)
 

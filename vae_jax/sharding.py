@@ -105,6 +105,14 @@ def place_batch(mesh: Mesh) -> Callable[[Array], Array]:
     return lambda batch: jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
 
 
+def compiler_options(mesh: Mesh) -> dict[str, int] | None:
+    """What XLA is told when it compiles a training for the mesh: to use the whole width of a CPU's vectors.
+
+    Its own choice is half of AVX-512; where there is no AVX-512 it makes no difference.
+    """
+    return {"xla_cpu_prefer_vector_width": 512} if mesh.devices.flat[0].platform == "cpu" else None
+
+
 def place(array: np.ndarray, sharding: NamedSharding) -> Array:
     """An array that every process holds whole, on the devices: each process puts down the part of its own."""
     return jax.make_array_from_process_local_data(sharding, array, array.shape)

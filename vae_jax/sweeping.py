@@ -145,16 +145,21 @@ class _Program:
         self.numbers = jax.device_put(self.numbers, self.spread)
         self.everywhere = everywhere
         # By shard_map, so that a device never waits for another's members.
-        steps = jax.vmap(self._steps, in_axes=(0, 0, None, None))
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        steps = self._in_turn if on_cpu else jax.vmap(self._steps, in_axes=(0, 0, None, None))
         specs = (self.spread.spec, self.spread.spec, everywhere.spec, everywhere.spec)
         steps = jax.shard_map(steps, mesh=mesh, in_specs=specs, out_specs=self.spread.spec, check_vma=False)
-        self.steps = jax.jit(steps, donate_argnums=1)
+        self.steps = jax.jit(steps, donate_argnums=1, compiler_options=sharding.compiler_options(mesh))
 
     def _run(self, numbers: Mapping[str, jax.Array]) -> Run:
         return dataclasses.replace(self.template, config=with_numbers(self.template.config, numbers))
 
     def _steps(self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array) -> Any:
         return many_steps(self._run(numbers), place_batch=lambda batch: batch)(state, images, count)
+
+    def _in_turn(self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array) -> Any:
+        """`_steps` of one member after the other: for a CPU, where batches of products are slower than products."""
+        return jax.lax.map(lambda member: self._steps(*member, images, count), (numbers, state))
 
     def initial_state(self, images: np.ndarray) -> TrainState:
         average = mean_image(images, binarization=self.template.config.data.binarization)
