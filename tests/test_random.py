@@ -48,3 +48,18 @@ def test_without_partitionable_threefry_the_numbers_are_still_those_of_jax():
     with jax.threefry_partitionable(False):
         key = jax.random.key(2)
         np.testing.assert_array_equal(random.bits(key, (9,)), jax.random.bits(key, (9,), jnp.uint32))
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize(("shape", "axis"), [((16, 3), 0), ((2, 16, 5), 1), ((16,), 0)])
+def test_rows_are_those_of_the_whole_draw(impl, shape, axis):
+    key = jax.random.key(3, impl=impl)
+    part = (*shape[:axis], 4, *shape[axis + 1 :])
+    rows = lambda whole: np.take(np.asarray(whole), range(8, 12), axis=axis)  # noqa: E731
+    of_rows = random.RowsKey(key, jnp.asarray(8), 16)
+    for draw in (random.bits, random.normal):
+        np.testing.assert_array_equal(draw(of_rows, part, axis=axis), rows(draw(key, shape)))
+    folded, halves = random.fold_in(of_rows, 7), random.split(of_rows)
+    expected = [jax.random.fold_in(key, 7), *jax.random.split(key)]
+    for made, plain in zip([folded, *halves], expected, strict=True):
+        np.testing.assert_array_equal(random.bits(made, part, axis=axis), rows(random.bits(plain, shape)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.interpreters import partial_eval
 
 
 class Product(NamedTuple):
@@ -20,9 +21,11 @@ class Product(NamedTuple):
 def matrix_products(jaxpr: Any) -> Iterator[Product]:
     """Every matrix product and convolution of a jaxpr, those in scans as often as they run, of branches the dearest.
 
-    A product [M, K] x [K, N] is 2·M·K·N operations; a convolution 2 for each output and each weight that it sees.
+    A product [M, K] x [K, N] is 2·M·K·N operations; a convolution 2 for each output and each weight that it sees. What
+    nothing reads is not computed and does not count.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         if name in ("dot_general", "conv_general_dilated"):

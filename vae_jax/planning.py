@@ -140,15 +140,16 @@ def _split(known: dict[int, int], limit: int) -> tuple[list[int], list[int]]:
 
 
 def _guess(known: dict[int, int], limit: int) -> float:
-    """Where a line through two known points meets the limit; without two, the double or the half."""
+    """Where a line through two known points meets the limit; without two, the double or the half; far, where flat."""
     fits, too_large = _split(known, limit)
     if len(known) < 2:
         return 2 * fits[0] if fits else too_large[0] / 2
     nearest = sorted(known, key=lambda batch: abs(known[batch] - limit))[:2]
     low, high = sorted([max(fits), min(too_large)] if fits and too_large else nearest)
     slope = (known[high] - known[low]) / (high - low)
-    # A little below the line, so that the guess rather fits; where the memory does not rise, far away.
-    return low + 0.995 * (limit - known[low]) / slope if slope > 0 else 2 * high
+    return (
+        low + 0.995 * (limit - known[low]) / slope if slope > 0 else 16 * max(known)
+    )  # a little below: it rather fits
 
 
 def plan(config: Config, data: dict[str, Any], *, limit: int | None = None) -> dict[str, Any]:
@@ -207,15 +208,15 @@ def plan(config: Config, data: dict[str, Any], *, limit: int | None = None) -> d
 def at_least(run: Run) -> int:
     """Bytes that each device must hold in a step, whatever the compiler does, from shapes alone: nothing is compiled.
 
-    The state, the images, the gradients, and half of what the matrix products put out, for the forward half is kept
-    until the backward half reads it. With `model.remat` it is not, and only the first three count.
+    The state, the images, and half of what the matrix products put out beside the gradients: its forward half is kept,
+    after the nonlinearity, until the backward half reads it. With `model.remat` it is not, and does not count.
     """
     state, images = abstract_arguments(run)
-    held = costs.tree_bytes(state) + costs.tree_bytes(images) + costs.tree_bytes(state.params)
+    held = costs.tree_bytes(state) + costs.tree_bytes(images)
     if run.config.model.remat:
         return held
-    products = list(costs.matrix_products(traced(run).jaxpr))
-    return held + sum(product.output_bytes for product in products) // 2 // run.mesh.size
+    put_out = sum(product.output_bytes for product in costs.matrix_products(traced(run).jaxpr))
+    return held + max(0, put_out - costs.tree_bytes(state.params)) // 2 // run.mesh.size
 
 
 def check_memory(run: Run) -> None:

@@ -1,0 +1,293 @@
+"""The benchmark: what a program costs is counted right, ratios tell a change from noise, and rows train alike."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from PIL import Image
+
+from vae_jax import benchmarking, cli, costs, machine, planning, runs, sharding, variants
+from vae_jax.errors import InputError
+from vae_jax.fitting import compile_program
+from vae_jax.models.networks import convolve
+
+TINY = [
+    "--model.hidden", "8", "--model.latent-dim", "2", "--train.batch-size", "16", "--train.log-every", "4",
+    "--mesh.data", "1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def make_run(small):
+    """make_run(devices, image_shape, **settings): a run of those shapes, whose data are never looked at."""
+
+    def make(devices=1, image_shape=(8, 8, 1), **settings):
+        config = small(mesh__data=devices, train__save_every=20, **settings)
+        data = {"fingerprint": "", "num_examples": 200, "image_shape": list(image_shape)}
+        return runs.Run(config, data, Path(), sharding.make_mesh(devices))
+
+    return make
+
+
+def compiled_text(run):
+    return planning.traced(run).lower().compile().as_text()
+
+
+# Costs.
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+def test_the_count_of_operations_is_that_by_hand(make_run, samples):
+    """Three products for each layer, the first layer's without the gradient to the image; XLA counts little more."""
+    batch, pixels, width, latent = 128, 784, 100, 20
+    objective = {"objective__name": "sampled-elbo", "objective__num_samples": samples}
+    run = make_run(image_shape=(28, 28, 1), train__batch_size=batch, model__hidden=(width,), model__latent_dim=latent,
+                   model__activation="relu", **objective)  # fmt: skip
+    encoder = pixels * width + width * 2 * latent
+    decoder = samples * (latent * width + width * pixels)
+    found = planning.step_costs(run)
+    assert found.flops == 2 * batch * (3 * (encoder + decoder) - pixels * width)
+    assert 1 < found.xla_flops / found.flops < 1.25
+    parts = planning.step_costs(planning.override_run(run, train__microbatches=4))
+    assert (parts.flops, parts.xla_flops) == (found.flops, found.xla_flops)
+    program = planning.traced(planning.override_run(run, train__microbatches=4))
+    assert costs.total_flops(costs.matrix_products(program.jaxpr)) == found.flops  # four parts of a quarter
+    state, _ = planning.abstract_arguments(run)
+    weights = 2 * (pixels * width) + width + 2 * latent * width + 2 * latent + latent * width + width + pixels + 1
+    assert found.parameters == weights
+    assert found.traffic == 8 * weights + 2 * costs.tree_bytes(state) + 5 * batch * pixels
+    assert costs.tree_bytes(state) == 4 * (3 * weights + 2 + 2 + 2)  # Adam's two moments; steps, its counters, a key
+
+
+def test_convolutions_scans_and_branches_are_counted():
+    x, kernel = jnp.zeros((2, 5, 6, 3)), jnp.zeros((3, 3, 3, 7))
+    count = lambda f, *arguments: costs.total_flops(costs.matrix_products(jax.make_jaxpr(f)(*arguments)))  # noqa: E731
+    once = 2 * (2 * 5 * 6 * 7) * (3 * 3 * 3)
+    assert count(convolve, x, kernel) == once
+    assert count(lambda x, k: lax.scan(lambda c, _: (c, convolve(c, k)), x, None, length=4), x, kernel) == 4 * once
+    a = jnp.zeros((3, 4))
+    assert count(lambda p: lax.cond(p, lambda: a @ a.T @ a, lambda: a), True) == 2 * (3 * 4 * 3 + 3 * 3 * 4)
+    loss = lambda k: jnp.sum(convolve(x, k) ** 2)  # noqa: E731
+    assert count(jax.value_and_grad(loss), kernel) == 2 * once  # the image needs no gradient
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_collectives_are_counted_on_eight_devices(make_run):
+    """One device says nothing; eight sum gradients and metrics, once for each part of a batch."""
+    assert costs.collectives(compiled_text(make_run())) == []
+    run = make_run(8, train__batch_size=64)
+    gradients = costs.tree_bytes(planning.abstract_arguments(run)[0].params)
+    (found,) = costs.collectives(compiled_text(run))
+    assert found.kind == "all-reduce"
+    assert found.count >= 1
+    assert gradients < found.bytes < gradients + 64
+    (parts,) = costs.collectives(compiled_text(planning.override_run(run, train__microbatches=4)))
+    assert 4 * gradients < parts.bytes < 4 * (gradients + 64)
+
+
+HLO = """
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+%inner (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %one = f32[8,2]{1,0} all-reduce(%p), to_apply=%add
+}
+%outer (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %loop = (s32[], f32[8]) while(%t), condition=%c, body=%inner, backend_config={"known_trip_count":{"n":"5"}}
+  %two = (bf16[4]{0}, /*index=1*/pred[6]{0}) all-reduce(%x, %y), to_apply=%add
+}
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %loop = (s32[], f32[8]) while(%t), condition=%c, body=%outer
+  %start = (f32[3]{0}, f32[24]{0}) all-gather-start(%z), dimensions={0}
+  %done = f32[24]{0} all-gather-done(%start)
+}
+"""
+
+
+def test_collectives_in_loops_and_asynchronous_ones():
+    assert costs.collectives(HLO) == [("all-gather", 1, 96), ("all-reduce", 6, 5 * 64 + 8 + 6)]
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_the_parts_of_a_step_can_be_told_apart_in_the_compiled_program(make_run):
+    text = compiled_text(make_run(data__binarization="dynamic", model__likelihood="bernoulli"))
+    named = re.findall(r'op_name="([^"]*)"', text)
+    for scope in ("read_images", "encoder", "sampling", "decoder", "likelihood", "optimizer"):
+        assert any(scope in re.split(r"[/()]", name) for name in named), scope
+    products = re.findall(r' dot\(.*op_name="([^"]*)"', text)
+    for scope in ("encoder", "decoder"):  # forwards, and backwards
+        assert any(f"jvp({scope})" in name and "transpose" not in name for name in products)
+        assert any(f"transpose(jvp({scope}))" in name for name in products)
+
+
+# Statistics.
+
+
+def test_the_interval_of_a_ratio_covers_the_truth():
+    rng, hits, widths = np.random.default_rng(0), 0, []
+    for i in range(300):
+        drift = np.exp(rng.normal(0, 0.3, 9))  # the machine is slower by a third for a while, for both rows alike
+        ours, theirs = drift * rng.lognormal(0, 0.03, (2, 9)) * [[1.2], [1.0]]
+        found = benchmarking.ratio(ours, theirs, seed=i)
+        hits += found["low"] <= 1.2 <= found["high"]
+        widths.append(found["high"] - found["low"])
+        assert found["low"] <= found["median"] <= found["high"]
+    assert 0.88 * 300 <= hits < 300  # 95 % are meant; 9 rounds are few
+    assert np.median(widths) < 0.1  # the drift alone would make it 0.3
+    assert benchmarking.ratio([2.0], [1.0]) == {"median": 2.0, "low": None, "high": None}
+
+
+def report(rng, factor=1.0, speed=1.0, noise=0.02, rounds=9):
+    pace = speed * np.exp(rng.normal(0, 0.1, rounds))
+    samples = lambda scale: (pace * scale * rng.lognormal(0, noise, rounds)).tolist()  # noqa: E731
+    rows = [{"row": "program", "samples": samples(0.01 * factor)}, {"row": "rbg", "samples": samples(0.02)}]
+    return {"format": benchmarking.FORMAT, "rows": rows, "machine": {"samples": {"float32": samples(0.1)}}}
+
+
+def verdicts(before, after):
+    return {row["row"]: row["verdict"] for row in benchmarking.compare(before, after)}
+
+
+def test_a_comparison_tells_a_change_from_noise():
+    rng, said = np.random.default_rng(1), {"none": [], "drift": [], "slower": [], "faster": []}
+    for _ in range(60):
+        said["none"].append(verdicts(report(rng), report(rng)))
+        said["drift"].append(verdicts(report(rng), report(rng, speed=1.6)))  # another machine, as fast relatively
+        said["slower"].append(verdicts(report(rng), report(rng, factor=1.6)))
+        said["faster"].append(verdicts(report(rng, factor=1.6), report(rng)))
+    for case in ("none", "drift"):
+        assert sum(v["program"] != "no change beyond noise" for v in said[case]) <= 3
+    assert sum(v["program"] == "slower" for v in said["slower"]) >= 57
+    assert sum(v["program"] == "faster" for v in said["faster"]) >= 57
+    assert sum(v["rbg"] != "no change beyond noise" for case in said.values() for v in case) <= 6
+    once = report(rng, rounds=1)
+    assert verdicts(once, once) == {"program": "one round only", "rbg": "one round only"}
+
+
+# Rows.
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_rows_that_change_how_but_not_what_train_alike(make_run):
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
+    run = make_run(data__binarization="dynamic", model__likelihood="bernoulli", train__log_every=5)
+    names = ["program", "not-donated", "devices-8", "shard-map-2", "pmap-2"]
+    losses = {}
+    for name in names:
+        row = variants.make_row(name, run, images)
+        state, placed = row.arguments()
+        losses[name] = []
+        while len(losses[name]) < 5:
+            state, metrics = row.call(state, placed, row.steps)
+            found = np.asarray(metrics["loss"])
+            losses[name] += np.ravel(found[0] if name == "pmap-2" else found).tolist()
+    for name in names:
+        np.testing.assert_allclose(losses[name], losses["program"], rtol=2e-5, err_msg=name)
+    assert np.abs(np.diff(losses["program"])).min() > 1e-3  # the steps differ by more than the tolerance
+
+
+def test_a_row_that_cannot_be_says_why_in_one_line(make_run):
+    images = np.zeros((200, 8, 8, 1), np.uint8)
+    told = {
+        "devices-16": "at most the 8 devices",
+        "shard-map-3": "multiple of the 3 devices",
+        "remat": "model.remat: True given",
+        "no-binarization": "are those of program already",
+    }
+    for name, words in told.items():
+        with pytest.raises(InputError, match=words):
+            variants.make_row(name, make_run(), images)
+    row = variants.make_row("batch-512", make_run(), images)  # more than there are images
+    assert row.run.data["num_examples"] == row.arguments()[1].shape[0] == 512
+    assert variants.make_row("width-3", make_run(), images).run.config.model.hidden == (24,)
+    variants.check_names(list(variants.DEFAULT))
+
+
+def called(capsys, *argv):
+    capsys.readouterr()
+    code = cli.main([str(word) for word in argv])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmarking, "BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(machine, "matrix_probe", lambda dtype, probe=machine.matrix_probe: probe(dtype, size=64))
+    code, out, err = called(
+        capsys, "bench", *TINY, "--data.data-dir", data_dir, "--variants", "eager,remat", "--rounds", 2,
+        "--workdir", tmp_path / "bench", "--profile", tmp_path / "profile",
+    )  # fmt: skip
+    assert code == 0
+    result = json.loads(out.splitlines()[-1])
+    stored = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert {name: result[name] for name in stored} == stored
+    rows = {row["row"]: row for row in result["rows"]}
+    assert list(rows) == ["program", "eager"]
+    assert list(result["left_out"]) == ["remat"]
+    assert "remat: left out (model.remat: True given" in err
+    for row in rows.values():
+        assert len(row["samples"]) == 2
+        assert row["seconds_per_step"]["median"] > row["floor_seconds"] > 0
+        assert row["images_per_second"] == pytest.approx(16 / row["seconds_per_step"]["median"])
+        assert row["times_floor"]["low"] <= row["times_floor"]["median"] <= row["times_floor"]["high"]
+    assert rows["program"]["ratio"] == {"median": 1, "low": 1, "high": 1}
+    program = rows["program"]
+    assert program["steps_per_dispatch"] == 4
+    assert set(program["compile"]["cold"]) == set(program["compile"]["warm"]) == {"trace", "lower", "compile"}
+    assert program["compile"]["warm"]["compile"] < program["compile"]["cold"]["compile"]  # read, not made
+    assert program["memory"]["total"] > 0
+    assert program["collectives"] == []
+    assert program["dispatch_seconds"] > 0
+    assert rows["eager"]["compile"] is rows["eager"]["dispatch_seconds"] is None
+    with Image.open(result["figure"]) as image:
+        assert image.size[0] > 500
+    (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
+    with gzip.open(trace) as file:
+        assert any("train_steps" in str(event.get("name")) for event in json.load(file)["traceEvents"])
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert jax.config.jax_compilation_cache_dir is None
+
+    path = tmp_path / "bench" / "bench.json"
+    code, out, err = called(capsys, "bench", "--compare", path, path)
+    assert code == 0
+    compared = json.loads(out)["rows"]
+    assert [row["row"] for row in compared] == list(rows)
+    assert all(row["seconds"]["median"] == 1 for row in compared)
+    assert err.count("no change beyond noise") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--variants", "per-stpe"], ["--variants: per-stpe given", "did you mean 'per-step'?"]),
+        (["--variants", "device-2"], ["--variants: device-2 given", "did you mean 'devices-2'?"]),
+        (["--variants", "devices-0"], ["--variants: devices-0 given"]),
+        (["--rounds", "0"], ["--rounds: 0 given"]),
+        (["--preset", "mnits"], ["--preset: mnits given", "did you mean 'mnist'?"]),
+        (["--train.batch-size", "21", "--mesh.data", "8"], ["train.batch_size: 21 given", "multiple of the 8 devices"]),
+        (["--profile", "/proc/nonexistent"], ["--profile: /proc/nonexistent given"]),
+        (["--compare", "a.json"], ["--compare: 1 file(s) given, must be two"]),
+        (["--compare", "a.json", "b.json"], ["--compare: a.json cannot be read"]),
+        (["--compare", "other.json", "other.json"], ["--compare: other.json given, must be a bench.json"]),
+    ],
+)
+def test_bench_refuses(flags, words, data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text('{"rows": [{"row": "program"}]}')
+    code, out, err = called(capsys, "bench", "--data.data-dir", data_dir, *flags)
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert all(word in err for word in words), err
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
+
+
+def test_the_program_that_is_measured_is_the_one_that_trains(make_run):
+    run = make_run()
+    assert variants.make_row("program", run, np.zeros((200, 8, 8, 1), np.uint8)).run.config == run.config
+    assert variants.plain("program", run, np.zeros((200, 8, 8, 1), np.uint8)).call is compile_program(run)
