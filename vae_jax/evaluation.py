@@ -100,10 +100,12 @@ class Evaluator:
     binarization: str
     batch_size: int
     placement: Any = None
+    compiler_options: dict[str, Any] | None = None  # what XLA is told for the devices in question
 
     @functools.cached_property
     def _elbo(self) -> PerExample:
-        return jax.jit(functools.partial(elbo_terms, model=self.model, binarization=self.binarization))
+        per_example = functools.partial(elbo_terms, model=self.model, binarization=self.binarization)
+        return jax.jit(per_example, compiler_options=self.compiler_options)
 
     @functools.cached_property
     def _likelihoods(self) -> dict[tuple[int, int], PerExample]:
@@ -154,7 +156,8 @@ class Evaluator:
         settings = num_samples, chunk
         if settings not in self._likelihoods:
             fixed = {"model": self.model, "binarization": self.binarization, "num_samples": num_samples, "chunk": chunk}
-            self._likelihoods[settings] = jax.jit(functools.partial(likelihood_terms, **fixed))
+            per_example = functools.partial(likelihood_terms, **fixed)
+            self._likelihoods[settings] = jax.jit(per_example, compiler_options=self.compiler_options)
         values = evaluate_examples(
             self._likelihoods[settings],
             params,
