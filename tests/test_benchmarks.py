@@ -1,5 +1,6 @@
 """experiments/benchmarks: the scripts run, in quick form, and say what they promise to say."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -7,6 +8,12 @@ import sys
 import numpy as np
 import pytest
 from scripts import EXPERIMENTS, load
+
+from vae_jax.arguments import parse_sweep, parse_train
+from vae_jax.errors import InputError
+from vae_jax.presets import PRESETS
+from vae_jax.settings import override
+from vae_jax.sweeping import members
 
 SCRIPT = EXPERIMENTS / "benchmarks" / "peers.py"
 
@@ -128,3 +135,89 @@ def test_a_row_that_fails_is_left_out_and_the_others_go_on(peers, capsys):
     found = peers.measure(workers, list(workers), warmup=1, rounds=2, target=0.0)
     assert {row: len(this["epochs"]) for row, this in found.items()} == {"vae_jax": 2}
     assert "torch-compiled: left out (no compiler)" in capsys.readouterr().err
+
+
+class TestSteps:
+    def test_each_row_is_the_program_with_what_it_names_undone(self, data_dir, capsys, quick_compiler):
+        script = load("benchmarks/steps")
+        rows = ["as it is", "all three"]
+        result = script.main(["--quick", "--rows", *rows, "--data-dir", data_dir])
+        assert [row["row"] for row in result["rows"]] == rows
+        assert all(row["steps_per_second"] > 0 for row in result["rows"])
+        assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+
+    def test_ratios_are_of_processor_time_round_by_round(self):
+        found = {"as it is": [(9.0, 1.0), (9.0, 2.0), (3.0, 4.0)], "SGD": [(1.0, 2.0), (2.0, 1.0), (3.0, 1.0)]}
+        own, other = load("benchmarks/steps").summarise(found, steps=18)
+        assert own == {"row": "as it is", "steps_per_second": 2, "steps_per_cpu_second": 9, "ratio": 1}
+        assert other["ratio"] == 0.5
+
+
+class TestLikelihood:
+    @pytest.fixture
+    def script(self):
+        return load("benchmarks/likelihood")
+
+    def test_the_quick_form(self, script, data_dir, capsys, quick_compiler):
+        script.main(["--quick", "--images", "30", "--data-dir", data_dir])
+        *table, last = capsys.readouterr().out.splitlines()
+        result = json.loads(last)
+        # digits: 64-256-128, two heads of 6, and 6-128-256-64
+        once, each = 64 * 256 + 256 * 128 + 2 * 128 * 6, 6 * 128 + 128 * 256 + 256 * 64
+        assert result["operations_per_image"] == 2 * (once + 20 * each)
+        assert [row["row"] for row in result["rows"]] == ["matrix", "products", "evaluation"]
+        assert len(table) == 4
+        for row in result["rows"]:
+            share = row["flops"]["median"] / result["rows"][0]["flops"]["median"]
+            assert row["share"]["median"] == pytest.approx(share)
+
+    def test_the_operations_of_the_mnist_preset_are_those_counted_by_hand(self, script):
+        widths = {"encoder": (784, 200, 200), "posterior_mean": (200, 50), "posterior_log_variance": (200, 50),
+                  "decoder": (50, 200, 200, 784)}  # fmt: skip
+        params = {
+            name: {f"layer_{i}": {"kernel": np.zeros(shape), "bias": np.zeros(shape[1])}
+                   for i, shape in enumerate(itertools.pairwise(sizes))}
+            for name, sizes in widths.items()
+        } | {"output_bias": np.zeros((28, 28, 1))}  # fmt: skip
+        assert script.operations(params, 5000) == 2 * 216_800 + 5000 * 2 * 206_800
+        assert [kernel.shape for kernel in script.kernels(params, encoder=False)] == [(50, 200), (200, 200), (200, 784)]
+
+    def test_memory_is_that_of_a_process_for_each_number_of_samples(self, script, monkeypatch, capsys):
+        asked = []
+
+        def child(argv):
+            asked.append(argv)
+            return {"num_samples": int(argv[-1]), "peak_bytes": 10 * 2**20 + int(argv[-1]), "seconds": 1.0}
+
+        monkeypatch.setattr(script, "in_child", child)
+        script.main(["--quick", "--memory"])
+        *lines, last = capsys.readouterr().out.splitlines()
+        assert asked == [["--quick", "--memory", "--peak", "20"], ["--quick", "--memory", "--peak", "200"]]
+        assert len(lines) == 2
+        assert json.loads(last)["ratio"] == pytest.approx((10 * 2**20 + 200) / (10 * 2**20 + 20))
+
+    def test_a_network_whose_operations_are_not_those_of_its_kernels_is_refused(self, script, tmp_path):
+        config = override(PRESETS["digits"], model__latent_layers=(4,))
+        with pytest.raises(InputError, match="one stochastic layer"):
+            script.check_countable(config)
+
+
+class TestSweep:
+    def test_both_sides_train_the_same_models(self, tmp_path):
+        script = load("benchmarks/sweep")
+        found = script.commands(tmp_path, (0.5, 2.0), (0, 1, 2), ["--train.steps", "7"])
+        (sweep,) = found["sweep"]
+        asked, config, varied = parse_sweep(sweep[1:])
+        runs_alone = [parse_train(line[1:]) for line in found["train"]]
+        assert [member.config for member in members(config, varied)] == [alone for _, alone in runs_alone]
+        assert len({alone.workdir for alone, _ in runs_alone} | {asked.workdir}) == 7
+        assert {alone.compilation_cache for alone, _ in runs_alone} != {asked.compilation_cache}
+        assert config.train.steps == 7
+
+    def test_the_ratio_is_that_of_whole_commands(self):
+        def done(seconds):
+            return {"seconds": seconds, "result": {"train_seconds": 1.0}}
+
+        table = load("benchmarks/sweep").summarise({"sweep": [done(6.0)], "train": [done(4.0), done(8.0)]})
+        assert table["ratio"] == 0.5
+        assert table["train"] == {"commands": 2, "seconds": 12.0, "train_seconds": 2.0}

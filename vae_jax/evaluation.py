@@ -101,6 +101,7 @@ class Evaluator:
     binarization: str
     batch_size: int
     placement: Any = None
+    compiler_options: dict[str, Any] | None = None  # what XLA is told for the devices in question
 
     @functools.cached_property
     def _elbo(self) -> PerExample:
@@ -109,7 +110,7 @@ class Evaluator:
     def _compiled(self, per_example: PerExample) -> PerExample:
         """Jitted; what it returns is whole on each device, for every process to read."""
         whole = None if self.placement is None else sharding.replicated(self.placement.mesh)
-        return jax.jit(per_example, out_shardings=whole)
+        return jax.jit(per_example, out_shardings=whole, compiler_options=self.compiler_options)
 
     @functools.cached_property
     def _likelihoods(self) -> dict[tuple[int, int], PerExample]:

@@ -112,6 +112,7 @@ class Run:
             self.config.data.binarization,
             batch_size=-(-batch_size // share) * share,  # rounded up: padding is never counted
             placement=sharding.batch_sharding(self.mesh),
+            compiler_options=sharding.compiler_options(self.mesh),
         )
 
 

@@ -106,7 +106,7 @@ def place_batch(mesh: Mesh) -> Callable[[Array], Array]:
 
 
 def compiler_options(mesh: Mesh) -> dict[str, int] | None:
-    """What XLA is told when it compiles a training for the mesh: to use the whole width of a CPU's vectors.
+    """What XLA is told when it compiles a training or an evaluation for the mesh: to use a CPU's vectors whole.
 
     Its own choice is half of AVX-512; where there is no AVX-512 it makes no difference.
     """

@@ -3,6 +3,7 @@
     vae-jax data prepare mnist
     python experiments/benchmarks/likelihood.py                       # an untrained model of preset mnist
     python experiments/benchmarks/likelihood.py --run runs/mnist      # the model of a run
+    taskset -c 0 python experiments/benchmarks/likelihood.py --processor-time      # where others use the machine too
     python experiments/benchmarks/likelihood.py --memory
 
 An evaluation with K samples decodes each image K times: nearly all of its floating-point operations are the decoder's
@@ -14,7 +15,8 @@ machine does hits all alike:
     products     the decoder's products alone, for as many codes as an evaluation decodes at a time
     evaluation   `Evaluator.likelihood`, with K, chunk and batch size as configured
 
-The share of a row is its rate over that of `matrix`, round by round, and the median of the rounds. What is lost between
+By the clock; `--processor-time` counts what all threads of the process were given instead, which says something on one
+core only. The share of a row is its rate over that of `matrix`, round by round, and the median of the rounds. What is lost between
 `matrix` and `products` is due to the products' shapes, and what is lost between `products` and `evaluation` to what
 else an evaluation does.
 
@@ -50,6 +52,8 @@ from vae_jax.presets import PRESETS
 from vae_jax.runs import Run
 from vae_jax.settings import override
 
+Clock = Callable[[], float]
+
 SIZES = (1024, 2048, 3072)
 MEMORY_SAMPLES = (5000, 50_000)
 ENCODER = ("encoder", "posterior_mean", "posterior_log_variance", "posterior_log_scale")
@@ -66,10 +70,15 @@ def model_of(directory: Path | None, config: Config) -> tuple[Run, Params]:
         run = Run(config, runs.describe(images), Path(), sharding.make_mesh())
         average = mean_image(images, binarization=config.data.binarization)
         params = jax.jit(run.initial_state)(run.key, average).params
-    model = run.config.model
+    check_countable(run.config)
+    return run, params
+
+
+def check_countable(config: Config) -> None:
+    """Refuses a model whose products are not one for each of its kernels."""
+    model = config.model
     if model.network != "mlp" or model.tied or model.latent_layers:
         raise InputError("model: operations are counted for an mlp with one stochastic layer and kernels of its own")
-    return run, params
 
 
 def kernels(params: Params, *, encoder: bool) -> list[Array]:
@@ -84,11 +93,11 @@ def operations(params: Params, num_samples: int) -> int:
     return encoder + num_samples * decoder
 
 
-def clocked(call: Callable[[], Any]) -> float:
+def clocked(call: Callable[[], Any], clock: Clock) -> float:
     """Seconds of a call, its arrays waited for."""
-    start = time.perf_counter()
+    start = clock()
     jax.block_until_ready(call())
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def square_product(size: int) -> Callable[[], Array]:
@@ -113,7 +122,7 @@ def decoder_products(params: Params, rows: int) -> Callable[[], Array]:
 
 
 def measure(
-    run: Run, params: Params, images: np.ndarray, *, rounds: int, sizes: Sequence[int], repeats: int
+    run: Run, params: Params, images: np.ndarray, *, rounds: int, sizes: Sequence[int], repeats: int, clock: Clock
 ) -> list[dict[str, float]]:
     """For each round the rates of `matrix`, `products` and `evaluation` in operations a second; one round before them
     is not counted."""
@@ -129,7 +138,7 @@ def measure(
         return evaluator.likelihood(params, key, images, **given)
 
     def rate(work: float, call: Callable[[], Any], repeats: int = 1) -> float:
-        return work / statistics.median(clocked(call) for _ in range(repeats))
+        return work / statistics.median(clocked(call, clock) for _ in range(repeats))
 
     found = []
     for _ in range(1 + rounds):
@@ -201,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, help="the model of this run; an untrained one if not given")
     parser.add_argument("--images", type=int, help="test images of an evaluation: 400, or 100 for memory")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processor-time", action="store_true", help="not by the clock; for one core")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of rates")
     parser.add_argument("--quick", action="store_true", help="small digits, few samples: the same code in seconds")
     parser.add_argument("--data-dir", help="where prepared data sets are")
@@ -224,7 +234,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps({"num_samples": asked.peak, "peak_bytes": peak_memory(), "seconds": seconds}))
         return
     scale = {"sizes": (128,), "repeats": 1, "rounds": 1} if asked.quick else {"sizes": SIZES, "repeats": 5}
-    rows = summarise(measure(run, params, images, **{"rounds": asked.rounds} | scale))
+    scale = {"rounds": asked.rounds, "clock": time.process_time if asked.processor_time else time.perf_counter} | scale
+    rows = summarise(measure(run, params, images, **scale))
     show(rows)
     about = {
         "device": jax.devices()[0].device_kind, "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__,
