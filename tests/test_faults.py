@@ -1,9 +1,11 @@
 """What a run survives, and how it refuses what it cannot: each fault is made on purpose, through the whole command."""
 
+import ast
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from test_checkpoints import empty, full_disk, truncate
 from test_runs import end_of, fit, flags
 from test_sharding import compilations
 
-from vae_jax import drawing, fitting, runs, writers
+from vae_jax import cli, drawing, errors, fitting, runs, writers
 from vae_jax.checkpoints import Checkpoints, run_lock
 from vae_jax.data import catalog
 from vae_jax.errors import InputError
@@ -314,13 +316,25 @@ def test_no_name_leads_out_of_its_folder(small, data_dir, tmp_path, call, monkey
 # The document.
 
 
+def test_every_exit_code_is_told():
+    codes = {kind.exit_code for kind in errors.VaeJaxError.__subclasses__()} | {0, 128 + signal.SIGINT}
+    assert codes == {0, 2, 3, 4, 5, 6, 130}
+    table = DOCUMENT.read_text().partition("## Exit codes")[2].partition("##")[0]
+    for text in (cli.HELP, (DOCUMENT.parents[1] / "README.md").read_text()):
+        _, _, told = " ".join(text.split()).partition("Exit codes: ")
+        assert [int(code) for code in re.findall(r"(?:^|; )(\d+) ", told.partition(".")[0])] == sorted(codes)
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)] == sorted(codes)
+
+
 def test_every_promise_names_a_test_of_this_suite():
-    """docs/reliability.md: what each command of its table selects is there, and is marked."""
-    selected = [
-        word for words in re.findall(r"`pytest -k (?:\"([^\"]+)\"|(\w+))", DOCUMENT.read_text()) for word in words
-    ]
-    wanted = {name for words in selected for name in words.split(" or ") if name}
-    assert len(wanted) > 30
-    source = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    names = re.findall(r"^def (test_\w+)", source, re.MULTILINE)
-    assert [name for name in wanted if not any(name in known for known in names)] == []
+    """What each command of the table in docs/reliability.md selects is there, and is marked."""
+    selected = re.findall(r"`pytest -k (?:\"([^\"]+)\"|(\w+))`", DOCUMENT.read_text())
+    words = {word for quoted, bare in selected for word in (quoted or bare).split(" or ")}
+    assert len(words) > 40
+    marked = []
+    for path in Path(__file__).parent.glob("test_*.py"):
+        tree = ast.parse(path.read_text())
+        whole = any(ast.unparse(node).startswith("pytestmark") and "fault" in ast.unparse(node) for node in tree.body)
+        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+        marked += [f.name for f in functions if whole or "pytest.mark.fault" in map(ast.unparse, f.decorator_list)]
+    assert [word for word in words if not any(word in name for name in marked)] == []

@@ -159,8 +159,7 @@ def signals_at(monkeypatch):
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_the_same(
     long, left_alone, compiled_once, tmp_path, monkeypatch, signals_at, call
 ):
-    number = [signal.SIGTERM, signal.SIGINT]
-    moments = signals_at({where: number[i % 2] for i, where in enumerate(SAVED_AT)})
+    moments = signals_at(dict.fromkeys(SAVED_AT, signal.SIGTERM) | {"a later loop": signal.SIGINT})
     monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
     argv = ["train", "--workdir", tmp_path / "run", "--compilation-cache", compiled_once, *flags(long)]
     for where, step in SAVED_AT.items():

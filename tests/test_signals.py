@@ -16,14 +16,14 @@ import ctypes, signal, sys, time
 from vae_jax.signals import stop_on_signals
 
 with stop_on_signals() as stop:
+    libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(lock)
     print("ready", flush=True)
     if sys.argv[1] == "between two steps":
         while not stop():
             time.sleep(0.01)
         print("asked to stop", flush=True)
-    libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
-    while True:  # the second time for ever, and outside Python, as in XLA's compiler
-        libc.pthread_mutex_lock(lock)
+    libc.pthread_mutex_lock(lock)  # for ever, and outside Python, as in XLA's compiler
 """
 
 
@@ -33,6 +33,7 @@ def test_the_second_signal_ends_the_process_at_once(first, moment):
     with subprocess.Popen([sys.executable, "-c", CHILD, moment], stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout.readline() == "ready\n"
+            time.sleep(0.3)  # until it is where it says
             child.send_signal(first)
             if moment == "between two steps":
                 assert child.stdout.readline() == "asked to stop\n"
