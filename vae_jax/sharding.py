@@ -33,8 +33,8 @@ def make_mesh(data: int = 0, fsdp: int = 1) -> Mesh:
     if fsdp > count:
         raise InputError(f"mesh.fsdp: {fsdp} given, must be at most the {count} devices here")
     if data * fsdp > count:
-        most = f"{count // fsdp} with mesh.fsdp {fsdp} on" if fsdp > 1 else "the"
-        raise InputError(f"mesh.data: {data} given, must be at most {most} {count} devices here, or 0")
+        most = f"{count // fsdp} with mesh.fsdp {fsdp} on " if fsdp > 1 else ""
+        raise InputError(f"mesh.data: {data} given, must be at most {most}the {count} devices here, or 0")
     devices = jax.devices()[: data * fsdp]
     if len(devices) == count:  # neighbours are those that have a link
         arranged = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
