@@ -254,14 +254,21 @@ def test_a_run_saved_on_one_mesh_goes_on_on_another(wide, tmp_path, quick_compil
     for other in saved[1:]:
         jax.tree.map(np.testing.assert_array_equal, saved[0], other)
 
-    fitting.fit(*runs.prepare_run(override(wide, mesh__data=1, mesh__fsdp=2, train__steps=20), tmp_path / "run"))
+    outcome = fitting.fit(
+        *runs.prepare_run(override(wide, mesh__data=1, mesh__fsdp=2, train__steps=20), tmp_path / "run")
+    )
+    assert (outcome.resumed_from, outcome.step) == (10, 20)
     fitting.fit(*runs.prepare_run(override(wide, train__steps=20), tmp_path / "alone"))
     rows, alone = (read_metrics(tmp_path / name / fitting.METRICS_FILE) for name in ("run", "alone"))
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose([row[name] for row in rows], [row[name] for row in alone], rtol=1e-5)
-    opened = runs.open_run(tmp_path / "run")  # its own fsdp, where the devices here can
+    opened = runs.open_run(tmp_path / "run")  # on all devices, with its own fsdp where they can
     assert opened.mesh.shape == {"data": 4, "fsdp": 2}
+    with runs.saved_params(opened, pytest.fail) as (step, params):
+        assert step == 20
+        assert {len(leaf.devices()) for leaf in jax.tree.leaves(params)} == {8}
+        jax.tree.map(np.testing.assert_array_equal, params, runs.evaluation_params(outcome.state, opened.config))
 
 
 @contextlib.contextmanager
@@ -290,17 +297,3 @@ def test_a_fit_compiles_its_program_once(small, tmp_path):
         more = override(config, train__steps=28)
         outcome = fitting.fit(*runs.prepare_run(more, tmp_path / "run"))
         assert (outcome.step, outcome.resumed_from, len(found)) == (28, 17, 2)
-
-
-def test_a_run_goes_on_and_is_looked_at_on_another_number_of_devices(small, tmp_path):
-    config = small(mesh__data=8, train__steps=10)
-    fitting.fit(*runs.prepare_run(config, tmp_path / "run"))
-    outcome = fitting.fit(*runs.prepare_run(override(config, mesh__data=2, train__steps=20), tmp_path / "run"))
-    assert (outcome.resumed_from, outcome.step) == (10, 20)
-    assert {len(leaf.devices()) for leaf in jax.tree.leaves(outcome.state)} == {2}
-    run = runs.open_run(tmp_path / "run")  # on all devices
-    with runs.saved_params(run, pytest.fail) as (step, params):
-        assert step == 20
-        for saved, kept in zip(jax.tree.leaves(params), jax.tree.leaves(outcome.state.params), strict=True):
-            assert len(saved.devices()) == 8
-            np.testing.assert_array_equal(saved, kept)

@@ -113,3 +113,21 @@ def place(array: np.ndarray, sharding: NamedSharding) -> Array:
 def abstract(tree: Any, shardings: Any) -> Any:
     """The shapes and dtypes of `tree`, each to live under its sharding: the target of a restore."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def bytes_sent(params: Any, data: int, fsdp: int) -> int:
+    """Bytes that each device sends in a training step on a mesh of `data` x `fsdp` devices, by rings.
+
+    Of P bytes of parameters that are spread and Q that are whole: gathering (f-1)/f P, summing and spreading the
+    gradient (f-1)/f P, summing it over the groups 2(d-1)/d P/f, and that of the others 2(n-1)/n Q, where n = d f.
+    """
+    spread = whole = 0
+    for leaf in jax.tree.leaves(params):
+        size = leaf.size * leaf.dtype.itemsize
+        if fsdp_spec(leaf.shape, fsdp) == PartitionSpec():
+            whole += size
+        else:
+            spread += size
+    n = data * fsdp
+    gradient = 2 * (data - 1) / data * spread / fsdp + 2 * (n - 1) / n * whole
+    return round(2 * (fsdp - 1) / fsdp * spread + gradient)
