@@ -1,21 +1,25 @@
-"""Devices: the same run on 1 and on 8 gives the same numbers, talks by all-reduce alone, and compiles once."""
+"""Devices: the same run on 1 and on 8, its state whole or spread, gives the same numbers, and compiles once."""
 
 import contextlib
 import functools
 import re
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from vae_jax import fitting, runs, sharding
+from vae_jax.checkpoints import Checkpoints
 from vae_jax.data.batches import read_images
 from vae_jax.distributions import standard_normal
 from vae_jax.errors import InputError
 from vae_jax.settings import override
 from vae_jax.training import make_train_step, train_steps
+from vae_jax.writers import read_metrics
 
 COLLECTIVE = re.compile(
     r"\b(all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter|ragged-all-to-all)"
@@ -32,11 +36,47 @@ def prepared(config, directory):
 
 
 def test_a_mesh_takes_the_devices_asked_for():
-    assert sharding.make_mesh().shape == {"data": 8}
-    assert sharding.make_mesh(2).shape == {"data": 2}
-    assert list(sharding.make_mesh(2).devices) == jax.devices()[:2]
-    with pytest.raises(InputError, match=r"mesh\.data: 9 given, must be at most the 8 devices here, or 0"):
-        sharding.make_mesh(9)
+    assert sharding.make_mesh().shape == {"data": 8, "fsdp": 1}
+    assert sharding.make_mesh(2).shape == {"data": 2, "fsdp": 1}
+    assert sharding.make_mesh(0, 4).shape == {"data": 2, "fsdp": 4}
+    assert sharding.make_mesh(3, 2).shape == {"data": 3, "fsdp": 2}
+    assert sharding.make_mesh(2, 4).devices.tolist() == [jax.devices()[:4], jax.devices()[4:]]  # fsdp: neighbours
+    assert set(sharding.make_mesh(2, 2).axis_types) == {AxisType.Auto}
+
+
+@pytest.mark.parametrize(
+    ("data", "fsdp", "line"),
+    [
+        (9, 1, "mesh.data: 9 given, must be at most the 8 devices here, or 0"),
+        (4, 4, "mesh.data: 4 given, must be at most 2 with mesh.fsdp 4 on the 8 devices here, or 0"),
+        (1, 9, "mesh.fsdp: 9 given, must be at most the 8 devices here"),
+        (0, 3, "mesh.fsdp: 3 given, must divide the 8 devices here, for example 2"),
+        (0, 7, "mesh.fsdp: 7 given, must divide the 8 devices here, for example 8"),
+    ],
+)
+def test_a_mesh_that_the_devices_cannot_make_is_refused(data, fsdp, line):
+    with pytest.raises(InputError) as caught:
+        sharding.make_mesh(data, fsdp)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "spec"),
+    [
+        ((784, 200), 8, PartitionSpec("fsdp")),
+        ((200, 784), 8, PartitionSpec(None, "fsdp")),  # the largest
+        ((784, 200), 5, PartitionSpec(None, "fsdp")),  # the largest that 5 divides
+        ((256, 256), 8, PartitionSpec("fsdp")),  # of equal ones the first
+        ((3, 3, 16, 32), 8, PartitionSpec(None, None, None, "fsdp")),
+        ((784, 200), 3, PartitionSpec()),  # none
+        ((784, 200), 1, PartitionSpec()),
+        ((1016,), 8, PartitionSpec()),  # small
+        ((1024,), 8, PartitionSpec("fsdp")),
+        ((), 8, PartitionSpec()),
+    ],
+)
+def test_which_dimension_is_spread(shape, size, spec):
+    assert sharding.fsdp_spec(shape, size) == spec
 
 
 @pytest.mark.parametrize(("batch_size", "nearest"), [(1, 8), (11, 8), (13, 16), (127, 128)])
@@ -57,7 +97,7 @@ def test_a_batch_is_spread_and_the_state_is_whole_on_each_device():
     assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 2, 2, 1)}
     state = jax.device_put(jnp.zeros((16,)), sharding.replicated(mesh))
     assert {shard.data.shape for shard in state.addressable_shards} == {(16,)}
-    target = sharding.abstract({"a": state}, sharding.batch_sharding(mesh))
+    target = sharding.abstract({"a": state}, {"a": sharding.batch_sharding(mesh)})
     assert target["a"] == jax.ShapeDtypeStruct((16,), jnp.float32, sharding=sharding.batch_sharding(mesh))
 
 
@@ -145,6 +185,91 @@ def test_devices_talk_by_all_reduce_alone(settings, small, tmp_path):
     state = jax.eval_shape(run.initial_state, run.key)
     found = fitting.compile_program(run).lower(state, jax.eval_shape(lambda: images), 5).compile().as_text()
     assert set(COLLECTIVE.findall(found)) == {"all-reduce"}
+
+
+# The state spread over `fsdp`.
+
+
+@pytest.fixture
+def wide(small):
+    """A run whose kernels are worth spreading."""
+    return small(
+        model__hidden=(64,), mesh__data=0, train__ema_decay=0.9, train__save_every=10, optimizer__schedule="constant",
+        optimizer__clip_norm=50.0,
+    )  # fmt: skip
+
+
+def bytes_on(state, device):
+    shards = [s for leaf in jax.tree.leaves(state) for s in leaf.addressable_shards if s.device == device]
+    return sum(shard.data.nbytes for shard in shards)
+
+
+def test_a_state_spread_over_n_devices_takes_1_nth_of_the_memory_of_each(wide, tmp_path):
+    state, weight = None, {}
+    for fsdp in (1, 2, 4, 8):
+        run, _ = runs.prepare_run(override(wide, mesh__fsdp=fsdp), tmp_path / "run")
+        state = state or jax.jit(run.initial_state)(run.key)
+        placed = jax.device_put((state.params, state.opt_state, state.ema_params), run.state_shardings[1:4])
+        weight[fsdp] = {bytes_on(placed, device) for device in jax.devices()}
+        small = sum(leaf.nbytes for leaf in jax.tree.leaves(placed) if leaf.size < sharding.SMALL)
+    (total,) = weight[1]
+    assert small < 0.1 * total
+    assert weight == {fsdp: {small + (total - small) // fsdp} for fsdp in (1, 2, 4, 8)}
+
+
+def test_a_state_that_is_spread_gives_the_same_numbers(wide, tmp_path, quick_compiler):
+    found = {}
+    for fsdp in (1, 4):
+        run, images = runs.prepare_run(override(wide, mesh__fsdp=fsdp), tmp_path / "run")
+        state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key)
+        images = sharding.place(images, sharding.replicated(run.mesh))
+        state, metrics = fitting.compile_program(run)(state, images, 5)
+        jax.tree.map(lambda leaf, sharding: chex.assert_equal(leaf.sharding, sharding), state, run.state_shardings)
+        found[fsdp] = jax.device_get((state._replace(key=()), metrics))
+    (whole, metrics_whole), (spread, metrics_spread) = found[1], found[4]
+    for name in ("loss", "bound", "reconstruction", "grad_norm"):
+        np.testing.assert_allclose(metrics_spread[name], metrics_whole[name], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(spread), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_spread_parameters_are_gathered_and_activations_are_not(wide, tmp_path, quick_compiler):
+    run, images = runs.prepare_run(override(wide, mesh__fsdp=4), tmp_path / "run")
+    state = jax.eval_shape(run.initial_state, run.key)
+    program = fitting.compile_program(run).lower(state, jax.eval_shape(lambda: images), 5).compile().as_text()
+    assert set(COLLECTIVE.findall(program)) - {"reduce-scatter"} == {"all-reduce", "all-gather"}
+    gathered = {tuple(sorted(map(int, s.split(",")))) for s in re.findall(r"= f32\[([\d,]*)\]\S* all-gather", program)}
+    spread = {tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(state.params) if leaf.size >= sharding.SMALL}
+    assert gathered == spread == {(64, 64)}  # of images of 64 pixels, by 64 units
+
+
+def test_a_run_saved_on_one_mesh_goes_on_on_another(wide, tmp_path, quick_compiler):
+    fitting.fit(*runs.prepare_run(override(wide, mesh__fsdp=4, train__steps=10), tmp_path / "run"))
+    saved = []
+    for mesh in ((2, 4), (1, 1), (2, 1), (0, 8)):
+        run, _ = runs.prepare_run(override(wide, mesh__data=mesh[0], mesh__fsdp=mesh[1]), tmp_path / "run")
+        with Checkpoints(run.directory, read_only=True) as checkpoints:
+            state = runs.restore(run, checkpoints).state
+        jax.tree.map(lambda leaf, sharding: chex.assert_equal(leaf.sharding, sharding), state, run.state_shardings)
+        saved.append(jax.device_get(state._replace(key=jax.random.key_data(state.key))))
+    for other in saved[1:]:
+        jax.tree.map(np.testing.assert_array_equal, saved[0], other)
+
+    outcome = fitting.fit(
+        *runs.prepare_run(override(wide, mesh__data=1, mesh__fsdp=2, train__steps=20), tmp_path / "run")
+    )
+    assert (outcome.resumed_from, outcome.step) == (10, 20)
+    fitting.fit(*runs.prepare_run(override(wide, train__steps=20), tmp_path / "alone"))
+    rows, alone = (read_metrics(tmp_path / name / fitting.METRICS_FILE) for name in ("run", "alone"))
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose([row[name] for row in rows], [row[name] for row in alone], rtol=1e-5)
+    opened = runs.open_run(tmp_path / "run")  # on all devices, with its own fsdp where they can
+    assert opened.mesh.shape == {"data": 4, "fsdp": 2}
+    with runs.saved_params(opened, pytest.fail) as (step, params):
+        assert step == 20
+        assert {len(leaf.devices()) for leaf in jax.tree.leaves(params)} == {8}
+        jax.tree.map(np.testing.assert_array_equal, params, runs.evaluation_params(outcome.state, opened.config))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
@@ -28,6 +29,20 @@ def test_every_block_runs(capsys):
     namespace = run_blocks(TUTORIAL.read_text(), str(TUTORIAL))
     assert namespace["mesh"].size == 8
     assert capsys.readouterr().out.count("NLL") == 2
+
+
+def test_what_scaling_prints_is_what_it_says(capsys):
+    """But for the count of operations, which another XLA may take otherwise."""
+    text = (TUTORIAL.parent / "scaling.md").read_text()
+    run_blocks(text, "scaling.md")
+    (said,) = re.findall(r"^```text\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    said, printed = (
+        [re.findall(r"[\d.]+", line.replace(",", "")) for line in t.splitlines()]
+        for t in (said, capsys.readouterr().out)
+    )
+    assert len(said) == 13
+    for line, found in zip(said, printed, strict=True):
+        np.testing.assert_allclose(np.array(line, float), np.array(found, float), rtol=0.2)
 
 
 def test_every_fence_is_a_python_block():

@@ -33,8 +33,8 @@ def make_mesh(data: int = 0, fsdp: int = 1) -> Mesh:
     if fsdp > count:
         raise InputError(f"mesh.fsdp: {fsdp} given, must be at most the {count} devices here")
     if data * fsdp > count:
-        most = f"{count // fsdp} with mesh.fsdp {fsdp} on" if fsdp > 1 else "the"
-        raise InputError(f"mesh.data: {data} given, must be at most {most} {count} devices here, or 0")
+        most = f"{count // fsdp} with mesh.fsdp {fsdp} on " if fsdp > 1 else ""
+        raise InputError(f"mesh.data: {data} given, must be at most {most}the {count} devices here, or 0")
     devices = jax.devices()[: data * fsdp]
     if len(devices) == count:  # neighbours are those that have a link
         arranged = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
@@ -121,3 +121,21 @@ def place(array: np.ndarray, sharding: NamedSharding) -> Array:
 def abstract(tree: Any, shardings: Any) -> Any:
     """The shapes and dtypes of `tree`, each to live under its sharding: the target of a restore."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def bytes_sent(params: Any, data: int, fsdp: int) -> int:
+    """Bytes that each device sends in a training step on a mesh of `data` x `fsdp` devices, by rings.
+
+    Of P bytes of parameters that are spread and Q that are whole: gathering (f-1)/f P, summing and spreading the
+    gradient (f-1)/f P, summing it over the groups 2(d-1)/d P/f, and that of the others 2(n-1)/n Q, where n = d f.
+    """
+    spread = whole = 0
+    for leaf in jax.tree.leaves(params):
+        size = leaf.size * leaf.dtype.itemsize
+        if fsdp_spec(leaf.shape, fsdp) == PartitionSpec():
+            whole += size
+        else:
+            spread += size
+    n = data * fsdp
+    gradient = 2 * (data - 1) / data * spread / fsdp + 2 * (n - 1) / n * whole
+    return round(2 * (fsdp - 1) / fsdp * spread + gradient)
