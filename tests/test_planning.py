@@ -122,20 +122,24 @@ def test_blocks_computed_again_have_the_same_gradient_and_parameters(make_run):
 
 
 @pytest.mark.usefixtures("quick_compiler")
-def test_a_plan_s_memory_is_that_of_the_program_that_trains(small, tmp_path):
-    config = small(mesh__data=8, train__batch_size=64)
+@pytest.mark.parametrize(("across", "fsdp"), [(8, 1), (2, 4)])
+def test_a_plan_s_memory_is_that_of_the_program_that_trains(small, tmp_path, across, fsdp):
+    config = small(mesh__data=across, mesh__fsdp=fsdp, train__batch_size=64, model__hidden=(64,))
     run, images = runs.prepare_run(config, tmp_path / "run")
     everywhere = sharding.replicated(run.mesh)
-    state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key)
+    state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key)
     program = fitting.compile_program(run).lower(state, jax.device_put(images, everywhere), 5).compile()
     found = program.memory_analysis()
     used = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     used += found.temp_size_in_bytes
     planned = planning.program_memory(planning.planned_run(config, run.data)[0])["total"]
     assert planned == pytest.approx(used, rel=0.01)
-    share = planning.override_run(run, mesh__data=1, train__batch_size=8)  # as a machine with one device plans it
-    share = runs.Run(share.config, run.data, Path(), sharding.make_mesh(1))
-    assert planning.program_memory(share)["total"] == pytest.approx(used, rel=0.1)
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.params))
+    assert planning.step_costs(run).state_bytes == pytest.approx(3 * held, abs=100)  # two moments; counters, a key
+    # As a machine with one row of devices plans it.
+    share = planning.override_run(run, mesh__data=1, train__batch_size=64 // across)
+    share = runs.Run(share.config, run.data, Path(), sharding.make_mesh(1, fsdp))
+    assert planning.memory_of_a_part(share)["total"] == pytest.approx(used, rel=0.1)
 
 
 def test_memory_grows_with_the_batch_and_is_never_less_than_what_is_refused(make_run):
@@ -208,9 +212,10 @@ def test_a_plan_from_the_command_line(data_dir, capsys, monkeypatch):
     )
     code, out, _ = called(capsys, *argv, "--mesh.data", 16)  # which are not here
     many = json.loads(out)
-    assert many["compiled_for"] == "one device and its share of the batch; 16 asked"
+    assert many["compiled_for"] == "1 device(s) and their share of the batch; 16 asked"
     assert many["flops_per_step"] == one["flops_per_step"]
-    assert many["memory_per_device"]["total"] == one["memory_per_device"]["total"] / 16
+    gradients = 4 * one["parameters"]
+    assert many["memory_per_device"]["total"] == one["memory_per_device"]["total"] / 16 + gradients
     assert many["largest_batch"] == 1294 // 16 * 16
 
 

@@ -154,13 +154,14 @@ def _bytes(kind: str, lengths: str) -> int:
     return math.prod(int(length) for length in lengths.split(",") if length) * max(1, bits // 8)
 
 
-def tree_bytes(tree: Any) -> int:
-    """The bytes of all arrays, or shapes, of a pytree."""
+def tree_bytes(tree: Any, *, on_device: bool = False) -> int:
+    """The bytes of all arrays, or shapes, of a pytree; or those on each device, where they have shardings."""
     import jax
 
     def size(leaf: Any) -> int:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return tree_bytes(jax.eval_shape(jax.random.key_data, leaf))
-        return leaf.size * np.dtype(leaf.dtype).itemsize
+        shape = leaf.sharding.shard_shape(leaf.shape) if on_device else leaf.shape
+        return math.prod(shape) * np.dtype(leaf.dtype).itemsize
 
     return sum(size(leaf) for leaf in jax.tree.leaves(tree))

@@ -73,12 +73,12 @@ def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, step:
 
 
 @functools.lru_cache(maxsize=4)  # so that what planning has traced is not traced again
-def compile_program(run: Run) -> Program:
-    """`many_steps`, jitted for the mesh; donates the state."""
-    program, everywhere = many_steps(run, sharding.place_batch(run.mesh)), sharding.replicated(run.mesh)
+def compile_program(run: Run, program: Program | None = None, *, donate: bool = True) -> Program:
+    """`many_steps` of a run, or another program, jitted for the mesh; donates the state."""
+    everywhere = sharding.replicated(run.mesh)
     return jax.jit(
-        program,
-        donate_argnums=0,
+        program or many_steps(run, sharding.place_batch(run.mesh)),
+        donate_argnums=0 if donate else (),
         in_shardings=(run.state_shardings, everywhere, everywhere),
         out_shardings=(run.state_shardings, everywhere),
         compiler_options=sharding.compiler_options(run.mesh),

@@ -53,7 +53,7 @@ def step_costs(run: Run) -> Costs:
         flops=costs.total_flops(costs.matrix_products(whole.jaxpr)),
         xla_flops=costs.xla_costs(whole.lower()).get("flops"),
         traffic=traffic(run),
-        state_bytes=costs.tree_bytes(state),
+        state_bytes=costs.tree_bytes(state, on_device=True),
         images_bytes=costs.tree_bytes(images),
     )
 
@@ -61,12 +61,14 @@ def step_costs(run: Run) -> Costs:
 def traffic(run: Run) -> int:
     """Bytes that a step cannot avoid moving on each device: 2 S + 2 G + 5 X / devices.
 
-    S, the training state (parameters, moments, averages), is read and written; the gradients G are written and read;
-    of the X pixels of a batch each is read as one byte and written as a float32. Activations may stay in caches.
+    S, a device's part of the training state (parameters, moments, averages), is read and written; the gradients G of
+    all parameters are written and read; of the X pixels of a batch each is read as one byte and written as a float32.
+    Activations may stay in caches.
     """
     state, _ = abstract_arguments(run)
     pixels = run.config.train.batch_size * run.image_shape[0] * run.image_shape[1] * run.image_shape[2]
-    return 2 * costs.tree_bytes(state) + 2 * costs.tree_bytes(state.params) + 5 * pixels // run.mesh.size
+    own = costs.tree_bytes(state, on_device=True)
+    return 2 * own + 2 * costs.tree_bytes(state.params) + 5 * pixels // run.mesh.size
 
 
 def override_run(run: Run, **settings: Any) -> Run:
@@ -79,14 +81,22 @@ def program_memory(run: Run) -> dict[str, int]:
     return costs.memory(traced(run).lower().compile())
 
 
+def memory_of_a_part(run: Run) -> dict[str, int]:
+    """`program_memory` where a run stands for one row of a larger mesh: a device's gradients lie there once more,
+    summed over the rows."""
+    found = program_memory(run)
+    summed = costs.tree_bytes(abstract_arguments(run)[0].params, on_device=True)
+    return found and found | {name: found[name] + summed for name in ("temporary", "total")}
+
+
 def planned_run(config: Config, data: dict[str, Any]) -> tuple[Run, int, bool]:
     """(a run to be compiled here, devices planned for, whether these are here).
 
-    Where the machine has fewer devices, the run is that of one device with its share of the batch: the program that
-    each of them would run, without the sums over devices.
+    Where the machine has fewer devices, the run is that of one row of `mesh.fsdp` devices (which must be here) with
+    its share of the batch: the program that each of them would run, without the sums over `mesh.data`.
     """
-    here = len(jax.devices())
-    devices = config.mesh.data or here
+    here, fsdp = len(jax.devices()), config.mesh.fsdp
+    devices = config.mesh.data * fsdp or here
     share = config.train.batch_size // config.train.microbatches
     if share % devices:
         raise InputError(
@@ -94,9 +104,9 @@ def planned_run(config: Config, data: dict[str, Any]) -> tuple[Run, int, bool]:
             f"each must be a multiple of the {devices} devices"
         )
     if devices <= here:
-        return Run(config, data, Path(), sharding.make_mesh(devices)), devices, True
-    part = override(config, mesh__data=1, train__batch_size=config.train.batch_size // devices)
-    return Run(part, data, Path(), sharding.make_mesh(1)), devices, False
+        return Run(config, data, Path(), sharding.make_mesh(config.mesh.data, fsdp)), devices, True
+    part = override(config, mesh__data=1, train__batch_size=config.train.batch_size // config.mesh.data)
+    return Run(part, data, Path(), sharding.make_mesh(1, fsdp)), devices, False
 
 
 def largest_batch(
@@ -161,20 +171,22 @@ def plan(config: Config, data: dict[str, Any], *, limit: int | None = None) -> d
     run, devices, here = planned_run(config, data)
     found = step_costs(run)
     limit = machine.memory_limit(devices if jax.default_backend() == "cpu" else 1) if limit is None else limit
-    used = program_memory(run)
+    memory = program_memory if here else memory_of_a_part
+    used = memory(run)
     matrix = machine.matrix_probe(run.config.model.compute_dtype).rate() * (
         machine.devices_that_add_up(run.mesh) if here else 1
     )
     bandwidth = machine.bandwidth_probe(found.traffic // 2).rate()
     parts = config.train.microbatches
-    share = 1 if here else devices
+    share = devices // run.mesh.size
 
     def memory_of(batch: int) -> int:
-        return program_memory(override_run(run, train__batch_size=batch // share)).get("total", 0)
+        return memory(override_run(run, train__batch_size=batch // share)).get("total", 0)
 
     return {
         "devices": devices,
-        "compiled_for": f"{devices} device(s)" if here else f"one device and its share of the batch; {devices} asked",
+        "compiled_for": f"{run.mesh.size} device(s)"
+        + ("" if here else f" and their share of the batch; {devices} asked"),
         "batch_size": config.train.batch_size,
         "microbatches": parts,
         "num_examples": data["num_examples"],
@@ -212,7 +224,7 @@ def at_least(run: Run) -> int:
     after the nonlinearity, until the backward half reads it. With `model.remat` it is not, and does not count.
     """
     state, images = abstract_arguments(run)
-    held = costs.tree_bytes(state) + costs.tree_bytes(images)
+    held = costs.tree_bytes(state, on_device=True) + costs.tree_bytes(images)
     if run.config.model.remat:
         return held
     put_out = sum(product.output_bytes for product in costs.matrix_products(traced(run).jaxpr))

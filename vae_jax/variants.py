@@ -44,7 +44,7 @@ def plain(name: str, run: Run, images: np.ndarray) -> Row:
 
 def _placed(run: Run, images: np.ndarray, key: jax.Array | None = None) -> tuple[Any, Any]:
     everywhere = sharding.replicated(run.mesh)
-    state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key)
+    state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key)
     if key is not None:
         state = state._replace(key=jax.device_put(key, everywhere))
     return state, jax.device_put(images, everywhere)
@@ -71,21 +71,18 @@ def _eager(name: str, run: Run, images: np.ndarray) -> Row:
 
 def _not_donated(name: str, run: Run, images: np.ndarray) -> Row:
     """The state is left as it was, and the new one lies beside it."""
-    program, everywhere = many_steps(run, sharding.place_batch(run.mesh)), sharding.replicated(run.mesh)
-    jitted = jax.jit(program, in_shardings=everywhere, out_shardings=everywhere)
-    return plain(name, run, images)._replace(call=jitted, donates=False)
+    return plain(name, run, images)._replace(call=compile_program(run, donate=False), donates=False)
 
 
 def _highest(name: str, run: Run, images: np.ndarray) -> Row:
     """Matrix products in the highest precision that the device has."""
-    program, everywhere = many_steps(run, sharding.place_batch(run.mesh)), sharding.replicated(run.mesh)
+    program = many_steps(run, sharding.place_batch(run.mesh))
 
     def precise(*arguments: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             return program(*arguments)
 
-    jitted = jax.jit(precise, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere)
-    return plain(name, run, images)._replace(call=jitted)
+    return plain(name, run, images)._replace(call=compile_program(run, precise))
 
 
 def _rbg(name: str, run: Run, images: np.ndarray) -> Row:
@@ -101,6 +98,8 @@ def _by_rows(run: Run, size: int) -> Callable[..., Any]:
     """
     if run.config.train.microbatches > 1:
         raise InputError("train.microbatches: must be 1 for a batch that is split by hand")
+    if run.config.mesh.fsdp > 1:
+        raise InputError("mesh.fsdp: must be 1 for a batch that is split by hand")
     config, rows = run.config, run.config.train.batch_size // size
     own = make_loss(run.training_model, config.objective, config.data, run.data["num_examples"])
     average = functools.partial(lax.pmean, axis_name="data")
@@ -122,12 +121,11 @@ def _by_rows(run: Run, size: int) -> Callable[..., Any]:
 
 
 def _shard_map(name: str, run: Run, images: np.ndarray) -> Row:
-    everywhere, whole = sharding.replicated(run.mesh), PartitionSpec()
+    whole = PartitionSpec()
     program = jax.shard_map(
         _by_rows(run, run.mesh.size), mesh=run.mesh, in_specs=whole, out_specs=whole, check_vma=False
     )
-    jitted = jax.jit(program, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere)
-    return plain(name, run, images)._replace(call=jitted)
+    return plain(name, run, images)._replace(call=compile_program(run, program))
 
 
 def _pmap(name: str, run: Run, images: np.ndarray) -> Row:
@@ -200,7 +198,7 @@ def make_row(name: str, base: Run, images: np.ndarray) -> Row:
         settings = {setting: tuple(value * width for width in base.config.model.hidden) if kind == "width" else value}
     run = override_run(base, **settings)
     _check_something_changes(name, base.config, run.config, settings)
-    mesh = sharding.make_mesh(run.config.mesh.data) if "mesh__data" in settings else base.mesh
+    mesh = sharding.make_mesh(run.config.mesh.data, run.config.mesh.fsdp) if "mesh__data" in settings else base.mesh
     sharding.check_batch_size(run.config.train.batch_size // run.config.train.microbatches, mesh)
     if run.config.train.batch_size > len(images):
         images = np.resize(images, (run.config.train.batch_size, *images.shape[1:]))
