@@ -94,6 +94,9 @@ def test_bfloat16_layers_leave_weights_and_densities_in_float32(network, make_ru
     params = jax.jit(lambda key: run.initial_state(key).params)(run.key)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     x = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
+    for method in ("encode", "__call__"):  # the parameters of q(z|x) and of p(x|z), not what is computed of them alone
+        density = jax.eval_shape(lambda p, m=method: run.training_model.apply({"params": p}, x, method=m), params)
+        assert {leaf.dtype for leaf in jax.tree.leaves(density)} == {jnp.dtype("float32")}
     of = lambda model: jax.jit(lambda p: sample_terms(p, jax.random.key(2), x, model=model)._replace(codes=None))  # noqa: E731
     terms = [of(model)(params) for model in (run.training_model, exact.model)]
     for ours, theirs in zip(*((t.log_px_z, t.log_pz, t.log_qz, t.kl) for t in terms), strict=True):
@@ -140,6 +143,7 @@ def test_a_plan_s_memory_is_that_of_the_program_that_trains(small, tmp_path):
     assert planning.program_memory(share)["total"] == pytest.approx(used, rel=0.1)
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_memory_grows_with_the_batch_and_is_never_less_than_what_is_refused(make_run):
     few, many = (make_run(model__hidden=(64, 32), train__batch_size=batch) for batch in (16, 192))
     parts = planning.override_run(many, train__microbatches=12)
