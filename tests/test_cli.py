@@ -248,6 +248,8 @@ def test_help_of_a_command(command, capsys):
     expected = {
         "train": "--optimizer.learning-rate",
         "sweep": "--vary",
+        "bench": "--variants",
+        "plan": "--memory",
         "data": "prepare",
         "sample": "--count",
         "interpolate": "--frames",

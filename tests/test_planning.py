@@ -27,11 +27,11 @@ def make_run(small):
     return make
 
 
-def train(run, steps=4):
-    """(metrics, parameters) after some steps on made-up images."""
+def train(run, state, steps=4):
+    """(metrics, parameters) after some steps from a state on made-up images."""
     images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
     everywhere = sharding.replicated(run.mesh)
-    state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key)
+    state = jax.device_put(jax.tree.map(jnp.copy, state), everywhere)  # donated
     state, metrics = fitting.compile_program(run)(state, jax.device_put(images, everywhere), steps)
     return jax.tree.map(lambda row: np.asarray(row)[:steps], metrics), jax.device_get(state.params)
 
@@ -51,8 +51,10 @@ def train(run, steps=4):
 )  # fmt: skip
 def test_a_batch_in_parts_gives_the_numbers_of_the_whole(devices, settings, make_run):
     settings |= {"data__binarization": "dynamic", "model__likelihood": "bernoulli", "train__batch_size": 32}
-    whole, params = train(make_run(devices, **settings))
-    parts, other = train(make_run(devices, **settings, train__microbatches=4))
+    run = make_run(devices, **settings)
+    state = jax.jit(run.initial_state)(run.key)
+    whole, params = train(run, state)
+    parts, other = train(planning.override_run(run, train__microbatches=4), state)
     assert set(parts) == set(whole)
     for name in whole:
         np.testing.assert_allclose(parts[name], whole[name], rtol=2e-6, err_msg=name)
@@ -89,9 +91,12 @@ def test_a_part_must_be_spread_over_the_devices(small, tmp_path):
 def test_bfloat16_layers_leave_weights_and_densities_in_float32(network, make_run):
     how = {"mlp": {}, "tied": {"model__tied": True}, "residual": {"model__network": "residual"}}[network]
     exact, run = make_run(**how), make_run(**how, model__compute_dtype="bfloat16")
-    params = run.initial_state(run.key).params
+    params = jax.jit(lambda key: run.initial_state(key).params)(run.key)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     x = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
+    for method in ("encode", "__call__"):  # the parameters of q(z|x) and of p(x|z), not what is computed of them alone
+        density = jax.eval_shape(lambda p, m=method: run.training_model.apply({"params": p}, x, method=m), params)
+        assert {leaf.dtype for leaf in jax.tree.leaves(density)} == {jnp.dtype("float32")}
     of = lambda model: jax.jit(lambda p: sample_terms(p, jax.random.key(2), x, model=model)._replace(codes=None))  # noqa: E731
     terms = [of(model)(params) for model in (run.training_model, exact.model)]
     for ours, theirs in zip(*((t.log_px_z, t.log_pz, t.log_qz, t.kl) for t in terms), strict=True):
@@ -104,9 +109,9 @@ def test_bfloat16_layers_leave_weights_and_densities_in_float32(network, make_ru
 
 @pytest.mark.usefixtures("quick_compiler")
 def test_blocks_computed_again_have_the_same_gradient_and_parameters(make_run):
-    how = {"model__network": "residual", "model__hidden": (4, 4), "model__blocks": 2}
+    how = {"model__network": "residual", "model__hidden": (2, 4)}
     kept, again = make_run(**how), make_run(**how, model__remat=True)
-    params = kept.initial_state(kept.key).params
+    params = jax.jit(lambda key: kept.initial_state(key).params)(kept.key)
     x, key = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1)), jax.random.key(2)
     params = jax.tree.map(lambda leaf: leaf + 0.01, params)  # a new block is the identity
     of = lambda run: jax.jit(jax.grad(lambda p: jnp.sum(sample_terms(p, key, x, model=run.training_model).log_px_z)))  # noqa: E731
@@ -142,6 +147,7 @@ def test_a_plan_s_memory_is_that_of_the_program_that_trains(small, tmp_path, acr
     assert planning.memory_of_a_part(share)["total"] == pytest.approx(used, rel=0.1)
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_memory_grows_with_the_batch_and_is_never_less_than_what_is_refused(make_run):
     few, many = (make_run(model__hidden=(64, 32), train__batch_size=batch) for batch in (16, 192))
     parts = planning.override_run(many, train__microbatches=12)

@@ -128,7 +128,8 @@ def _draw_roofline(axes: Any, rows: Sequence[Mapping[str, Any]], rates: Mapping[
     """Work per byte of unavoidable traffic, and work per second, under what the machine was measured to do."""
     intensity = np.array([row["flops"] / row["traffic_bytes"] for row in rows])
     reached = np.array([row["flops"] / row["seconds_per_step"]["median"] for row in rows])
-    x = np.geomspace(intensity.min() / 4, max(intensity.max(), rates["float32"] / rates["bandwidth"]) * 4, 200)
+    ridges = [rates[name] / rates["bandwidth"] for name in ("float32", "bfloat16")]
+    x = np.geomspace(min(*intensity, *ridges) / 4, max(*intensity, *ridges) * 4, 200)
     for name, color in (("float32", "C0"), ("bfloat16", "C2")):
         axes.loglog(x, np.minimum(rates[name], rates["bandwidth"] * x) / 1e9, color=color, label=f"roof, {name}")
     axes.loglog(intensity, reached / 1e9, "o", color="C3", markersize=4)
