@@ -52,9 +52,7 @@ class Run:
     data: dict[str, Any]  # fingerprint, num_examples and image_shape of the training images
     directory: Path
     mesh: Any
-    changes: tuple[
-        dict[str, Any], ...
-    ] = ()  # what was allowed to change on the way: setting, from, to, and from which step
+    changes: tuple[dict[str, Any], ...] = ()  # allowed ones: setting, from, to and, once it goes on, from which step
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -236,8 +234,8 @@ def changes_told(run: Run, step: int) -> list[str]:
 
 
 def write_config(run: Run, *, first_step: int = 0) -> None:
-    """Writes the run's config.json, creating its directory; what was allowed to change does so at `first_step`."""
-    changes = [{"step": first_step} | change for change in run.changes]
+    """Writes the run's config.json, creating its directory; what may change does so at `first_step`, or has before."""
+    changes = [change | {"step": min(first_step, change.get("step", first_step))} for change in run.changes]
     content = {"config": dataclasses.asdict(run.config), "data": run.data}
     write_json(run.directory / CONFIG_FILE, content | ({"changes": changes} if changes else {}))
 
