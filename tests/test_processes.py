@@ -133,7 +133,7 @@ def test_a_port_that_is_taken_is_told():
 def test_a_process_alone_agrees_with_itself():
     asked = bool
     assert processes.agreed(asked) is asked
-    assert processes.together(lambda: 3) == processes.by_first(lambda: 3) == 3
+    assert processes.together(lambda: 3) == processes.by_first(lambda: 3) == processes.from_first(lambda: 3) == 3
     processes.agree({"seed": 0})
 
 
@@ -208,6 +208,7 @@ told(lambda: processes.together(lambda: fail(1)))
 told(lambda: processes.together(lambda: fail(0, 1)))
 told(lambda: processes.by_first(lambda: fail(1)))
 told(lambda: processes.by_first(lambda: fail(0)))
+told(lambda: processes.from_first(lambda: {"mine": rank}))
 told(lambda: processes.agree({"seed": 0, "data.name": "digits"}))
 told(lambda: processes.agree({"seed": 0, "data.fingerprint": f"f{rank}"}))
 told(lambda: processes.agree({"seed": 0} | ({"mesh.fsdp": 2} if rank else {})))
@@ -225,7 +226,7 @@ def test_what_two_processes_tell_each_other():
     assert [process.returncode for process in both] == [0, 0], err_zero + err_one
     same = [
         "StorageError: process 1: disk on fire", "StorageError: disk on fire",
-        "StorageError: process 0: disk on fire", None,
+        "StorageError: process 0: disk on fire", {"mine": 0}, None,
         "InputError: data.fingerprint: f0 in process 0, f1 in process 1; all processes must be given the same",
         "InputError: mesh.fsdp: None in process 0, 2 in process 1; all processes must be given the same",
         [False, False, True, False, True],
