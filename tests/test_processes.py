@@ -24,7 +24,8 @@ from vae_jax.settings import override
 from vae_jax.writers import read_metrics
 
 HERE = Path(__file__).parents[1]
-HEARTBEAT = 4  # seconds
+HEARTBEAT = 10  # seconds
+PATIENCE = 240  # seconds, on a machine with other work
 UNDER_WAY = "*.orbax-checkpoint-tmp*"
 
 
@@ -133,7 +134,7 @@ def test_a_port_that_is_taken_is_told():
 def test_a_process_alone_agrees_with_itself():
     asked = bool
     assert processes.agreed(asked) is asked
-    assert processes.together(lambda: 3) == processes.by_first(lambda: 3) == 3
+    assert processes.together(lambda: 3) == processes.by_first(lambda: 3) == processes.from_first(lambda: 3) == 3
     processes.agree({"seed": 0})
 
 
@@ -147,7 +148,7 @@ def start(rank, port, *command, **kwargs):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }  # fmt: skip
     join = ["--distributed.coordinator", f"localhost:{port}", "--distributed.num-processes", "2"]
-    join += ["--distributed.process-id", str(rank), "--distributed.initialization-timeout", "60"]
+    join += ["--distributed.process-id", str(rank), "--distributed.initialization-timeout", str(PATIENCE)]
     join += ["--distributed.heartbeat-timeout", str(HEARTBEAT), "--distributed.shutdown-timeout", "10"]
     return subprocess.Popen(
         [sys.executable, *command, *join],
@@ -168,7 +169,7 @@ def pair(*command, rank=lambda rank: {}):
             process.communicate()
 
 
-def ends(both, timeout=60):
+def ends(both, timeout=PATIENCE):
     """[(exit code, last line of stdout, last line of stderr)] of both."""
     found = []
     for process in both:
@@ -208,6 +209,7 @@ told(lambda: processes.together(lambda: fail(1)))
 told(lambda: processes.together(lambda: fail(0, 1)))
 told(lambda: processes.by_first(lambda: fail(1)))
 told(lambda: processes.by_first(lambda: fail(0)))
+told(lambda: processes.from_first(lambda: {"mine": rank}))
 told(lambda: processes.agree({"seed": 0, "data.name": "digits"}))
 told(lambda: processes.agree({"seed": 0, "data.fingerprint": f"f{rank}"}))
 told(lambda: processes.agree({"seed": 0} | ({"mesh.fsdp": 2} if rank else {})))
@@ -220,12 +222,12 @@ print(said)
 
 def test_what_two_processes_tell_each_other():
     with pair("-c", AGREE) as both:
-        found = [process.communicate(timeout=60) for process in both]
+        found = [process.communicate(timeout=PATIENCE) for process in both]
     (zero, err_zero), (one, err_one) = found
     assert [process.returncode for process in both] == [0, 0], err_zero + err_one
     same = [
         "StorageError: process 1: disk on fire", "StorageError: disk on fire",
-        "StorageError: process 0: disk on fire", None,
+        "StorageError: process 0: disk on fire", {"mine": 0}, None,
         "InputError: data.fingerprint: f0 in process 0, f1 in process 1; all processes must be given the same",
         "InputError: mesh.fsdp: None in process 0, 2 in process 1; all processes must be given the same",
         [False, False, True, False, True],
@@ -257,11 +259,11 @@ def command(config, directory, cache):
 
 
 def wait_for(condition, both):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         assert [process.poll() for process in both] == [None, None], ends(both)
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def rows_of(directory):
@@ -301,7 +303,7 @@ def test_two_processes_are_one_run_and_one_of_them_stops_both(endless, cache, tm
 
 
 @pytest.mark.fault
-def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(endless, cache, tmp_path, quick_compiler):
+def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(endless, cache, tmp_path):
     """In a step; then, gone on with past a file that is damaged and that process 1 alone reads, in a save."""
     saves = tmp_path / "run" / "checkpoints"
     argv = command(override(endless, mesh__fsdp=2), tmp_path / "run", cache)
@@ -325,8 +327,9 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(endless, ca
     killed(0, lambda: steps()[-1] > before and (saves / f"damaged-{newest}").exists() and any(saves.glob(UNDER_WAY)))
     reached = steps()[-1]
     assert reached > before
-    outcome = fit(override(endless, mesh__data=1, train__steps=reached + 5, train__save_every=5), tmp_path / "run")
-    assert outcome.resumed_from == reached
+    with Checkpoints(tmp_path / "run") as found:
+        restored = runs.restore(runs.open_run(tmp_path / "run"), found)
+    assert (restored.step, restored.notes) == (reached, [])
     assert not any(saves.glob(UNDER_WAY))
 
 

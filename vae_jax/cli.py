@@ -68,7 +68,10 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             saved = "saved" if outcome.step else "nothing to save yet"
             _say(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command goes on")
             return result
-        if not outcome.trained_steps and (earlier := _earlier_evaluation(run, outcome.step)) is not None:
+        if (
+            not outcome.trained_steps
+            and (earlier := processes.from_first(lambda: _earlier_evaluation(run, outcome.step))) is not None
+        ):
             _say(f"all {outcome.step} steps are done ({outcome.status}); these are its results")
             return result | earlier
         params = runs.evaluation_params(outcome.state, config)

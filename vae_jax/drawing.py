@@ -1,6 +1,7 @@
 """From a model and images to the arrays that people look at, and to the figures of a run."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax import figures, sharding
+from vae_jax import figures, processes, sharding
 from vae_jax.chains import MarkovChain
 from vae_jax.data.batches import read_images
 from vae_jax.evaluation import evaluate_examples, padded_batches
@@ -85,27 +86,24 @@ def pictures(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[s
 
 def draw_samples(run: Run, params: Params, *, key: Array, count: int = 100) -> Path:
     """figures/samples.png: decodings of codes from the prior; the decoder alone generates."""
-    path = _path(run, "samples")
-    figures.samples(path, decode_images(run, params, prior_codes(run, params, key, count)))
-    return path
+    images = decode_images(run, params, prior_codes(run, params, key, count))
+    return _draw(run, "samples", lambda path: figures.samples(path, images))
 
 
 def draw_reconstructions(run: Run, params: Params, images: np.ndarray, *, key: Array) -> Path:
     """figures/reconstructions.png: what the model saw of each image, and the decoding of its posterior's mean."""
     codes = encode_images(run, params, key, images)
-    path = _path(run, "reconstructions")
-    figures.reconstructions(path, codes["seen"], decode_images(run, params, codes["mean"]))
-    return path
+    decoded = decode_images(run, params, codes["mean"])
+    return _draw(run, "reconstructions", lambda path: figures.reconstructions(path, codes["seen"], decoded))
 
 
 def draw_interpolations(run: Run, params: Params, images: np.ndarray, *, key: Array, frames: int = 11) -> Path:
     """figures/interpolations.png: from each image of the first half to its partner in the second, through the codes."""
     pairs = len(images) // 2
     codes = encode_images(run, params, key, images[: 2 * pairs])
-    paths = straight_paths(codes["mean"][:pairs], codes["mean"][pairs:], frames)
-    path = _path(run, "interpolations")
-    figures.interpolations(path, codes["seen"][:pairs], decode_images(run, params, paths), codes["seen"][pairs:])
-    return path
+    decoded = decode_images(run, params, straight_paths(codes["mean"][:pairs], codes["mean"][pairs:], frames))
+    left, right = codes["seen"][:pairs], codes["seen"][pairs:]
+    return _draw(run, "interpolations", lambda path: figures.interpolations(path, left, decoded, right))
 
 
 def draw_traversals(run: Run, params: Params, images: np.ndarray, *, key: Array) -> Path:
@@ -121,26 +119,23 @@ def draw_traversals(run: Run, params: Params, images: np.ndarray, *, key: Array)
     z = np.tile(codes["mean"][0], (len(chosen), len(values), 1))
     for row, latent in enumerate(chosen):
         z[row, :, latent] = values
-    path = _path(run, "traversals")
     labels = [f"z{latent + 1}, var {variance[latent]:.2f}" for latent in chosen]
-    figures.traversals(path, decode_images(run, params, z), labels, values)
-    return path
+    decoded = decode_images(run, params, z)
+    return _draw(run, "traversals", lambda path: figures.traversals(path, decoded, labels, values))
 
 
 def draw_manifold(run: Run, params: Params, *, side: int = 20) -> Path:
     """figures/manifold.png: a 2-d latent space decoded at the prior's quantiles, equal shares of its mass apart."""
     values = np.asarray(jax.scipy.special.ndtri((np.arange(side) + 0.5) / side))
     z = np.stack(np.meshgrid(values, values), axis=-1)  # [i, j] = (values[j], values[i])
-    path = _path(run, "manifold")
-    figures.manifold(path, decode_images(run, params, z), values)
-    return path
+    decoded = decode_images(run, params, z)
+    return _draw(run, "manifold", lambda path: figures.manifold(path, decoded, values))
 
 
 def draw_curves(run: Run) -> Path:
     """figures/curves.png: the rows of metrics.jsonl against the step."""
-    path = _path(run, "curves")
-    figures.curves(path, read_metrics(run.directory / "metrics.jsonl"), title=str(run.directory.name))
-    return path
+    metrics, title = run.directory / "metrics.jsonl", str(run.directory.name)
+    return _draw(run, "curves", lambda path: figures.curves(path, read_metrics(metrics), title=title))
 
 
 def draw_all(run: Run, params: Params) -> list[Path]:
@@ -160,5 +155,8 @@ def draw_all(run: Run, params: Params) -> list[Path]:
     return drawn
 
 
-def _path(run: Run, name: str) -> Path:
-    return run.directory / "figures" / f"{name}.png"
+def _draw(run: Run, name: str, draw: Callable[[Path], None]) -> Path:
+    """Lets the first process draw figures/NAME.png; what it shows has been computed by all."""
+    path = run.directory / "figures" / f"{name}.png"
+    processes.by_first(lambda: draw(path))
+    return path

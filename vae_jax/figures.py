@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_jax import processes
 from vae_jax.errors import StorageError
 
 _BACKGROUND = 255
@@ -88,10 +87,7 @@ def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
 
 
 def _write(path: str | os.PathLike, data: bytes) -> None:
-    processes.by_first(lambda: _write_file(Path(path), data))  # of several processes, for all
-
-
-def _write_file(path: Path, data: bytes) -> None:
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -183,11 +183,12 @@ class Recorder:
         self.max_skips = self.config.max_skips if self.config.nonfinite == "skip" else 0
         self.unread: tuple[int, int, Metrics] | None = None  # (first step, number of steps, metrics)
         self.validation: tuple[Any, np.ndarray] | None = None
-        self.history = [_bound(row["validation_bound"]) for row in self._kept_rows() if "validation_bound" in row]
+        self.history = processes.from_first(self._kept_bounds)
 
-    def _kept_rows(self) -> list[dict[str, Any]]:
+    def _kept_bounds(self) -> list[float]:
         path = self.run.directory / METRICS_FILE
-        return [row for row in read_metrics(path) if row["step"] <= self.step] if path.exists() else []
+        rows = [row for row in read_metrics(path) if row["step"] <= self.step] if path.exists() else []
+        return [_bound(row["validation_bound"]) for row in rows if "validation_bound" in row]
 
     @contextlib.contextmanager
     def writing(self, progress: Progress) -> Iterator[None]:

@@ -37,8 +37,6 @@ def join(
     of the kind, and for `num_processes` = 1, the process stays alone. Raises InputError in all processes that are there
     if a flag cannot be used, if one of them does not start in time, or if they have unequal numbers of devices.
     """
-    import jax
-
     _check(coordinator, num_processes, process_id)
     times = {"initialization": initialization_timeout, "heartbeat": heartbeat_timeout, "shutdown": shutdown_timeout}
     for name, seconds in times.items():
@@ -48,6 +46,8 @@ def join(
         return
     if coordinator is not None:
         _meet(coordinator, num_processes, process_id, initialization_timeout)
+    import jax
+
     try:
         jax.distributed.initialize(
             coordinator,
@@ -203,6 +203,13 @@ def together(action: Callable[[], T], *, expected: type[Exception] = VaeJaxError
 def by_first(action: Callable[[], T]) -> T | None:
     """What `action` returns, done by the first process for all (None in the others); raises in all what it raises."""
     return together(lambda: action() if is_first() else None)
+
+
+def from_first(action: Callable[[], T]) -> T:
+    """What `action` returns in the first process, in all, as JSON holds it: for files that others may see later."""
+    if is_alone():
+        return action()
+    return json.loads(_exchange(by_first(lambda: json.dumps(action())) or "")[0])
 
 
 def agree(facts: Mapping[str, Any]) -> None:
