@@ -36,8 +36,9 @@ DIR hold all cells that are found there, of this command and of earlier ones. Th
 interruption, at most 90,000 steps back in the full schedule, and trains and evaluates nothing twice; more `--seeds` add
 to those that are done. Seconds are those of training, over all processes that worked on a cell and for all its seeds.
 
-Time: docs/performance.md has the steps a second of the first cell; the evaluation of one model takes about 3 minutes on
-two cores. Numbers: none yet.
+Time: the full schedule of the first cell with one seed, on one core of an AMD EPYC with AVX-512 beside other programs,
+made its first 2,676,000 steps in 1,511 s; the whole is yet to be run. The evaluation of one model takes about 3 minutes
+on two cores. Numbers: none yet.
 """
 
 import argparse

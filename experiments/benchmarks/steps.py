@@ -22,6 +22,12 @@ all threads took, which others disturb less; a row's ratio is its processor time
 by round: above 1, undoing it makes the step slower. All numbers are medians over the rounds.
 
 Prints a table, and last one line of JSON.
+
+Numbers of 2026-11-24, ratios (one core of an AMD EPYC with AVX-512, many other programs beside, Python 3.11.7, jax
+0.10.2, `--rounds 7 --steps 500`; steps a second of a quiet machine: not run):
+
+    optax Adam 1.111    optax norm 1.196    half vectors 1.147    all three 1.667
+    no draw    1.027    constant rate 0.982    SGD 0.848
 """
 
 import argparse
