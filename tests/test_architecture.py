@@ -37,6 +37,7 @@ LAYERS = (
     ("variants",),
     ("benchmarking", "reporting", "sweeping"),
     ("arguments",),
+    ("commands",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

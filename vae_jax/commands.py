@@ -1,0 +1,334 @@
+"""What each command of `vae-jax` does: it reads its arguments, calls the library, and returns its results."""
+
+import dataclasses
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vae_jax import processes
+from vae_jax.arguments import (
+    Encode,
+    Evaluate,
+    Interpolate,
+    Reconstruct,
+    Sample,
+    parse_bench,
+    parse_on_run,
+    parse_plan,
+    parse_sweep,
+    parse_train,
+    require_positive,
+)
+from vae_jax.errors import InputError
+from vae_jax.signals import stop_on_signals
+
+# Heavy imports (jax, flax, orbax, ...) stand inside the commands, so that `--help` and a typing error answer at once.
+
+
+def train(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax train`: fits, evaluates, draws."""
+    asked, config = parse_train(argv)
+    directory = Path(asked.workdir or f"runs/{asked.preset}")
+    _use_compilation_cache(asked.compilation_cache)
+    start = time.perf_counter()
+    processes.join(**dataclasses.asdict(asked.distributed))
+    with stop_on_signals() as received:
+        from vae_jax import drawing, fitting, planning, runs
+
+        stop = processes.agreed(received)
+        allowed = [path.replace("-", "_") for path in asked.allow_change]  # as settings and as their flags are written
+        profile = None if asked.profile is None else Path(asked.profile)
+
+        def prepare() -> tuple[runs.Run, Any]:  # what is wrong is refused now, not after the training
+            run, images = runs.prepare_run(config, directory, allow_change=allowed)
+            run.images("test")
+            if profile is not None:
+                runs.check_writable(profile, "--profile")
+            planning.check_memory(run)
+            return run, images
+
+        run, images = processes.together(prepare)
+        _say(_describe(run, len(images)))
+        outcome = fitting.fit(run, images, stop=stop, profile=profile)
+        trained = time.perf_counter() - start
+        result: dict[str, Any] = {
+            "workdir": str(directory), "status": outcome.status, "step": outcome.step, "seed": config.seed,
+        }  # fmt: skip
+        if outcome.status == "interrupted":
+            saved = "saved" if outcome.step else "nothing to save yet"
+            _say(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command goes on")
+            return result
+        if (
+            not outcome.trained_steps
+            and (earlier := processes.from_first(lambda: _earlier_evaluation(run, outcome.step))) is not None
+        ):
+            _say(f"all {outcome.step} steps are done ({outcome.status}); these are its results")
+            return result | earlier
+        params = runs.evaluation_params(outcome.state, config)
+        try:
+            evaluation = _evaluate(run, params, split="test", stop=stop)
+        except _Interrupted:
+            _say("interrupted in the evaluation, after the training; the same command evaluates again")
+            return result | {"status": "interrupted"}
+        runs.write_json(run.directory / runs.EVALUATION_FILE, {"step": outcome.step, **evaluation})
+        drawn = drawing.draw_all(run, params)
+        result |= {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
+        _say("drawn: " + ", ".join(str(path) for path in drawn))
+        return result | evaluation
+
+
+def sweep(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax sweep`: fits many models side by side, evaluates each, and compares them."""
+    asked, config, varied = parse_sweep(argv)
+    directory = Path(asked.workdir or f"runs/sweep-{asked.preset}")
+    _use_compilation_cache(asked.compilation_cache)
+    start = time.perf_counter()
+    from vae_jax import figures, runs, sweeping
+
+    members = sweeping.members(config, varied)
+    parts = sweeping.groups(members)
+    _say(f"{len(members)} members, {len(parts)} program(s), one after another; {directory}")
+    with stop_on_signals() as stop:
+        trained = {}
+        for group in parts:
+            found = sweeping.fit_group(group, directory, stop=stop)
+            if found is None:
+                _say("interrupted, saved; the same command goes on")
+                return {"workdir": str(directory), "status": "interrupted"}
+            trained |= dict(zip([member.name for member in group], found, strict=True))
+        train_seconds = time.perf_counter() - start
+    # Signals end the process from here on: all is saved.
+    results = sweeping.judge([trained[member.name] for member in members])
+    summary = sweeping.summarise(members, results)
+    text = sweeping.markdown(summary)
+    rows = [member.varied | result for member, result in zip(members, results, strict=True)]
+    runs.write_json(directory / "sweep.json", {"members": rows, "summary": summary})
+    runs.write_file(directory / "sweep.md", lambda file: file.write(text.encode()))
+    figures.rate_distortion(directory / "sweep.png", summary)
+    _say(text.rstrip())
+    return {
+        "workdir": str(directory), "status": "done", "members": len(members), "programs": len(parts),
+        "failed": [member.name for member, result in zip(members, results, strict=True) if "failure" in result],
+        "train_seconds": round(train_seconds, 2), "seconds": round(time.perf_counter() - start, 2),
+        "summary": summary,
+    }  # fmt: skip
+
+
+def bench(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax bench`: measures a model's step beside variants of it; or compares two measurements."""
+    asked, config = parse_bench(argv)
+    from vae_jax import benchmarking, reporting, runs, settings, variants
+
+    if asked.compare:
+        before, after = map(benchmarking.read_report, asked.compare)
+        found = benchmarking.compare(before, after)
+        reporting.print_comparison(found, sys.stderr)
+        return {"before": asked.compare[0], "after": asked.compare[1], "rows": found}
+    names = list(variants.DEFAULT) if asked.variants is None else [n for n in asked.variants.split(",") if n]
+    variants.check_names(names)
+    directory = Path(asked.workdir or f"runs/bench-{asked.preset}")
+    profile = None if asked.profile is None else Path(asked.profile)
+    if profile is not None:
+        runs.check_writable(profile, "--profile")
+    unit = config.train.log_every
+    config = settings.override(config, train__evaluate_every=0, train__save_every=unit, train__patience=0)
+    run, images = runs.prepare_run(config, directory)
+    report = benchmarking.bench(run, images, names, rounds=asked.rounds, say=_say, profile=profile)
+    runs.write_json(directory / "bench.json", report)
+    reporting.draw(directory / "bench.png", report)
+    reporting.print_report(report, sys.stderr)
+    return {"report": str(directory / "bench.json"), "figure": str(directory / "bench.png")} | report
+
+
+def plan(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax plan`: what a training costs, before it runs."""
+    asked, config = parse_plan(argv)
+    from vae_jax import planning, reporting, runs
+
+    limit = None if asked.memory is None else round(asked.memory * reporting.GIB)
+    result = planning.plan(config, runs.describe(runs.load_images(config, "train")), limit=limit)
+    reporting.print_plan(result, sys.stderr)
+    return result
+
+
+def evaluate(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax evaluate RUN`."""
+    directory, asked = parse_on_run("evaluate", Evaluate, argv)
+    from vae_jax import runs, settings
+
+    run = runs.open_run(directory)
+    changes = {
+        f"evaluation__{name}": value
+        for name in ("num_samples", "chunk", "batch_size")
+        if (value := getattr(asked, name)) is not None
+    }
+    run = dataclasses.replace(run, config=settings.override(run.config, **changes))
+    with runs.saved_params(run, _say) as (step, params):
+        return {"workdir": str(directory), "step": step} | _evaluate(run, params, split=asked.split)
+
+
+def sample(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax sample RUN`."""
+    directory, asked = parse_on_run("sample", Sample, argv)
+    require_positive(count=asked.count)
+    if not 0 <= asked.seed < 2**32:
+        raise InputError(f"--seed: {asked.seed} given, must be at least 0 and less than 2^32")
+    import jax
+    import numpy as np
+
+    from vae_jax import drawing, figures, runs
+
+    run = runs.open_run(directory)
+    with runs.saved_params(run, _say) as (step, params):
+        codes = drawing.prior_codes(run, params, jax.random.key(asked.seed), asked.count)
+        images = drawing.decode_images(run, params, codes)
+    figure, array = run.directory / "figures" / "samples.png", run.directory / "samples.npy"
+    figures.samples(figure, images)
+    pixels = np.rint(images * 255).astype(np.uint8)
+    runs.write_file(array, lambda file: np.save(file, pixels, allow_pickle=False))
+    return {"workdir": str(directory), "step": step, "figure": str(figure), "images": str(array)}
+
+
+def reconstruct(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax reconstruct RUN`."""
+    directory, asked = parse_on_run("reconstruct", Reconstruct, argv)
+    require_positive(count=asked.count)
+    from vae_jax import drawing
+
+    return _draw_from_images(directory, asked.split, asked.count, drawing.draw_reconstructions)
+
+
+def interpolate(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax interpolate RUN`."""
+    directory, asked = parse_on_run("interpolate", Interpolate, argv)
+    require_positive(pairs=asked.pairs)
+    if asked.frames < 2:
+        raise InputError(f"--frames: {asked.frames} given, must be 2 or more: both ends are among them")
+    from vae_jax import drawing
+
+    draw = functools.partial(drawing.draw_interpolations, frames=asked.frames)
+    return _draw_from_images(directory, asked.split, 2 * asked.pairs, draw)
+
+
+def encode(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax encode RUN`."""
+    directory, asked = parse_on_run("encode", Encode, argv)
+    import numpy as np
+
+    from vae_jax import drawing, runs
+
+    run = runs.open_run(directory)
+    images = run.images(asked.split)
+    with runs.saved_params(run, _say) as (step, params):
+        codes = drawing.encode_images(run, params, runs.evaluation_key(run, asked.split), images)
+    path = run.directory / f"codes-{asked.split}.npz"
+    runs.write_file(path, lambda file: np.savez(file, mean=codes["mean"], scale=codes["scale"]))
+    return {"workdir": str(directory), "step": step, "codes": str(path), "num_examples": len(images)}
+
+
+def data(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax data list` and `vae-jax data prepare NAME [--from DIR]`."""
+    import argparse
+
+    from vae_jax import data as library
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> None:
+            raise InputError(message)
+
+    parser = Parser(prog="vae-jax data", description="List data sets, or prepare one on disk without TensorFlow.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,prepare}")
+    for name, text in (("list", "the data sets at hand"), ("prepare", "prepare a data set")):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--data-dir", help="where data sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets")
+    command.add_argument("name", help="mnist; or digits, moons, moons_gap, moons_full_half, which first use makes too")
+    command.add_argument("--from", dest="source", metavar="DIR", help="take the official archives from DIR")
+    asked = parser.parse_args(argv)
+    if asked.command == "prepare":
+        return library.prepare(asked.name, source=asked.source, data_dir=asked.data_dir)
+    found = library.available(asked.data_dir)
+    for entry in found:
+        _say("  ".join(f"{name} {value}" for name, value in entry.items()))
+    return {"datasets": found}
+
+
+def _draw_from_images(directory: Path, split: str, count: int, draw: Callable[..., Path]) -> dict[str, Any]:
+    from vae_jax import runs
+
+    run = runs.open_run(directory)
+    images = run.images(split)
+    if count > len(images):
+        raise InputError(f"{count} images asked for, must be at most the {len(images)} of the split {split}")
+    with runs.saved_params(run, _say) as (step, params):
+        path = draw(run, params, images[:count], key=runs.evaluation_key(run, split))
+    return {"workdir": str(directory), "step": step, "figure": str(path)}
+
+
+class _Interrupted(Exception):
+    """A signal has come in the middle of an evaluation."""
+
+
+def _evaluate(run: Any, params: Any, *, split: str, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    from vae_jax import runs
+
+    start = last = time.perf_counter()
+
+    def say(done: int, total: int) -> None:
+        nonlocal last
+        if stop() and done < total:
+            raise _Interrupted
+        if time.perf_counter() - last > 10:
+            last = time.perf_counter()
+            left = (last - start) / done * (total - done)
+            _say(f"NLL: {done} of {total} images, {left:.0f} s left")
+
+    result = runs.evaluate(run, params, split=split, say=say)
+    for reason in dict.fromkeys(result["undefined"].values()):
+        names = ", ".join(name for name, why in result["undefined"].items() if why == reason)
+        _say(f"no {names}: {reason}")
+    return result | {"evaluation_seconds": round(time.perf_counter() - start, 2)}
+
+
+def _earlier_evaluation(run: Any, step: int) -> dict[str, Any] | None:
+    """The evaluation.json of the run, if it is of this step."""
+    import json
+
+    from vae_jax.runs import EVALUATION_FILE
+
+    try:
+        earlier = json.loads((run.directory / EVALUATION_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return earlier if earlier.get("step") == step else None
+
+
+def _describe(run: Any, num_images: int) -> str:
+    import jax
+
+    shapes = jax.eval_shape(run.initial_state, run.key).params
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    height, width, channels = run.image_shape
+    return (
+        f"{run.config.data.name}: {num_images} images of {height}x{width}x{channels}; "
+        f"{run.config.model.network} with {count:,} parameters and {run.config.model.latent_dim} latents; "
+        f"{run.config.objective.name}; {run.mesh.size} {jax.devices()[0].device_kind} device(s); {run.directory}"
+    )
+
+
+def _use_compilation_cache(folder: str | None) -> None:
+    """Lets JAX keep compiled programs, so that the next start of the same program need not compile it."""
+    if folder is None or folder == "None":
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _say(line: str) -> None:
+    if processes.is_first():
+        print(line, file=sys.stderr, flush=True)
