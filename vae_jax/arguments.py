@@ -180,8 +180,6 @@ def parse_sweep(argv: Sequence[str]) -> tuple[Sweep, Config, dict[str, list[Any]
     _check_preset(preset)
     defaults = Sweep(**_sections(PRESETS[preset or "digits"]), preset=preset or "digits")
     asked = _parse("sweep", Sweep, argv, defaults)
-    if asked.profile is not None:
-        raise InputError("--profile: for train and bench; a sweep has none")
     varied = {}
     for word in asked.vary:
         path, equals, values = word.partition("=")
