@@ -275,7 +275,6 @@ def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypat
         (["--rounds", "0"], ["--rounds: 0 given"]),
         (["--preset", "mnits"], ["--preset: mnits given", "did you mean 'mnist'?"]),
         (["--train.batch-size", "21", "--mesh.data", "8"], ["train.batch_size: 21 given", "multiple of the 8 devices"]),
-        (["--profile", "/proc/nonexistent"], ["--profile: /proc/nonexistent given"]),
         (["--compare", "a.json"], ["--compare: 1 file(s) given, must be two"]),
         (["--compare", "a.json", "b.json"], ["--compare: a.json cannot be read"]),
         (["--compare", "other.json", "other.json"], ["--compare: other.json given, must be a bench.json"]),
@@ -288,6 +287,13 @@ def test_bench_refuses(flags, words, data_dir, tmp_path, monkeypatch, capsys):
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
     assert all(word in err for word in words), err
     assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
+
+
+def test_a_profile_that_cannot_be_written_is_refused(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = called(capsys, "bench", "--data.data-dir", data_dir, "--profile", "/proc/nonexistent")
+    assert (code, out, list(tmp_path.iterdir())) == (5, "", [])
+    assert err.startswith("vae-jax: --profile: /proc/nonexistent cannot be made or written to")
 
 
 def test_the_program_that_is_measured_is_the_one_that_trains(make_run):
