@@ -22,6 +22,29 @@ Mean ± standard deviation over three seeds. The classifier never sees threshold
 
 Results go to DIR (runs/gan_comparison): gan_comparison.png, gan_comparison.md, gan_comparison.json, and the pictures
 of each trained model. The same command goes on after an interruption, at the first model that is not finished.
+
+Time: 60 minutes on two busy cores, 22 minutes of processor time: on quiet ones it should be a third of that.
+Numbers of 2026-11-24 (Python 3.11.7, jax 0.10.2), mean ± sd over three seeds; the classifier is right on 99.31 % of the
+grey test images and 99.07 % of the thresholded ones:
+
+                              Fréchet distance   precision        recall           sharpness (test images: 1)
+    grey
+      training images           2.25 ±  0.09     0.863 ± 0.004    0.882 ± 0.001    1.017 ± 0.001
+      VAE                     409.05 ± 23.86     0.643 ± 0.003    0.695 ± 0.021    0.512 ± 0.003
+      VAE, reconstructions     14.62 ±  0.63     0.860 ± 0.003    0.825 ± 0.000    0.650 ± 0.005
+      GAN                     112.76 ± 33.58     0.498 ± 0.012    0.829 ± 0.017    1.217 ± 0.082
+    thresholded
+      training images           2.36 ±  0.13     0.858 ± 0.002    0.877 ± 0.001    1.012 ± 0.002
+      VAE                     299.41 ± 18.66     0.611 ± 0.002    0.780 ± 0.019    0.929 ± 0.008
+      VAE, reconstructions      4.18 ±  0.09     0.842 ± 0.001    0.867 ± 0.002    0.950 ± 0.001
+      GAN                     115.34 ± 32.72     0.551 ± 0.010    0.820 ± 0.018    1.027 ± 0.016
+
+    VAE: -95.97 ± 0.26 nats (ELBO), 30.97 ± 0.17 of them code; seconds of training, the least of the seeds: VAE 191,
+    GAN 504 (both beside other work).
+
+The GAN's samples are nearer to the test images as a whole, cover more of them, and are as sharp; the VAE's, one by one,
+lie more often among the test images. The VAE's reconstructions are nearly as good as images: what its samples lack is
+not the decoder's fault but the prior's, whose codes are not those of images.
 """
 
 import argparse
