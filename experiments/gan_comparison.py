@@ -23,7 +23,7 @@ Mean ± standard deviation over three seeds. The classifier never sees threshold
 Results go to DIR (runs/gan_comparison): gan_comparison.png, gan_comparison.md, gan_comparison.json, and the pictures
 of each trained model. The same command goes on after an interruption, at the first model that is not finished.
 
-Time: 60 minutes on two busy cores, 22 minutes of processor time: on quiet ones it should be a third of that.
+Time: 60 minutes on two cores with much other work beside it, of which it had 22 minutes of processor time.
 Numbers of 2026-11-24 (Python 3.11.7, jax 0.10.2), mean ± sd over three seeds; the classifier is right on 99.31 % of the
 grey test images and 99.07 % of the thresholded ones:
 
