@@ -32,6 +32,9 @@ def test_members_are_the_product_and_are_validated(config):
         members(config, {"seed": [1, 1]})
     with pytest.raises(InputError, match=r"^train\.patience: "):
         members(override(config, train__patience=1), {"seed": [1]})
+    for spread, varied in ((2, {"seed": [1]}), (1, {"mesh.fsdp": [1, 2]})):
+        with pytest.raises(InputError, match=r"^mesh\.fsdp: a sweep spreads its members over the devices"):
+            members(override(config, mesh__fsdp=spread), varied)
 
 
 def test_what_changes_a_shape_a_branch_or_the_data_is_another_program(config):
