@@ -220,6 +220,7 @@ print(said)
 """
 
 
+@pytest.mark.fault
 def test_what_two_processes_tell_each_other():
     with pair("-c", AGREE) as both:
         found = [process.communicate(timeout=PATIENCE) for process in both]
