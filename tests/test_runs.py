@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import cli, drawing, fitting, runs
+from vae_jax import cli, drawing, fitting, planning, runs
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
@@ -147,6 +147,7 @@ def signals_at(monkeypatch):
         for where in ("the loop", "a later loop"):
             read = raising(where, read, lambda recorder, step=SAVED_AT[where]: recorder.step + 2 == step)
         monkeypatch.setattr(runs, "load_images", raising("the data", runs.load_images))
+        monkeypatch.setattr(planning, "check_memory", lambda run: None)  # which traces before the compiler does
         monkeypatch.setattr(fitting, "train_steps", raising("the compiler", fitting.train_steps))  # as it is traced
         monkeypatch.setattr(fitting.Recorder, "read", read)
         monkeypatch.setattr(fitting.Recorder, "validate", raising("the validation", validate))

@@ -22,12 +22,14 @@ def matrix_products(jaxpr: Any) -> Iterator[Product]:
     """Every matrix product and convolution of a jaxpr, those in scans as often as they run, of branches the dearest.
 
     A product [M, K] x [K, N] is 2·M·K·N operations; a convolution 2 for each output and each weight that it sees. What
-    nothing reads is not computed and does not count.
+    nothing reads is not computed and does not count; nor does a product with a vector, a sum whose cost is reading.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
+        if name == "dot_general" and _with_a_vector(equation):
+            continue
         if name in ("dot_general", "conv_general_dilated"):
             out = equation.outvars[0].aval
             yield Product(2.0 * out.size * _summed(equation), out.size * out.dtype.itemsize, 1)
@@ -38,6 +40,13 @@ def matrix_products(jaxpr: Any) -> Iterator[Product]:
             times = parameters["length"] if name == "scan" else 1
             for inner in _inner(parameters):
                 yield from (product._replace(times=product.times * times) for product in matrix_products(inner))
+
+
+def _with_a_vector(equation: Any) -> bool:
+    """Whether one side of a product has no dimension of its own."""
+    contracted, batched = equation.params["dimension_numbers"]
+    sides = zip((variable.aval.ndim for variable in equation.invars), contracted, batched, strict=True)
+    return any(ndim == len(over) + len(batch) for ndim, over, batch in sides)
 
 
 def _summed(equation: Any) -> int:

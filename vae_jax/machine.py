@@ -68,7 +68,7 @@ def devices_that_add_up(mesh: Any) -> int:
 def memory_limit(sharers: int = 1) -> int | None:
     """Bytes that a device can hold: what its runtime says, or, on a CPU, the machine's free memory over `sharers`
     devices; None where nothing tells."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if limit := stats.get("bytes_limit"):
         return int(limit)
     free = [value for value in (_available(), _left_in_group()) if value is not None]
@@ -100,7 +100,7 @@ def peak_memory() -> dict[str, int]:
     """The most bytes that were in use: by the process, and by the first device where its runtime tells."""
     unit = 1 if platform.system() == "Darwin" else 1024
     found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return found | ({"device": int(stats["peak_bytes_in_use"])} if "peak_bytes_in_use" in stats else {})
 
 

@@ -131,7 +131,11 @@ def _shard_map(name: str, run: Run, images: np.ndarray) -> Row:
 def _pmap(name: str, run: Run, images: np.ndarray) -> Row:
     size, spread = run.mesh.size, sharding.batch_sharding(run.mesh)
     mapped = jax.pmap(
-        _by_rows(run, size), axis_name="data", in_axes=(0, 0, None), donate_argnums=0, devices=list(run.mesh.devices)
+        _by_rows(run, size),
+        axis_name="data",
+        in_axes=(0, 0, None),
+        donate_argnums=0,
+        devices=list(run.mesh.devices.flat),
     )
 
     def arguments() -> tuple[Any, Any]:
