@@ -42,8 +42,8 @@ median (least to greatest); seconds to a test ELBO of -105 nats; the test ELBO a
     numpyro          0.886 (0.735 to 1.153)      0.891 (0.610 to 1.340)      not yet   -105.12
 
 The three rows in JAX had not reached the target: 12 rounds were too few to say how long they take. All draw their
-first weights otherwise than PyTorch does, which was half a nat ahead after as many epochs; whether that is the cause was
-not tried.
+first weights otherwise than PyTorch does, which was half a nat ahead after as many epochs; whether that is the cause
+was not tried.
 """
 
 import argparse

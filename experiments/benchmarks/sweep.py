@@ -12,6 +12,10 @@ Within a round the sixteen commands follow the sweep at once, on whatever the ma
 time over the sum of theirs: below 1, the sweep is faster.
 
 Prints a table, and last one line of JSON.
+
+Time: 2.6 minutes on two cores with `--steps 918`.
+Numbers of 2026-11-25 (two cores of an AMD EPYC with AVX-512, Python 3.11.7, jax 0.10.2, `--steps 918`, one round): the
+sweep 50.0 s, the sixteen commands 105.9 s, ratio 0.47; of training alone 38.0 s and 60.4 s.
 """
 
 import argparse
