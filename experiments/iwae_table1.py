@@ -215,18 +215,13 @@ def device() -> str:
     return f"{len(found)} {found[0].device_kind}{cores}, jax {jax.__version__}, Python {platform.python_version()}"
 
 
-def evaluated(run_directory: Path, steps: int) -> dict[str, Any] | None:
-    """The evaluation of a finished run; None where there is none of its last step."""
-    path = run_directory / runs.EVALUATION_FILE
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return found if found.get("step") == steps else None
-
-
 def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> list[str]:
     """Trains and evaluates the seeds of a cell that are not done yet; returns what failed, in words."""
     cell = cell.trained_as
     directory, config = cell.directory(output), config_of(cell, data_dir=data_dir)
-    todo = [seed for seed in range(seeds) if evaluated(directory / f"seed={seed}", config.train.steps) is None]
+    todo = [
+        seed for seed in range(seeds) if runs.read_evaluation(directory / f"seed={seed}", config.train.steps) is None
+    ]
     if not todo:
         return []
     spread = [n for n in range(1, len(jax.devices()) + 1) if len(todo) % n == config.train.batch_size % n == 0]
@@ -240,16 +235,11 @@ def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> l
 # --- The table -------------------------------------------------------------------------------------------------------
 
 
-def mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
-    """{"mean", "sd"} of numbers over seeds; the sd has divisor n - 1 and is None for a single one."""
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-
-
 def row_of(cell: Cell, output: Path) -> dict[str, Any]:
     """What the table says of a cell, from the runs on disk; `seeds` is 0 where it was not run."""
     directory, steps = cell.directory(output), SCHEDULES[cell.schedule].steps
     paths = sorted(directory.glob("seed=*"), key=lambda path: int(path.name.partition("=")[2]))
-    found = [result for path in paths if (result := evaluated(path, steps)) is not None]
+    found = [result for path in paths if (result := runs.read_evaluation(path, steps)) is not None]
     row: dict[str, Any] = cell._asdict() | {"seeds": len(found)}
     row["published"], row["published_active_units"] = PUBLISHED[cell.layers, cell.k].get(cell.column, (None, None))
     row["reproduced"] = REPRODUCED[cell.layers, cell.k].get(cell.column)
@@ -260,9 +250,9 @@ def row_of(cell: Cell, output: Path) -> dict[str, Any]:
     units = [result.get("active_units_by_layer", [result["active_units"]]) for result in found]
     clocks = [json.loads(path.read_text()) for path in sorted(directory.glob("clock-of-seeds=*.json"))]
     return row | {
-        "nll": mean_and_sd([result["nll"] for result in found]),
+        "nll": sweeping.mean_and_sd([result["nll"] for result in found]),
         "nll_se": max(result["nll_se"] for result in found),
-        "elbo": mean_and_sd([result["elbo"] for result in found]),
+        "elbo": sweeping.mean_and_sd([result["elbo"] for result in found]),
         "num_samples": found[0]["num_samples"],
         "active_units": units,
         "seconds": sum(clock["seconds"] for clock in clocks),

@@ -37,9 +37,13 @@ class Distributed:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Start(Config):
+class _OnPreset(Config):
     preset: str = "digits"
     """The settings to start from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start(_OnPreset):
     compilation_cache: str | None = "~/.cache/vae_jax/xla"
     """Where compiled programs are kept for the next start; None keeps none."""
 
@@ -76,14 +80,12 @@ class Sweep(_Start):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench(Config):
+class Bench(_OnPreset):
     """Measure the training step of a model: its program against variants of it, in interleaved rounds of one run.
 
     Writes bench.json and bench.png; what was compiled is thrown away. With --compare, nothing is measured.
     """
 
-    preset: str = "digits"
-    """The settings to start from."""
     workdir: str | None = None
     """Where bench.json and bench.png go; runs/bench-PRESET if not given."""
     rounds: int = 9
@@ -97,14 +99,12 @@ class Bench(Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan(Config):
+class Plan(_OnPreset):
     """Say what a training costs before it runs: work, memory on each device, least time, the largest batch that fits.
 
     From shapes alone. With --mesh.data N for more devices than are here, from the program that each would run.
     """
 
-    preset: str = "digits"
-    """The settings to start from."""
     memory: float | None = None
     """GiB of memory that each device has; what this machine's have if not given."""
 
@@ -176,10 +176,7 @@ def parse_train(argv: Sequence[str]) -> tuple[Train, Config]:
 
 def parse_sweep(argv: Sequence[str]) -> tuple[Sweep, Config, dict[str, list[Any]]]:
     """(what was asked, the config that all members share, the values of each setting that varies)."""
-    preset = _value(argv, "--preset")
-    _check_preset(preset)
-    defaults = Sweep(**_sections(PRESETS[preset or "digits"]), preset=preset or "digits")
-    asked = _parse("sweep", Sweep, argv, defaults)
+    asked, config = _parse_on_preset("sweep", Sweep, argv)
     varied = {}
     for word in asked.vary:
         path, equals, values = word.partition("=")
@@ -188,7 +185,7 @@ def parse_sweep(argv: Sequence[str]) -> tuple[Sweep, Config, dict[str, list[Any]
         varied[path] = [parse_setting(path, value) for value in values.split(",")]
     if not varied:
         raise InputError("--vary: nothing given, must be one SETTING=VALUE,VALUE,... or more")
-    return asked, Config(**_sections(asked)), varied
+    return asked, config, varied
 
 
 def parse_bench(argv: Sequence[str]) -> tuple[Bench, Config]:
@@ -197,7 +194,7 @@ def parse_bench(argv: Sequence[str]) -> tuple[Bench, Config]:
     require_positive(rounds=asked.rounds)
     if asked.compare and len(asked.compare) != 2:
         raise InputError(f"--compare: {len(asked.compare)} file(s) given, must be two: A.json B.json")
-    return asked, config
+    return asked, validate(config)
 
 
 def parse_plan(argv: Sequence[str]) -> tuple[Plan, Config]:
@@ -205,7 +202,7 @@ def parse_plan(argv: Sequence[str]) -> tuple[Plan, Config]:
     asked, config = _parse_on_preset("plan", Plan, argv)
     if asked.memory is not None and not 0 < asked.memory < float("inf"):
         raise InputError(f"--memory: {asked.memory} given, must be GiB, greater than 0")
-    return asked, config
+    return asked, validate(config)
 
 
 def _parse_on_preset(command: str, cls: type, argv: Sequence[str]) -> tuple[Any, Config]:
@@ -213,7 +210,7 @@ def _parse_on_preset(command: str, cls: type, argv: Sequence[str]) -> tuple[Any,
     _check_preset(preset)
     defaults = cls(**_sections(PRESETS[preset or "digits"]), preset=preset or "digits")
     asked = _parse(command, cls, argv, defaults)
-    return asked, validate(Config(**_sections(asked)))
+    return asked, Config(**_sections(asked))
 
 
 def _check_preset(preset: str | None) -> None:

@@ -64,7 +64,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             return result
         if (
             not outcome.trained_steps
-            and (earlier := processes.from_first(lambda: _earlier_evaluation(run, outcome.step))) is not None
+            and (earlier := processes.from_first(lambda: runs.read_evaluation(run.directory, outcome.step))) is not None
         ):
             _say(f"all {outcome.step} steps are done ({outcome.status}); these are its results")
             return result | earlier
@@ -291,19 +291,6 @@ def _evaluate(run: Any, params: Any, *, split: str, stop: Callable[[], bool] = l
         names = ", ".join(name for name, why in result["undefined"].items() if why == reason)
         _say(f"no {names}: {reason}")
     return result | {"evaluation_seconds": round(time.perf_counter() - start, 2)}
-
-
-def _earlier_evaluation(run: Any, step: int) -> dict[str, Any] | None:
-    """The evaluation.json of the run, if it is of this step."""
-    import json
-
-    from vae_jax.runs import EVALUATION_FILE
-
-    try:
-        earlier = json.loads((run.directory / EVALUATION_FILE).read_text())
-    except (OSError, ValueError):
-        return None
-    return earlier if earlier.get("step") == step else None
 
 
 def _describe(run: Any, num_images: int) -> str:

@@ -341,6 +341,15 @@ def evaluate(
     return result
 
 
+def read_evaluation(directory: Path, step: int) -> dict[str, Any] | None:
+    """What evaluation.json in a run's directory says, if it can be read and is of this step; else None."""
+    try:
+        found = json.loads((directory / EVALUATION_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if found.get("step") == step else None
+
+
 def undefined_numbers(config: Config) -> dict[str, str]:
     """The numbers of an evaluation that do not exist for this model and data, and why: name -> reason."""
     model, found = config.model, {}

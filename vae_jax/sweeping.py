@@ -263,12 +263,13 @@ def summarise(sweep: Sequence[Member], results: Sequence[Mapping[str, Any]]) -> 
         numbers = {name: [r[name] for r in row["found"] if name in r] for name in SUMMARISED}
         summary.append(
             {"varied": row["varied"], "members": len(row["found"])}
-            | {name: _mean_and_sd(values) for name, values in numbers.items() if values}
+            | {name: mean_and_sd(values) for name, values in numbers.items() if values}
         )
     return summary
 
 
-def _mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
+def mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
+    """{"mean", "sd"} of numbers over seeds; the sd has divisor n - 1 and is None for a single one."""
     return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
