@@ -52,7 +52,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import runs
+from vae_jax import reading, runs
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image, read_images
 from vae_jax.errors import VaeJaxError
@@ -86,7 +86,7 @@ QUICK = MODEL | {"model__hidden": (32,), "model__likelihood": "bernoulli", "trai
 
 def trained(config: Config) -> tuple[VAE, Params, jax.Array]:
     """(model, its trained parameters, the binarised held-out images)."""
-    images, held_out = (runs.load_images(config, split) for split in ("train", "validation"))
+    images, held_out = (reading.load_images(config, split) for split in ("train", "validation"))
     model = build_model(config.model, images.shape[1:])
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     program = functools.partial(

@@ -50,7 +50,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import subspace_angles
 
-from vae_jax import drawing, figures, fitting, runs
+from vae_jax import drawing, figures, fitting, reading, runs
 from vae_jax.config import Config
 from vae_jax.errors import VaeJaxError
 from vae_jax.evaluation import peak_signal_to_noise
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output", type=Path, default=Path("runs/pca_to_vae"))
     asked = parser.parse_args(argv)
     configs = {name: _config(name, quick=asked.quick) for name in RUNGS}
-    images, test = (runs.load_images(configs["pca"], split) for split in ("train", "test"))
+    images, test = (reading.load_images(configs["pca"], split) for split in ("train", "test"))
     latent_dim = configs["pca"].model.latent_dim
 
     exact, components = pca_by_svd(images, test, latent_dim)

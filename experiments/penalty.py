@@ -42,7 +42,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vae_jax import runs
+from vae_jax import reading, runs
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import VaeJaxError
@@ -63,7 +63,7 @@ QUICK = {"data__name": "digits", "data__holdout": 0.1, "model__hidden": (64, 32)
 
 def noise_and_spread(config: Config, *, epochs: int) -> np.ndarray:
     """[epochs + 1, 2, D]: sqrt(E σ²) and sd(m) for each number of the code, before training and after each epoch."""
-    images, held_out = (runs.load_images(config, split) for split in ("train", "validation"))
+    images, held_out = (reading.load_images(config, split) for split in ("train", "validation"))
     held_out = held_out[:1000] / np.float32(255)
     steps = len(images) // config.train.batch_size
     config = override(config, train__steps=epochs * steps)

@@ -12,7 +12,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Left to right: a module imports only from rows above its own, and, in a folder, from that folder.
 LAYERS = (
     ("errors",),
-    ("config", "processes", "random", "signals"),
+    ("config", "memory", "processes", "random", "signals"),
     ("settings",),
     (
         "costs",
@@ -30,8 +30,9 @@ LAYERS = (
     ("estimators", "models"),
     ("inference",),
     ("training", "evaluation"),
+    ("reading",),
     ("runs",),
-    ("drawing",),
+    ("drawing", "feeding"),
     ("fitting",),
     ("planning",),
     ("variants",),

@@ -17,7 +17,7 @@ from test_checkpoints import empty, full_disk, truncate
 from test_runs import end_of, fit, flags
 from test_sharding import compilations
 
-from vae_jax import cli, drawing, errors, fitting, runs, writers
+from vae_jax import cli, drawing, errors, fitting, reading, runs, writers
 from vae_jax.checkpoints import Checkpoints, run_lock
 from vae_jax.data import catalog
 from vae_jax.errors import InputError
@@ -176,7 +176,7 @@ def not_a_number(value, params, present):
 def test_what_is_not_finite_names_its_step_and_its_images(small, train, tmp_path, monkeypatch, spoil, told):
     """The loss is spoilt by one image, wherever it comes: the error has to name it among those of the step."""
     config = small(train__save_every=5)
-    image = runs.load_images(config, "train")[321]
+    image = reading.load_images(config, "train")[321]
 
     def make(*args):
         loss = make_loss(*args)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import cli, drawing, fitting, planning, runs
+from vae_jax import cli, drawing, fitting, planning, reading, runs
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
@@ -146,7 +146,7 @@ def signals_at(monkeypatch):
         read, validate = fitting.Recorder.read, fitting.Recorder.validate
         for where in ("the loop", "a later loop"):
             read = raising(where, read, lambda recorder, step=SAVED_AT[where]: recorder.step + 2 == step)
-        monkeypatch.setattr(runs, "load_images", raising("the data", runs.load_images))
+        monkeypatch.setattr(runs, "training_images", raising("the data", runs.training_images))
         monkeypatch.setattr(planning, "check_memory", lambda run: None)  # which traces before the compiler does
         monkeypatch.setattr(fitting, "train_steps", raising("the compiler", fitting.train_steps))  # as it is traced
         monkeypatch.setattr(fitting.Recorder, "read", read)
@@ -345,7 +345,7 @@ def test_no_validation_without_held_out_images(small, tmp_path, monkeypatch):
 def test_the_average_of_the_weights_is_the_recursion_and_is_what_is_evaluated(small, tmp_path):
     config = small(train__steps=5, train__save_every=5, train__evaluate_every=5, train__ema_decay=0.75)
     run, outcome = fit(config, tmp_path / "run")
-    images = runs.load_images(config, "train")
+    images = reading.load_images(config, "train")
 
     # By hand: one dispatch of one step at a time, and m <- 0.75 m + 0.25 w from the initial weights on.
     single = dataclasses.replace(run, config=override(config, train__log_every=1, train__save_every=1))
@@ -446,11 +446,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 @quick
 def test_images_binarised_once_are_the_same_at_each_start(small, tmp_path):
     config = small(data__binarization="static", model__likelihood="bernoulli")
-    once, twice = runs.load_images(config, "train"), runs.load_images(config, "train")
+    once, twice = reading.load_images(config, "train"), reading.load_images(config, "train")
     np.testing.assert_array_equal(once, twice)
     assert set(np.unique(once)) == {0, 255}
-    grey = runs.load_images(small(), "train")
-    assert not np.array_equal(runs.load_images(override(config, seed=1), "train"), once)
+    grey = reading.load_images(small(), "train")
+    assert not np.array_equal(reading.load_images(override(config, seed=1), "train"), once)
     # Bernoulli(pixel / 255): the mean over images of each pixel, within 5 standard errors.
     error = 5 * np.sqrt(0.25 / len(grey))
     assert (np.abs(once.mean(axis=0) - grey.mean(axis=0)) / 255 < error).all()

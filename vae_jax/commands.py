@@ -137,6 +137,7 @@ def bench(argv: Sequence[str]) -> dict[str, Any]:
     unit = config.train.log_every
     config = settings.override(config, train__evaluate_every=0, train__save_every=unit, train__patience=0)
     run, images = runs.prepare_run(config, directory)
+    runs.require_in_memory(run, "bench")
     report = benchmarking.bench(run, images, names, rounds=asked.rounds, say=_say, profile=profile)
     runs.write_json(directory / "bench.json", report)
     reporting.draw(directory / "bench.png", report)
@@ -147,10 +148,12 @@ def bench(argv: Sequence[str]) -> dict[str, Any]:
 def plan(argv: Sequence[str]) -> dict[str, Any]:
     """`vae-jax plan`: what a training costs, before it runs."""
     asked, config = parse_plan(argv)
-    from vae_jax import planning, reporting, runs
+    from vae_jax import data, planning, reading, reporting
 
     limit = None if asked.memory is None else round(asked.memory * reporting.GIB)
-    result = planning.plan(config, runs.describe(runs.load_images(config, "train")), limit=limit)
+    images = reading.training_images(config)
+    streamed = isinstance(images, data.Records)
+    result = planning.plan(config, reading.describe(images), streamed=streamed, limit=limit)
     reporting.print_plan(result, sys.stderr)
     return result
 

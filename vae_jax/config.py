@@ -20,6 +20,11 @@ class DataConfig:
     """Share of the training examples held out for validation (and test) where the data has no such split."""
     binarization: Literal["dynamic", "static", "threshold", "none"] = "dynamic"
     """dynamic: Bernoulli(pixel/255) anew at each read; static: drawn once; threshold: pixel >= 128; none: pixel/255."""
+    streaming: Literal["auto", "always", "never"] = "auto"
+    """always: training reads its images from disk while it computes; never: they are held in memory; auto: they are
+    unless they would fill half of it. The order and the numbers are the same."""
+    workers: int = 0
+    """Processes that read and decode streamed images; 0: threads of this one do."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,8 @@ OBJECTIVE_SETTINGS: dict[str, tuple[str, ...]] = {
 RESUMABLE = frozenset(
     {
         "data.data_dir",
+        "data.streaming",
+        "data.workers",
         "train.steps",
         "train.evaluate_every",
         "train.save_every",

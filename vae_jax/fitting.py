@@ -16,6 +16,7 @@ from vae_jax.checkpoints import Checkpoints, run_lock
 from vae_jax.config import TrainConfig
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, NotFiniteError
+from vae_jax.feeding import Feed, Images, feeding
 from vae_jax.inference import Loss, Metrics, make_loss
 from vae_jax.runs import (
     Run,
@@ -68,6 +69,7 @@ def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, step:
         batch_size=run.config.train.batch_size,
         max_steps=run.config.train.log_every,
         microbatches=run.config.train.microbatches,
+        streamed=run.streamed,
         place_batch=place_batch,
     )
 
@@ -79,7 +81,7 @@ def compile_program(run: Run, program: Program | None = None, *, donate: bool = 
     return jax.jit(
         program or many_steps(run, sharding.place_batch(run.mesh)),
         donate_argnums=0 if donate else (),
-        in_shardings=(run.state_shardings, everywhere, everywhere),
+        in_shardings=(run.state_shardings, run.images_sharding, everywhere),
         out_shardings=(run.state_shardings, everywhere),
         compiler_options=sharding.compiler_options(run.mesh),
     )
@@ -98,10 +100,10 @@ def profiling(directory: Path | None) -> Iterator[None]:
         yield
 
 
-def fit(
-    run: Run, images: np.ndarray, *, stop: Callable[[], bool] = lambda: False, profile: Path | None = None
-) -> Outcome:
+def fit(run: Run, images: Images, *, stop: Callable[[], bool] = lambda: False, profile: Path | None = None) -> Outcome:
     """Trains a run to its last step, or until its validation bound no longer rises, or until `stop()` is true.
+
+    `images` are all of its training images, or the `Records` that they are streamed from (`runs.prepare_run`).
 
     Goes on from the newest checkpoint if there is one. Several processes make the same call, each with all images;
     InputError where their settings or images differ. With `profile`, a folder, the second dispatch (or the only one)
@@ -129,19 +131,20 @@ def fit(
         with progress, recorder.writing(progress):
             for note in (*(restored.notes if restored else ()), *changes_told(run, first_step)):
                 progress.print(note)
-            images = sharding.place(images, sharding.replicated(run.mesh))
-            state, status = _train(recorder, state, images, stop, profile)
+            feed = stack.enter_context(feeding(run, images, first_step=first_step))
+            state, status = _train(recorder, state, feed, stop, profile)
     return Outcome(state, recorder.step, status, restored.step if restored else None, recorder.step - first_step)
 
 
 def _agree(run: Run) -> None:
     """Refuses processes of unequal settings or images; where the images lie may differ."""
     settings = {path: value for path, value in flatten(run.config).items() if path != "data.data_dir"}
-    processes.agree(settings | {f"data.{name}": value for name, value in run.data.items()})
+    facts = {f"data.{name}": value for name, value in run.data.items()} | {"images streamed": run.streamed}
+    processes.agree(settings | facts)
 
 
 def _train(
-    recorder: "Recorder", state: TrainState, images: jax.Array, stop: Callable[[], bool], profile: Path | None
+    recorder: "Recorder", state: TrainState, feed: Feed, stop: Callable[[], bool], profile: Path | None
 ) -> tuple[TrainState, str]:
     """Runs the program until the last step; returns the state and how it ended."""
     program, config, first_step = compile_program(recorder.run), recorder.config, recorder.step
@@ -149,6 +152,7 @@ def _train(
         return state, "interrupted"
     while recorder.step < config.steps and not recorder.no_better():
         count = steps_to_dispatch(config, recorder.step)
+        images = feed(count)
         if profile and (recorder.step > first_step or recorder.step + count == config.steps):
             recorder.read()
             with profiling(profile):

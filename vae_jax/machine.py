@@ -5,11 +5,12 @@ import platform
 import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from vae_jax import memory
 
 GIB = 2**30
 
@@ -71,29 +72,8 @@ def memory_limit(sharers: int = 1) -> int | None:
     stats = jax.local_devices()[0].memory_stats() or {}
     if limit := stats.get("bytes_limit"):
         return int(limit)
-    free = [value for value in (_available(), _left_in_group()) if value is not None]
-    return min(free) // sharers if free else None
-
-
-def _available() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None
-
-
-def _left_in_group() -> int | None:
-    """What a control group, a container's for example, leaves to this process."""
-    try:
-        group = Path("/sys/fs/cgroup")
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or `max`
-        return None
+    free = memory.available()
+    return None if free is None else free // sharers
 
 
 def peak_memory() -> dict[str, int]:

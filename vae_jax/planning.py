@@ -33,10 +33,8 @@ class Costs:
 
 def abstract_arguments(run: Run) -> tuple[Any, jax.ShapeDtypeStruct]:
     """The shapes of (state, training images) of a run, placed on its mesh."""
-    everywhere = sharding.replicated(run.mesh)
     state = sharding.abstract(jax.eval_shape(run.initial_state, run.key), run.state_shardings)
-    shape = (run.data["num_examples"], *run.image_shape)
-    return state, jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=everywhere)
+    return state, jax.ShapeDtypeStruct(run.images_shape, jnp.uint8, sharding=run.images_sharding)
 
 
 def traced(run: Run) -> Any:
@@ -46,7 +44,7 @@ def traced(run: Run) -> Any:
 
 def step_costs(run: Run) -> Costs:
     """The costs of one step of a run, from its trace."""
-    state, images = abstract_arguments(run)
+    state, _ = abstract_arguments(run)
     whole = traced(override_run(run, train__microbatches=1))  # XLA counts the body of the parts' loop once
     return Costs(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
@@ -54,8 +52,13 @@ def step_costs(run: Run) -> Costs:
         xla_flops=costs.xla_costs(whole.lower()).get("flops"),
         traffic=traffic(run),
         state_bytes=costs.tree_bytes(state, on_device=True),
-        images_bytes=costs.tree_bytes(images),
+        images_bytes=_images_bytes(run),
     )
+
+
+def _images_bytes(run: Run) -> int:
+    """Bytes of images on each device; of a streamed run, of those of two dispatches, since one is placed meanwhile."""
+    return costs.tree_bytes(abstract_arguments(run)[1], on_device=True) * (2 if run.streamed else 1)
 
 
 def traffic(run: Run) -> int:
@@ -89,7 +92,7 @@ def memory_of_a_part(run: Run) -> dict[str, int]:
     return found and found | {name: found[name] + summed for name in ("temporary", "total")}
 
 
-def planned_run(config: Config, data: dict[str, Any]) -> tuple[Run, int, bool]:
+def planned_run(config: Config, data: dict[str, Any], *, streamed: bool = False) -> tuple[Run, int, bool]:
     """(a run to be compiled here, devices planned for, whether these are here).
 
     Where the machine has fewer devices, the run is that of one row of `mesh.fsdp` devices (which must be here) with
@@ -104,9 +107,10 @@ def planned_run(config: Config, data: dict[str, Any]) -> tuple[Run, int, bool]:
             f"each must be a multiple of the {devices} devices"
         )
     if devices <= here:
-        return Run(config, data, Path(), sharding.make_mesh(config.mesh.data, fsdp)), devices, True
+        mesh = sharding.make_mesh(config.mesh.data, fsdp)
+        return Run(config, data, Path(), mesh, streamed=streamed), devices, True
     part = override(config, mesh__data=1, train__batch_size=config.train.batch_size // config.mesh.data)
-    return Run(part, data, Path(), sharding.make_mesh(1, fsdp)), devices, False
+    return Run(part, data, Path(), sharding.make_mesh(1, fsdp), streamed=streamed), devices, False
 
 
 def largest_batch(
@@ -162,13 +166,13 @@ def _guess(known: dict[int, int], limit: int) -> float:
     )  # a little below: it rather fits
 
 
-def plan(config: Config, data: dict[str, Any], *, limit: int | None = None) -> dict[str, Any]:
-    """What training by `config` costs on `data` (`runs.describe`): sizes, work, memory, time and the largest batch.
+def plan(config: Config, data: dict[str, Any], *, streamed: bool = False, limit: int | None = None) -> dict[str, Any]:
+    """What training by `config` costs on `data` (`reading.describe`): sizes, work, memory, time and the largest batch.
 
     `limit` is the memory of a device in bytes, the machine's own if not given. The time is the least that the machine
     could take: the matrix products at its measured rate, and `traffic` at its measured bandwidth.
     """
-    run, devices, here = planned_run(config, data)
+    run, devices, here = planned_run(config, data, streamed=streamed)
     found = step_costs(run)
     limit = machine.memory_limit(devices if jax.default_backend() == "cpu" else 1) if limit is None else limit
     memory = program_memory if here else memory_of_a_part
@@ -223,12 +227,11 @@ def at_least(run: Run) -> int:
     The state, the images, and half of what the matrix products put out beside the gradients: its forward half is kept,
     after the nonlinearity, until the backward half reads it. With `model.remat` it is not, and does not count.
     """
-    state, images = abstract_arguments(run)
-    held = costs.tree_bytes(state, on_device=True) + costs.tree_bytes(images)
+    held = costs.tree_bytes(abstract_arguments(run)[0], on_device=True) + _images_bytes(run)
     if run.config.model.remat:
         return held
     put_out = sum(product.output_bytes for product in costs.matrix_products(traced(run).jaxpr))
-    return held + max(0, put_out - costs.tree_bytes(state.params)) // 2 // run.mesh.size
+    return held + max(0, put_out - costs.tree_bytes(abstract_arguments(run)[0].params)) // 2 // run.mesh.size
 
 
 def check_memory(run: Run) -> None:

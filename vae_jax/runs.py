@@ -18,17 +18,19 @@ import jax
 import numpy as np
 import optax
 
-from vae_jax import data, processes, sharding
+from vae_jax import processes, sharding
 from vae_jax.checkpoints import Checkpoints, Restored
 from vae_jax.config import RESUMABLE, Config, DataConfig
-from vae_jax.data.batches import batch_indices, binarize_once
+from vae_jax.data import Records
+from vae_jax.data.batches import batch_indices
+from vae_jax.data.splits import SPLITS
 from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
 from vae_jax.evaluation import Evaluator, bits_per_dim
 from vae_jax.inference import Params
 from vae_jax.models import VAE, build_model
+from vae_jax.reading import describe, load_images, training_images
 from vae_jax.settings import differences, flat_items, flatten, from_flat, suggestion, validate
 from vae_jax.training import (
-    BINARIZATION_STREAM,
     DATA_STREAM,
     EVALUATION_STREAM,
     TrainState,
@@ -38,9 +40,10 @@ from vae_jax.training import (
 
 CONFIG_FILE = "config.json"
 EVALUATION_FILE = "evaluation.json"
-SPLITS = ("train", "validation", "test")
 MAX_PIXELS = 1 << 28  # in an image; a config.json that says more is damaged, or a trap
 CHANGE = ("setting", "from", "to")
+# What an older config.json does not have of these changes nothing that its run computed.
+_RESUMABLE_DEFAULTS = {path: value for path, value in flatten(Config()).items() if path in RESUMABLE}
 DECIDE_IMAGES = {"data.name", "data.holdout", "data.binarization"}  # and the seed, where they are binarised once
 
 
@@ -53,6 +56,7 @@ class Run:
     directory: Path
     mesh: Any
     changes: tuple[dict[str, Any], ...] = ()  # allowed ones: setting, from, to and, once it goes on, from which step
+    streamed: bool = False  # whether training reads its images from disk as it goes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -87,6 +91,22 @@ class Run:
         return sharding.state_shardings(jax.eval_shape(self.initial_state, self.key), self.mesh)
 
     @property
+    def images_shape(self) -> tuple[int, ...]:
+        """The shape of the images that the training program takes: all of them, or the batches of a dispatch."""
+        train = self.config.train
+        if not self.streamed:
+            return (self.data["num_examples"], *self.image_shape)
+        parts = (train.microbatches,) if train.microbatches > 1 else ()
+        return (train.log_every, *parts, train.batch_size // train.microbatches, *self.image_shape)
+
+    @property
+    def images_sharding(self) -> Any:
+        """Where they live."""
+        if not self.streamed:
+            return sharding.replicated(self.mesh)
+        return sharding.steps_sharding(self.mesh, microbatches=self.config.train.microbatches)
+
+    @property
     def key(self) -> jax.Array:
         return jax.random.key(self.config.seed)
 
@@ -112,24 +132,6 @@ class Run:
             placement=sharding.batch_sharding(self.mesh),
             compiler_options=sharding.compiler_options(self.mesh),
         )
-
-
-def load_images(config: Config, split: str) -> np.ndarray:
-    """The images of a split as a run reads them: uint8 [N, H, W, C], binarised already if that is once and for all."""
-    images = data.load(config.data.name, split, data_dir=config.data.data_dir, holdout=config.data.holdout)
-    if config.data.binarization != "static":
-        return images
-    key = jax.random.fold_in(jax.random.key(config.seed), BINARIZATION_STREAM)
-    return np.asarray(jax.jit(binarize_once)(jax.random.fold_in(key, SPLITS.index(split)), images))
-
-
-def describe(images: np.ndarray) -> dict[str, Any]:
-    """What a run remembers of its training images, to refuse others when it goes on."""
-    return {
-        "fingerprint": data.fingerprint(images),
-        "num_examples": len(images),
-        "image_shape": list(images.shape[1:]),
-    }
 
 
 def read_description(directory: Path) -> dict[str, Any] | None:
@@ -160,7 +162,7 @@ def open_run(directory: str | os.PathLike) -> Run:
     stored = read_description(directory)
     if stored is None:
         raise InputError(f"{directory}: no run here ({CONFIG_FILE} is missing); `vae-jax train --workdir` makes one")
-    config = from_flat(stored["config"])
+    config = from_flat(_RESUMABLE_DEFAULTS | stored["config"])
     # Whoever looks at a run may do so with fewer devices than it was trained on.
     fsdp = math.gcd(config.mesh.fsdp, jax.device_count())
     return Run(config, stored["data"], directory, sharding.make_mesh(fsdp=fsdp), tuple(stored["changes"]))
@@ -168,8 +170,8 @@ def open_run(directory: str | os.PathLike) -> Run:
 
 def prepare_run(
     config: Config, directory: str | os.PathLike, *, allow_change: Sequence[str] = ()
-) -> tuple[Run, np.ndarray]:
-    """(run, training images) for training in `directory`, which nothing is written to yet.
+) -> tuple[Run, np.ndarray | Records]:
+    """(run, its `training_images`) for training in `directory`, which nothing is written to yet.
 
     Raises InputError if a setting or the data cannot be used, or if the directory holds a run with other settings than
     `allow_change` names or with other data; StorageError if the directory cannot be written to.
@@ -180,7 +182,7 @@ def prepare_run(
     sharding.check_batch_size(config.train.batch_size // config.train.microbatches, mesh, setting=_per_dispatch(config))
     stored = read_description(directory)
     changes = _changed_settings(stored["config"], config, directory, allow_change) if stored else []
-    images = load_images(config, "train")
+    images = training_images(config)
     if config.train.batch_size > len(images):
         raise InputError(
             f"train.batch_size: {config.train.batch_size} given, must be at most the {len(images)} training images"
@@ -191,7 +193,17 @@ def prepare_run(
     if config.train.patience:
         load_images(config, "validation")  # refused if there are none: without them training would never stop early
     check_writable(directory)
-    return Run(config, description, directory, mesh, (*(stored["changes"] if stored else ()), *changes)), images
+    changes = (*(stored["changes"] if stored else ()), *changes)
+    return Run(config, description, directory, mesh, changes, isinstance(images, Records)), images
+
+
+def require_in_memory(run: Run, what: str) -> None:
+    """Refuses a streamed run for what needs all of its images at hand; raises InputError."""
+    if run.streamed:
+        raise InputError(
+            f"data.streaming: {run.config.data.streaming} given, {what} holds all {run.data['num_examples']} images in "
+            "memory: it must be never, and they must fit"
+        )
 
 
 def _per_dispatch(config: Config) -> str:

@@ -26,7 +26,7 @@ _NOT_NEGATIVE = (
     "objective.beta", "objective.warmup_steps", "objective.free_bits", "objective.capacity", "objective.alpha",
     "objective.elbo_weight", "objective.mmd_weight", "optimizer.warmup_steps", "optimizer.final_fraction",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.evaluate_every", "train.patience", "train.max_skips",
-    "evaluation.num_samples", "mesh.data", "seed",
+    "evaluation.num_samples", "mesh.data", "data.workers", "seed",
 )  # fmt: skip
 _BELOW_ONE = ("data.holdout", "optimizer.b1", "optimizer.b2", "train.ema_decay")
 
@@ -54,8 +54,17 @@ def validate(config: Config) -> Config:
                  f"{max(1, round(every / unit)) * unit}")  # fmt: skip
     _check_objective(config.objective, config.train.batch_size)
     _check_microbatches(config)
+    _check_streaming(config)
     _check_combinations(config)
     return config
+
+
+def _check_streaming(config: Config) -> None:
+    if config.data.streaming == "always":
+        _require(config.data.binarization != "static", "data.binarization", "static",
+                 "dynamic, threshold or none where data.streaming is always: what is drawn once is held")  # fmt: skip
+    elif config.data.streaming == "never":
+        _require(config.data.workers == 0, "data.workers", config.data.workers, "0 where data.streaming is never")
 
 
 def _check_combinations(config: Config) -> None:

@@ -63,6 +63,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
+def steps_sharding(mesh: Mesh, *, microbatches: int = 1) -> NamedSharding:
+    """The batches of several steps, [steps, B, ...], or [steps, M, B/M, ...]: each, or each part, over all devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * (2 if microbatches > 1 else 1), AXES))
+
+
+def local_rows(mesh: Mesh, size: int) -> np.ndarray:
+    """Which of the `size` rows of `batch_sharding` the devices of this process hold, sorted."""
+    held = batch_sharding(mesh).addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in held]))
+
+
 def fsdp_spec(shape: tuple[int, ...], size: int) -> PartitionSpec:
     """Which dimension of an array is spread over the `size` devices of `fsdp`: the largest that `size` divides.
 
@@ -116,6 +127,18 @@ def compiler_options(mesh: Mesh) -> dict[str, int] | None:
 def place(array: np.ndarray, sharding: NamedSharding) -> Array:
     """An array that every process holds whole, on the devices: each process puts down the part of its own."""
     return jax.make_array_from_process_local_data(sharding, array, array.shape)
+
+
+def place_rows(local: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...], rows: np.ndarray) -> Array:
+    """An array of which this process holds some rows only, `local_rows` along the axis that `sharding` spreads."""
+    axis = len(sharding.spec) - 1
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[axis].indices(shape[axis])
+        own = slice(*np.searchsorted(rows, (start, stop)))
+        return local[(*index[:axis], own, *index[axis + 1 :])]
+
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

@@ -96,6 +96,7 @@ def fit_group(
     """
     prepared = [runs.prepare_run(member.config, directory / member.name) for member in group]
     found, images = [run for run, _ in prepared], prepared[0][1]
+    runs.require_in_memory(found[0], "a sweep")
     with contextlib.ExitStack() as stack:
         saved = []
         for run in found:
@@ -191,9 +192,9 @@ class _Sweep:
             count = steps_to_dispatch(config, step)
             self.state, metrics = self.program.steps(self.program.numbers, self.state, images, count)
             self._each(lambda i, recorder: recorder.read())
+            rows = jax.device_get(metrics)  # waits: the next dispatch of many models is worth more than its delay
             step += count
             self.progress.update(step)
-            rows = jax.device_get(metrics)  # waits: the next dispatch of many models is worth more than its delay
             of = [jax.tree.map(lambda row, i=i: row[i], rows) for i in range(len(self.recorders))]
             self._each(lambda i, recorder, of=of, count=count: recorder.dispatched(count, of[i]))
             last, interrupted = step == config.steps, stop()

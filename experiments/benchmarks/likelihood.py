@@ -52,7 +52,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax import runs, sharding
+from vae_jax import reading, runs, sharding
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, VaeJaxError
@@ -75,8 +75,8 @@ def model_of(directory: Path | None, config: Config) -> tuple[Run, Params]:
         with runs.saved_params(run, lambda note: print(note, file=sys.stderr)) as (_, params):
             pass
     else:
-        images = runs.load_images(config, "train")
-        run = Run(config, runs.describe(images), Path(), sharding.make_mesh())
+        images = reading.load_images(config, "train")
+        run = Run(config, reading.describe(images), Path(), sharding.make_mesh())
         average = mean_image(images, binarization=config.data.binarization)
         params = jax.jit(run.initial_state)(run.key, average).params
     check_countable(run.config)

@@ -46,7 +46,7 @@ import jax
 import numpy as np
 import optax
 
-from vae_jax import fitting, runs, sharding, training
+from vae_jax import fitting, reading, runs, sharding, training
 from vae_jax.errors import VaeJaxError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import override
@@ -81,8 +81,8 @@ def prepare(row: str, base: dict[str, Any], preset: str, steps: int) -> Dispatch
     settings, replaced = ROWS[row]
     scale = {"train__log_every": steps, "train__save_every": steps}
     config = override(PRESETS[preset], **base | settings | scale)
-    images = runs.load_images(config, "train")
-    run = runs.Run(config, runs.describe(images), Path(), sharding.make_mesh(1))
+    images = reading.load_images(config, "train")
+    run = runs.Run(config, reading.describe(images), Path(), sharding.make_mesh(1))
     everywhere = sharding.replicated(run.mesh)
     images = jax.device_put(images, everywhere)
     with contextlib.ExitStack() as stack:

@@ -5,6 +5,7 @@ Importing this package imports neither JAX nor TFDS: start-up time counts.
 
 from vae_jax.data.cache import fingerprint
 from vae_jax.data.preparing import available, prepare
-from vae_jax.data.sources import load, load_labels
+from vae_jax.data.records import Records
+from vae_jax.data.sources import load, load_labels, open_records
 
-__all__ = ["available", "fingerprint", "load", "load_labels", "prepare"]
+__all__ = ["Records", "available", "fingerprint", "load", "load_labels", "open_records", "prepare"]

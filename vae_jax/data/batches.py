@@ -3,12 +3,16 @@
 There is no iterator, hence no iterator to save: a run resumes from its step alone.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from vae_jax import random
+from vae_jax.data.records import Records, pixel_sums
 from vae_jax.errors import InputError
 
 _ROUNDS = 12  # with fewer, the permutations of a handful of examples are measurably uneven
@@ -22,19 +26,24 @@ def permute(key: Array, index: Array, size: int) -> Array:
     map a bijection (cycle walking; Black & Rogaway, CT-RSA 2002). Cost: a few integer operations per index,
     whatever the size. `index` is uint32 of any shape with values below `size`.
     """
-    width = max((size - 1).bit_length(), 2)
-    mask = jnp.uint32((1 << width) - 1)
-    keys = jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
-
-    def mix(x: Array) -> Array:
-        for xor_key, odd_key in keys:
-            x = (x ^ (xor_key & mask)) * (odd_key | 1) & mask
-            x = x ^ (x >> (width // 2))
-        return x
-
+    mix = functools.partial(_mix, keys=_round_keys(key), size=size)
     return lax.while_loop(
         lambda x: jnp.any(x >= size), lambda x: jnp.where(x >= size, mix(x), x), mix(index.astype(jnp.uint32))
     )
+
+
+def _round_keys(key: Array) -> Array:
+    return jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
+
+
+def _mix(x: Any, *, keys: Any, size: int) -> Any:
+    """The rounds of `permute`, of an array of NumPy or of JAX."""
+    width = max((size - 1).bit_length(), 2)
+    mask = np.uint32((1 << width) - 1)
+    for xor_key, odd_key in keys:
+        x = (x ^ (xor_key & mask)) * (odd_key | 1) & mask
+        x = x ^ (x >> (width // 2))
+    return x
 
 
 def batch_indices(key: Array, step: Array, *, num_examples: int, batch_size: int) -> Array:
@@ -43,12 +52,40 @@ def batch_indices(key: Array, step: Array, *, num_examples: int, batch_size: int
     An epoch is num_examples // batch_size steps; the few examples that do not fill a batch are others each time.
     Raises ValueError for a batch larger than the data.
     """
+    epoch, first = _place(step, num_examples, batch_size)
+    index = first + jnp.arange(batch_size, dtype=jnp.int32)
+    return permute(jax.random.fold_in(key, epoch), index, num_examples).astype(jnp.int32)
+
+
+def _place(step: Any, num_examples: int, batch_size: int) -> tuple[Any, Any]:
+    """(epoch of a step, the place in it of the batch's first example)."""
     steps_per_epoch = num_examples // batch_size
     if steps_per_epoch == 0:
         raise ValueError(f"batch_size: {batch_size} given, must be at most the {num_examples} examples")
-    epoch, batch = step // steps_per_epoch, step % steps_per_epoch
-    index = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-    return permute(jax.random.fold_in(key, epoch), index, num_examples).astype(jnp.int32)
+    return step // steps_per_epoch, step % steps_per_epoch * batch_size
+
+
+class Order:
+    """`batch_indices` of a range of steps, without JAX: for readers that run while the device computes.
+
+    Attributes:
+      keys: uint32 [epochs, rounds, 2], the keys of the rounds in each epoch of the range.
+    """
+
+    def __init__(self, key: Array, steps: range, *, num_examples: int, batch_size: int):
+        self.num_examples, self.batch_size = num_examples, batch_size
+        self.first_epoch, self.last_epoch = (_place(s, num_examples, batch_size)[0] for s in (steps[0], steps[-1]))
+        epochs = jnp.arange(self.first_epoch, self.last_epoch + 1)
+        self.keys = np.asarray(jax.vmap(lambda epoch: _round_keys(jax.random.fold_in(key, epoch)))(epochs))
+
+    def __call__(self, step: int, rows: np.ndarray) -> np.ndarray:
+        """The examples at `rows` [n] of the batch of a step, int64 [n]."""
+        epoch, first = _place(step, self.num_examples, self.batch_size)
+        mix = functools.partial(_mix, keys=self.keys[epoch - self.first_epoch], size=self.num_examples)
+        x = mix((first + rows).astype(np.uint32))
+        while (outside := x >= self.num_examples).any():
+            x[outside] = mix(x[outside])
+        return x.astype(np.int64)
 
 
 def bernoulli_pixels(key: random.Key, images: Array) -> Array:
@@ -87,7 +124,8 @@ def binarize_once(key: Array, images: Array) -> Array:
     return bernoulli_pixels(key, images).astype(jnp.uint8) * 255
 
 
-def mean_image(images: np.ndarray, *, binarization: str) -> np.ndarray:
+def mean_image(images: np.ndarray | Records, *, binarization: str) -> np.ndarray:
     """The mean over uint8 images [N, H, W, C], and over the draws, of what `read_images` makes of them: [H, W, C]."""
-    bright = (images >= 128) if binarization == "threshold" else images / np.float32(255)
-    return bright.mean(axis=0, dtype=np.float64).astype(np.float32)
+    sums, bright = images.summary.sums if isinstance(images, Records) else pixel_sums(images)
+    mean = bright / len(images) if binarization == "threshold" else sums / (255 * len(images))
+    return mean.astype(np.float32)

@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,14 @@ import numpy as np
 def fingerprint(array: np.ndarray) -> str:
     """SHA-256 over dtype, shape and bytes, in hexadecimal: equal for equal arrays, whatever their strides."""
     array = np.ascontiguousarray(array)
-    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    digest.update(array.reshape(-1).view(np.uint8))
-    return digest.hexdigest()
+    found = digest(array.dtype, array.shape)
+    found.update(array.reshape(-1).view(np.uint8))
+    return found.hexdigest()
+
+
+def digest(dtype: np.dtype, shape: tuple[int, ...]) -> Any:
+    """The SHA-256 of `fingerprint`, to be given the bytes of such an array by its `update`."""
+    return hashlib.sha256(f"{dtype.str} {shape}".encode())
 
 
 def stamp(directory: Path) -> list[list]:

@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from vae_jax import memory
 from vae_jax.errors import InputError, StorageError, VaeJaxError
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -36,18 +37,9 @@ def one_line(error: BaseException) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
-def available_memory() -> int:
-    """Bytes that a new array may take: what Linux says is available, elsewhere the machine's whole memory."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def check_memory(num_bytes: int, where: str) -> None:
     """Raises InputError for an array that would not fit."""
-    if num_bytes > (free := available_memory()):
+    if (free := memory.available()) is not None and num_bytes > free:
         raise InputError(f"{where}: needs {num_bytes / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free")
 
 

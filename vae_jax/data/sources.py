@@ -1,4 +1,4 @@
-"""Images and labels by name or path: `load`, `load_labels`. What TFDS decodes is decoded once, then cached."""
+"""Images and labels by name or path: `load`, `load_labels`, `open_records`. What `load` decodes is then cached."""
 
 import math
 import os
@@ -11,9 +11,8 @@ import numpy as np
 from vae_jax.data import cache, files, splits
 from vae_jax.data.catalog import BUILTIN, HIDDEN, Prepared, find, quiet, resolve_data_dir, unknown
 from vae_jax.data.preparing import prepare
-from vae_jax.errors import InputError, StorageError, VaeJaxError
-
-RECORDS = 4096  # records read at a time
+from vae_jax.data.records import RECORDS, Records, naming_damage
+from vae_jax.errors import InputError
 
 Name = str | os.PathLike
 
@@ -33,6 +32,19 @@ def load(name: Name, split: str, *, data_dir: Name | None = None, holdout: float
 def load_labels(name: Name, split: str, *, data_dir: Name | None = None, holdout: float = 0.1) -> np.ndarray:
     """The labels int32 [N] of the images that `load` gives for the same arguments; InputError if none."""
     return _load("labels", name, split, data_dir, holdout)
+
+
+def open_records(name: Name, split: str, *, data_dir: Name | None = None, holdout: float = 0.1) -> Records | None:
+    """The images of `load` for the same arguments, to be read a few at a time; None where `name` is a path.
+
+    Raises as `load` does, but for what is found only by reading the images.
+    """
+    splits.check(split, holdout)
+    if _as_file(name, data_dir):
+        return None
+    prepared = _prepared(str(name), data_dir)
+    part, indices = splits.select(prepared.splits, split, holdout)
+    return Records(prepared, part, indices, _cache_dir(prepared, data_dir))
 
 
 def _load(what: str, name: Name, split: str, data_dir: Name | None, holdout: float) -> np.ndarray:
@@ -76,9 +88,13 @@ def _prepared(name: str, data_dir: Name | None) -> Prepared:
     return prepared
 
 
+def _cache_dir(prepared: Prepared, data_dir: Name | None) -> Path:
+    return resolve_data_dir(data_dir) / HIDDEN / prepared.full_name / prepared.version
+
+
 def _read(prepared: Prepared, part: str, feature: str, data_dir: Name | None) -> np.ndarray:
     """One feature of one split of the source: from the cache, else decoded and cached."""
-    folder = resolve_data_dir(data_dir) / HIDDEN / prepared.full_name / prepared.version
+    folder = _cache_dir(prepared, data_dir)
     source = cache.stamp(prepared.directory)
 
     def place(key: str) -> Path:
@@ -99,47 +115,19 @@ def _decode(prepared: Prepared, part: str) -> dict[str, np.ndarray]:
     if not size:
         raise InputError(f"{where}: the split {part} is empty; at least one image is needed")
     images, labels = None, np.empty(size if label else 0, np.int32)
-    try:
-        with quiet():
-            for i, record in zip(range(size), _records(prepared, part), strict=True):
-                picture = record[image]
-                if images is None:
-                    shape = files.check_images((size, *picture.shape), where)
-                    files.check_memory(math.prod(shape), where)
-                    images = np.empty(shape, np.uint8)
-                if picture.shape != shape[1:]:
-                    raise InputError(f"{where}: image {i} is {picture.shape}, image 0 is {shape[1:]}; all must agree")
-                images[i] = picture
-                if label:
-                    labels[i] = record[label]
-    except VaeJaxError:
-        raise
-    except Exception as error:  # TFDS, array_record and Pillow each raise kinds of their own
-        raise StorageError(
-            f"{where}: {str(_damaged(prepared, part))!r} is damaged or incomplete ({files.one_line(error)}); "
-            f"remove {str(prepared.directory)!r} and prepare it again"
-        ) from None
+    with naming_damage(prepared, part), quiet():
+        for i, record in zip(range(size), _records(prepared, part), strict=True):
+            picture = record[image]
+            if images is None:
+                shape = files.check_images((size, *picture.shape), where)
+                files.check_memory(math.prod(shape), where)
+                images = np.empty(shape, np.uint8)
+            if picture.shape != shape[1:]:
+                raise InputError(f"{where}: image {i} is {picture.shape}, image 0 is {shape[1:]}; all must agree")
+            images[i] = picture
+            if label:
+                labels[i] = record[label]
     return {image: images} | ({label: labels} if label else {})
-
-
-def _damaged(prepared: Prepared, part: str) -> Path:
-    """The first file of a split that is missing or cannot be read; its folder, if that is not what is wrong."""
-    import tensorflow_datasets as tfds
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-    try:
-        with quiet():
-            shards = tfds.builder_from_directory(prepared.directory).info.splits[part].filepaths
-    except Exception:  # then it is the metadata
-        return prepared.directory
-    for shard in map(Path, shards):
-        try:
-            records = ArrayRecordDataSource(str(shard))
-            for start in range(0, len(records), RECORDS):
-                records.__getitems__(range(start, min(start + RECORDS, len(records))))
-        except Exception:
-            return shard
-    return prepared.directory
 
 
 def _records(prepared: Prepared, part: str) -> Iterator[dict]:

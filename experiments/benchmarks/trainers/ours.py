@@ -16,7 +16,7 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
         import jax
         import numpy as np
 
-        from vae_jax import fitting, presets, runs, settings, sharding
+        from vae_jax import fitting, presets, reading, runs, settings, sharding
 
         config = settings.override(
             presets.PRESETS["mnist-400"],
@@ -35,7 +35,7 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
             train__evaluate_every=0,
             train__save_every=steps,
         )
-        run = runs.Run(config, runs.describe(train), Path(), sharding.make_mesh())
+        run = runs.Run(config, reading.describe(train), Path(), sharding.make_mesh())
         everywhere = sharding.replicated(run.mesh)
         state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key)
         images = jax.device_put(train, everywhere)

@@ -1,0 +1,50 @@
+"""What memory is left to this process, on the host."""
+
+import os
+import resource
+from pathlib import Path
+
+
+def available() -> int | None:
+    """Bytes that may still be taken: the least of the machine's free memory, what a control group leaves (a container's
+    for example), and the process's own limits (`ulimit -v`, `ulimit -d`); None where nothing tells."""
+    found = [left for left in (_of_machine(), _of_group(), *_of_limits()) if left is not None]
+    return max(0, min(found)) if found else None
+
+
+def _of_machine() -> int | None:
+    try:
+        return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    except (OSError, KeyError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def _of_group() -> int | None:
+    try:
+        group = Path("/sys/fs/cgroup")
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no such group, or `max`
+        return None
+
+
+def _of_limits() -> list[int]:
+    """The address space, and the part of it that is data, each against its limit."""
+    found = []
+    for kind, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        limit, _ = resource.getrlimit(kind)
+        if limit != resource.RLIM_INFINITY:
+            try:
+                found.append(limit - _kilobytes(Path("/proc/self/status"), used))
+            except (OSError, KeyError):
+                found.append(limit)
+    return found
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    """Bytes of the line `name: N kB`."""
+    lines = dict(line.partition(":")[::2] for line in path.read_text().splitlines())
+    return int(lines[name].split()[0]) * 1024
