@@ -278,10 +278,14 @@ def fit(config, directory):
 
 @pytest.mark.fault
 def test_two_processes_are_one_run_and_one_of_them_stops_both(endless, cache, tmp_path, quick_compiler):
-    """Begun by one process on 4 devices, gone on with by two of one device each, ended by one again: as if by one."""
+    """Begun by one process on 4 devices, gone on with by two of one device each, ended by one again: as if by one.
+
+    The two stream their images, each the rows that its device takes.
+    """
     one = override(endless, mesh__data=2, mesh__fsdp=2, train__steps=10, train__save_every=10)
     fit(one, tmp_path / "run")
-    with pair(*command(override(endless, mesh__fsdp=2), tmp_path / "run", cache)) as both:
+    of_two = override(endless, mesh__fsdp=2, data__streaming="always")
+    with pair(*command(of_two, tmp_path / "run", cache)) as both:
         wait_for(lambda: len(rows_of(tmp_path / "run")) >= 6, both)
         both[1].terminate()
         (code, out, err), (other, silent, quiet) = ends(both)
