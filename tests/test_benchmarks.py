@@ -221,3 +221,31 @@ class TestSweep:
         table = load("benchmarks/sweep").summarise({"sweep": [done(6.0)], "train": [done(4.0), done(8.0)]})
         assert table["ratio"] == 0.5
         assert table["train"] == {"commands": 2, "seconds": 12.0, "train_seconds": 2.0}
+
+
+def test_streaming_is_measured_beside_memory(data_dir, tmp_path, quick_compiler):
+    script = load("benchmarks/streaming")
+    dots = np.zeros((2, 9, 9, 1), np.uint8)
+    dots[:, 4, 4] = [[1], [2]]
+    found = list(script.moved(dots, 300, seed=0))
+    places = {tuple(np.argwhere(image)[0][:2] - 4) for image in found}
+    assert places == {(down, right) for down in range(-3, 4) for right in range(-3, 4)}
+    assert [image.sum() for image in found] == [1, 2] * 150
+
+    asked = ["--quick", "--folder", tmp_path, "--data-dir", data_dir, "--rows", "memory", "streamed"]
+    result = script.main(list(map(str, asked)))
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record*")}
+    script.make(tmp_path, "digits", 2000, 100, data_dir=data_dir)  # which is there
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record*")} != {}
+    held, streamed = result["rows"]
+    assert (held["row"], streamed["row"], result["bytes"]) == ("memory", "streamed", 2000 * 64)
+    assert held["speed"]["median"] == 1
+    assert streamed["speed"]["median"] == pytest.approx(streamed["steps_per_second"] / held["steps_per_second"])
+
+
+def test_a_training_under_a_limit_on_memory_is_told_apart(data_dir, tmp_path):
+    limited = load("benchmarks/streaming").limited
+    argv = ["--data.data-dir", data_dir, "--train.batch-size", "9999999", "--compilation-cache", "None"]
+    found = limited(2**34, argv)
+    assert (found["code"], found["result"]) == (2, None)
+    assert "train.batch_size: 9999999 given" in found["said"]
