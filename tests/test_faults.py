@@ -18,10 +18,11 @@ from test_runs import end_of, fit, flags
 from test_sharding import compilations
 
 from vae_jax import cli, drawing, errors, fitting, runs, writers
-from vae_jax.checkpoints import Checkpoints, run_lock
+from vae_jax.checkpoints import Checkpoints
 from vae_jax.data import catalog
 from vae_jax.errors import InputError
 from vae_jax.inference import make_loss
+from vae_jax.processes import run_lock
 from vae_jax.settings import override
 from vae_jax.sweeping import members
 from vae_jax.writers import read_metrics
