@@ -34,7 +34,8 @@ Variational autoencoders in JAX.
 
 `vae-jax COMMAND --help` says more. Presets: {", ".join(PRESETS)}.
 The last line on stdout is a JSON object with the results. Exit codes: 0 done, or interrupted and saved;
-2 wrong input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use; 130 a second SIGINT.
+2 wrong input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use;
+7 another process of the run has ended; 130 a second SIGINT; 134 as 7, where JAX notices first.
 """
 
 

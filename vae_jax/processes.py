@@ -264,12 +264,12 @@ def agree(facts: Mapping[str, Any]) -> None:
     """Raises InputError in all processes unless all hold the same `facts`, which JSON must be able to hold."""
     first, *others = (json.loads(text) for text in exchange(json.dumps(facts)))
     for rank, other in enumerate(others, start=1):
-        for name in {**first, **other}:
-            if first.get(name) != other.get(name):
-                raise InputError(
-                    f"{name}: {first.get(name)} in process 0, {other.get(name)} in process {rank}; "
-                    "all processes must be given the same"
-                )
+        different = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if different:
+            told = [
+                f"{name}: {first.get(name)} in process 0, {other.get(name)} in process {rank}" for name in different
+            ]
+            raise InputError(f"{'; '.join(told)}; all processes must be given the same")
 
 
 def exchange(text: str) -> list[str]:
