@@ -147,7 +147,8 @@ def test_a_log_on_a_full_disk_costs_one_warning_and_no_step(finished, train, tmp
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
-def test_a_shard_that_is_missing_or_damaged_is_named(damage, train, data_dir, tmp_path):
+def test_a_shard_that_is_missing_or_damaged_is_named(damage, small, train, data_dir, tmp_path):
+    runs.load_images(small(), "train")  # which makes the data set
     shutil.copytree(Path(data_dir) / "digits", tmp_path / "data" / "digits")
     (shard,) = (tmp_path / "data").rglob("*-train.array_record-*")
     content = shard.read_bytes()
@@ -306,6 +307,7 @@ def test_other_images_are_another_change(small, train, tmp_path):
 
 def test_no_name_leads_out_of_its_folder(small, data_dir, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    runs.load_images(small(), "train")  # which makes the data set
     root = tmp_path / "data"
     folder = Path(shutil.copytree(Path(data_dir) / "digits", root / "digits")) / "1.0.0"
     info = json.loads((folder / "dataset_info.json").read_text())

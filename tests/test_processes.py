@@ -359,8 +359,8 @@ def test_a_save_that_fails_in_one_of_two_processes_ends_both(endless, cache, tmp
         wait_for(lambda: (saves / "50").exists(), both)
         resource.prlimit(both[1].pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         found = ends(both)
-    (line,) = {line for _, _, line in found}
     assert [code for code, _, _ in found] == [5, 5]
+    (line,) = {line for _, _, line in found}
     assert re.fullmatch(r"vae-jax: step \d+ is not saved in \S+: process 1: .*File too large", line)
     with Checkpoints(tmp_path / "run") as saved:
         restored = runs.restore(runs.open_run(tmp_path / "run"), saved)
@@ -380,8 +380,8 @@ def test_processes_that_were_given_other_images_and_settings_refuse(small, cache
     other = ["--train.batch-size", "8", "--optimizer.b1", "0.8"]
     with pair(*argv, rank=lambda rank: {"cwd": tmp_path / str(rank), "flags": other * rank}) as both:
         found = ends(both)
-    (line,) = {line for _, _, line in found}
     assert [code for code, _, _ in found] == [2, 2]
+    (line,) = {line for _, _, line in found}
     told = re.fullmatch("vae-jax: (.+); all processes must be given the same", line)[1].split("; ")
     assert sorted(told)[1:] == [
         "optimizer.b1: 0.9 in process 0, 0.8 in process 1", "train.batch_size: 16 in process 0, 8 in process 1",
