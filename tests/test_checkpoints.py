@@ -22,8 +22,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from vae_jax import checkpoints
-from vae_jax.checkpoints import Checkpoints, run_lock
+from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import CheckpointError, LockedError, NotFiniteError, StorageError
+from vae_jax.processes import run_lock
 
 pytestmark = pytest.mark.fault
 
@@ -391,7 +392,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, value):
 def test_the_second_owner_is_refused_with_the_name_of_the_first(tmp_path):
     script = """
     import sys, time
-    from vae_jax.checkpoints import run_lock
+    from vae_jax.processes import run_lock
     with run_lock(sys.argv[1]):
         print("locked", flush=True)
         time.sleep(60)

@@ -18,10 +18,11 @@ from test_runs import end_of, fit, flags
 from test_sharding import compilations
 
 from vae_jax import cli, drawing, errors, fitting, reading, runs, writers
-from vae_jax.checkpoints import Checkpoints, run_lock
+from vae_jax.checkpoints import Checkpoints
 from vae_jax.data import catalog
 from vae_jax.errors import InputError
 from vae_jax.inference import make_loss
+from vae_jax.processes import run_lock
 from vae_jax.settings import override
 from vae_jax.sweeping import members
 from vae_jax.writers import read_metrics
@@ -126,8 +127,7 @@ def test_a_save_that_fails_is_told_at_the_next_line_of_metrics(run, train, monke
     assert saved_steps(run) == ["10", "20", "30"]  # and no temporary folder
 
 
-def test_a_log_on_a_full_disk_costs_one_warning_and_no_step(finished, tmp_path, monkeypatch, capsys):
-    _, config = finished
+def test_a_log_on_a_full_disk_costs_one_warning_and_no_step(finished, train, tmp_path, monkeypatch):
     path = tmp_path / "run" / fitting.METRICS_FILE
 
     def on_a_full_disk(file, *args, **kwargs):
@@ -137,19 +137,27 @@ def test_a_log_on_a_full_disk_costs_one_warning_and_no_step(finished, tmp_path, 
         return open(file, *args, **kwargs)
 
     monkeypatch.setattr(writers, "open", on_a_full_disk, raising=False)
-    run, outcome = fit(config, tmp_path / "run")
-    assert (outcome.step, outcome.status) == (20, "done")
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    found = train(tmp_path / "run", *flags(finished[1]))
+    assert (found.result["step"], found.result["status"]) == (20, "done")
+    warnings = [line for line in found.err if "warning" in line]
     assert warnings == [f"vae-jax: warning: cannot write {path}: No space left on device; going on without what "
                         "does not fit"]  # fmt: skip
-    drawing.draw_curves(run)  # of no rows
+    drawing.draw_curves(runs.open_run(tmp_path / "run"))  # of no rows
     assert saved_steps(tmp_path / "run") == ["10", "20"]
 
 
-def test_a_missing_shard_is_named(small, train, data_dir, tmp_path):
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_a_shard_that_is_missing_or_damaged_is_named(damage, small, train, data_dir, tmp_path):
+    runs.load_images(small(), "train")  # which makes the data set
     shutil.copytree(Path(data_dir) / "digits", tmp_path / "data" / "digits")
     (shard,) = (tmp_path / "data").rglob("*-train.array_record-*")
+    content = shard.read_bytes()
     shard.unlink()
+    if damage == "truncated":
+        shard.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        middle = len(content) // 2
+        shard.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     called = train(tmp_path / "run", "--data.data-dir", tmp_path / "data")
     refused(called, 5, str(shard), "prepare it again")
     assert not (tmp_path / "run").exists()
@@ -299,6 +307,7 @@ def test_other_images_are_another_change(small, train, tmp_path):
 
 def test_no_name_leads_out_of_its_folder(small, data_dir, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    runs.load_images(small(), "train")  # which makes the data set
     root = tmp_path / "data"
     folder = Path(shutil.copytree(Path(data_dir) / "digits", root / "digits")) / "1.0.0"
     info = json.loads((folder / "dataset_info.json").read_text())
@@ -318,8 +327,9 @@ def test_no_name_leads_out_of_its_folder(small, data_dir, tmp_path, call, monkey
 
 
 def test_every_exit_code_is_told():
-    codes = {kind.exit_code for kind in errors.VaeJaxError.__subclasses__()} | {0, 128 + signal.SIGINT}
-    assert codes == {0, 2, 3, 4, 5, 6, 130}
+    ended_by = {128 + signal.SIGINT, 128 + signal.SIGABRT}
+    codes = {kind.exit_code for kind in errors.VaeJaxError.__subclasses__()} | {0} | ended_by
+    assert codes == {0, 2, 3, 4, 5, 6, 7, 130, 134}
     table = DOCUMENT.read_text().partition("## Exit codes")[2].partition("##")[0]
     for text in (cli.HELP, (DOCUMENT.parents[1] / "README.md").read_text()):
         _, _, told = " ".join(text.split()).partition("Exit codes: ")

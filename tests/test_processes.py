@@ -4,6 +4,8 @@ import ast
 import contextlib
 import json
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
@@ -19,7 +21,7 @@ from test_runs import flags
 
 from vae_jax import cli, fitting, processes, runs
 from vae_jax.checkpoints import Checkpoints
-from vae_jax.errors import InputError
+from vae_jax.errors import InputError, LostError
 from vae_jax.settings import override
 from vae_jax.writers import read_metrics
 
@@ -141,7 +143,7 @@ def test_a_process_alone_agrees_with_itself():
 # Two of them.
 
 
-def start(rank, port, *command, **kwargs):
+def start(rank, port, *command, flags=(), **kwargs):
     """A process of one device; `command` runs in it, with the flags that join it to another."""
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(HERE),
@@ -151,7 +153,7 @@ def start(rank, port, *command, **kwargs):
     join += ["--distributed.process-id", str(rank), "--distributed.initialization-timeout", str(PATIENCE)]
     join += ["--distributed.heartbeat-timeout", str(HEARTBEAT), "--distributed.shutdown-timeout", "10"]
     return subprocess.Popen(
-        [sys.executable, *command, *join],
+        [sys.executable, *command, *flags, *join],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs,
     )  # fmt: skip
 
@@ -323,7 +325,8 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(endless, ca
             start = time.monotonic()
             ((code, _, _),) = ends([both[1 - rank]])
             assert time.monotonic() - start < 5 * HEARTBEAT  # it would wait for ever; the machine may be busy
-        assert (code in (0, None), both[rank].returncode) == (False, -signal.SIGKILL)
+        assert code in (LostError.exit_code, -signal.SIGABRT)  # whether an exchange breaks first, or JAX notices
+        assert both[rank].returncode == -signal.SIGKILL
 
     killed(1, lambda: len(steps()) >= 2)
     *_, before, newest = steps()
@@ -339,19 +342,55 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(endless, ca
 
 
 @pytest.mark.fault
-def test_processes_that_were_given_other_images_refuse(small, cache, tmp_path):
+def test_an_error_tells_whether_another_process_has_ended():
+    def raised(error, cause):
+        error.__cause__ = cause
+        return error
+
+    broken = jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed:\nConnection closed by peer")
+    for error in (broken, raised(TimeoutError("in a save"), broken)):
+        line = str(processes.lost(error))
+        assert line.startswith("another process has ended (UNKNOWN: Gloo all-reduce failed: Connection closed by peer)")
+    own = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
+    assert [processes.lost(error) for error in (own, ValueError("x"), raised(ValueError("x"), own))] == [None] * 3
+
+
+@pytest.mark.fault
+def test_a_save_that_fails_in_one_of_two_processes_ends_both(endless, cache, tmp_path):
+    """Process 1's disk is full: else process 0 would wait for its part of the step for twenty minutes."""
+    saves = tmp_path / "run" / "checkpoints"
+    with pair(*command(override(endless, mesh__fsdp=2), tmp_path / "run", cache)) as both:
+        wait_for(lambda: (saves / "50").exists(), both)
+        resource.prlimit(both[1].pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        found = ends(both)
+    assert [code for code, _, _ in found] == [5, 5]
+    (line,) = {line for _, _, line in found}
+    assert re.fullmatch(r"vae-jax: step \d+ is not saved in \S+: process 1: .*File too large", line)
+    with Checkpoints(tmp_path / "run") as saved:
+        restored = runs.restore(runs.open_run(tmp_path / "run"), saved)
+        assert (restored.step, restored.notes) == (saved.latest_step(), [])
+        assert restored.step < int(line.split()[2])
+    assert not any(saves.glob(UNDER_WAY))
+
+
+@pytest.mark.fault
+def test_processes_that_were_given_other_images_and_settings_refuse(small, cache, tmp_path):
     config = small(data__name="images.npz", mesh__data=0, mesh__fsdp=2)
     for rank in (0, 1):
         (tmp_path / str(rank)).mkdir()
         images = np.random.default_rng(rank).integers(0, 256, (40, 6, 5), dtype=np.uint8)
         np.savez(tmp_path / str(rank) / "images.npz", images=images)
     argv = command(config, tmp_path / "run", cache)
-    with pair(*argv, rank=lambda rank: {"cwd": tmp_path / str(rank)}) as both:
+    other = ["--train.batch-size", "8", "--optimizer.b1", "0.8"]
+    with pair(*argv, rank=lambda rank: {"cwd": tmp_path / str(rank), "flags": other * rank}) as both:
         found = ends(both)
-    for code, _, line in found:
-        assert code == 2
-        assert line.startswith("vae-jax: data.fingerprint: ")
-        assert line.endswith(" in process 1; all processes must be given the same")
+    assert [code for code, _, _ in found] == [2, 2]
+    (line,) = {line for _, _, line in found}
+    told = re.fullmatch("vae-jax: (.+); all processes must be given the same", line)[1].split("; ")
+    assert sorted(told)[1:] == [
+        "optimizer.b1: 0.9 in process 0, 0.8 in process 1", "train.batch_size: 16 in process 0, 8 in process 1",
+    ]  # fmt: skip
+    assert re.fullmatch(r"data\.fingerprint: [0-9a-f]{64} in process 0, [0-9a-f]{64} in process 1", sorted(told)[0])
     assert not (tmp_path / "run").exists()
 
 

@@ -5,8 +5,6 @@ description that it belongs to, and the digests that tell whether all of it is s
 either whole or absent: it is written under a temporary name and renamed at the end.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import inspect
 import json
@@ -14,9 +12,9 @@ import logging
 import os
 import re
 import shutil
-import socket
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +24,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vae_jax import processes
-from vae_jax.errors import CheckpointError, LockedError, NotFiniteError, StorageError
+from vae_jax.errors import CheckpointError, NotFiniteError, StorageError, VaeJaxError
 from vae_jax.settings import flat_items
 
 PyTree = Any
 
-LOCK_NAME = "lock"
 FOLDER_NAME = "checkpoints"
 _TEMPORARIES = "*.orbax-checkpoint-tmp*"
 _IN_ORBAX = f"{os.sep}orbax{os.sep}"
@@ -53,34 +50,6 @@ class _Damaged(Exception):
     """A step whose files are not what was saved."""
 
 
-@contextlib.contextmanager
-def run_lock(directory: str | os.PathLike) -> Iterator[None]:
-    """Holds a run directory: two runs in one would replace each other's steps.
-
-    The kernel releases the lock when its process ends, however it ends. In a run of several processes the
-    first one takes it for all. Raises LockedError, which names the owner, or StorageError.
-    """
-    path = Path(directory) / LOCK_NAME
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed below; "w" would wipe the owner's name)
-    except OSError as error:
-        raise StorageError(f"cannot open the lock {path}: {_reason(error)}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.readline().strip() or "a process that has just started"
-            raise LockedError(f"{directory} is in use by {owner}") from None
-        except OSError as error:
-            raise StorageError(f"cannot lock {path}: {_reason(error)}") from error
-        yield
-
-
 class Checkpoints:
     """The saved steps of one run directory; a context manager that waits for the last save when it closes.
 
@@ -96,7 +65,9 @@ class Checkpoints:
         self._read_only = read_only
         self._args, self._handler = ocp.args, ocp.StandardCheckpointHandler()
         self._pending: tuple[int, dict] | None = None  # the save that is not known to be whole yet
-        self._error: Exception | None = None  # what stopped it before it became asynchronous
+        self._error: BaseException | None = None  # what has stopped it here
+        self._broken = False  # whether Orbax's threads wait for a process whose save has failed
+        self._meet = ocp.multihost.get_barrier_sync_fn()
         _quiet_orbax()
         try:
             self._remove_temporaries()
@@ -107,6 +78,7 @@ class Checkpoints:
                     create=not read_only,
                     read_only=read_only,
                     lightweight_initialize=True,  # a damaged step must not prevent the opening
+                    async_options=None if processes.is_alone() else ocp.AsyncOptions(barrier_sync_fn=self._barrier),
                 ),
             )
         except OSError as error:
@@ -116,6 +88,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, exc_type, exc, traceback) -> None:
+        if not (exc is None or isinstance(exc, VaeJaxError) or processes.is_alone()):
+            return  # this process alone is here, and the last save would wait for the others
         try:
             self.wait()
         except StorageError as error:
@@ -123,7 +97,8 @@ class Checkpoints:
                 raise
             exc.add_note(str(error))  # the first error is the one to report
         finally:
-            self._manager.close()
+            if not self._broken:
+                self._manager.close()
 
     def steps(self) -> list[int]:
         """The steps on disk, oldest first, a save under way among them."""
@@ -154,28 +129,30 @@ class Checkpoints:
         leaves = {path: {"spec": _spec(leaf), "sha256": _digest(leaf)} for path, leaf in _leaves(copy)}
         digests = {"leaves": leaves, "description": _seal(config, data, leaves)}
         self._pending = step, {"state": copy, "config": config, "data": data, "digests": digests}
-        self._error = self._start()
+        self._error = self._start() or self._error
+        self._failed = processes.agreed(self._failed_here)
         return True
 
     def check(self) -> None:
-        """Raises StorageError if the last save has failed; waits only where one is tried again."""
-        if self._pending and (self._error or not self._manager.is_saving_in_progress()):
+        """Raises StorageError if the last save has failed, in any process; waits only where one is tried again."""
+        if self._pending and self._failed():
             self.wait()
 
     def wait(self) -> None:
         """Waits until the last save is whole; one that failed is tried once more, then raises StorageError.
 
-        With several processes there is no second try: they could not agree on it.
+        With several processes there is no second try, and none of them can save or end in order (`processes.leave`).
         """
         if self._pending is None:
             return
-        error = self._error or self._join()
-        if error and jax.process_count() == 1:
+        error = self._error or self._join() if processes.is_alone() else self._first_error()
+        if error and processes.is_alone():
             self._remove_temporaries()
             error = self._start() or self._join()
         step, _ = self._pending
         self._pending = self._error = None
         if error:
+            self._broken = not processes.is_alone()
             self._remove_temporaries()
             raise StorageError(f"step {step} is not saved in {self.directory}: {_reason(error)}") from error
 
@@ -275,6 +252,28 @@ class Checkpoints:
             self._manager.reload()
             return error
         return None
+
+    def _failed_here(self) -> bool:
+        if processes.is_alone() and not (self._error or self._manager.is_saving_in_progress()):
+            self._error = self._join()
+        return self._error is not None
+
+    def _barrier(self, *, key: str, timeout_ms: int) -> None:
+        """Where Orbax's threads wait for the other processes, twenty minutes long: also one whose save has failed."""
+        self._error = self._error or sys.exc_info()[1]
+        self._meet(key=key, timeout_ms=timeout_ms)
+
+    def _first_error(self) -> Exception | None:
+        """What has stopped a save of several processes in the first of them that it failed in, told to all."""
+        while True:
+            over = not (self._error or self._manager.is_saving_in_progress())
+            found = processes.exchange(_reason(self._error) if self._error else "." if over else "")
+            for rank, told in enumerate(found):
+                if len(told) > 1:
+                    return OSError(f"process {rank}: {told}")
+            if all(found):
+                return self._join()
+            time.sleep(0.02)
 
     def _remove_temporaries(self) -> None:
         if not self._read_only and jax.process_index() == 0:
@@ -384,7 +383,7 @@ def _first(lines: list[str]) -> list[str]:
     return [*lines[:_LISTED], *more]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The root of an error in one line of at most 250 characters, or the file system's own word for it."""
     while error.__cause__:
         error = error.__cause__

@@ -34,7 +34,8 @@ Variational autoencoders in JAX.
 
 `vae-jax COMMAND --help` says more. Presets: {", ".join(PRESETS)}.
 The last line on stdout is a JSON object with the results. Exit codes: 0 done, or interrupted and saved;
-2 wrong input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use; 130 a second SIGINT.
+2 wrong input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use;
+7 another process of the run has ended; 130 a second SIGINT; 134 as 7, where JAX notices first.
 """
 
 
@@ -50,15 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"{argv[0]!r}: no such command; one of {known}{suggestion(argv[0], COMMANDS)}")
         result = COMMANDS[argv[0]](argv[1:])
     except VaeJaxError as error:
-        print(f"vae-jax: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        _tell(error)
+        if not processes.is_alone():
+            processes.leave(error.exit_code, with_all=True)
         return error.exit_code
-    except Exception:
+    except Exception as error:
         if processes.is_alone():
             raise
-        traceback.print_exc()  # a process that has ended breaks the others' next exchange
-        processes.leave()
+        traceback.print_exc()
+        if lost := processes.lost(error):
+            _tell(lost)
+        processes.leave(lost.exit_code if lost else 1)  # which breaks the others' next exchange
     from vae_jax.writers import print_json
 
     if processes.is_first():
         print_json(result)
     return 0
+
+
+def _tell(error: VaeJaxError) -> None:
+    print(f"vae-jax: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

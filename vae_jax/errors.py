@@ -29,6 +29,12 @@ class StorageError(VaeJaxError):
     exit_code = 5
 
 
+class LostError(VaeJaxError):
+    """Another process of the same run has ended, and this one cannot go on without it. Exit code 7."""
+
+    exit_code = 7
+
+
 class LockedError(VaeJaxError):
     """Another process works in the same run directory. Exit code 6."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from vae_jax import drawing, processes, sharding
-from vae_jax.checkpoints import Checkpoints, run_lock
+from vae_jax.checkpoints import Checkpoints
 from vae_jax.config import TrainConfig
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, NotFiniteError
@@ -112,7 +112,7 @@ def fit(run: Run, images: Images, *, stop: Callable[[], bool] = lambda: False, p
     """
     with contextlib.ExitStack() as stack:
         _agree(run)
-        processes.by_first(lambda: stack.enter_context(run_lock(run.directory)))
+        processes.by_first(lambda: stack.enter_context(processes.run_lock(run.directory)))
         checkpoints = stack.enter_context(Checkpoints(run.directory))
         restored = restore(run, checkpoints)
         if restored is None:

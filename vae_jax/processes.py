@@ -5,20 +5,23 @@ All processes make the same calls in the same order. With one process nothing he
 
 import collections
 import contextlib
+import fcntl
 import importlib.util
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from vae_jax import errors
-from vae_jax.errors import InputError, VaeJaxError
+from vae_jax.errors import InputError, LockedError, LostError, StorageError, VaeJaxError
 
 T = TypeVar("T")
 
+LOCK_NAME = "lock"
 _FLAGS = ("coordinator", "num_processes", "process_id")
 
 
@@ -172,11 +175,56 @@ def is_first() -> bool:
     return is_alone() or sys.modules["jax"].process_index() == 0
 
 
-def leave() -> NoReturn:
-    """Ends this process at once with exit code 1, for the others to notice: in order, it would wait for them."""
+def leave(code: int, *, with_all: bool = False) -> NoReturn:
+    """Ends this process with an exit code and without its threads, which may wait for others that never come.
+
+    At once, for the others to notice; or, `with_all`, when all have come here: the first serves them, and ends last.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    if with_all:
+        sys.modules["jax"].distributed.shutdown()
+    os._exit(code)
+
+
+def lost(error: BaseException | None) -> LostError | None:
+    """What an error, or one that led to it, says of another process that has ended; None if it is this one's own."""
+    import jax
+
+    while error is not None:
+        told = " ".join(str(error).split())
+        if isinstance(error, jax.errors.JaxRuntimeError) and not told.startswith("RESOURCE_EXHAUSTED"):
+            return LostError(f"another process has ended ({told[:200]}); the same commands go on from the last save")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def run_lock(directory: str | os.PathLike) -> Iterator[None]:
+    """Holds a run directory: two runs in one would replace each other's steps.
+
+    The kernel releases the lock when its process ends, however it ends. In a run of several processes the
+    first one takes it for all. Raises LockedError, which names the owner, or StorageError.
+    """
+    path = Path(directory) / LOCK_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed below; "w" would wipe the owner's name)
+    except OSError as error:
+        raise StorageError(f"cannot open the lock {path}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.readline().strip() or "a process that has just started"
+            raise LockedError(f"{directory} is in use by {owner}") from None
+        except OSError as error:
+            raise StorageError(f"cannot lock {path}: {error.strerror}") from error
+        yield
 
 
 def together(action: Callable[[], T], *, expected: type[Exception] = VaeJaxError) -> T:
@@ -192,7 +240,7 @@ def together(action: Callable[[], T], *, expected: type[Exception] = VaeJaxError
         result = action()
     except expected as error:
         told = json.dumps([type(error).__name__, str(error)])
-    found = _exchange(told)
+    found = exchange(told)
     for rank, text in enumerate(found):
         if text:
             kind, message = json.loads(text)
@@ -209,22 +257,22 @@ def from_first(action: Callable[[], T]) -> T:
     """What `action` returns in the first process, in all, as JSON holds it: for files that others may see later."""
     if is_alone():
         return action()
-    return json.loads(_exchange(by_first(lambda: json.dumps(action())) or "")[0])
+    return json.loads(exchange(by_first(lambda: json.dumps(action())) or "")[0])
 
 
 def agree(facts: Mapping[str, Any]) -> None:
     """Raises InputError in all processes unless all hold the same `facts`, which JSON must be able to hold."""
-    first, *others = (json.loads(text) for text in _exchange(json.dumps(facts)))
+    first, *others = (json.loads(text) for text in exchange(json.dumps(facts)))
     for rank, other in enumerate(others, start=1):
-        for name in {**first, **other}:
-            if first.get(name) != other.get(name):
-                raise InputError(
-                    f"{name}: {first.get(name)} in process 0, {other.get(name)} in process {rank}; "
-                    "all processes must be given the same"
-                )
+        different = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if different:
+            told = [
+                f"{name}: {first.get(name)} in process 0, {other.get(name)} in process {rank}" for name in different
+            ]
+            raise InputError(f"{'; '.join(told)}; all processes must be given the same")
 
 
-def _exchange(text: str) -> list[str]:
+def exchange(text: str) -> list[str]:
     """The text of each process, in all of them."""
     if is_alone():
         return [text]

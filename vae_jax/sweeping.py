@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import runs, sharding
-from vae_jax.checkpoints import Checkpoints, Restored, run_lock
+from vae_jax import processes, runs, sharding
+from vae_jax.checkpoints import Checkpoints, Restored
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, NotFiniteError
@@ -100,7 +100,7 @@ def fit_group(
     with contextlib.ExitStack() as stack:
         saved = []
         for run in found:
-            stack.enter_context(run_lock(run.directory))
+            stack.enter_context(processes.run_lock(run.directory))
             runs.write_config(run)
             saved.append(stack.enter_context(Checkpoints(run.directory)))
         program = _Program(found)
