@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,8 +19,9 @@ import jax
 import numpy as np
 import pytest
 from test_runs import flags
+from test_streaming import damage_unseen
 
-from vae_jax import cli, fitting, processes, runs
+from vae_jax import cli, data, fitting, processes, runs
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import InputError, LostError
 from vae_jax.settings import override
@@ -28,6 +30,7 @@ from vae_jax.writers import read_metrics
 HERE = Path(__file__).parents[1]
 HEARTBEAT = 10  # seconds
 PATIENCE = 240  # seconds, on a machine with other work
+LOST = (LostError.exit_code, -signal.SIGABRT)  # whether an exchange breaks first, or JAX notices
 UNDER_WAY = "*.orbax-checkpoint-tmp*"
 
 
@@ -325,7 +328,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(endless, ca
             start = time.monotonic()
             ((code, _, _),) = ends([both[1 - rank]])
             assert time.monotonic() - start < 5 * HEARTBEAT  # it would wait for ever; the machine may be busy
-        assert code in (LostError.exit_code, -signal.SIGABRT)  # whether an exchange breaks first, or JAX notices
+        assert code in LOST
         assert both[rank].returncode == -signal.SIGKILL
 
     killed(1, lambda: len(steps()) >= 2)
@@ -392,6 +395,23 @@ def test_processes_that_were_given_other_images_and_settings_refuse(small, cache
     ]  # fmt: skip
     assert re.fullmatch(r"data\.fingerprint: [0-9a-f]{64} in process 0, [0-9a-f]{64} in process 1", sorted(told)[0])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault
+def test_a_file_that_one_process_cannot_read_ends_both(endless, data_dir, cache, tmp_path):
+    """Each has a copy of the data; that of process 1 is damaged after it was looked through."""
+    for rank in (0, 1):
+        shutil.copytree(Path(data_dir) / "digits", tmp_path / str(rank) / "data" / "digits")
+        assert data.open_records("digits", "train", data_dir=tmp_path / str(rank) / "data").summary
+    (shard,) = (tmp_path / "1").rglob("*-train.array_record-*")
+    damage_unseen(shard)
+    config = override(endless, data__data_dir="data", data__streaming="always")
+    argv = command(config, tmp_path / "run", cache)
+    with pair(*argv, rank=lambda rank: {"cwd": tmp_path / str(rank)}) as both:
+        (zero, _, _), (one, _, told) = ends(both)
+    assert one == 5
+    assert told.splitlines()[-1].startswith(f"vae-jax: data.name='digits': '{shard.relative_to(tmp_path / '1')}' is ")
+    assert zero in LOST
 
 
 @pytest.mark.fault

@@ -21,19 +21,21 @@ from vae_jax.settings import override
 
 @pytest.fixture
 def damaged(data_dir, tmp_path):
-    """A data set whose records have been looked through once, and one bit of which has flipped since: (folder, file).
-
-    The flip is in the last images of the file, and leaves its time of change as it was.
-    """
+    """A data set that was looked through once, and one bit of which has flipped since: (folder, file)."""
     folder = tmp_path / "data"
     shutil.copytree(Path(data_dir) / "digits", folder / "digits")
     assert data.open_records("digits", "train", data_dir=folder).summary
     (shard,) = folder.rglob("*-train.array_record-*")
-    times, content = shard.stat(), bytearray(shard.read_bytes())
-    content[int(0.8 * len(content))] ^= 1
-    shard.write_bytes(content)
-    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    damage_unseen(shard)
     return str(folder), str(shard)
+
+
+def damage_unseen(path):
+    """Flips one bit of a file, which keeps its time of change."""
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[int(0.8 * len(content))] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 @pytest.mark.parametrize(("num_examples", "batch_size"), [(5, 5), (7, 3), (1437, 100), (4097, 64)])

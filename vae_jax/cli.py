@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if processes.is_alone():
             raise
+        if isinstance(error, processes.OwnError):
+            _tell(error.__cause__)
+            processes.leave(error.__cause__.exit_code)
         traceback.print_exc()
         if lost := processes.lost(error):
             _tell(lost)

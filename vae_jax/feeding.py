@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from vae_jax import sharding
+from vae_jax import processes, sharding
 from vae_jax.data import Records
 from vae_jax.data.batches import Order
+from vae_jax.errors import VaeJaxError
 from vae_jax.runs import Run
 from vae_jax.training import DATA_STREAM
 
@@ -21,7 +22,8 @@ def feeding(run: Run, images: Images, *, first_step: int) -> Iterator[Feed]:
     """Gives feed(count): the images that the program of a run takes for its next `count` steps, on its devices.
 
     Of a streamed run each process reads the rows that its own devices take. The next batches are on their way to the
-    devices while these compute: `feed` does not wait for them.
+    devices while these compute: `feed` does not wait for them. It raises StorageError where a file is damaged; with
+    several processes `processes.OwnError`, since each reads files of its own.
     """
     if not isinstance(images, Records):
         placed = sharding.place(images, run.images_sharding)
@@ -42,7 +44,12 @@ def feeding(run: Run, images: Images, *, first_step: int) -> Iterator[Feed]:
         def feed(count: int) -> jax.Array:
             local = np.zeros((shape[0], len(of_batch), *shape[-3:]), np.uint8)
             for i in range(count):
-                local[i] = next(stream)
+                try:
+                    local[i] = next(stream)
+                except VaeJaxError as error:
+                    if processes.is_alone():
+                        raise
+                    raise processes.OwnError from error
             local = local.reshape(*shape[:-4], len(rows), *shape[-3:])
             return sharding.place_rows(local, run.images_sharding, shape, rows)
 

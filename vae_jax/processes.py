@@ -187,6 +187,10 @@ def leave(code: int, *, with_all: bool = False) -> NoReturn:
     os._exit(code)
 
 
+class OwnError(Exception):
+    """An error, its cause, that the others do not meet: its process has to `leave` at once, or they wait in vain."""
+
+
 def lost(error: BaseException | None) -> LostError | None:
     """What an error, or one that led to it, says of another process that has ended; None if it is this one's own."""
     import jax
