@@ -117,13 +117,34 @@ def test_collectives_in_loops_and_asynchronous_ones():
 @pytest.mark.usefixtures("quick_compiler")
 def test_the_parts_of_a_step_can_be_told_apart_in_the_compiled_program(make_run):
     text = compiled_text(make_run(data__binarization="dynamic", model__likelihood="bernoulli"))
-    named = re.findall(r'op_name="([^"]*)"', text)
-    for scope in ("read_images", "encoder", "sampling", "decoder", "likelihood", "optimizer"):
-        assert any(scope in re.split(r"[/()]", name) for name in named), scope
+    parts = costs.parts_of_a_step(text)
+    assert {"read_images", "encoder", "sampling", "decoder", "likelihood", "optimizer"} <= set(parts.values())
+    assert {"encoder, backwards", "decoder, backwards"} <= set(parts.values())
     products = re.findall(r' dot\(.*op_name="([^"]*)"', text)
     for scope in ("encoder", "decoder"):  # forwards, and backwards
         assert any(f"jvp({scope})" in name and "transpose" not in name for name in products)
         assert any(f"transpose(jvp({scope}))" in name for name in products)
+
+
+def test_the_time_of_a_trace_is_shared_among_the_parts_of_the_step():
+    text = """
+  %fusion.1 = f32[8,2]{1,0} fusion(%p), kind=kLoop, metadata={op_name="jit(f)/while/body/jvp(encoder)/tanh"}
+  ROOT dot.2 = (f32[8]{0}, f32[2]{0}) fusion(%p), metadata={op_type="dot" op_name="a/transpose(jvp(encoder))/decoder/b"}
+  %all-reduce.3 = f32[8]{0} all-reduce(%p), to_apply=%add, metadata={op_name="jit(f)/optimizer/add"}
+  %loop.4 = (s32[]) while(%t), body=%b, metadata={op_name="jit(f)/optimizer/while"}
+  %kl.5 = f32[] add(%a, %b), metadata={op_name="jit(f)/loss_and_gradient/jvp()/add"}
+  %rest.6 = f32[] add(%a, %b), metadata={op_name="jit(f)/transpose"}
+"""
+    parts = costs.parts_of_a_step(text)
+    assert parts == {
+        "fusion.1": "encoder", "dot.2": "encoder, backwards", "all-reduce.3": "collectives",
+        "kl.5": "loss_and_gradient", "rest.6": "other",
+    }  # fmt: skip
+    event = lambda operation, microseconds: {"args": {"hlo_op": operation}, "dur": microseconds}  # noqa: E731
+    events = [event("fusion.1", 2), event("dot.2", 5), event("fusion.1", 1), event("loop.4", 9), {"dur": 7}]
+    found = costs.seconds_by_part(events, parts)
+    assert list(found) == ["encoder, backwards", "encoder"]
+    np.testing.assert_allclose(list(found.values()), [5e-6, 3e-6])
 
 
 # Statistics.
@@ -244,18 +265,18 @@ def test_a_row_that_cannot_be_says_why_in_one_line(make_run):
             variants.make_row(name, make_run(), images)
     row = variants.make_row("batch-512", make_run(), images)  # more than there are images
     assert row.run.data["num_examples"] == row.arguments()[1].shape[0] == 512
+    assert row.steps == 1  # which is more work than the five of program
+    assert variants.make_row("width-3", make_run(), images).run.config.model.hidden == (24,)
     variants.check_names(list(variants.DEFAULT))
 
 
 def test_a_row_of_more_work_makes_fewer_steps_in_a_dispatch(make_run):
     images = np.zeros((200, 8, 8, 1), np.uint8)
     base = make_run(train__log_every=10, train__evaluate_every=20, objective__name="sampled-elbo")
-    wide = variants.make_row("width-3", base, images)
-    assert wide.run.config.model.hidden == (24,)
     of = lambda name: variants.make_row(name, base, images).steps  # noqa: E731
-    assert (of("program"), of("batch-8"), of("batch-48"), of("batch-512"), wide.steps) == (10, 10, 3, 1, 3)
-    more = planning.step_costs(planning.override_run(base, objective__num_samples=4)).flops
-    assert 1 < of("samples-4") == round(10 * planning.step_costs(base).flops / more) < 10  # the encoder runs once
+    assert (of("batch-8"), of("batch-48")) == (10, 3)
+    encoder, decoder = 3 * 64 * 8 + 3 * 2 * 8 * 2 - 64 * 8, 3 * (2 * 8 + 8 * 64)
+    assert of("samples-4") == round(10 * (encoder + decoder) / (encoder + 4 * decoder)) == 4  # the encoder runs once
 
 
 def test_a_row_is_compiled_cold_though_another_has_compiled_the_same():
@@ -328,6 +349,8 @@ def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypat
     with gzip.open(trace) as file:
         assert any("train_steps" in str(event.get("name")) for event in json.load(file)["traceEvents"])
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert {"encoder", "sampling", "decoder", "optimizer", "encoder, backwards"} <= set(result["profile"])
+    assert "the operations of program, traced" in err
     assert jax.config.jax_compilation_cache_dir is None
 
     path = tmp_path / "bench" / "bench.json"

@@ -1,6 +1,7 @@
 """Speed, measured so that it can be trusted: rows in interleaved rounds, ratios within a round, intervals for both."""
 
 import contextlib
+import gzip
 import json
 import os
 import statistics
@@ -257,9 +258,8 @@ def bench(
         samples = run_rounds(timed, rounds, say=say)
         for name, runner in runners.items():
             facts[name]["dispatch_seconds"] = runner.dispatch_seconds() if runner.row.compiled else None
-        if profile is not None:
-            with profiling(profile):
-                runners[BASELINE].block(2)
+        turn_to(BASELINE)
+        parts = None if profile is None else _profiled(runners[BASELINE], profile)
     paces = {name: samples.pop(f"machine {name}") for name in PROBES}
     return {
         "format": FORMAT,
@@ -271,7 +271,21 @@ def bench(
         | {"samples": paces, "bandwidth_working_set": traffic // 2, "peak_memory": machine.peak_memory()},
         "rows": [_entry(rows[name], samples, facts, probes, paces) for name in samples],
         "left_out": left_out,
+        "profile": parts,
     }
+
+
+def _profiled(runner: Runner, folder: Path) -> dict[str, float]:
+    """Traces two dispatches into a folder: {part of the step: seconds of its operations, a step and device}."""
+    run = runner.row.run
+    text = planning.traced(run).lower().compile().as_text()  # of the very program
+    with profiling(folder):
+        runner.block(2)
+    trace = max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
+    with gzip.open(trace) as file:
+        events = json.load(file)["traceEvents"]
+    found = costs.seconds_by_part(events, costs.parts_of_a_step(text))
+    return {part: seconds / (2 * runner.row.steps * run.mesh.size) for part, seconds in found.items()}
 
 
 def _facts(row: Row) -> dict[str, Any]:

@@ -82,6 +82,10 @@ def print_report(report: Mapping[str, Any], stream: TextIO) -> None:
     columns = ("row", "trace, lower, compile s", "warm", "MFLOP by hand", "by XLA", "MB by hand", "by XLA", "MiB held",
                "collectives", "kB")  # fmt: skip
     print_table("what the compiler made of it, a step", columns, compiled, stream)
+    if report["profile"]:
+        all_parts = sum(report["profile"].values())
+        parts = [[part, short(1e3 * s), f"{s / all_parts:.1%}"] for part, s in report["profile"].items()]
+        print_table(f"the operations of {baseline}, traced", ("part", "ms a step and device", "share"), parts, stream)
 
 
 def _compiled_cells(row: Mapping[str, Any]) -> list[str]:
