@@ -1,6 +1,7 @@
 """The benchmark: what a program costs is counted right, ratios tell a change from noise, and rows train alike."""
 
 import gzip
+import io
 import json
 import re
 from pathlib import Path
@@ -12,13 +13,13 @@ import pytest
 from jax import lax
 from PIL import Image
 
-from vae_jax import benchmarking, cli, costs, machine, planning, runs, sharding, variants
+from vae_jax import benchmarking, cli, costs, machine, planning, reporting, runs, sharding, variants
 from vae_jax.errors import InputError
 from vae_jax.fitting import compile_program
 from vae_jax.models.networks import convolve
 
 TINY = [
-    "--model.hidden", "8", "--model.latent-dim", "2", "--train.batch-size", "16", "--train.log-every", "4",
+    "--model.hidden", "8", "--model.latent-dim", "2", "--train.batch-size", "16", "--train.log-every", "6",
     "--mesh.data", "1",
 ]  # fmt: skip
 
@@ -116,13 +117,34 @@ def test_collectives_in_loops_and_asynchronous_ones():
 @pytest.mark.usefixtures("quick_compiler")
 def test_the_parts_of_a_step_can_be_told_apart_in_the_compiled_program(make_run):
     text = compiled_text(make_run(data__binarization="dynamic", model__likelihood="bernoulli"))
-    named = re.findall(r'op_name="([^"]*)"', text)
-    for scope in ("read_images", "encoder", "sampling", "decoder", "likelihood", "optimizer"):
-        assert any(scope in re.split(r"[/()]", name) for name in named), scope
+    parts = costs.parts_of_a_step(text)
+    assert {"read_images", "encoder", "sampling", "decoder", "likelihood", "optimizer"} <= set(parts.values())
+    assert {"encoder, backwards", "decoder, backwards"} <= set(parts.values())
     products = re.findall(r' dot\(.*op_name="([^"]*)"', text)
     for scope in ("encoder", "decoder"):  # forwards, and backwards
         assert any(f"jvp({scope})" in name and "transpose" not in name for name in products)
         assert any(f"transpose(jvp({scope}))" in name for name in products)
+
+
+def test_the_time_of_a_trace_is_shared_among_the_parts_of_the_step():
+    text = """
+  %fusion.1 = f32[8,2]{1,0} fusion(%p), kind=kLoop, metadata={op_name="jit(f)/while/body/jvp(encoder)/tanh"}
+  ROOT dot.2 = (f32[8]{0}, f32[2]{0}) fusion(%p), metadata={op_type="dot" op_name="a/transpose(jvp(encoder))/decoder/b"}
+  %all-reduce.3 = f32[8]{0} all-reduce(%p), to_apply=%add, metadata={op_name="jit(f)/optimizer/add"}
+  %loop.4 = (s32[]) while(%t), body=%b, metadata={op_name="jit(f)/optimizer/while"}
+  %kl.5 = f32[] add(%a, %b), metadata={op_name="jit(f)/loss_and_gradient/jvp()/add"}
+  %rest.6 = f32[] add(%a, %b), metadata={op_name="jit(f)/transpose"}
+"""
+    parts = costs.parts_of_a_step(text)
+    assert parts == {
+        "fusion.1": "encoder", "dot.2": "encoder, backwards", "all-reduce.3": "collectives",
+        "kl.5": "loss_and_gradient", "rest.6": "other",
+    }  # fmt: skip
+    event = lambda operation, microseconds: {"args": {"hlo_op": operation}, "dur": microseconds}  # noqa: E731
+    events = [event("fusion.1", 2), event("dot.2", 5), event("fusion.1", 1), event("loop.4", 9), {"dur": 7}]
+    found = costs.seconds_by_part(events, parts)
+    assert list(found) == ["encoder, backwards", "encoder"]
+    np.testing.assert_allclose(list(found.values()), [5e-6, 3e-6])
 
 
 # Statistics.
@@ -169,6 +191,45 @@ def test_a_comparison_tells_a_change_from_noise():
     assert verdicts(once, once) == {"program": "one round only", "rbg": "one round only"}
 
 
+def test_what_is_not_alike_in_two_reports_is_told():
+    of = lambda rows, **differ: {  # noqa: E731
+        "rows": [{"row": row, "samples": [0.01, 0.02]} for row in rows],
+        "config": {"train.batch_size": 128, "train.save_every": 1} | differ,
+        "machine": {"jax": "1.0", "bandwidth_working_set": 5, "rates": {"float32": 1}, "samples": {"float32": [1, 2]}},
+    }
+    before, after = of(["program", "rbg"]), of(["program", "eager"], **{"train.batch_size": 64, "train.save_every": 7})
+    after["machine"] |= {"jax": "1.1", "bandwidth_working_set": 6, "rates": {}}
+    differ = benchmarking.not_alike(before, after)
+    assert differ == {"train.batch_size": [128, 64], "jax": ["1.0", "1.1"], "rows": [["rbg"], ["eager"]]}
+    assert benchmarking.not_alike(before, before) == {}
+    said = io.StringIO()
+    reporting.print_comparison(benchmarking.compare(before, after), differ, said)
+    *_, batch, version, first, second = said.getvalue().splitlines()
+    assert "train.batch_size: 128 before, 64 after" in batch
+    assert "jax: 1.0 before, 1.1 after" in version
+    assert (first, second) == ("in A alone: rbg", "in B alone: eager")
+    assert "15.00" in said.getvalue()  # ms
+
+
+def test_numbers_for_people():
+    numbers = (14196.2, 13.351, 1.0094, 0.98512, 0.0, None, -2.5)
+    assert [reporting.short(x) for x in numbers] == ["14,196", "13.35", "1.009", "0.985", "0.000", "", "-2.500"]
+    assert reporting.span({"median": 0.5, "low": 0.25, "high": 1}, 1e3) == "500.0 (250.0 to 1,000)"
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([0.5, 0.2, 0.8], [0.5, 0.2, 0.8]),
+        ([0.5, 0.5, 0.5], [0.4, 0.5, 0.6]),
+        ([0.99, 1.0, 0.1], [0.9, 1.0, 0.1]),
+        ([0.02, 0.0, 0.01], [0.2, 0.0, 0.1]),
+    ],
+)
+def test_names_in_the_figure_do_not_overlap(places, expected):
+    np.testing.assert_allclose(reporting.apart(np.array(places), least=0.1), expected, atol=1e-12)
+
+
 # Rows.
 
 
@@ -204,8 +265,38 @@ def test_a_row_that_cannot_be_says_why_in_one_line(make_run):
             variants.make_row(name, make_run(), images)
     row = variants.make_row("batch-512", make_run(), images)  # more than there are images
     assert row.run.data["num_examples"] == row.arguments()[1].shape[0] == 512
+    assert row.steps == 1  # which is more work than the five of program
     assert variants.make_row("width-3", make_run(), images).run.config.model.hidden == (24,)
     variants.check_names(list(variants.DEFAULT))
+
+
+def test_a_row_of_more_work_makes_fewer_steps_in_a_dispatch(make_run):
+    images = np.zeros((200, 8, 8, 1), np.uint8)
+    base = make_run(train__log_every=10, train__evaluate_every=20, objective__name="sampled-elbo")
+    of = lambda name: variants.make_row(name, base, images).steps  # noqa: E731
+    assert (of("batch-8"), of("batch-48")) == (10, 3)
+    encoder, decoder = 3 * 64 * 8 + 3 * 2 * 8 * 2 - 64 * 8, 3 * (2 * 8 + 8 * 64)
+    assert of("samples-4") == round(10 * (encoder + decoder) / (encoder + 4 * decoder)) == 4  # the encoder runs once
+
+
+def test_a_row_is_compiled_cold_though_another_has_compiled_the_same():
+    found = []
+    listener = lambda event, **_: found.append(event.rpartition("/")[2])  # noqa: E731
+
+    def compiled_anew():
+        jax.clear_caches()
+        found.clear()
+        jax.jit(lambda x: jnp.sin(x) @ x).lower(jnp.ones((3, 3))).compile()
+        return "cache_misses" in found and "cache_hits" not in found
+
+    with benchmarking.temporary_caches() as turn_to:
+        jax.monitoring.register_event_listener(listener)
+        said = []
+        for row in ("one", "one", "other", "one"):
+            turn_to(row)
+            said.append(compiled_anew())
+        jax.monitoring.unregister_event_listener(listener)
+    assert said == [True, False, True, False]
 
 
 def called(capsys, *argv):
@@ -223,7 +314,7 @@ def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypat
     listener = lambda event, **_: hits.append(event) if event == "/jax/compilation_cache/cache_hits" else None  # noqa: E731
     jax.monitoring.register_event_listener(listener)
     code, out, err = called(
-        capsys, "bench", *TINY, "--data.data-dir", data_dir, "--variants", "eager,remat", "--rounds", 2,
+        capsys, "bench", *TINY, "--data.data-dir", data_dir, "--variants", "eager,remat,batch-32", "--rounds", 2,
         "--workdir", tmp_path / "bench", "--profile", tmp_path / "profile",
     )  # fmt: skip
     jax.monitoring.unregister_event_listener(listener)
@@ -232,17 +323,20 @@ def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypat
     stored = json.loads((tmp_path / "bench" / "bench.json").read_text())
     assert {name: result[name] for name in stored} == stored
     rows = {row["row"]: row for row in result["rows"]}
-    assert list(rows) == ["program", "eager"]
+    assert list(rows) == ["program", "eager", "batch-32"]
     assert list(result["left_out"]) == ["remat"]
     assert "remat: left out (model.remat: True given" in err
-    for row in rows.values():
+    for name, row in rows.items():
         assert len(row["samples"]) == 2
         assert row["floor_seconds"] > 0
-        assert row["images_per_second"] == pytest.approx(16 / row["seconds_per_step"]["median"])
+        batch = 32 if name == "batch-32" else 16
+        assert row["images_per_second"] == pytest.approx(batch / row["seconds_per_step"]["median"])
+        assert row["seconds_per_image"]["median"] == pytest.approx(row["seconds_per_step"]["median"] / batch)
+        assert row["work_ratio"] == batch / 16
         assert row["times_floor"]["low"] <= row["times_floor"]["median"] <= row["times_floor"]["high"]
     assert rows["program"]["ratio"] == {"median": 1, "low": 1, "high": 1}
     program = rows["program"]
-    assert program["steps_per_dispatch"] == 4
+    assert (program["steps_per_dispatch"], rows["batch-32"]["steps_per_dispatch"]) == (6, 3)
     assert set(program["compile"]["cold"]) == set(program["compile"]["warm"]) == {"trace", "lower", "compile"}
     assert hits  # the second compilation found the first
     assert program["memory"]["total"] > 0
@@ -255,6 +349,8 @@ def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypat
     with gzip.open(trace) as file:
         assert any("train_steps" in str(event.get("name")) for event in json.load(file)["traceEvents"])
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert {"encoder", "sampling", "decoder", "optimizer", "encoder, backwards"} <= set(result["profile"])
+    assert "the operations of program, traced" in err
     assert jax.config.jax_compilation_cache_dir is None
 
     path = tmp_path / "bench" / "bench.json"
@@ -263,7 +359,8 @@ def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypat
     compared = json.loads(out)["rows"]
     assert [row["row"] for row in compared] == list(rows)
     assert all(row["seconds"]["median"] == 1 for row in compared)
-    assert err.count("no change beyond noise") == 2
+    assert err.count("no change beyond noise") == 3
+    assert json.loads(out)["not_alike"] == {}
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_a_plan_from_the_command_line(data_dir, capsys, monkeypatch):
     monkeypatch.setattr(machine, "matrix_probe", lambda dtype, probe=machine.matrix_probe: probe(dtype, size=64))
     taken = lambda run: {"temporary": 1000 * run.config.train.batch_size, "total": 1000 * run.config.train.batch_size}  # noqa: E731
     monkeypatch.setattr(planning, "program_memory", taken)
-    argv = ["plan", *TINY, "--data.data-dir", data_dir, "--memory", 0.001]
+    argv = ["plan", *TINY, "--data.data-dir", data_dir, "--memory", 0.001, "--train.log-every", 3]  # not of save_every
     code, out, err = called(capsys, *argv, "--mesh.data", 1)
     assert code == 0
     one = json.loads(out)

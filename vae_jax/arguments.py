@@ -12,7 +12,7 @@ from typing import Any
 from vae_jax.config import Config
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
-from vae_jax.settings import from_flat, parse_setting, suggestion, validate
+from vae_jax.settings import from_flat, parse_setting, suggestion, unattended, validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +194,7 @@ def parse_bench(argv: Sequence[str]) -> tuple[Bench, Config]:
     require_positive(rounds=asked.rounds)
     if asked.compare and len(asked.compare) != 2:
         raise InputError(f"--compare: {len(asked.compare)} file(s) given, must be two: A.json B.json")
-    return asked, validate(config)
+    return asked, validate(unattended(config))
 
 
 def parse_plan(argv: Sequence[str]) -> tuple[Plan, Config]:
@@ -202,7 +202,7 @@ def parse_plan(argv: Sequence[str]) -> tuple[Plan, Config]:
     asked, config = _parse_on_preset("plan", Plan, argv)
     if asked.memory is not None and not 0 < asked.memory < float("inf"):
         raise InputError(f"--memory: {asked.memory} given, must be GiB, greater than 0")
-    return asked, validate(config)
+    return asked, validate(unattended(config))
 
 
 def _parse_on_preset(command: str, cls: type, argv: Sequence[str]) -> tuple[Any, Config]:

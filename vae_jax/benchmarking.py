@@ -1,7 +1,9 @@
 """Speed, measured so that it can be trusted: rows in interleaved rounds, ratios within a round, intervals for both."""
 
 import contextlib
+import gzip
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -16,7 +18,7 @@ from vae_jax import costs, machine, planning
 from vae_jax.errors import InputError
 from vae_jax.fitting import profiling
 from vae_jax.runs import Run
-from vae_jax.settings import flatten
+from vae_jax.settings import differences, flatten
 from vae_jax.variants import BASELINE, Row, make_row, plain
 
 BLOCK_SECONDS = 0.2  # a row is timed for about as long at a time, dispatches waited for at the end
@@ -25,6 +27,7 @@ DISPATCHES = 20  # of no step, for the host's time
 RESAMPLES = 2000
 PROBES = ("float32", "bfloat16", "bandwidth")
 FORMAT = 1
+FOLLOWING = frozenset({"train.save_every", "bandwidth_working_set"})  # settings and machine that follow from others
 
 Say = Callable[[str], None]
 
@@ -63,7 +66,9 @@ def ratio(values: Sequence[float], others: Sequence[float], **settings: Any) -> 
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], *, level: float = 0.99) -> list[dict[str, Any]]:
-    """For each row of both reports: {"row", "seconds", "paced", "verdict"}, the ratios after / before with intervals.
+    """For each row of both reports: {"row", "before", "after", "seconds", "paced", "verdict"}.
+
+    `before` and `after` are medians in seconds; `seconds` and `paced` are ratios after / before with their intervals.
 
     Another hour is another speed of the machine, so a step is also measured in products of two float32 matrices, timed
     in the same round: `paced`. A row is slower or faster only where both intervals, at `level`, lie on one side of 1.
@@ -83,7 +88,21 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], *, level: float
         verdict = (
             "slower" if slower else "faster" if faster else "no change beyond noise" if known else "one round only"
         )
-        found.append({"row": row["row"], "seconds": seconds, "paced": paced, "verdict": verdict})
+        middles = {"before": statistics.median(past), "after": statistics.median(new)}
+        found.append({"row": row["row"], **middles, "seconds": seconds, "paced": paced, "verdict": verdict})
+    return found
+
+
+def not_alike(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What else differs between two reports, {name: [before, after]}: settings, the machine and its versions, and
+    `rows`, those that the other lacks."""
+    found = {}
+    for part in ("config", "machine"):
+        old, new = ({k: v for k, v in r[part].items() if not isinstance(v, dict)} for r in (before, after))
+        found |= {name: [old.get(name), new.get(name)] for name in differences(old, new, ignore=FOLLOWING)}
+    old, new = ([row["row"] for row in r["rows"]] for r in (before, after))
+    if set(old) != set(new):
+        found["rows"] = [[name for name in old if name not in new], [name for name in new if name not in old]]
     return found
 
 
@@ -93,7 +112,12 @@ def read_report(path: str | Path) -> dict[str, Any]:
         report = json.loads(Path(path).read_text())
         rows = [(str(row["row"]), [float(s) for s in row["samples"]]) for row in report["rows"]]
         pace = [float(s) for s in report["machine"]["samples"]["float32"]]
-        if report["format"] != FORMAT or any(len(samples) != len(pace) or not pace for _, samples in rows):
+        parts_are_there = all(isinstance(report[part], dict) for part in ("config", "machine"))
+        if (
+            not parts_are_there
+            or report["format"] != FORMAT
+            or any(len(samples) != len(pace) or not pace for _, samples in rows)
+        ):
             raise ValueError
     except OSError as error:
         raise InputError(f"--compare: {path} cannot be read ({error.strerror})") from None
@@ -106,18 +130,22 @@ def read_report(path: str | Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _temporary_cache() -> Iterator[None]:
-    """JAX's persistent cache in a new folder, and as it was before afterwards."""
+def temporary_caches() -> Iterator[Callable[[str], None]]:
+    """turn_to(row): JAX's persistent cache in a folder of its own, else a row would find what another compiled; and as
+    it was before afterwards."""
     from jax.experimental.compilation_cache import compilation_cache
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     with tempfile.TemporaryDirectory(prefix="vae-jax-bench-") as folder:
-        try:
-            jax.config.update(names[0], folder)
-            jax.config.update(names[1], 0.0)
+
+        def turn_to(row: str) -> None:
+            jax.config.update(names[0], os.path.join(folder, row))
             compilation_cache.reset_cache()
-            yield
+
+        try:
+            jax.config.update(names[1], 0.0)
+            yield turn_to
         finally:
             for name, value in before.items():
                 jax.config.update(name, value)
@@ -204,8 +232,9 @@ def bench(
     run's own program are traced there afterwards.
     """
     rows, left_out, facts = {}, {}, {}
-    with _temporary_cache():
+    with temporary_caches() as turn_to:
         for name in dict.fromkeys((BASELINE, *names)):
+            turn_to(name)
             try:
                 row = plain(name, run, images) if name == BASELINE else make_row(name, run, images)
                 facts[name] = _facts(row)
@@ -214,7 +243,10 @@ def bench(
             except InputError as error:
                 left_out[name] = str(error)
                 say(f"{name}: left out ({error})")
-        runners = {name: Runner(row) for name, row in rows.items()}
+        runners = {}
+        for name, row in rows.items():
+            turn_to(name)
+            runners[name] = Runner(row)
         traffic = planning.traffic(run)
         probes = {
             "float32": machine.matrix_probe("float32"),
@@ -226,9 +258,8 @@ def bench(
         samples = run_rounds(timed, rounds, say=say)
         for name, runner in runners.items():
             facts[name]["dispatch_seconds"] = runner.dispatch_seconds() if runner.row.compiled else None
-        if profile is not None:
-            with profiling(profile):
-                runners[BASELINE].block(2)
+        turn_to(BASELINE)
+        parts = None if profile is None else _profiled(runners[BASELINE], profile)
     paces = {name: samples.pop(f"machine {name}") for name in PROBES}
     return {
         "format": FORMAT,
@@ -240,7 +271,21 @@ def bench(
         | {"samples": paces, "bandwidth_working_set": traffic // 2, "peak_memory": machine.peak_memory()},
         "rows": [_entry(rows[name], samples, facts, probes, paces) for name in samples],
         "left_out": left_out,
+        "profile": parts,
     }
+
+
+def _profiled(runner: Runner, folder: Path) -> dict[str, float]:
+    """Traces two dispatches into a folder: {part of the step: seconds of its operations, a step and device}."""
+    run = runner.row.run
+    text = planning.traced(run).lower().compile().as_text()  # of the very program
+    with profiling(folder):
+        runner.block(2)
+    trace = max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
+    with gzip.open(trace) as file:
+        events = json.load(file)["traceEvents"]
+    found = costs.seconds_by_part(events, costs.parts_of_a_step(text))
+    return {part: seconds / (2 * runner.row.steps * run.mesh.size) for part, seconds in found.items()}
 
 
 def _facts(row: Row) -> dict[str, Any]:
@@ -287,6 +332,8 @@ def _entry(
         "samples": values,
         "seconds_per_step": interval(values) | {"least": min(values), "most": max(values)},
         "ratio": ratio(values, samples[BASELINE]),
+        "work_ratio": facts["flops"] / known[BASELINE]["flops"],
+        "seconds_per_image": interval(seconds / facts["batch_size"]),
         "ratio_per_image": ratio(seconds / images, samples[BASELINE]),
         "images_per_second": facts["batch_size"] / statistics.median(values),
         "floor_seconds": float(np.median(floor)),

@@ -121,21 +121,20 @@ def sweep(argv: Sequence[str]) -> dict[str, Any]:
 def bench(argv: Sequence[str]) -> dict[str, Any]:
     """`vae-jax bench`: measures a model's step beside variants of it; or compares two measurements."""
     asked, config = parse_bench(argv)
-    from vae_jax import benchmarking, reporting, runs, settings, variants
+    from vae_jax import benchmarking, reporting, runs, variants
 
     if asked.compare:
         before, after = map(benchmarking.read_report, asked.compare)
         found = benchmarking.compare(before, after)
-        reporting.print_comparison(found, sys.stderr)
-        return {"before": asked.compare[0], "after": asked.compare[1], "rows": found}
+        differ = benchmarking.not_alike(before, after)
+        reporting.print_comparison(found, differ, sys.stderr)
+        return {"before": asked.compare[0], "after": asked.compare[1], "rows": found, "not_alike": differ}
     names = list(variants.DEFAULT) if asked.variants is None else [n for n in asked.variants.split(",") if n]
     variants.check_names(names)
     directory = Path(asked.workdir or f"runs/bench-{asked.preset}")
     profile = None if asked.profile is None else Path(asked.profile)
     if profile is not None:
         runs.check_writable(profile, "--profile")
-    unit = config.train.log_every
-    config = settings.override(config, train__evaluate_every=0, train__save_every=unit, train__patience=0)
     run, images = runs.prepare_run(config, directory)
     runs.require_in_memory(run, "bench")
     report = benchmarking.bench(run, images, names, rounds=asked.rounds, say=_say, profile=profile)

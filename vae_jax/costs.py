@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,10 +103,9 @@ class Collective(NamedTuple):
     bytes: int  # of the results, on each device
 
 
-_COLLECTIVE = re.compile(
-    r"= (?P<shape>.*?) (?P<kind>all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast"
-    r"|reduce-scatter|ragged-all-to-all)(?P<start>-start)?\("
-)
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "collective-broadcast",
+               "reduce-scatter", "ragged-all-to-all")  # fmt: skip
+_COLLECTIVE = re.compile(rf"= (?P<shape>.*?) (?P<kind>{'|'.join(COLLECTIVES)})(?P<start>-start)?\(")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _CALLED = re.compile(
     r"(?:body|condition|calls|to_apply)=%?([\w.\-]+)|(?:branch_computations|called_computations)={([^}]*)}"
@@ -161,6 +160,43 @@ def _times(text: str) -> dict[str, int]:
 def _bytes(kind: str, lengths: str) -> int:
     bits = int(re.sub(r"\D.*", "", kind.lstrip("abcdefghijklmnopqrstuvwxyz")) or 8)  # pred has none, and takes a byte
     return math.prod(int(length) for length in lengths.split(",") if length) * max(1, bits // 8)
+
+
+SCOPES = ("read_images", "encoder", "sampling", "decoder", "likelihood", "optimizer")  # named where they are computed
+_LOSS = "loss_and_gradient"  # what of it lies in none of these: divergences, the objective
+_OPERATION = re.compile(
+    r'^\s*(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(.*metadata={[^}]*op_name="([^"]*)"', re.M
+)
+
+
+def parts_of_a_step(text: str) -> dict[str, str]:
+    """{operation: the scope it was traced in, `, backwards` added where it is of the gradient} of a compiled program.
+
+    A fused operation has the scope of its last part; talk between devices is `collectives`. Loops and
+    branches, whose parts are operations too, are left out.
+    """
+    found = {}
+    for operation, kind, path in _OPERATION.findall(text):
+        names = re.split(r"[/()]", path)
+        scope = next((name for name in names if name in SCOPES), _LOSS if _LOSS in names else "other")
+        if kind.removesuffix("-start").removesuffix("-done") in COLLECTIVES:
+            found[operation] = "collectives"
+        elif kind not in ("while", "conditional"):
+            found[operation] = scope + (", backwards" if "transpose" in names and scope in SCOPES else "")
+    return found
+
+
+def seconds_by_part(events: Iterable[Mapping[str, Any]], parts: Mapping[str, str]) -> dict[str, float]:
+    """{part of the step: seconds of its operations}, longest first, of the events of a trace and `parts_of_a_step`.
+
+    Operations of other names, as those of other programs, do not count.
+    """
+    found: dict[str, float] = {}
+    for event in events:
+        part = parts.get(event.get("args", {}).get("hlo_op", ""))
+        if part is not None:
+            found[part] = found.get(part, 0.0) + 1e-6 * event.get("dur", 0.0)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def tree_bytes(tree: Any, *, on_device: bool = False) -> int:

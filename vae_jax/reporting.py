@@ -1,6 +1,7 @@
 """Benchmarks and plans for people: tables on a terminal, and a figure of the rows and the roofline."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,10 +13,20 @@ from vae_jax.runs import write_file
 GIB, MIB = 2**30, 2**20
 
 
-def span(found: Mapping[str, float | None], digits: int = 3) -> str:
-    """A median with its interval: `1.02 (0.99 to 1.05)`, alone where there is no interval."""
-    middle = f"{found['median']:.{digits}f}"
-    return middle if found["low"] is None else f"{middle} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+def short(value: float | None) -> str:
+    """A number of about four digits that count, without an exponent: 14,196, 13.35, 0.985; nothing for None."""
+    if value is None:
+        return ""
+    decimals = 3 if not value else min(3, max(0, 3 - math.floor(math.log10(abs(value)))))
+    return f"{value:,.{decimals}f}"
+
+
+def span(found: Mapping[str, float | None], scale: float = 1) -> str:
+    """A median with its interval, times `scale`: `1.020 (0.990 to 1.050)`, alone where there is no interval."""
+    middle, low, high = (
+        None if found[name] is None else short(scale * found[name]) for name in ("median", "low", "high")
+    )
+    return middle if low is None else f"{middle} ({low} to {high})"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> None:
@@ -34,48 +45,83 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_report(report: Mapping[str, Any], stream: TextIO) -> None:
-    """The rows of a benchmark: how fast, against the baseline and the floor; then what the compiler made of them."""
-    machine = report["machine"]
-    rates = machine["rates"]
-    title = (
-        f"{machine['device']}, {machine['cores']} cores; matrix products {rates['float32'] / 1e9:.0f} (float32) and "
-        f"{rates['bfloat16'] / 1e9:.0f} (bfloat16) GFLOP/s, bandwidth {rates['bandwidth'] / 1e9:.0f} GB/s; "
-        f"medians of {report['rounds']} rounds"
-    )
+    """The rows of a benchmark: how fast, against the baseline; then against the machine; then what was compiled."""
+    machine, rows, baseline = report["machine"], report["rows"], report["baseline"]
+    rates, peak = machine["rates"], machine["peak_memory"]
+    title = f"{machine['device']}, {machine['cores']} core(s); medians of {report['rounds']} rounds, 95 % intervals"
+    batch = rows[0]["batch_size"]
     speed = [
         [
-            row["row"], f"{1e3 * row['seconds_per_step']['median']:.3f}", span(row["ratio"]),
-            f"{row['ratio_per_image']['median']:.3f}", f"{row['images_per_second']:,.0f}", span(row["times_floor"], 2),
-            f"{row['share_of_matrix_rate']['float32']:.0%}", f"{row['share_of_bandwidth']:.0%}",
-            "" if row["dispatch_seconds"] is None else f"{1e6 * row['dispatch_seconds']:.0f}",
+            row["row"], span(row["seconds_per_step"], 1e3), span(row["ratio"]), short(row["work_ratio"]),
+            span(row["seconds_per_image"], 1e6), span(row["ratio_per_image"]) if row["batch_size"] != batch else "",
+            f"{row['images_per_second']:,.0f}",
         ]
-        for row in report["rows"]
+        for row in rows
     ]  # fmt: skip
-    columns = ("row", "ms a step", f"of {report['baseline']}", "per image", "images/s", "of the floor", "of f32 rate",
-               "of bandwidth", "dispatch, µs")  # fmt: skip
+    columns = ("row", "ms a step", f"of {baseline}", "its work", "µs an image", f"of {baseline}", "images/s")
     print_table(title, columns, speed, stream)
-    compiled = [_compiled_cells(row) for row in report["rows"] if row["compile"]]
+    title = (
+        f"against matrix products at {rates['float32'] / 1e9:.0f} (float32) and {rates['bfloat16'] / 1e9:.0f} "
+        f"(bfloat16) GFLOP/s and a bandwidth of {rates['bandwidth'] / 1e9:.0f} GB/s; peak memory of all rows: "
+        + ", ".join(f"{name} {size / MIB:,.0f} MiB" for name, size in peak.items())
+    )
+    shares = [
+        [
+            row["row"], short(1e3 * row["floor_seconds"]), span(row["times_floor"]),
+            *(f"{row['share_of_matrix_rate'][name]:.1%}" for name in ("float32", "bfloat16")),
+            f"{row['share_of_bandwidth']:.1%}",
+            short(1e3 * row["steps_per_dispatch"] * row["seconds_per_step"]["median"]),
+            "" if row["dispatch_seconds"] is None else short(1e3 * row["dispatch_seconds"]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    columns = ("row", "floor, ms", "times the floor", "of f32 rate", "of bf16 rate", "of bandwidth", "ms a dispatch",
+               "host, ms")  # fmt: skip
+    print_table(title, columns, shares, stream)
+    compiled = [_compiled_cells(row) for row in rows if row["compile"]]
     columns = ("row", "trace, lower, compile s", "warm", "MFLOP by hand", "by XLA", "MB by hand", "by XLA", "MiB held",
-               "collectives", "MB")  # fmt: skip
+               "collectives", "kB")  # fmt: skip
     print_table("what the compiler made of it, a step", columns, compiled, stream)
+    if report["profile"]:
+        all_parts = sum(report["profile"].values())
+        parts = [[part, short(1e3 * s), f"{s / all_parts:.1%}"] for part, s in report["profile"].items()]
+        print_table(f"the operations of {baseline}, traced", ("part", "ms a step and device", "share"), parts, stream)
 
 
 def _compiled_cells(row: Mapping[str, Any]) -> list[str]:
     cold, warm = ("  ".join(f"{v:.2f}" for v in row["compile"][name].values()) for name in ("cold", "warm"))
-    number = lambda value, unit: "" if value is None else f"{value / unit:,.1f}"  # noqa: E731
+    number = lambda value, unit: short(None if value is None else value / unit)  # noqa: E731
     held = row["memory"]["total"] if row["memory"] else None
     talk = row["collectives"]
     return [
         row["row"], cold, warm, number(row["flops"], 1e6), number(row["xla_flops"], 1e6),
         number(row["traffic_bytes"], 1e6), number(row["xla_bytes"], 1e6), number(held, MIB),
-        str(sum(t["count"] for t in talk)), number(sum(t["bytes"] for t in talk), 1e6),
+        str(sum(t["count"] for t in talk)), number(sum(t["bytes"] for t in talk), 1e3) if talk else "",
     ]  # fmt: skip
 
 
-def print_comparison(found: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
-    """What changed between two reports, beyond noise."""
-    rows = [[c["row"], span(c["seconds"]), span(c["paced"]), c["verdict"]] for c in found]
-    print_table("after / before, 99 % intervals", ("row", "seconds", "in matrix products", "verdict"), rows, stream)
+def print_comparison(found: Sequence[Mapping[str, Any]], differ: Mapping[str, Sequence[Any]], stream: TextIO) -> None:
+    """What changed between two reports, beyond noise; and what else differs between them (`benchmarking.not_alike`)."""
+    differ = dict(differ)
+    lacking = differ.pop("rows", ([], []))
+    rows = [
+        [
+            c["row"],
+            short(1e3 * c["before"]),
+            short(1e3 * c["after"]),
+            span(c["seconds"]),
+            span(c["paced"]),
+            c["verdict"],
+        ]
+        for c in found
+    ]
+    columns = ("row", "before, ms", "after, ms", "after / before", "at equal pace of the machine", "verdict")
+    print_table("a step of B (after) against A (before), 99 % intervals; below 1 is faster", columns, rows, stream)
+    for name, (before, after) in differ.items():
+        print(f"not alike: {name}: {before} before, {after} after", file=stream)
+    for names, report in zip(lacking, "AB", strict=True):
+        if names:
+            print(f"in {report} alone: {', '.join(names)}", file=stream)
 
 
 def print_plan(plan: Mapping[str, Any], stream: TextIO) -> None:
@@ -116,12 +162,16 @@ def _draw_ratios(axes: Any, rows: Sequence[Mapping[str, Any]], baseline: str) ->
         axes.barh(place, found["median"], color="C1" if row["row"] == baseline else "C0", height=0.7)
         if found["low"] is not None:
             axes.plot([found["low"], found["high"]], [place, place], color="black", linewidth=1.5)
+        expected = row["work_ratio"] * rows[0]["batch_size"] / row["batch_size"]
+        axes.plot(expected, place, "D", color="white", markeredgecolor="black", markersize=4)
     axes.axvline(1, color="0.4", linewidth=0.8)
     if max(row["ratio_per_image"]["median"] for row in rows) > 10:
         axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
     axes.invert_yaxis()
-    axes.set(title="Time for an image", xlabel=f"of {baseline}; lines: 95 % intervals")
+    axes.set(
+        title="Time for an image", xlabel=f"of {baseline}; lines: 95 % intervals; diamonds: by its matrix products"
+    )
 
 
 def _draw_roofline(axes: Any, rows: Sequence[Mapping[str, Any]], rates: Mapping[str, float]) -> None:
@@ -133,8 +183,30 @@ def _draw_roofline(axes: Any, rows: Sequence[Mapping[str, Any]], rates: Mapping[
     for name, color in (("float32", "C0"), ("bfloat16", "C2")):
         axes.loglog(x, np.minimum(rates[name], rates["bandwidth"] * x) / 1e9, color=color, label=f"roof, {name}")
     axes.loglog(intensity, reached / 1e9, "o", color="C3", markersize=4)
-    for row, place, height in zip(rows, intensity, reached, strict=True):
-        axes.annotate(row["row"], (place, height / 1e9), fontsize=6, xytext=(4, 0), textcoords="offset points")
+    _name_points(axes, [row["row"] for row in rows], intensity, reached / 1e9)
     axes.set(title="Roofline", xlabel="FLOP for each byte of least traffic", ylabel="GFLOP/s")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
+
+
+def _name_points(axes: Any, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> None:
+    """The names in a column beside the axes, in the order of height, each with a line to its point."""
+    low, high = np.log(axes.get_ylim())
+    line = 9 / 72 / (axes.figure.get_figheight() - 1)  # 9 points, in heights of the axes
+    places = apart((np.log(y) - low) / (high - low), least=min(line, 1 / len(names)))
+    for name, across, height, place in zip(names, x, y, places, strict=True):
+        axes.annotate(
+            name, (across, height), xytext=(1.03, place), textcoords="axes fraction", va="center", fontsize=7,
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
+        )  # fmt: skip
+
+
+def apart(places: np.ndarray, *, least: float) -> np.ndarray:
+    """The places in [0, 1] that are nearest to `places`, by squares, among those in their order and `least` apart."""
+    from sklearn.isotonic import isotonic_regression
+
+    order = np.argsort(places, kind="stable")
+    steps = least * np.arange(len(places))  # without these, to be apart is to rise
+    found = np.empty(len(places))
+    found[order] = steps + isotonic_regression(np.asarray(places, float)[order] - steps, y_min=0, y_max=1 - steps[-1])
+    return found

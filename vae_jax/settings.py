@@ -210,6 +210,14 @@ def override(config: Config, **values: Any) -> Config:
     return from_flat(flatten(config) | {path.replace("__", "."): value for path, value in values.items()})
 
 
+def unattended(config: Config, *, log_every: int | None = None) -> Config:
+    """`config` for steps alone, `log_every` in a dispatch, not validated: it neither evaluates nor saves between them,
+    so that no interval of either can refuse it."""
+    unit = config.train.log_every if log_every is None else log_every
+    alone = {"log_every": unit, "save_every": unit, "evaluate_every": 0, "patience": 0}
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **alone))
+
+
 def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
     """`config` with settings replaced by their path, not validated: for numbers that a program is yet to be given."""
     return _from_flat(flatten(config) | numbers)

@@ -17,9 +17,9 @@ from vae_jax.config import Config
 from vae_jax.errors import InputError
 from vae_jax.fitting import compile_program, make_step, many_steps
 from vae_jax.inference import make_loss
-from vae_jax.planning import override_run
+from vae_jax.planning import override_run, step_costs
 from vae_jax.runs import Run
-from vae_jax.settings import suggestion
+from vae_jax.settings import suggestion, unattended, validate
 
 BASELINE = "program"
 EAGER_STEPS = 2
@@ -207,7 +207,16 @@ def make_row(name: str, base: Run, images: np.ndarray) -> Row:
     if run.config.train.batch_size > len(images):
         images = np.resize(images, (run.config.train.batch_size, *images.shape[1:]))
     data = {**base.data, "num_examples": len(images)}
-    return make(name, dataclasses.replace(run, mesh=mesh, data=data), images)
+    run = dataclasses.replace(run, mesh=mesh, data=data)
+    sized = kind in _COUNTED and "mesh__data" not in settings
+    return make(name, _in_dispatches_no_larger(run, base) if sized else run, images)
+
+
+def _in_dispatches_no_larger(run: Run, base: Run) -> Run:
+    """`run` with so few steps in a dispatch, at least one, that they are no more work than the dispatch of `base`."""
+    more = max(1.0, step_costs(run).flops / step_costs(base).flops)
+    steps = max(1, round(base.config.train.log_every / more))
+    return dataclasses.replace(run, config=validate(unattended(run.config, log_every=steps)))
 
 
 def _check_something_changes(name: str, base: Config, changed: Config, settings: Mapping[str, Any]) -> None:
