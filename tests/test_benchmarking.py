@@ -211,6 +211,15 @@ def test_what_is_not_alike_in_two_reports_is_told():
     assert "15.00" in said.getvalue()  # ms
 
 
+def test_what_a_machine_can_do_is_what_its_best_call_did(monkeypatch):
+    took = [5.0, 3.0, 4.0, 2.0, 9.0, 4.0, 3.0, 3.0]
+    ends = np.cumsum(np.ravel([[0.0, seconds] for seconds in took])).tolist()
+    monkeypatch.setattr(machine.time, "perf_counter", iter(ends).__next__)
+    assert machine.Probe(lambda: None, work=10.0).rate() == 5.0
+    with pytest.raises(StopIteration):
+        machine.Probe(lambda: None, work=10.0).rate()  # all of them were asked for
+
+
 def test_numbers_for_people():
     numbers = (14196.2, 13.351, 1.0094, 0.98512, 0.0, None, -2.5)
     assert [reporting.short(x) for x in numbers] == ["14,196", "13.35", "1.009", "0.985", "0.000", "", "-2.500"]

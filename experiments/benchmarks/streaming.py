@@ -4,7 +4,7 @@
     python experiments/benchmarks/streaming.py --folder DIR          # DIR keeps the data set for the next time
 
 The data set, `mnist_moved`, is made on first use: MNIST's training images, each moved by up to three pixels either way,
-`--images` of them (1.46 GiB once decoded) as PNG in array_record, and 2,000 of its test images. The model is the preset
+`--images` of them (2.19 GiB once decoded) as PNG in array_record, and 2,000 of its test images. The model is the preset
 `mnist-conv`.
 
     memory       all images are held, as `--data.streaming never` does
@@ -166,8 +166,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints a table, and last one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, required=True, help="where the data set is made")
-    parser.add_argument("--images", type=int, default=2_000_000)
-    parser.add_argument("--limit", type=float, default=1.4, help="GiB of data in the process")
+    parser.add_argument("--images", type=int, default=3_000_000)
+    parser.add_argument("--limit", type=float, default=2.0, help="GiB of data in the process")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--dispatches", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
