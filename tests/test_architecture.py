@@ -12,7 +12,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Left to right: a module imports only from rows above its own, and, in a folder, from that folder.
 LAYERS = (
     ("errors",),
-    ("config", "memory", "processes", "random", "signals"),
+    ("config", "host", "processes", "random", "signals"),
     ("settings",),
     (
         "costs",

@@ -220,6 +220,19 @@ def test_what_a_machine_can_do_is_what_its_best_call_did(monkeypatch):
         machine.Probe(lambda: None, work=10.0).rate()  # all of them were asked for
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "flags", "count"), [(80, "", 4), (60, "", 3), (10, "", 1), (81, "", 3), (160, "", 5),
+                                       (80, "--xla_force_host_platform_device_count=8", None)]
+)  # fmt: skip
+def test_a_cpu_is_split_into_devices_that_divide_a_batch(monkeypatch, batch_size, flags, count):
+    asked = {}
+    monkeypatch.setattr(machine.host, "cores", lambda: 6)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: asked.update({name: value}))
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    machine.split_into_devices(batch_size)
+    assert asked == ({} if count is None else {"jax_num_cpu_devices": count})
+
+
 def test_numbers_for_people():
     numbers = (14196.2, 13.351, 1.0094, 0.98512, 0.0, None, -2.5)
     assert [reporting.short(x) for x in numbers] == ["14,196", "13.35", "1.009", "0.985", "0.000", "", "-2.500"]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vae_jax import data, memory
+from vae_jax import data, host
 from vae_jax.data import cache, catalog, files, preparing, splits
 from vae_jax.errors import InputError, StorageError, VaeJaxError
 
@@ -226,8 +226,8 @@ def test_a_header_that_declares_more_than_there_is_takes_no_memory(tmp_path, sha
 @pytest.mark.fault
 def test_arrays_larger_than_the_memory_are_refused(tmp_path, monkeypatch):
     path = save(tmp_path / "x.npy", images_like(10, 10, 10))
-    assert memory.available() > 1 << 20
-    monkeypatch.setattr(memory, "available", lambda: 999)
+    assert host.available_memory() > 1 << 20
+    monkeypatch.setattr(host, "available_memory", lambda: 999)
     monkeypatch.setattr(np, "empty", None)
     with refused(InputError, "memory"):
         data.load(path, "train")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from vae_jax import data, fitting, memory, planning, reading, runs, sharding
+from vae_jax import data, fitting, host, planning, reading, runs, sharding
 from vae_jax.data import records as records_room
 from vae_jax.data import streaming
 from vae_jax.data.batches import Order, batch_indices, mean_image
@@ -131,14 +131,14 @@ def test_images_are_streamed_where_they_would_fill_half_of_the_memory(small, mon
     config = small()
     size = reading.training_images(config).nbytes
     for room, streams in ((2 * size, False), (2 * size - 2, True), (None, False)):
-        monkeypatch.setattr(memory, "available", lambda room=room: room)
+        monkeypatch.setattr(host, "available_memory", lambda room=room: room)
         monkeypatch.setattr(planning.machine, "memory_limit", lambda sharers: None)
         run, images = runs.prepare_run(config, tmp_path / "run")
         assert run.streamed == isinstance(images, data.Records) == streams
         if room is not None:
             validation = run.images("validation")  # held out of the same records
             np.testing.assert_array_equal(validation, data.load("digits", "validation", data_dir=config.data.data_dir))
-    monkeypatch.setattr(memory, "available", lambda: 2 * size - 2)
+    monkeypatch.setattr(host, "available_memory", lambda: 2 * size - 2)
     assert not runs.prepare_run(override(config, data__streaming="never"), tmp_path / "run")[0].streamed
     kept = override(config, data__binarization="static", model__likelihood="bernoulli")
     assert not runs.prepare_run(kept, tmp_path / "run")[0].streamed
@@ -231,11 +231,11 @@ def command_line(pid):
 
 LIMITED = """
 import resource
-from vae_jax import memory
-free = memory.available()
+from vae_jax import host
+free = host.available_memory()
 used = int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmData:'))) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + 2**26, -1))
-print(free, memory.available())
+print(free, host.available_memory())
 """
 
 

@@ -160,8 +160,11 @@ def plan(argv: Sequence[str]) -> dict[str, Any]:
 def evaluate(argv: Sequence[str]) -> dict[str, Any]:
     """`vae-jax evaluate RUN`."""
     directory, asked = parse_on_run("evaluate", Evaluate, argv)
-    from vae_jax import runs, settings
+    from vae_jax import machine, runs, settings
 
+    stored = runs.read_description(directory)
+    if stored is not None:
+        machine.split_into_devices(asked.batch_size or stored["config"].get("evaluation.batch_size", 1))
     run = runs.open_run(directory)
     changes = {
         f"evaluation__{name}": value

@@ -1,5 +1,6 @@
 """What the machine can do, measured: its rate of matrix products, its memory's bandwidth; and how much it can hold."""
 
+import contextlib
 import os
 import platform
 import resource
@@ -10,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vae_jax import memory
+from vae_jax import host
 
 GIB = 2**30
 CALLS = 8
+SHARE = 20  # examples of an evaluation's batch, for products that are worth a device
 
 
 class Probe(NamedTuple):
@@ -79,8 +81,23 @@ def memory_limit(sharers: int = 1) -> int | None:
     stats = jax.local_devices()[0].memory_stats() or {}
     if limit := stats.get("bytes_limit"):
         return int(limit)
-    free = memory.available()
+    free = host.available_memory()
     return None if free is None else free // sharers
+
+
+def split_into_devices(batch_size: int) -> None:
+    """Makes a CPU several devices of JAX for batches that do not depend on each other: one for each core.
+
+    Such devices wait less for each other than the threads that share the work of one (docs/performance.md). They are
+    as many as divide the batch, and give each at least `SHARE` examples. Nothing happens where XLA_FLAGS says how many
+    there are, or JAX has started.
+    """
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    most = max(1, min(host.cores(), batch_size // SHARE))
+    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def peak_memory() -> dict[str, int]:
@@ -97,7 +114,7 @@ def description() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "devices": len(jax.devices()),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": host.cores(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": jax.lib.__version__,

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vae_jax import data, memory
+from vae_jax import data, host
 from vae_jax.config import Config
 from vae_jax.data import Records
 from vae_jax.data.batches import binarize_once
@@ -46,7 +46,7 @@ def _streams(config: Config) -> bool:
                 "a data set prepared as array_record can be streamed"
             )
         return True
-    room = memory.available()
+    room = host.available_memory()
     return records is not None and room is not None and records.nbytes > room // 2
 
 

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from vae_jax import memory
+from vae_jax import host
 from vae_jax.errors import InputError, StorageError, VaeJaxError
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -39,7 +39,7 @@ def one_line(error: BaseException) -> str:
 
 def check_memory(num_bytes: int, where: str) -> None:
     """Raises InputError for an array that would not fit."""
-    if (free := memory.available()) is not None and num_bytes > free:
+    if (free := host.available_memory()) is not None and num_bytes > free:
         raise InputError(f"{where}: needs {num_bytes / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free")
 
 

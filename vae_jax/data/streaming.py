@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 import gc
-import os
 from collections.abc import Iterator
 
 import numpy as np
 
+from vae_jax import host
 from vae_jax.data.batches import Order
 from vae_jax.data.files import one_line
 from vae_jax.data.records import Records, damaged
@@ -53,7 +53,7 @@ def batches(
     from absl import flags
 
     reader = _Reader(records, order, steps, rows)
-    threads = 1 if workers else max(2, len(os.sched_getaffinity(0)) // 2)
+    threads = 1 if workers else max(2, host.cores() // 2)
     read = grain.MapDataset.range(len(reader.parts)).map(reader)
     ahead = read.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if workers:

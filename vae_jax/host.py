@@ -1,11 +1,16 @@
-"""What memory is left to this process, on the host."""
+"""What the host leaves to this process: cores and memory."""
 
 import os
 import resource
 from pathlib import Path
 
 
-def available() -> int | None:
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int | None:
     """Bytes that may still be taken: the least of the machine's free memory, what a control group leaves (a container's
     for example), and the process's own limits (`ulimit -v`, `ulimit -d`); None where nothing tells."""
     found = [left for left in (_of_machine(), _of_group(), *_of_limits()) if left is not None]
