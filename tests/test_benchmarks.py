@@ -249,3 +249,25 @@ def test_a_training_under_a_limit_on_memory_is_told_apart(data_dir, tmp_path):
     found = limited(2**34, argv)
     assert (found["code"], found["result"]) == (2, None)
     assert "train.batch_size: 9999999 given" in found["said"]
+
+
+def test_the_products_of_a_step_and_the_options_of_the_compiler(data_dir, capsys):
+    script = load("benchmarks/compiler")
+    script.OPTIONS = {"as it is": {}, "none": {"xla_cpu_no_such_option": True}}
+    result = script.main(["--quick", "--data-dir", data_dir])
+    assert [row["option"] for row in result["options"]] == ["as it is"]
+    assert result["options"][0]["ratio"] == 1
+    assert "xla_cpu_no_such_option" in result["left_out"]["none"]
+    # 64-8-(2 means, 2 scales) and 2-8-64, batches of 128: forwards, and back to all but the image.
+    forwards = 64 * 8 + 8 * 4 + 2 * 8 + 8 * 64
+    assert sum(p["operations"] for p in result["products"]) == 2 * 128 * (3 * forwards - 64 * 8)
+    assert "all products of a step" in capsys.readouterr().out
+
+
+def test_the_start_of_a_training_is_measured(data_dir, capsys):
+    found = load("benchmarks/startup").main(["--starts", "1", "--presets", "digits", "--data-dir", data_dir])
+    assert list(found) == ["--help", "imports", "of others", "digits, cold", "digits, warm"]
+    assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in found.values())
+    with pytest.raises(SystemExit, match="--preset: nothing given"):
+        load("benchmarks/startup").to_first_step(["--preset", "nothing"], data_dir)
+    capsys.readouterr()

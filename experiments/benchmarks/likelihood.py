@@ -25,12 +25,21 @@ one's resident memory: since samples are streamed, it does not grow with K.
 
 Prints a table, and last one line of JSON.
 
-Numbers of 2026-11-24 (an AMD EPYC with AVX-512, many other programs beside, Python 3.11.7, jax 0.10.2), median (least
-to greatest). Rates: one core, `--processor-time --images 80 --rounds 3`. By the clock and on two cores: not run.
+Numbers of 2026-11-25 (two cores of an AMD EPYC with AVX-512, nothing else at work, Python 3.11.7, jax 0.10.2, nine
+rounds), median (least to greatest). As one device:
 
-    matrix       211.6 GFLOP/s (183.5 to 215.8)    share 1
-    products     189.2 (182.4 to 191.1)            0.877 (0.862 to 1.042)
-    evaluation   136.9 (131.1 to 138.0)            0.640 (0.619 to 0.746)
+    matrix       494.9 GFLOP/s (481.3 to 497.4)    share 1
+    products     321.2 (244.4 to 354.5)            0.660 (0.496 to 0.715)
+    evaluation   278.7 (229.4 to 290.2)            0.571 (0.463 to 0.595)
+
+As two devices of a core each, as `vae-jax evaluate` has it (`XLA_FLAGS=--xla_force_host_platform_device_count=2`):
+
+    matrix       492.6 GFLOP/s (463.0 to 504.8)    share 1
+    products     337.0 (243.3 to 366.3)            0.703 (0.482 to 0.786)
+    evaluation   330.3 (324.0 to 333.4)            0.670 (0.651 to 0.720)
+
+On one core, of 2026-11-24, many other programs beside (`--processor-time --images 80 --rounds 3`): products 0.877
+(0.862 to 1.042), evaluation 0.640 (0.619 to 0.746) of 211.6 GFLOP/s.
 
 Memory, two cores: 396 MiB at most for K = 5,000 and for K = 50,000 (34 and 215 s, beside those programs).
 """
