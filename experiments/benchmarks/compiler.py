@@ -15,6 +15,11 @@ ratio is a program's time over that of the first, round by round; the median. An
 left out.
 
 Prints two tables, and last one line of JSON.
+
+Numbers of 2026-11-25 (two cores of an AMD EPYC with AVX-512, nothing else at work, Python 3.11.7, jax 0.10.2): the
+fourteen products take 1.33 ms, at 317 GFLOP/s; the step 1.54 ms. Ratios: XNNPACK 1.00, oneDNN 1.02, oneDNN's custom
+calls 0.99, dots fused for oneDNN 0.99, for XNNPACK 1.00, for YNNPACK 1.05, concurrent schedule 0.98, fusion emitters
+1.00, fast math 1.00, flush to zero 0.99, inexact dots 0.99, one thread 1.00 (it is not obeyed), half vectors 1.05.
 """
 
 import argparse

@@ -17,6 +17,18 @@ that of `memory`, round by round. Then `vae-jax train` runs twice under `ulimit 
 process, less than the images take): with `--data.streaming auto` it trains, with `never` it is refused.
 
 Prints a table, and last one line of JSON.
+
+Time: 5 minutes to make the data set, 3 to look it through, 3 to decode it once for `memory`, then 8, on two cores.
+Numbers of 2026-11-25 (two cores of an AMD EPYC with AVX-512, nothing else at work, Python 3.11.7, jax 0.10.2, grain
+0.2.18), median (least to greatest):
+
+    memory       140.4 steps/s    1.000
+    streamed     120.7            0.852 (0.816 to 0.956)
+    2 workers    125.3            0.894 (0.784 to 1.081)
+
+Under 2 GiB of data in the process, for images of 2.19 GiB, 5,145 steps: `auto` trained them in 47 s, start and all,
+and `never` was refused, exit code 2. Nearer to its limit (1.4 GiB for images of 1.46) one training of that length stood
+still: a thread could not be started, which Python did not tell.
 """
 
 import argparse
