@@ -44,7 +44,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         profile = None if asked.profile is None else Path(asked.profile)
 
         def prepare() -> tuple[runs.Run, Any]:  # what is wrong is refused now, not after the training
-            run, images = runs.prepare_run(config, directory, allow_change=allowed)
+            run, images = runs.prepare_run(config, directory, allow_change=allowed, say=_say)
             run.images("test")
             if profile is not None:
                 runs.check_writable(profile, "--profile")

@@ -9,6 +9,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -22,6 +23,7 @@ from vae_jax.errors import InputError, LockedError, LostError, StorageError, Vae
 T = TypeVar("T")
 
 LOCK_NAME = "lock"
+_STATUS = re.compile(r"(UNKNOWN|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|FAILED_PRECONDITION): ")
 _FLAGS = ("coordinator", "num_processes", "process_id")
 
 
@@ -197,7 +199,8 @@ def lost(error: BaseException | None) -> LostError | None:
 
     while error is not None:
         told = " ".join(str(error).split())
-        if isinstance(error, jax.errors.JaxRuntimeError) and not told.startswith("RESOURCE_EXHAUSTED"):
+        status = _STATUS.match(told)  # jaxlib raises one that comes while an array is read as a ValueError
+        if (isinstance(error, jax.errors.JaxRuntimeError) or status) and not told.startswith("RESOURCE_EXHAUSTED"):
             return LostError(f"another process has ended ({told[:200]}); the same commands go on from the last save")
         error = error.__cause__ or error.__context__
     return None

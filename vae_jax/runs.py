@@ -169,10 +169,15 @@ def open_run(directory: str | os.PathLike) -> Run:
 
 
 def prepare_run(
-    config: Config, directory: str | os.PathLike, *, allow_change: Sequence[str] = ()
+    config: Config,
+    directory: str | os.PathLike,
+    *,
+    allow_change: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Run, np.ndarray | Records]:
     """(run, its `training_images`) for training in `directory`, which nothing is written to yet.
 
+    `say` is told of what may take minutes.
     Raises InputError if a setting or the data cannot be used, or if the directory holds a run with other settings than
     `allow_change` names or with other data; StorageError if the directory cannot be written to.
     """
@@ -183,6 +188,9 @@ def prepare_run(
     stored = read_description(directory)
     changes = _changed_settings(stored["config"], config, directory, allow_change) if stored else []
     images = training_images(config)
+    if isinstance(images, Records):
+        size = f"{len(images):,} images, {images.nbytes / 2**30:.2f} GiB"
+        say(f"{config.data.name}: {size}, are streamed; a data set's first start looks through all of them once")
     if config.train.batch_size > len(images):
         raise InputError(
             f"train.batch_size: {config.train.batch_size} given, must be at most the {len(images)} training images"

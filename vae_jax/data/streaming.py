@@ -26,15 +26,17 @@ class _Reader:
     steps: range
     rows: np.ndarray  # [n], which of a batch
 
+    def __len__(self) -> int:
+        return -(-len(self.steps) // self._at_once)
+
     @property
-    def parts(self) -> list[range]:
-        """The steps, some at a time."""
+    def _at_once(self) -> int:
+        """Steps in a part."""
         size = self.records.nbytes // len(self.records)
-        count = max(1, min(AT_ONCE, AT_ONCE_BYTES // size) // len(self.rows))
-        return [self.steps[start : start + count] for start in range(0, len(self.steps), count)]
+        return max(1, min(AT_ONCE, AT_ONCE_BYTES // size) // len(self.rows))
 
     def __call__(self, i: int) -> np.ndarray:
-        steps = self.parts[i]
+        steps = self.steps[i * self._at_once : (i + 1) * self._at_once]
         images = self.records.read(np.concatenate([self.order(step, self.rows) for step in steps]))
         return images.reshape(len(steps), len(self.rows), *images.shape[1:])
 
@@ -54,7 +56,7 @@ def batches(
 
     reader = _Reader(records, order, steps, rows)
     threads = 1 if workers else max(2, host.cores() // 2)
-    read = grain.MapDataset.range(len(reader.parts)).map(reader)
+    read = grain.MapDataset.range(len(reader)).map(reader)
     ahead = read.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if workers:
         flags.FLAGS.mark_as_parsed()  # Grain has flags of its own, which no command line of ours sets
