@@ -37,7 +37,7 @@ interruption, at most 90,000 steps back in the full schedule, and trains and eva
 to those that are done. Seconds are those of training, over all processes that worked on a cell and for all its seeds.
 
 Time: 85 minutes for the training of the first cell (one layer, k = 1, one seed, the full schedule) on one core, by
-`taskset -c 1`, with other work on the other core: 1,936 steps a second. With k = 5 it is 840 steps a second, 3.2 hours.
+`taskset -c 1`, with other work on the other core: 1,936 steps a second. With k = 5 it began at 840: some 3.3 hours.
 The short schedule takes 1.5 to 3.5 minutes with k = 1, and 5 to 10 or more with k = 5, on one core.
 Numbers of 2026-11-24 (full) and 2026-11-25 (short) (AMD EPYC with AVX-512, Python 3.11.7, jax 0.10.2), NLL in nats:
 

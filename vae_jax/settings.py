@@ -62,7 +62,7 @@ def validate(config: Config) -> Config:
 def _check_streaming(config: Config) -> None:
     if config.data.streaming == "always":
         _require(config.data.binarization != "static", "data.binarization", "static",
-                 "dynamic, threshold or none where data.streaming is always: what is drawn once is held")  # fmt: skip
+                 "dynamic, threshold or none where data.streaming is always: one draw for all is held")  # fmt: skip
     elif config.data.streaming == "never":
         _require(config.data.workers == 0, "data.workers", config.data.workers, "0 where data.streaming is never")
 

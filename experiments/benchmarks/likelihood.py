@@ -41,7 +41,7 @@ As two devices of a core each, as `vae-jax evaluate` has it (`XLA_FLAGS=--xla_fo
 On one core, of 2026-11-24, many other programs beside (`--processor-time --images 80 --rounds 3`): products 0.877
 (0.862 to 1.042), evaluation 0.640 (0.619 to 0.746) of 211.6 GFLOP/s.
 
-Memory, two cores: 396 MiB at most for K = 5,000 and for K = 50,000 (34 and 215 s, beside those programs).
+Memory, one core, 2026-11-25: 343 MiB at most for K = 5,000 and 342 MiB for K = 50,000 (3.2 and 45 s).
 """
 
 import argparse
