@@ -47,6 +47,7 @@ Numbers of 2026-11-24 (full) and 2026-11-25 (short) (AMD EPYC with AVX-512, Pyth
     1       1  stl, dreg    short                            91.18 ± 0.24    22
     1       5  vae          short                            90.86 ± 0.24    21
     1       5  iwae         short                            90.29 ± 0.24    30
+    1       5  dreg         short                            89.81 ± 0.23    30
     2       1  vae, iwae    short                            90.28 ± 0.25    100 + 9
     2       1  stl, dreg    short                            89.80 ± 0.25    100 + 11
     2       5  vae          short                            89.21 ± 0.24    100 + 9
