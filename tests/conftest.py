@@ -15,8 +15,12 @@ import pytest  # noqa: E402
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """Where the data sets of all runs lie: a folder of this session, in which `digits` is made on first use."""
-    return str(tmp_path_factory.mktemp("datasets"))
+    """Where the data sets of all runs lie: a folder of this session that holds `digits`."""
+    from vae_jax import data
+
+    folder = str(tmp_path_factory.mktemp("datasets"))
+    data.load("digits", "train", data_dir=folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
