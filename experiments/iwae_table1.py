@@ -52,6 +52,7 @@ Numbers of 2026-11-24 (full) and 2026-11-25 (short) (AMD EPYC with AVX-512, Pyth
     2       1  stl, dreg    short                            89.80 ± 0.25    100 + 11
     2       5  vae          short                            89.21 ± 0.24    100 + 9
     2       5  iwae         short                            88.65 ± 0.24    100 + 10
+    2       5  dreg         short                            88.25 ± 0.24    100 + 12
 
 one seed each; ± is the standard error over the test images, which all share. All other cells: not run.
 """
