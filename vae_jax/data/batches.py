@@ -74,8 +74,8 @@ class Order:
 
     def __init__(self, key: Array, steps: range, *, num_examples: int, batch_size: int):
         self.num_examples, self.batch_size = num_examples, batch_size
-        self.first_epoch, self.last_epoch = (_place(s, num_examples, batch_size)[0] for s in (steps[0], steps[-1]))
-        epochs = jnp.arange(self.first_epoch, self.last_epoch + 1)
+        self.first_epoch, last_epoch = (_place(step, num_examples, batch_size)[0] for step in (steps[0], steps[-1]))
+        epochs = jnp.arange(self.first_epoch, last_epoch + 1)
         self.keys = np.asarray(jax.vmap(lambda epoch: _round_keys(jax.random.fold_in(key, epoch)))(epochs))
 
     def __call__(self, step: int, rows: np.ndarray) -> np.ndarray:
