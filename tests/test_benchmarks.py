@@ -218,9 +218,14 @@ class TestSweep:
         def done(seconds):
             return {"seconds": seconds, "result": {"train_seconds": 1.0}}
 
-        table = load("benchmarks/sweep").summarise({"sweep": [done(6.0)], "train": [done(4.0), done(8.0)]})
+        found = {"sweep": [done(6.0)], "train": [done(9.0), done(2.0), done(1.0)]}
+        table = load("benchmarks/sweep").summarise(found, models=3)
         assert table["ratio"] == 0.5
-        assert table["train"] == {"commands": 2, "seconds": 12.0, "train_seconds": 2.0}
+        assert table["train"] == {"commands": 3, "seconds": 12.0, "train_seconds": 3.0}
+        # Two more, each as the median of those after the first.
+        table = load("benchmarks/sweep").summarise(found, models=5)
+        assert table["train"] == {"commands": 3, "seconds": 15.0, "train_seconds": 5.0}
+        assert table["ratio"] == 0.4
 
 
 def test_streaming_is_measured_beside_memory(data_dir, tmp_path, quick_compiler):

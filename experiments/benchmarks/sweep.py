@@ -9,7 +9,8 @@ command fills; each trains the same steps and evaluates the same test images wit
 commands do: a `train` command also draws its figures, a sweep its table and one figure.
 
 Within a round the sixteen commands follow the sweep at once, on whatever the machine is then; the ratio is the sweep's
-time over the sum of theirs: below 1, the sweep is faster.
+time over the sum of theirs: below 1, the sweep is faster. With `--alone N` only the first N of them run, and each of
+the others is taken to last as long as the median of those after the first, which filled the cache.
 
 Prints a table, and last one line of JSON.
 
@@ -22,6 +23,7 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -60,13 +62,23 @@ def clocked(argv: Sequence[str]) -> dict[str, Any]:
     return {"seconds": seconds, "result": json.loads(done.stdout.splitlines()[-1])}
 
 
-def summarise(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Seconds of either side, of them those of training (with compilation), and the ratio of the wholes."""
+def summarise(found: dict[str, list[dict[str, Any]]], *, models: int) -> dict[str, Any]:
+    """Seconds of either side, of them those of training (with compilation), and the ratio of the wholes.
+
+    Where fewer than `models` commands of one model each have run, the others last as the median of all but the first.
+    """
+
+    commands = {"sweep": 1, "train": models}
+
+    def total(seconds: list[float], side: str) -> float:
+        missing = commands[side] - len(seconds)
+        return sum(seconds) + (missing * statistics.median(seconds[1:]) if missing else 0.0)
+
     sides = {
         side: {
             "commands": len(done),
-            "seconds": sum(one["seconds"] for one in done),
-            "train_seconds": sum(one["result"]["train_seconds"] for one in done),
+            "seconds": total([one["seconds"] for one in done], side),
+            "train_seconds": total([one["result"]["train_seconds"] for one in done], side),
         }
         for side, done in found.items()
     }
@@ -81,24 +93,29 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--steps", type=int, default=2295, help="steps of each model")
     parser.add_argument("--samples", type=int, default=20, help="K of the NLL; 0 for none")
+    parser.add_argument("--alone", type=int, help="how many of the commands of one model run; all if not given")
     parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.FIELD=VALUE", help="further settings")
     asked = parser.parse_args(argv)
+    models = len(asked.betas) * len(asked.seeds)
+    alone = models if asked.alone is None else asked.alone
+    if not (alone == models or 2 <= alone < models):
+        parser.error(f"--alone must be 2 or more and at most the {models} models")
     settings = [f"train.steps={asked.steps}", f"evaluation.num_samples={asked.samples}", *asked.set]
     flags = ["--preset", asked.preset, *(part for s in settings for part in f"--{s}".split("=", 1))]
     with tempfile.TemporaryDirectory() as folder:
         found = {}
         for side, lines in commands(Path(folder), asked.betas, asked.seeds, flags).items():
             found[side] = []
-            for line in lines:
+            for line in lines[:alone]:
                 found[side].append(clocked(line))
                 print(f"{side}: {found[side][-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
-    table = summarise(found)
-    print(f"{'side':<8}{'commands':<10}{'seconds':<10}of them training")
+    table = summarise(found, models=models)
+    print(f"{'side':<8}{'ran':<10}{'seconds':<10}of them training")
     for side in found:
         row = table[side]
         print(f"{side:<8}{row['commands']:<10}{row['seconds']:<10.1f}{row['train_seconds']:.1f}")
     print(f"sweep / train {table['ratio']:.3f}")
-    about = {"preset": asked.preset, "steps": asked.steps, "num_samples": asked.samples}
+    about = {"preset": asked.preset, "steps": asked.steps, "num_samples": asked.samples, "models": models}
     result = about | {"cores": len(os.sched_getaffinity(0))} | table
     print(json.dumps(result))
     return result
