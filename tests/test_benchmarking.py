@@ -211,6 +211,12 @@ def test_what_is_not_alike_in_two_reports_is_told():
     assert "15.00" in said.getvalue()  # ms
 
 
+def test_how_many_samples_are_decoded_at_a_time_is_the_devices_affair_unless_said(monkeypatch):
+    assert machine.samples_at_a_time(0) == 20
+    monkeypatch.setattr(machine.jax, "default_backend", lambda: "gpu")
+    assert [machine.samples_at_a_time(chunk) for chunk in (0, 7)] == [100, 7]
+
+
 def test_what_a_machine_can_do_is_what_its_best_call_did(monkeypatch):
     took = [5.0, 3.0, 4.0, 2.0, 9.0, 4.0, 3.0, 3.0]
     ends = np.cumsum(np.ravel([[0.0, seconds] for seconds in took])).tolist()

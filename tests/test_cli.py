@@ -349,7 +349,7 @@ def test_a_directory_that_cannot_be_is_refused_before_anything_is_compiled(
         (["reconstruct", "RUN", "--split", "tset"], ["split='tset': no such split"]),
         (["encode", "RUN", "--split", "tset"], ["split='tset': no such split"]),
         (["evaluate", "RUN", "--num-samples", "-1"], ["evaluation.num_samples: -1 given"]),
-        (["evaluate", "RUN", "--chunk", "0"], ["evaluation.chunk: 0 given"]),
+        (["evaluate", "RUN", "--chunk", "-1"], ["evaluation.chunk: -1 given"]),
         (["reconstruct", "RUN", "--count", "360"], ["360 images", "at most the 359 of the split test"]),
         (["sample", "RUN", "--count", "0"], ["--count: 0 given"]),
         (["sample", "RUN", "--seed", "9" * 20], ["--seed: 9999"]),

@@ -159,8 +159,9 @@ class EvaluationConfig:
 
     num_samples: int = 5000
     """K of the importance-sampled NLL; 0: no NLL."""
-    chunk: int = 20
-    """Samples decoded at a time: the memory of an evaluation is chunk x batch_size images; small ones stay in cache."""
+    chunk: int = 0
+    """Samples decoded at a time: the memory of an evaluation is chunk x batch_size images; the draws depend on it.
+    0: 20 on a CPU, where so many stay in its caches, and 100 on another device, which fewer do not fill."""
     batch_size: int = 80
     """Examples evaluated at a time; the draws depend on it, and 80 is a multiple of 8 and of 16 devices."""
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import optax
 
-from vae_jax import processes, sharding
+from vae_jax import machine, processes, sharding
 from vae_jax.checkpoints import Checkpoints, Restored
 from vae_jax.config import RESUMABLE, Config, DataConfig
 from vae_jax.data import Records
@@ -348,8 +348,9 @@ def evaluate(
         if run.config.model.posterior != "deterministic" and settings.num_samples:
             result["num_samples"] = settings.num_samples
             report = None if say is None else (lambda done: say(done, len(images)))
+            chunk = machine.samples_at_a_time(settings.chunk)
             result |= evaluator.likelihood(
-                params, key, images, num_samples=settings.num_samples, chunk=settings.chunk, report=report
+                params, key, images, num_samples=settings.num_samples, chunk=chunk, report=report
             )
     result["undefined"] = undefined_numbers(run.config)
     if "bits_per_dim" not in result["undefined"]:

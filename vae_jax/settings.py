@@ -20,13 +20,13 @@ _POSITIVE = (
     "model.latent_dim", "model.noise_scale", "model.likelihood_scale", "model.mixture_components", "model.blocks",
     "objective.num_samples", "objective.num_inner_samples", "optimizer.learning_rate", "optimizer.eps",
     "optimizer.decay", "train.steps", "train.batch_size", "train.microbatches", "train.log_every",
-    "train.save_every", "evaluation.chunk", "evaluation.batch_size", "mesh.fsdp",
+    "train.save_every", "evaluation.batch_size", "mesh.fsdp",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "objective.beta", "objective.warmup_steps", "objective.free_bits", "objective.capacity", "objective.alpha",
     "objective.elbo_weight", "objective.mmd_weight", "optimizer.warmup_steps", "optimizer.final_fraction",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.evaluate_every", "train.patience", "train.max_skips",
-    "evaluation.num_samples", "mesh.data", "data.workers", "seed",
+    "evaluation.num_samples", "evaluation.chunk", "mesh.data", "data.workers", "seed",
 )  # fmt: skip
 _BELOW_ONE = ("data.holdout", "optimizer.b1", "optimizer.b2", "train.ema_decay")
 

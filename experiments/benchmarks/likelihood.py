@@ -61,7 +61,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax import reading, runs, sharding
+from vae_jax import machine, reading, runs, sharding
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, VaeJaxError
@@ -145,14 +145,14 @@ def measure(
     """For each round the rates of `matrix`, `products` and `evaluation` in operations a second; one round before them
     is not counted."""
     settings, evaluator, key = run.config.evaluation, run.evaluator(), runs.evaluation_key(run, "test")
-    codes = min(settings.chunk, settings.num_samples) * evaluator.batch_size
+    codes = min(machine.samples_at_a_time(settings.chunk), settings.num_samples) * evaluator.batch_size
     squares = {size: square_product(size) for size in sizes}
     products = decoder_products(params, codes)
     decoder = 2 * codes * sum(kernel.size for kernel in kernels(params, encoder=False))
     whole = len(images) * operations(params, settings.num_samples)
 
     def evaluate() -> dict[str, float]:
-        given = {"num_samples": settings.num_samples, "chunk": settings.chunk}
+        given = {"num_samples": settings.num_samples, "chunk": machine.samples_at_a_time(settings.chunk)}
         return evaluator.likelihood(params, key, images, **given)
 
     def rate(work: float, call: Callable[[], Any], repeats: int = 1) -> float:
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, params = model_of(asked.run, config)
     images = run.images("test")[: asked.images or (100 if asked.memory else 400)]
     if asked.peak is not None:
-        given = {"num_samples": asked.peak, "chunk": run.config.evaluation.chunk}
+        given = {"num_samples": asked.peak, "chunk": machine.samples_at_a_time(run.config.evaluation.chunk)}
         start = time.perf_counter()
         run.evaluator().likelihood(params, runs.evaluation_key(run, "test"), images, **given)
         seconds = time.perf_counter() - start
