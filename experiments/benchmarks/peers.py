@@ -48,6 +48,7 @@ cause was not tried.
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -58,22 +59,52 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 TRAINERS = Path(__file__).parent / "trainers"
-ROWS = {
-    "vae_jax": "ours",
-    "torch-example": "pytorch",
-    "torch-loader": "pytorch",
-    "torch-plain": "pytorch",
-    "torch-compiled": "pytorch",
-    "pythae": "pythae_trainer",
-    "flax-example": "flax_example",
-    "numpyro": "numpyro_svi",
+MODELS = {
+    "mlp": {"network": "mlp", "hidden": [400], "latent_dim": 20, "activation": "relu"},
+    "residual": {"network": "residual", "hidden": [16, 32], "latent_dim": 50, "activation": "gelu"},
 }
-NETWORK = {"hidden": 400, "latent_dim": 20, "batch_size": 128, "learning_rate": 1e-3}
+PLATFORMS, PRECISIONS = ("cpu", "gpu"), ("float32", "bfloat16")
+BATCH_SIZE, LEARNING_RATE = 128, 1e-3
+
+
+class Row(NamedTuple):
+    """A way of training: the file of `trainers/` that has it, and what it can be asked for with."""
+
+    trainer: str
+    models: tuple[str, ...] = tuple(MODELS)
+    platforms: tuple[str, ...] = PLATFORMS
+    precisions: tuple[str, ...] = PRECISIONS
+
+
+ROWS = {
+    "vae_jax": Row("ours"),
+    "vae_jax-per-step": Row("ours"),
+    "torch-example": Row("pytorch", models=("mlp",), platforms=("cpu",)),
+    "torch-loader": Row("pytorch", models=("mlp",)),
+    "torch-plain": Row("pytorch"),
+    "torch-compiled": Row("pytorch"),
+    "torch-cuda-graph": Row("pytorch", platforms=("gpu",)),
+    "pythae": Row("pythae_trainer", models=("mlp",), platforms=("cpu",), precisions=("float32",)),
+    "flax-example": Row("flax_example", models=("mlp",), precisions=("float32",)),
+    "numpyro": Row("numpyro_svi", models=("mlp",), precisions=("float32",)),
+}
+
+
+def refusal(name: str, model: str, platform: str, precision: str) -> str | None:
+    """Why there is no such row with these, in words, or None where there is."""
+    row = ROWS[name]
+    asked = {"--model": (model, row.models), "--platform": (platform, row.platforms),
+             "--precision": (precision, row.precisions)}  # fmt: skip
+    for option, (given, allowed) in asked.items():
+        if given not in allowed:
+            return f"--rows: {name} is there with {option} {' or '.join(allowed)} only, {given} given"
+    return None
 
 
 def load_trainer(name: str) -> ModuleType:
@@ -87,7 +118,7 @@ def load_trainer(name: str) -> ModuleType:
 # --- In the process of a row -----------------------------------------------------------------------------------------
 
 
-def serve(name: str, path: Path, steps: int) -> None:
+def serve(name: str, path: Path, steps: int, task: dict[str, Any]) -> None:
     """Answers each line on stdin, ["epoch" or "test", row], by a JSON line on the stdout that the parent reads."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes to stderr
@@ -108,7 +139,7 @@ def serve(name: str, path: Path, steps: int) -> None:
     with np.load(path, allow_pickle=False) as images:
         train, test = images["train"], images["test"]
     module = load_trainer(name)
-    makers = attempt(lambda: module.trainers(train, test, steps, NETWORK))
+    makers = attempt(lambda: module.trainers(train, test, steps, task))
     if makers is None:
         return
     answer(versions={package: version(package) for package in module.VERSIONS})
@@ -132,14 +163,25 @@ def serve(name: str, path: Path, steps: int) -> None:
 
 
 class Worker:
-    """A process kept alive: `ask("epoch", row)` runs one epoch there and sleeps until it is done."""
+    """A process kept alive: `ask("epoch", row)` runs one epoch there and sleeps until it is done.
 
-    def __init__(self, python: str, trainer: str, path: Path, steps: int):
-        command = [python, str(Path(__file__).resolve()), "--serve", trainer, str(path), str(steps)]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    It is to be waited for once, until it is `ready`.
+    """
+
+    def __init__(self, python: str, trainer: str, path: Path, steps: int, task: dict[str, Any]):
+        command = [python, str(Path(__file__).resolve()), "--serve", trainer, str(path), str(steps), json.dumps(task)]
+        environment = os.environ | {
+            "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[task["platform"]],
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share a card
+        }
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
+        self.error: str | None = None
+        self.versions: dict[str, str] = {}
+
+    def ready(self) -> None:
+        """Waits for its first answer: the versions of what it compares, or why it cannot."""
         first = self._read()
         self.error, self.versions = first.get("error"), first.get("versions", {})
 
@@ -202,28 +244,50 @@ def stored_images(name: str, data_dir: str | None, holdout: float) -> Iterator[t
         yield path, len(train)
 
 
+Answers = tuple[dict[str, Any], dict[str, Any]]
+
+
+def ask(workers: dict[str, Worker], row: str) -> Answers:
+    """(epoch, test) of a row: the answers to both questions, or the error of the first twice."""
+    epoch = workers[row].ask("epoch", row)
+    return epoch, epoch if "error" in epoch else workers[row].ask("test", row)
+
+
+def ask_all(workers: dict[str, Worker], rows: list[str]) -> dict[str, Answers]:
+    """`ask` of all rows, the processes at work side by side."""
+    shared: dict[int, list[str]] = {}
+    for row in rows:
+        shared.setdefault(id(workers[row]), []).append(row)
+    with ThreadPoolExecutor(len(shared)) as pool:
+        parts = list(pool.map(lambda own: [(row, ask(workers, row)) for row in own], shared.values()))
+    return dict(itertools.chain(*parts))
+
+
 def measure(
-    workers: dict[str, Worker], rows: list[str], *, warmup: int, rounds: int, target: float
+    workers: dict[str, Worker], rows: list[str], *, warmup: int, rounds: int, target: float | None
 ) -> dict[str, dict[str, Any]]:
-    """{row: {"epochs": those measured, "to_target": seconds or None, "elbo": the last}}; failed rows are left out."""
+    """{row: {"epochs": those measured, "to_target": seconds or None, "elbo": the last}}; failed rows are left out.
+
+    Without a target, for which their time would count, the first epochs of all rows run side by side.
+    """
     found: dict[str, dict[str, Any]] = {
         row: {"epochs": [], "spent": 0.0, "to_target": None, "elbo": -math.inf} for row in rows
     }
     for i in range(-warmup, rounds):
+        answers = ask_all(workers, rows) if target is None and i == -warmup else {}
         for row in list(found):
-            epoch, this = workers[row].ask("epoch", row), found[row]
-            tested = workers[row].ask("test", row) if "error" not in epoch else epoch
+            this, (epoch, tested) = found[row], answers.get(row) or ask(workers, row)
             if "error" in tested:
                 print(f"{row}: left out ({tested['error']})", file=sys.stderr)
                 del found[row]
                 continue
             this["spent"] += epoch["seconds"]
             this["elbo"] = tested["elbo"]
-            if this["to_target"] is None and this["elbo"] >= target:
+            if target is not None and this["to_target"] is None and this["elbo"] >= target:
                 this["to_target"] = this["spent"]
             if i >= 0:
                 this["epochs"].append(epoch)
-        line = "  ".join(f"{row} {f['epochs'][-1]['seconds']:.3f} s" for row, f in found.items() if f["epochs"])
+        line = "  ".join(f"{row} {f['epochs'][-1]['seconds']:.4f} s" for row, f in found.items() if f["epochs"])
         print(f"round {i + 1} of {rounds}: {line}" if line else "warm-up", file=sys.stderr)
     return found
 
@@ -246,29 +310,40 @@ def summarise(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def show(table: list[dict[str, Any]], versions: dict[str, dict[str, str]], *, rounds: int, target: float) -> None:
+def show(
+    table: list[dict[str, Any]], versions: dict[str, dict[str, str]], *, rounds: int, target: float | None
+) -> None:
     """Prints the table for people."""
 
-    def span(entry: dict[str, float] | None) -> str:
-        return f"{entry['median']:.3f} ({entry['min']:.3f} to {entry['max']:.3f})" if entry else ""
+    def span(entry: dict[str, float] | None, digits: int = 3) -> str:
+        return "{median:.{n}f} ({min:.{n}f} to {max:.{n}f})".format(**entry, n=digits) if entry else ""
+
+    def reached(entry: dict[str, Any]) -> str:
+        if target is None:
+            return ""
+        return "not yet" if entry["seconds_to_target"] is None else f"{entry['seconds_to_target']:.1f}"
 
     for name, packages in versions.items():
         print(f"{name}: " + ", ".join(f"{package} {number}" for package, number in packages.items()))
     print(f"median (least to greatest) of {rounds} rounds")
-    print(f"{'row':<16}{'seconds an epoch':<28}{'vae_jax / row':<28}{f's to {target:g}':<12}test ELBO at the end")
+    to = "" if target is None else f"s to {target:g}"
+    print(f"{'row':<18}{'seconds an epoch':<30}{'vae_jax / row':<28}{to:<12}test ELBO at the end")
     for entry in table:
-        reached = "not yet" if entry["seconds_to_target"] is None else f"{entry['seconds_to_target']:.1f}"
-        ratio = span(entry.get("ratio"))
-        print(f"{entry['row']:<16}{span(entry['seconds']):<28}{ratio:<28}{reached:<12}{entry['test_elbo']:.2f} nats")
+        seconds, ratio = span(entry["seconds"], digits=4), span(entry.get("ratio"))
+        print(f"{entry['row']:<18}{seconds:<30}{ratio:<28}{reached(entry):<12}{entry['test_elbo']:.2f} nats")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measures, prints a table, and last one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows to measure")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="which rows to measure, of all that there are")
+    parser.add_argument("--model", choices=MODELS, default="mlp", help="what is trained")
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="where; gpu needs --here")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the networks in training")
     parser.add_argument("--rounds", type=int, default=15, help="measured epochs of each row")
     parser.add_argument("--warmup", type=int, default=3, help="epochs of each row before those")
     parser.add_argument("--target", type=float, default=-105.0, help="the test ELBO, in nats, to be reached")
+    parser.add_argument("--overlap", action="store_true", help="no target: first epochs, which compile, side by side")
     parser.add_argument("--environments", type=Path, default=Path("runs/environments"), help="where they are made")
     parser.add_argument("--here", action="store_true", help="make none: rows that this Python lacks are left out")
     parser.add_argument("--quick", action="store_true", help="one round of three steps: does it run at all?")
@@ -279,24 +354,37 @@ def main(argv: list[str] | None = None) -> None:
     rounds, warmup = (1, 1) if asked.quick else (asked.rounds, asked.warmup)
     if rounds < 1 or warmup < 1:
         parser.error("--rounds and --warmup must be 1 or more")
-    rows = [row for row in ROWS if row in asked.rows]
+    if asked.platform == "gpu" and not asked.here:
+        parser.error("--platform gpu needs --here: the environments are made for CPUs")
+    refusals = {row: refusal(row, asked.model, asked.platform, asked.precision) for row in ROWS}
+    for row in asked.rows or ():
+        if refusals[row]:
+            parser.error(refusals[row])
+    rows = [row for row in ROWS if row in (asked.rows or ROWS) and not refusals[row]]
+    target = None if asked.overlap else asked.target
+    task = MODELS[asked.model] | {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE,
+                                  "platform": asked.platform, "precision": asked.precision}  # fmt: skip
     with stored_images(asked.data, asked.data_dir, asked.holdout) as (path, count), contextlib.ExitStack() as stack:
-        steps = 3 if asked.quick else -(-count // NETWORK["batch_size"])
+        steps = 3 if asked.quick else -(-count // BATCH_SIZE)
         started: dict[str, Worker] = {}
-        for name in dict.fromkeys(ROWS[row] for row in rows):
+        for name in dict.fromkeys(ROWS[row].trainer for row in rows):
             python = sys.executable if asked.here else environment_python(name, asked.environments.resolve())
-            started[name] = Worker(python, name, path, steps)
+            started[name] = Worker(python, name, path, steps, task)
             stack.callback(started[name].close)
-        workers = {row: started[ROWS[row]] for row in rows}
-        table = summarise(measure(workers, rows, warmup=warmup, rounds=rounds, target=asked.target))
+        for worker in started.values():
+            worker.ready()
+        workers = {row: started[ROWS[row].trainer] for row in rows}
+        table = summarise(measure(workers, rows, warmup=warmup, rounds=rounds, target=target))
         versions = {"machine": {"python": platform.python_version(), "cores": str(len(os.sched_getaffinity(0)))}}
         versions |= {name: worker.versions for name, worker in started.items() if worker.versions}
-    show(table, versions, rounds=rounds, target=asked.target)
-    print(json.dumps({"steps": steps, "rounds": rounds, "versions": versions, "rows": table}))
+    show(table, versions, rounds=rounds, target=target)
+    result = {"task": task, "steps": steps, "rounds": rounds, "versions": versions, "rows": table}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+        serve(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5]))
     else:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # here only data are loaded: a card is for the processes of the rows
         main()
