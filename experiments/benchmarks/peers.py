@@ -1,36 +1,59 @@
 """Steady epochs of vae_jax and of its peers on one machine, and the seconds that each takes to a test ELBO.
 
-The model is the VAE of the PyTorch examples: 784-400-20 and its mirror with relu, batch 128, Adam at 1e-3, on MNIST's
-pixel intensities as they are. Each row is one way of training it, written in the file of `trainers/` that it names:
+Two models, with batch 128 and Adam at 1e-3 on MNIST's pixel intensities as they are. `--model mlp` is the VAE of the
+PyTorch examples: 784-400-20 and its mirror with relu. `--model residual` is the network of the preset mnist-conv: two
+levels of residual blocks with 16 and 32 channels, 50 latents, gelu; in PyTorch (`trainers/torch_networks.py`) it is the
+same function with as many parameters. Each row is one way of training, written in the file of `trainers/` that it
+names; a row is there with both models, platforms and precisions unless something else is said:
 
-    vae_jax          `fitting.compile_program`, as `vae-jax train` runs it: one dispatch for each epoch of 469 steps,
-                     every loss and gradient checked to be finite, every step's metrics read back after each dispatch
-    torch-example    the loop of the PyTorch example: a shuffling DataLoader over images that become a PIL image and
-                     then a float32 tensor, one by one, in every epoch, as torchvision's MNIST and ToTensor make them;
-                     loss.item() in every step
-    torch-loader     the same with a DataLoader over one float32 tensor in memory
-    torch-plain      the fastest plain form: one tensor, randperm and an index for each batch, the cross entropy of
-                     logits, fused Adam, no loss.item() in the loop
-    torch-compiled   torch-plain with loss and model in torch.compile (needs a C++ compiler; left out where it fails)
-    pythae           pythae's VAE with these networks, trained by its BaseTrainer
-    flax-example     Linen and optax as in Flax's own example: a jitted step, called for each batch
-    numpyro          SVI with the closed-form KL, an epoch in one jitted loop, as in numpyro's own example
+    vae_jax           `fitting.compile_program`, as `vae-jax train` runs it: one dispatch for each epoch of 469 steps,
+                      every loss and gradient checked to be finite, every step's metrics read back after each dispatch
+    vae_jax-per-step  the same with train.log_every = 1, a dispatch for each step: none is waited for within an epoch,
+                      whose losses and checks are read back at its end
+    torch-example     the loop of the PyTorch example: a shuffling DataLoader over images that become a PIL image and
+                      then a float32 tensor, one by one, in every epoch, as torchvision's MNIST and ToTensor make them;
+                      loss.item() in every step (mlp, CPU)
+    torch-loader      the same with a DataLoader over one float32 tensor in memory, pinned for a GPU (mlp)
+    torch-plain       the fastest plain form: one tensor on the device, randperm and an index for each batch, the cross
+                      entropy of logits, fused Adam, no loss.item() in the loop
+    torch-compiled    torch-plain with loss and model in torch.compile (needs a C++ compiler; left out where it fails)
+    torch-cuda-graph  torch-plain with its whole step, from the batch's index to Adam, captured as a CUDA graph and
+                      replayed for each batch (GPU)
+    pythae            pythae's VAE with these networks, trained by its BaseTrainer (mlp, CPU, float32)
+    flax-example      Linen and optax as in Flax's own example: a jitted step, called for each batch (mlp, float32)
+    numpyro           SVI with the closed-form KL, an epoch in one jitted loop, as in numpyro's own example (mlp,
+                      float32)
+
+`--precision bfloat16` is model.compute_dtype in vae_jax, and torch.autocast around the network in PyTorch, where the
+layers of mean and log variance are in bfloat16 too; parameters, loss, optimizer and test ELBO are float32 in both. With
+float32 on a GPU, XLA's products are TF32 unless told otherwise, and PyTorch is allowed the same there
+(set_float32_matmul_precision "high"; cuDNN's convolutions are TF32 by default, and its algorithms are tried out first).
+vae_jax alone computes the test ELBO in full float32 then.
 
 Protocol: a process for each file of `trainers/`, kept alive, each with all cores, in a virtual environment of its own
 that this program makes (vae_jax runs in the Python that runs this); warm-up epochs first; then rounds of one epoch for
 each row in turn, while the other processes sleep, so that what else the machine does hits all rows alike. An epoch is
-as many steps as 60,000 images need. CPU only. The ratio is vae_jax's time over the row's, round by round: below 1,
-vae_jax is faster. The seconds to the test ELBO are those of all epochs, the first with its compilation too, until
-the ELBO of the 10,000 test images is that good, which is looked at after each epoch and is not counted.
+as many steps as 60,000 images need, and has ended when the device has. The ratio is vae_jax's time over the row's,
+round by round: below 1, vae_jax is faster. The seconds to the test ELBO are those of all epochs, the first with its
+compilation too, until the ELBO of the 10,000 test images is that good, which is looked at after each epoch and is not
+counted. `--overlap` saves most of the time of compilations: the first epochs run side by side, and there are no seconds
+to a test ELBO; what a compiler tries out on the device, it then tries out beside the others.
+
+On a GPU (`--platform gpu`) all rows run in the Python that runs this (`--here`), which needs JAX and PyTorch for it;
+their processes share the card, so JAX takes memory as it needs it (XLA_PYTHON_CLIENT_PREALLOCATE=false).
 
     vae-jax data prepare mnist
     python experiments/benchmarks/peers.py
     python experiments/benchmarks/peers.py --rows vae_jax torch-example torch-compiled --rounds 7 --warmup 2
+    python experiments/benchmarks/peers.py --model residual --rounds 5 --warmup 1
+    python experiments/benchmarks/peers.py --platform gpu --here --overlap
+    python experiments/benchmarks/peers.py --platform gpu --here --overlap --model residual --precision bfloat16
 
 Time: 5 minutes on two cores for all rows, 17 rounds and 2 epochs of warm-up, the environments made before.
-Numbers of 2026-11-25 (two cores of an AMD EPYC with AVX-512, nothing else at work, Python 3.11.7, jax 0.10.2, flax
-0.12.8, torch 2.13.0+cpu, pythae 0.1.2, numpyro 0.22.0, `--rounds 17 --warmup 2`), seconds an epoch and vae_jax's time
-over the row's, each the median (least to greatest); seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
+Numbers of 2026-11-25 (mlp, float32, two cores of an AMD EPYC with AVX-512, nothing else at work, Python 3.11.7, jax
+0.10.2, flax 0.12.8, torch 2.13.0+cpu, pythae 0.1.2, numpyro 0.22.0, `--rounds 17 --warmup 2`; the last batch of an
+epoch was a smaller one in PyTorch then), seconds an epoch and vae_jax's time over the row's, each the median (least to
+greatest); seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
 
     vae_jax          0.666 (0.632 to 0.895)                                  14.4    -104.46
     torch-example    2.881 (2.591 to 3.211)      0.236 (0.210 to 0.305)      35.7    -103.80
@@ -58,6 +81,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -130,7 +154,9 @@ def serve(name: str, path: Path, steps: int, task: dict[str, Any]) -> None:
         try:
             return act()
         except Exception as error:  # the parent says it, and goes on without the row
-            answer(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            text = " ".join(str(error).split())[:200]
+            answer(error=f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {text}")
 
     from importlib.metadata import version
 
