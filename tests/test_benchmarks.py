@@ -4,13 +4,18 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scripts import EXPERIMENTS, load
 
 from vae_jax.arguments import parse_sweep, parse_train
+from vae_jax.config import ModelConfig
 from vae_jax.errors import InputError
+from vae_jax.models import build_model
 from vae_jax.presets import PRESETS
 from vae_jax.settings import override
 from vae_jax.sweeping import members
@@ -30,8 +35,8 @@ def images(tmp_path):
     return path
 
 
-def run(images, *rows):
-    arguments = ["--quick", "--here", "--holdout", "0.3", "--data", images, "--rows", *rows]
+def run(images, *rows, options=()):
+    arguments = ["--quick", "--here", "--holdout", "0.3", "--data", images, *options, "--rows", *rows]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
     )
@@ -46,11 +51,13 @@ def run(images, *rows):
 
 
 def test_rows_in_jax_train_the_same_model_on_the_same_images(images):
-    result = run(images, "vae_jax", "flax-example", "numpyro")
+    result = run(images, "vae_jax", "vae_jax-per-step", "flax-example", "numpyro")
     assert (result["steps"], result["rounds"]) == (3, 1)
     assert {"jax", "flax", "optax"} <= set(result["versions"]["ours"])
     ours, *others = result["rows"]
     assert "ratio" not in ours
+    assert others[0]["loss"] == pytest.approx(ours["loss"], rel=1e-5)  # the same steps in other dispatches
+    assert others[0]["test_elbo"] == pytest.approx(ours["test_elbo"], rel=1e-5)
     for entry in others:
         assert entry["ratio"]["median"] == pytest.approx(ours["seconds"]["median"] / entry["seconds"]["median"])
         # 64 pixels of noise, about 64 log 2 nats; the gain of the first steps is alike.
@@ -58,12 +65,129 @@ def test_rows_in_jax_train_the_same_model_on_the_same_images(images):
         assert entry["loss"] == pytest.approx(ours["loss"], abs=4)
 
 
-def test_rows_in_torch_train_the_same_model_on_the_same_images(images):
+def test_the_residual_model_is_trained_in_bfloat16(images, peers, quick_compiler):
+    result = run(images, "vae_jax", options=["--model", "residual", "--precision", "bfloat16", "--overlap"])
+    (entry,), task = result["rows"], result["task"]
+    assert (task["network"], task["precision"], entry["seconds_to_target"]) == ("residual", "bfloat16", None)
+    assert entry["test_elbo"] == pytest.approx(-48, abs=4)  # 64 pixels of noise
+    train = np.load(images)[:420, ..., None]
+
+    def loss(precision):  # of the mlp, which is sooner compiled
+        makers = peers.load_trainer("ours").trainers(
+            train, train, 3, task | peers.MODELS["mlp"] | {"precision": precision}
+        )
+        epoch, _ = makers["vae_jax"]()
+        return epoch()
+
+    assert loss("bfloat16") != pytest.approx(loss("float32"), rel=1e-6)
+    assert loss("bfloat16") == pytest.approx(loss("float32"), rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("model", "rows"), [("mlp", ("torch-example", "torch-loader", "torch-plain")), ("residual", ("torch-plain",))]
+)
+def test_rows_in_torch_train_the_same_model_on_the_same_images(images, model, rows, precision):
     pytest.importorskip("torch")
-    result = run(images, "vae_jax", "torch-example", "torch-loader", "torch-plain")
+    result = run(images, "vae_jax", *rows, options=["--model", model, "--precision", precision])
     ours, *others = result["rows"]
     for entry in others:
         assert entry["test_elbo"] == pytest.approx(ours["test_elbo"], abs=4)
+
+
+def flax_params(network):
+    """The weights of a residual network in PyTorch as vae_jax has them, for images of one channel."""
+
+    def array(tensor):
+        return jnp.asarray(tensor.detach().numpy())
+
+    def dense(layer):
+        return {"kernel": array(layer.weight).T, "bias": array(layer.bias)}
+
+    def conv(layer):
+        return {"kernel": array(layer.weight).transpose(2, 3, 1, 0), "bias": array(layer.bias)}
+
+    def down(layer):  # [O, C, 2, 2] -> [2·2·C, O]
+        kernel = array(layer.weight).transpose(2, 3, 1, 0)
+        return {"kernel": kernel.reshape(-1, kernel.shape[-1]), "bias": array(layer.bias)}
+
+    def up(layer):  # outputs (C, 2, 2) -> (2, 2, C)
+        def turned(values):
+            return values.reshape(*values.shape[:-1], -1, 4).swapaxes(-2, -1).reshape(values.shape)
+
+        return {"kernel": turned(array(layer.weight)[:, :, 0, 0].T), "bias": turned(array(layer.bias))}
+
+    def blocks(layers):
+        return {f"ConvBlock_{i}": {"Conv_0": conv(b.first), "Conv_1": conv(b.last)} for i, b in enumerate(layers)}
+
+    return {
+        "encoder": {f"Dense_{i}": down(layer) for i, layer in enumerate(network.down)} | blocks(network.encoder_blocks),
+        "posterior_mean": dense(network.mean),
+        "posterior_log_variance": dense(network.log_variance),
+        "decoder": {"Dense_0": dense(network.start), **blocks(network.decoder_blocks)}
+        | {f"Dense_{i}": up(layer) for i, layer in enumerate(network.up, start=1)},
+        "output_bias": array(network.output_bias).reshape(network.image_shape),
+    }
+
+
+def test_the_residual_network_in_torch_is_the_same_function(peers, monkeypatch):
+    torch = pytest.importorskip("torch")
+    networks = load("benchmarks/trainers/torch_networks")
+    task = peers.MODELS["residual"]
+    network = networks.make(task, (28, 28, 1))
+    config = ModelConfig(network="residual", hidden=tuple(task["hidden"]), latent_dim=50, activation="gelu")
+    model = build_model(config, (28, 28, 1))
+    x = np.random.default_rng(0).uniform(size=(2, 28, 28, 1)).astype(np.float32)
+    initial = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+    assert jax.tree.map(jnp.shape, flax_params(network)) == jax.tree.map(jnp.shape, initial)
+    assert sum(p.numel() for p in network.parameters()) == sum(p.size for p in jax.tree.leaves(initial))
+
+    with torch.no_grad():
+        for weights in network.parameters():  # none of them zero
+            weights += 0.05 * torch.randn_like(weights)
+    monkeypatch.setattr(networks, "sample", lambda mean, log_variance: mean + torch.exp(0.5 * log_variance))
+    logits, mean, log_variance = (value.detach().numpy() for value in network(torch.from_numpy(x).flatten(1)))
+    variables = {"params": flax_params(network)}
+    q = model.apply(variables, x, method="encode")
+    p = model.apply(variables, q.loc + jnp.exp(q.log_scale), method="decode")
+    np.testing.assert_allclose(mean, q.loc, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(log_variance, 2 * q.log_scale, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, p.logits.reshape(2, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_the_mlp_in_torch_has_as_many_parameters(peers):
+    pytest.importorskip("torch")
+    network = load("benchmarks/trainers/torch_networks").make(peers.MODELS["mlp"], (28, 28, 1))
+    model = build_model(ModelConfig(hidden=(400,), latent_dim=20, activation="relu"), (28, 28, 1))
+    initial = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
+    assert sum(p.numel() for p in network.parameters()) == sum(p.size for p in jax.tree.leaves(initial))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rows", "torch-cuda-graph"], "torch-cuda-graph is there with --platform gpu only, cpu given"),
+        (["--rows", "vae_jax", "numpyro", "--model", "residual"], "numpyro is there with --model mlp only"),
+        (["--rows", "flax-example", "--precision", "bfloat16"], "flax-example is there with --precision float32 only"),
+        (["--rows", "pythae", "--platform", "gpu", "--here"], "pythae is there with --platform cpu only, gpu given"),
+        (["--platform", "gpu"], "--platform gpu needs --here"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(peers, capsys, arguments, said):
+    with pytest.raises(SystemExit):
+        peers.main(arguments)
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_processes_of_a_card_share_its_memory_and_the_others_see_none(peers, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(peers.subprocess, "Popen", lambda command, **settings: started.append((command, settings)))
+    for platform in peers.PLATFORMS:
+        peers.Worker(sys.executable, "ours", tmp_path, 3, {"platform": platform})
+    (_, on_cpu), (command, on_gpu) = started
+    assert on_cpu["env"]["JAX_PLATFORMS"] == "cpu"
+    assert (on_gpu["env"]["JAX_PLATFORMS"], on_gpu["env"]["XLA_PYTHON_CLIENT_PREALLOCATE"]) == ("cuda", "false")
+    assert json.loads(command[-1]) == {"platform": "gpu"}
 
 
 def test_a_missing_data_set_is_said_in_words(peers, images):
@@ -116,6 +240,26 @@ def test_ratios_are_taken_round_by_round_and_the_first_epoch_counts_for_the_targ
     assert other["seconds"] == {"median": 4.0, "min": 2.0, "max": 4.0}
     assert other["ratio"] == {"median": 0.5, "min": 0.25, "max": 0.5}
     assert other["seconds_to_target"] == 5.0
+
+
+def test_without_a_target_first_epochs_run_side_by_side(peers, capsys):
+    meeting = threading.Barrier(2, timeout=60)
+
+    class Meeting(Scripted):
+        def ask(self, what, row):
+            if what == "epoch" and not self.done:
+                meeting.wait()
+            return super().ask(what, row)
+
+    one, other = Meeting(5.0, 1.0, 2.0, 1.0, 2.0, 3.0), Meeting(3.0, 2.0, 4.0)
+    workers = {"vae_jax": one, "vae_jax-per-step": one, "torch-plain": other}
+    found = peers.measure(workers, list(workers), warmup=1, rounds=2, target=None)
+    assert [[epoch["seconds"] for epoch in this["epochs"]] for this in found.values()] == [[2.0, 2.0], [1.0, 3.0],
+                                                                                           [2.0, 4.0]]  # fmt: skip
+    table = peers.summarise(found)
+    assert all(entry["seconds_to_target"] is None for entry in table)
+    peers.show(table, {}, rounds=2, target=None)
+    assert "not yet" not in capsys.readouterr().out
 
 
 def test_a_target_that_is_not_reached_is_said(peers, capsys):

@@ -1,36 +1,59 @@
 """Steady epochs of vae_jax and of its peers on one machine, and the seconds that each takes to a test ELBO.
 
-The model is the VAE of the PyTorch examples: 784-400-20 and its mirror with relu, batch 128, Adam at 1e-3, on MNIST's
-pixel intensities as they are. Each row is one way of training it, written in the file of `trainers/` that it names:
+Two models, with batch 128 and Adam at 1e-3 on MNIST's pixel intensities as they are. `--model mlp` is the VAE of the
+PyTorch examples: 784-400-20 and its mirror with relu. `--model residual` is the network of the preset mnist-conv: two
+levels of residual blocks with 16 and 32 channels, 50 latents, gelu; in PyTorch (`trainers/torch_networks.py`) it is the
+same function with as many parameters. Each row is one way of training, written in the file of `trainers/` that it
+names; a row is there with both models, platforms and precisions unless something else is said:
 
-    vae_jax          `fitting.compile_program`, as `vae-jax train` runs it: one dispatch for each epoch of 469 steps,
-                     every loss and gradient checked to be finite, every step's metrics read back after each dispatch
-    torch-example    the loop of the PyTorch example: a shuffling DataLoader over images that become a PIL image and
-                     then a float32 tensor, one by one, in every epoch, as torchvision's MNIST and ToTensor make them;
-                     loss.item() in every step
-    torch-loader     the same with a DataLoader over one float32 tensor in memory
-    torch-plain      the fastest plain form: one tensor, randperm and an index for each batch, the cross entropy of
-                     logits, fused Adam, no loss.item() in the loop
-    torch-compiled   torch-plain with loss and model in torch.compile (needs a C++ compiler; left out where it fails)
-    pythae           pythae's VAE with these networks, trained by its BaseTrainer
-    flax-example     Linen and optax as in Flax's own example: a jitted step, called for each batch
-    numpyro          SVI with the closed-form KL, an epoch in one jitted loop, as in numpyro's own example
+    vae_jax           `fitting.compile_program`, as `vae-jax train` runs it: one dispatch for each epoch of 469 steps,
+                      every loss and gradient checked to be finite, every step's metrics read back after each dispatch
+    vae_jax-per-step  the same with train.log_every = 1, a dispatch for each step: none is waited for within an epoch,
+                      whose losses and checks are read back at its end
+    torch-example     the loop of the PyTorch example: a shuffling DataLoader over images that become a PIL image and
+                      then a float32 tensor, one by one, in every epoch, as torchvision's MNIST and ToTensor make them;
+                      loss.item() in every step (mlp, CPU)
+    torch-loader      the same with a DataLoader over one float32 tensor in memory, pinned for a GPU (mlp)
+    torch-plain       the fastest plain form: one tensor on the device, randperm and an index for each batch, the cross
+                      entropy of logits, fused Adam, no loss.item() in the loop
+    torch-compiled    torch-plain with loss and model in torch.compile (needs a C++ compiler; left out where it fails)
+    torch-cuda-graph  torch-plain with its whole step, from the batch's index to Adam, captured as a CUDA graph and
+                      replayed for each batch (GPU)
+    pythae            pythae's VAE with these networks, trained by its BaseTrainer (mlp, CPU, float32)
+    flax-example      Linen and optax as in Flax's own example: a jitted step, called for each batch (mlp, float32)
+    numpyro           SVI with the closed-form KL, an epoch in one jitted loop, as in numpyro's own example (mlp,
+                      float32)
+
+`--precision bfloat16` is model.compute_dtype in vae_jax, and torch.autocast around the network in PyTorch, where the
+layers of mean and log variance are in bfloat16 too; parameters, loss, optimizer and test ELBO are float32 in both. With
+float32 on a GPU, XLA's products are TF32 unless told otherwise, and PyTorch is allowed the same there
+(set_float32_matmul_precision "high"; cuDNN's convolutions are TF32 by default, and its algorithms are tried out first).
+vae_jax alone computes the test ELBO in full float32 then.
 
 Protocol: a process for each file of `trainers/`, kept alive, each with all cores, in a virtual environment of its own
 that this program makes (vae_jax runs in the Python that runs this); warm-up epochs first; then rounds of one epoch for
 each row in turn, while the other processes sleep, so that what else the machine does hits all rows alike. An epoch is
-as many steps as 60,000 images need. CPU only. The ratio is vae_jax's time over the row's, round by round: below 1,
-vae_jax is faster. The seconds to the test ELBO are those of all epochs, the first with its compilation too, until
-the ELBO of the 10,000 test images is that good, which is looked at after each epoch and is not counted.
+as many steps as 60,000 images need, and has ended when the device has. The ratio is vae_jax's time over the row's,
+round by round: below 1, vae_jax is faster. The seconds to the test ELBO are those of all epochs, the first with its
+compilation too, until the ELBO of the 10,000 test images is that good, which is looked at after each epoch and is not
+counted. `--overlap` saves most of the time of compilations: the first epochs run side by side, and there are no seconds
+to a test ELBO; what a compiler tries out on the device, it then tries out beside the others.
+
+On a GPU (`--platform gpu`) all rows run in the Python that runs this (`--here`), which needs JAX and PyTorch for it;
+their processes share the card, so JAX takes memory as it needs it (XLA_PYTHON_CLIENT_PREALLOCATE=false).
 
     vae-jax data prepare mnist
     python experiments/benchmarks/peers.py
     python experiments/benchmarks/peers.py --rows vae_jax torch-example torch-compiled --rounds 7 --warmup 2
+    python experiments/benchmarks/peers.py --model residual --rounds 5 --warmup 1
+    python experiments/benchmarks/peers.py --platform gpu --here --overlap
+    python experiments/benchmarks/peers.py --platform gpu --here --overlap --model residual --precision bfloat16
 
 Time: 5 minutes on two cores for all rows, 17 rounds and 2 epochs of warm-up, the environments made before.
-Numbers of 2026-11-25 (two cores of an AMD EPYC with AVX-512, nothing else at work, Python 3.11.7, jax 0.10.2, flax
-0.12.8, torch 2.13.0+cpu, pythae 0.1.2, numpyro 0.22.0, `--rounds 17 --warmup 2`), seconds an epoch and vae_jax's time
-over the row's, each the median (least to greatest); seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
+Numbers of 2026-11-25 (mlp, float32, two cores of an AMD EPYC with AVX-512, nothing else at work, Python 3.11.7, jax
+0.10.2, flax 0.12.8, torch 2.13.0+cpu, pythae 0.1.2, numpyro 0.22.0, `--rounds 17 --warmup 2`; the last batch of an
+epoch was a smaller one in PyTorch then), seconds an epoch and vae_jax's time over the row's, each the median (least to
+greatest); seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
 
     vae_jax          0.666 (0.632 to 0.895)                                  14.4    -104.46
     torch-example    2.881 (2.591 to 3.211)      0.236 (0.210 to 0.305)      35.7    -103.80
@@ -48,6 +71,7 @@ cause was not tried.
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -57,23 +81,54 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 TRAINERS = Path(__file__).parent / "trainers"
-ROWS = {
-    "vae_jax": "ours",
-    "torch-example": "pytorch",
-    "torch-loader": "pytorch",
-    "torch-plain": "pytorch",
-    "torch-compiled": "pytorch",
-    "pythae": "pythae_trainer",
-    "flax-example": "flax_example",
-    "numpyro": "numpyro_svi",
+MODELS = {
+    "mlp": {"network": "mlp", "hidden": [400], "latent_dim": 20, "activation": "relu"},
+    "residual": {"network": "residual", "hidden": [16, 32], "latent_dim": 50, "activation": "gelu"},
 }
-NETWORK = {"hidden": 400, "latent_dim": 20, "batch_size": 128, "learning_rate": 1e-3}
+PLATFORMS, PRECISIONS = ("cpu", "gpu"), ("float32", "bfloat16")
+BATCH_SIZE, LEARNING_RATE = 128, 1e-3
+
+
+class Row(NamedTuple):
+    """A way of training: the file of `trainers/` that has it, and what it can be asked for with."""
+
+    trainer: str
+    models: tuple[str, ...] = tuple(MODELS)
+    platforms: tuple[str, ...] = PLATFORMS
+    precisions: tuple[str, ...] = PRECISIONS
+
+
+ROWS = {
+    "vae_jax": Row("ours"),
+    "vae_jax-per-step": Row("ours"),
+    "torch-example": Row("pytorch", models=("mlp",), platforms=("cpu",)),
+    "torch-loader": Row("pytorch", models=("mlp",)),
+    "torch-plain": Row("pytorch"),
+    "torch-compiled": Row("pytorch"),
+    "torch-cuda-graph": Row("pytorch", platforms=("gpu",)),
+    "pythae": Row("pythae_trainer", models=("mlp",), platforms=("cpu",), precisions=("float32",)),
+    "flax-example": Row("flax_example", models=("mlp",), precisions=("float32",)),
+    "numpyro": Row("numpyro_svi", models=("mlp",), precisions=("float32",)),
+}
+
+
+def refusal(name: str, model: str, platform: str, precision: str) -> str | None:
+    """Why there is no such row with these, in words, or None where there is."""
+    row = ROWS[name]
+    asked = {"--model": (model, row.models), "--platform": (platform, row.platforms),
+             "--precision": (precision, row.precisions)}  # fmt: skip
+    for option, (given, allowed) in asked.items():
+        if given not in allowed:
+            return f"--rows: {name} is there with {option} {' or '.join(allowed)} only, {given} given"
+    return None
 
 
 def load_trainer(name: str) -> ModuleType:
@@ -87,7 +142,7 @@ def load_trainer(name: str) -> ModuleType:
 # --- In the process of a row -----------------------------------------------------------------------------------------
 
 
-def serve(name: str, path: Path, steps: int) -> None:
+def serve(name: str, path: Path, steps: int, task: dict[str, Any]) -> None:
     """Answers each line on stdin, ["epoch" or "test", row], by a JSON line on the stdout that the parent reads."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes to stderr
@@ -99,7 +154,9 @@ def serve(name: str, path: Path, steps: int) -> None:
         try:
             return act()
         except Exception as error:  # the parent says it, and goes on without the row
-            answer(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            text = " ".join(str(error).split())[:200]
+            answer(error=f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {text}")
 
     from importlib.metadata import version
 
@@ -108,7 +165,7 @@ def serve(name: str, path: Path, steps: int) -> None:
     with np.load(path, allow_pickle=False) as images:
         train, test = images["train"], images["test"]
     module = load_trainer(name)
-    makers = attempt(lambda: module.trainers(train, test, steps, NETWORK))
+    makers = attempt(lambda: module.trainers(train, test, steps, task))
     if makers is None:
         return
     answer(versions={package: version(package) for package in module.VERSIONS})
@@ -132,14 +189,25 @@ def serve(name: str, path: Path, steps: int) -> None:
 
 
 class Worker:
-    """A process kept alive: `ask("epoch", row)` runs one epoch there and sleeps until it is done."""
+    """A process kept alive: `ask("epoch", row)` runs one epoch there and sleeps until it is done.
 
-    def __init__(self, python: str, trainer: str, path: Path, steps: int):
-        command = [python, str(Path(__file__).resolve()), "--serve", trainer, str(path), str(steps)]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    It is to be waited for once, until it is `ready`.
+    """
+
+    def __init__(self, python: str, trainer: str, path: Path, steps: int, task: dict[str, Any]):
+        command = [python, str(Path(__file__).resolve()), "--serve", trainer, str(path), str(steps), json.dumps(task)]
+        environment = os.environ | {
+            "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[task["platform"]],
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share a card
+        }
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
+        self.error: str | None = None
+        self.versions: dict[str, str] = {}
+
+    def ready(self) -> None:
+        """Waits for its first answer: the versions of what it compares, or why it cannot."""
         first = self._read()
         self.error, self.versions = first.get("error"), first.get("versions", {})
 
@@ -202,28 +270,50 @@ def stored_images(name: str, data_dir: str | None, holdout: float) -> Iterator[t
         yield path, len(train)
 
 
+Answers = tuple[dict[str, Any], dict[str, Any]]
+
+
+def ask(workers: dict[str, Worker], row: str) -> Answers:
+    """(epoch, test) of a row: the answers to both questions, or the error of the first twice."""
+    epoch = workers[row].ask("epoch", row)
+    return epoch, epoch if "error" in epoch else workers[row].ask("test", row)
+
+
+def ask_all(workers: dict[str, Worker], rows: list[str]) -> dict[str, Answers]:
+    """`ask` of all rows, the processes at work side by side."""
+    shared: dict[int, list[str]] = {}
+    for row in rows:
+        shared.setdefault(id(workers[row]), []).append(row)
+    with ThreadPoolExecutor(len(shared)) as pool:
+        parts = list(pool.map(lambda own: [(row, ask(workers, row)) for row in own], shared.values()))
+    return dict(itertools.chain(*parts))
+
+
 def measure(
-    workers: dict[str, Worker], rows: list[str], *, warmup: int, rounds: int, target: float
+    workers: dict[str, Worker], rows: list[str], *, warmup: int, rounds: int, target: float | None
 ) -> dict[str, dict[str, Any]]:
-    """{row: {"epochs": those measured, "to_target": seconds or None, "elbo": the last}}; failed rows are left out."""
+    """{row: {"epochs": those measured, "to_target": seconds or None, "elbo": the last}}; failed rows are left out.
+
+    Without a target, for which their time would count, the first epochs of all rows run side by side.
+    """
     found: dict[str, dict[str, Any]] = {
         row: {"epochs": [], "spent": 0.0, "to_target": None, "elbo": -math.inf} for row in rows
     }
     for i in range(-warmup, rounds):
+        answers = ask_all(workers, rows) if target is None and i == -warmup else {}
         for row in list(found):
-            epoch, this = workers[row].ask("epoch", row), found[row]
-            tested = workers[row].ask("test", row) if "error" not in epoch else epoch
+            this, (epoch, tested) = found[row], answers.get(row) or ask(workers, row)
             if "error" in tested:
                 print(f"{row}: left out ({tested['error']})", file=sys.stderr)
                 del found[row]
                 continue
             this["spent"] += epoch["seconds"]
             this["elbo"] = tested["elbo"]
-            if this["to_target"] is None and this["elbo"] >= target:
+            if target is not None and this["to_target"] is None and this["elbo"] >= target:
                 this["to_target"] = this["spent"]
             if i >= 0:
                 this["epochs"].append(epoch)
-        line = "  ".join(f"{row} {f['epochs'][-1]['seconds']:.3f} s" for row, f in found.items() if f["epochs"])
+        line = "  ".join(f"{row} {f['epochs'][-1]['seconds']:.4f} s" for row, f in found.items() if f["epochs"])
         print(f"round {i + 1} of {rounds}: {line}" if line else "warm-up", file=sys.stderr)
     return found
 
@@ -246,29 +336,40 @@ def summarise(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def show(table: list[dict[str, Any]], versions: dict[str, dict[str, str]], *, rounds: int, target: float) -> None:
+def show(
+    table: list[dict[str, Any]], versions: dict[str, dict[str, str]], *, rounds: int, target: float | None
+) -> None:
     """Prints the table for people."""
 
-    def span(entry: dict[str, float] | None) -> str:
-        return f"{entry['median']:.3f} ({entry['min']:.3f} to {entry['max']:.3f})" if entry else ""
+    def span(entry: dict[str, float] | None, digits: int = 3) -> str:
+        return "{median:.{n}f} ({min:.{n}f} to {max:.{n}f})".format(**entry, n=digits) if entry else ""
+
+    def reached(entry: dict[str, Any]) -> str:
+        if target is None:
+            return ""
+        return "not yet" if entry["seconds_to_target"] is None else f"{entry['seconds_to_target']:.1f}"
 
     for name, packages in versions.items():
         print(f"{name}: " + ", ".join(f"{package} {number}" for package, number in packages.items()))
     print(f"median (least to greatest) of {rounds} rounds")
-    print(f"{'row':<16}{'seconds an epoch':<28}{'vae_jax / row':<28}{f's to {target:g}':<12}test ELBO at the end")
+    to = "" if target is None else f"s to {target:g}"
+    print(f"{'row':<18}{'seconds an epoch':<30}{'vae_jax / row':<28}{to:<12}test ELBO at the end")
     for entry in table:
-        reached = "not yet" if entry["seconds_to_target"] is None else f"{entry['seconds_to_target']:.1f}"
-        ratio = span(entry.get("ratio"))
-        print(f"{entry['row']:<16}{span(entry['seconds']):<28}{ratio:<28}{reached:<12}{entry['test_elbo']:.2f} nats")
+        seconds, ratio = span(entry["seconds"], digits=4), span(entry.get("ratio"))
+        print(f"{entry['row']:<18}{seconds:<30}{ratio:<28}{reached(entry):<12}{entry['test_elbo']:.2f} nats")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measures, prints a table, and last one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows to measure")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="which rows to measure, of all that there are")
+    parser.add_argument("--model", choices=MODELS, default="mlp", help="what is trained")
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="where; gpu needs --here")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the networks in training")
     parser.add_argument("--rounds", type=int, default=15, help="measured epochs of each row")
     parser.add_argument("--warmup", type=int, default=3, help="epochs of each row before those")
     parser.add_argument("--target", type=float, default=-105.0, help="the test ELBO, in nats, to be reached")
+    parser.add_argument("--overlap", action="store_true", help="no target: first epochs, which compile, side by side")
     parser.add_argument("--environments", type=Path, default=Path("runs/environments"), help="where they are made")
     parser.add_argument("--here", action="store_true", help="make none: rows that this Python lacks are left out")
     parser.add_argument("--quick", action="store_true", help="one round of three steps: does it run at all?")
@@ -279,24 +380,37 @@ def main(argv: list[str] | None = None) -> None:
     rounds, warmup = (1, 1) if asked.quick else (asked.rounds, asked.warmup)
     if rounds < 1 or warmup < 1:
         parser.error("--rounds and --warmup must be 1 or more")
-    rows = [row for row in ROWS if row in asked.rows]
+    if asked.platform == "gpu" and not asked.here:
+        parser.error("--platform gpu needs --here: the environments are made for CPUs")
+    refusals = {row: refusal(row, asked.model, asked.platform, asked.precision) for row in ROWS}
+    for row in asked.rows or ():
+        if refusals[row]:
+            parser.error(refusals[row])
+    rows = [row for row in ROWS if row in (asked.rows or ROWS) and not refusals[row]]
+    target = None if asked.overlap else asked.target
+    task = MODELS[asked.model] | {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE,
+                                  "platform": asked.platform, "precision": asked.precision}  # fmt: skip
     with stored_images(asked.data, asked.data_dir, asked.holdout) as (path, count), contextlib.ExitStack() as stack:
-        steps = 3 if asked.quick else -(-count // NETWORK["batch_size"])
+        steps = 3 if asked.quick else -(-count // BATCH_SIZE)
         started: dict[str, Worker] = {}
-        for name in dict.fromkeys(ROWS[row] for row in rows):
+        for name in dict.fromkeys(ROWS[row].trainer for row in rows):
             python = sys.executable if asked.here else environment_python(name, asked.environments.resolve())
-            started[name] = Worker(python, name, path, steps)
+            started[name] = Worker(python, name, path, steps, task)
             stack.callback(started[name].close)
-        workers = {row: started[ROWS[row]] for row in rows}
-        table = summarise(measure(workers, rows, warmup=warmup, rounds=rounds, target=asked.target))
+        for worker in started.values():
+            worker.ready()
+        workers = {row: started[ROWS[row].trainer] for row in rows}
+        table = summarise(measure(workers, rows, warmup=warmup, rounds=rounds, target=target))
         versions = {"machine": {"python": platform.python_version(), "cores": str(len(os.sched_getaffinity(0)))}}
         versions |= {name: worker.versions for name, worker in started.items() if worker.versions}
-    show(table, versions, rounds=rounds, target=asked.target)
-    print(json.dumps({"steps": steps, "rounds": rounds, "versions": versions, "rows": table}))
+    show(table, versions, rounds=rounds, target=target)
+    result = {"task": task, "steps": steps, "rounds": rounds, "versions": versions, "rows": table}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+        serve(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5]))
     else:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # here only data are loaded: a card is for the processes of the rows
         main()

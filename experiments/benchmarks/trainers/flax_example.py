@@ -8,7 +8,7 @@ REQUIREMENTS = ("flax", "optax")
 VERSIONS = ("flax", "jax", "optax")
 
 
-def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
+def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
     """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
     import flax.linen as nn
     import jax
@@ -17,16 +17,16 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
     import optax
     from flax.training.train_state import TrainState
 
-    batch_size = network["batch_size"]
+    batch_size, (hidden,) = task["batch_size"], task["hidden"]
     images, test_images = (x.reshape(len(x), -1).astype(np.float32) / 255 for x in (train, test))  # [N, D]
 
     class VAE(nn.Module):
         @nn.compact
         def __call__(self, x, key):
-            h = nn.relu(nn.Dense(network["hidden"])(x))
-            mean, log_variance = nn.Dense(network["latent_dim"])(h), nn.Dense(network["latent_dim"])(h)
+            h = nn.relu(nn.Dense(hidden)(x))
+            mean, log_variance = nn.Dense(task["latent_dim"])(h), nn.Dense(task["latent_dim"])(h)
             z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
-            logits = nn.Dense(x.shape[-1])(nn.relu(nn.Dense(network["hidden"])(z)))
+            logits = nn.Dense(x.shape[-1])(nn.relu(nn.Dense(hidden)(z)))
             return logits, mean, log_variance
 
     model = VAE()
@@ -45,7 +45,7 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
     def make() -> tuple[Callable[[], float], Callable[[], float]]:
         key, init_key = jax.random.split(jax.random.key(0))
         params = model.init(init_key, images[:1], key)["params"]
-        state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.adam(network["learning_rate"]))
+        state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.adam(task["learning_rate"]))
         shuffle = np.random.default_rng(0)
         evaluate = jax.jit(loss_of)
 

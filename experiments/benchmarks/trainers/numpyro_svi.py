@@ -8,7 +8,7 @@ REQUIREMENTS = ("numpyro", "flax")
 VERSIONS = ("numpyro", "jax", "flax")
 
 
-def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
+def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
     """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
     import flax.linen as nn
     import jax
@@ -18,20 +18,20 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
     from numpyro.contrib.module import flax_module
     from numpyro.infer import SVI, TraceMeanField_ELBO
 
-    batch_size, latent = network["batch_size"], network["latent_dim"]
+    batch_size, (hidden,), latent = task["batch_size"], task["hidden"], task["latent_dim"]
     images, test_images = (jnp.asarray(x.reshape(len(x), -1), jnp.float32) / 255 for x in (train, test))  # [N, D]
     pixels = images.shape[1]
 
     class Encoder(nn.Module):
         @nn.compact
         def __call__(self, x):
-            h = nn.relu(nn.Dense(network["hidden"])(x))
+            h = nn.relu(nn.Dense(hidden)(x))
             return nn.Dense(latent)(h), jnp.exp(0.5 * nn.Dense(latent)(h))
 
     class Decoder(nn.Module):
         @nn.compact
         def __call__(self, z):
-            return nn.Dense(pixels)(nn.relu(nn.Dense(network["hidden"])(z)))
+            return nn.Dense(pixels)(nn.relu(nn.Dense(hidden)(z)))
 
     def model(x):
         decode = flax_module("decoder", Decoder(), input_shape=(1, latent))
@@ -46,7 +46,7 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
             numpyro.sample("z", dist.Normal(*encode(x)).to_event(1))
 
     def make() -> tuple[Callable[[], float], Callable[[], float]]:
-        svi = SVI(model, guide, numpyro.optim.Adam(network["learning_rate"]), TraceMeanField_ELBO())
+        svi = SVI(model, guide, numpyro.optim.Adam(task["learning_rate"]), TraceMeanField_ELBO())
         state, key = svi.init(jax.random.key(0), images[:batch_size]), jax.random.key(1)
 
         @jax.jit

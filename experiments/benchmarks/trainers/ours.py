@@ -1,5 +1,5 @@
-"""vae_jax: the program of `vae-jax train`, an epoch of it in one dispatch; every loss and gradient checked, all metrics
-of all steps read back."""
+"""vae_jax: the program of `vae-jax train`, every loss and gradient checked, an epoch of it in one dispatch, with all
+metrics of all steps read back, or in as many as it has steps, with losses and checks read back at its end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +9,10 @@ REQUIREMENTS = ()  # the package beside this file, in the Python that runs the b
 VERSIONS = ("jax", "flax", "optax")
 
 
-def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
+def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
     """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
 
-    def make() -> tuple[Callable[[], float], Callable[[], float]]:
+    def make(dispatched: int) -> tuple[Callable[[], float], Callable[[], float]]:
         import jax
         import numpy as np
 
@@ -20,20 +20,22 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
 
         config = settings.override(
             presets.PRESETS["mnist-400"],
-            model__hidden=(network["hidden"],),
-            model__latent_dim=network["latent_dim"],
-            model__activation="relu",
+            model__network=task["network"],
+            model__hidden=tuple(task["hidden"]),
+            model__latent_dim=task["latent_dim"],
+            model__activation=task["activation"],
+            model__compute_dtype=task["precision"],
             data__binarization="none",
             data__holdout=0.0,
             objective__name="elbo",
             objective__num_samples=1,
             optimizer__name="adam",
             optimizer__schedule="constant",
-            optimizer__learning_rate=network["learning_rate"],
-            train__batch_size=network["batch_size"],
-            train__log_every=steps,
+            optimizer__learning_rate=task["learning_rate"],
+            train__batch_size=task["batch_size"],
+            train__log_every=dispatched,
             train__evaluate_every=0,
-            train__save_every=steps,
+            train__save_every=dispatched,
         )
         run = runs.Run(config, reading.describe(train), Path(), sharding.make_mesh())
         everywhere = sharding.replicated(run.mesh)
@@ -43,15 +45,19 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
 
         def epoch() -> float:
             nonlocal state
-            state, metrics = program(state, images, steps)
-            rows = {name: np.asarray(values)[:steps].astype(np.float64) for name, values in metrics.items()}
-            if rows["skipped"].any():
+            rows = []
+            for _ in range(0, steps, dispatched):
+                state, metrics = program(state, images, dispatched)
+                # Of single steps only what is looked at: each number is fetched from the device by itself.
+                rows.append(metrics if dispatched > 1 else {name: metrics[name] for name in ("loss", "skipped")})
+            rows = jax.device_get(rows)
+            if any(row["skipped"].any() for row in rows):
                 raise FloatingPointError("a step was not finite")
-            return float(rows["loss"].mean())
+            return float(np.mean([row["loss"] for row in rows], dtype=np.float64))
 
         def test_elbo() -> float:
             return evaluator.bound(state.params, runs.evaluation_key(run, "test"), test)["elbo"]
 
         return epoch, test_elbo
 
-    return {"vae_jax": make}
+    return {"vae_jax": lambda: make(steps), "vae_jax-per-step": lambda: make(1)}

@@ -8,7 +8,7 @@ REQUIREMENTS = ("pythae==0.1.2", "torch==2.13.0")
 VERSIONS = ("pythae", "torch")
 
 
-def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
+def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
     """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
     import torch
     from pythae.data.datasets import BaseDataset
@@ -19,7 +19,7 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
     from torch import nn
 
     torch.manual_seed(0)
-    batch_size, hidden, latent = network["batch_size"], network["hidden"], network["latent_dim"]
+    batch_size, (hidden,), latent = task["batch_size"], task["hidden"], task["latent_dim"]
     images, test_images = (torch.from_numpy(x).float().div_(255).flatten(1) for x in (train, test))  # [N, D]
     images, pixels = images[: steps * batch_size], images.shape[1]
 
@@ -49,7 +49,7 @@ def trainers(train: Any, test: Any, steps: int, network: dict[str, Any]) -> dict
             output_dir=folder.name,
             per_device_train_batch_size=batch_size,
             num_epochs=1,
-            learning_rate=network["learning_rate"],
+            learning_rate=task["learning_rate"],
             optimizer_cls="Adam",
             no_cuda=True,
         )
