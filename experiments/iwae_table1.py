@@ -86,6 +86,7 @@ COLUMNS = {  # (objective, estimator)
 }
 SAME_WITH_ONE_SAMPLE = {"iwae": "vae", "dreg": "stl"}
 STAGES = 8
+CODES = 1000  # that a CPU decodes at a time in training: the arrays of more leave its caches
 
 # arXiv 1509.00519, Table 1: NLL and active units of each layer, from the image upwards.
 PUBLISHED = {
@@ -169,6 +170,7 @@ def config_of(cell: Cell, *, data_dir: str | None = None) -> Config:
     """The settings of a cell's training and evaluation, but for the seed and the devices."""
     schedule, quick = SCHEDULES[cell.schedule], cell.schedule == "quick"
     objective, estimator = COLUMNS[cell.column]
+    parts = schedule.batch_size * cell.k // CODES if jax.default_backend() == "cpu" else 1
     return override(
         PRESETS["digits" if quick else "mnist"],
         **(QUICK_NETWORKS if quick else NETWORKS)[cell.layers],
@@ -190,6 +192,7 @@ def config_of(cell: Cell, *, data_dir: str | None = None) -> Config:
         optimizer__eps=1e-4 / 20,  # theirs, on the gradient of the sum over 20 examples
         train__steps=schedule.steps,
         train__batch_size=schedule.batch_size,
+        train__microbatches=max(1, parts),
         train__log_every=schedule.log_every,
         train__evaluate_every=0,
         train__save_every=schedule.save_every,
