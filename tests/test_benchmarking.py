@@ -40,11 +40,22 @@ def compiled_text(run):
     return planning.traced(run).lower().compile().as_text()
 
 
+@pytest.fixture(params=[False, True], ids=["count-unknown", "count-known"])
+def known(request, monkeypatch):
+    """Whether programs are compiled for their number of steps, as they are for GPUs."""
+    monkeypatch.setattr(sharding, "counts_are_known", lambda mesh: request.param)
+    compile_program.cache_clear()
+    planning.step_costs.cache_clear()
+    yield request.param
+    compile_program.cache_clear()
+    planning.step_costs.cache_clear()
+
+
 # Costs.
 
 
 @pytest.mark.parametrize("samples", [1, 5])
-def test_the_count_of_operations_is_that_by_hand(make_run, samples):
+def test_the_count_of_operations_is_that_by_hand(make_run, known, samples):
     """Three products for each layer, the first layer's without the gradient to the image; XLA counts little more."""
     batch, pixels, width, latent = 128, 784, 100, 20
     objective = {"objective__name": "sampled-elbo", "objective__num_samples": samples}
@@ -58,7 +69,8 @@ def test_the_count_of_operations_is_that_by_hand(make_run, samples):
     parts = planning.step_costs(planning.override_run(run, train__microbatches=4))
     assert (parts.flops, parts.xla_flops) == (found.flops, found.xla_flops)
     program = planning.traced(planning.override_run(run, train__microbatches=4))
-    assert costs.total_flops(costs.matrix_products(program.jaxpr)) == found.flops  # four parts of a quarter
+    steps = run.config.train.log_every if known else 1
+    assert costs.total_flops(costs.matrix_products(program.jaxpr)) == steps * found.flops  # four parts of a quarter
     state, _ = planning.abstract_arguments(run)
     weights = 2 * (pixels * width) + width + 2 * latent * width + 2 * latent + latent * width + width + pixels + 1
     assert found.parameters == weights
@@ -79,8 +91,9 @@ def test_convolutions_scans_and_branches_are_counted():
 
 
 @pytest.mark.usefixtures("quick_compiler")
-def test_collectives_are_counted_on_eight_devices(make_run):
+def test_collectives_are_counted_on_eight_devices(make_run, known):
     """Eight devices sum gradients and metrics, once for each part of a batch."""
+    del known  # it changes nothing
     run = make_run(8, train__batch_size=64)
     gradients = costs.tree_bytes(planning.abstract_arguments(run)[0].params)
     (found,) = costs.collectives(compiled_text(run))
@@ -111,7 +124,11 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 
 def test_collectives_in_loops_and_asynchronous_ones():
-    assert costs.collectives(HLO) == [("all-gather", 1, 96), ("all-reduce", 6, 5 * 64 + 8 + 6)]
+    found = [("all-gather", 1, 96), ("all-reduce", 6, 5 * 64 + 8 + 6)]
+    assert costs.collectives(HLO) == found
+    # The outermost loop is that of the steps, whose number may be known.
+    known = 'body=%outer, backend_config={"known_trip_count":{"n":"7"}}'
+    assert costs.collectives(HLO.replace("body=%outer", known)) == found
 
 
 @pytest.mark.usefixtures("quick_compiler")

@@ -170,6 +170,24 @@ def test_losses_on_1_and_8_devices_agree(hundred_steps):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_a_program_that_is_compiled_for_its_number_of_steps_trains_the_same(small, tmp_path, monkeypatch):
+    """As on a GPU; also in the shorter dispatch at the end, for which it is compiled again."""
+    config = small(train__log_every=4, train__save_every=4, train__steps=10, mesh__data=2)
+    assert not sharding.counts_are_known(sharding.make_mesh(1))  # of a CPU
+    found = {}
+    for known in (False, True):
+        monkeypatch.setattr(sharding, "counts_are_known", lambda mesh, known=known: known)
+        run, images, state = prepared(config, tmp_path / str(known))
+        program = fitting.compile_program(run)
+        for count in (4, 4, 2):
+            state, metrics = program(state, images, count)
+        loops = {equation.primitive.name for equation in program.trace(state, images, 4).jaxpr.eqns}
+        assert ("scan" in loops) is known
+        found[known] = jax.device_get((state._replace(key=()), metrics))
+    assert np.isnan(found[True][1]["loss"][2:]).all()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found[True], found[False])
+
+
 @pytest.mark.parametrize(
     "settings",
     [

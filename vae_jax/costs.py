@@ -115,9 +115,10 @@ _SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program, by kind, from its text; a loop of unknown length counts once.
+    """The collectives of a step of a compiled program, by kind, from its text, `compiled.as_text()`.
 
-    `text` is `compiled.as_text()`.
+    Of loops that are in no other, as is that over the steps, one turn counts; of those within all, where it is known
+    how many.
     """
     times = _times(text)
     found: dict[str, list[int]] = {}
@@ -142,17 +143,23 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _times(text: str) -> dict[str, int]:
-    """How often each computation that another calls runs."""
-    calls: dict[str, list[tuple[str, int]]] = {}
+    """How often each computation that another calls runs in a turn of the outermost loops."""
+    calls: dict[str, list[tuple[str, int | None]]] = {}  # called: (caller, turns of a loop, None where it is none)
     for caller, line in _lines(text):
-        trips = int(match[1]) if (match := _TRIPS.search(line)) else 1
+        turns = (int(match[1]) if (match := _TRIPS.search(line)) else 1) if " while(" in line else None
         for one, several in _CALLED.findall(line):
             for called in [one] if one else re.findall(r"[\w.\-]+", several):
-                calls.setdefault(called, []).append((caller, trips))
+                calls.setdefault(called, []).append((caller, turns))
+
+    @functools.cache
+    def in_a_loop(name: str) -> bool:
+        return any(turns is not None or in_a_loop(caller) for caller, turns in calls.get(name, ()))
 
     @functools.cache
     def of(name: str) -> int:
-        return sum(trips * of(caller) for caller, trips in calls[name]) if name in calls else 1
+        if name not in calls:
+            return 1
+        return sum((turns or 1) * of(caller) if in_a_loop(caller) else of(caller) for caller, turns in calls[name])
 
     return {name: of(name) for name in calls}
 

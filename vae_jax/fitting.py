@@ -76,12 +76,17 @@ def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, step:
 
 @functools.lru_cache(maxsize=4)  # so that what planning has traced is not traced again
 def compile_program(run: Run, program: Program | None = None, *, donate: bool = True) -> Program:
-    """`many_steps` of a run, or another program, jitted for the mesh; donates the state."""
-    everywhere = sharding.replicated(run.mesh)
+    """`many_steps` of a run, or another program, jitted for the mesh; donates the state.
+
+    Where `sharding.counts_are_known`, it is compiled once for each number of steps: that of a whole dispatch, and that
+    of a last and shorter one.
+    """
+    everywhere, known = sharding.replicated(run.mesh), sharding.counts_are_known(run.mesh)
     return jax.jit(
         program or many_steps(run, sharding.place_batch(run.mesh)),
+        static_argnums=2 if known else (),
         donate_argnums=0 if donate else (),
-        in_shardings=(run.state_shardings, run.images_sharding, everywhere),
+        in_shardings=(run.state_shardings, run.images_sharding, *(() if known else (everywhere,))),
         out_shardings=(run.state_shardings, everywhere),
         compiler_options=sharding.compiler_options(run.mesh),
     )

@@ -124,6 +124,15 @@ def compiler_options(mesh: Mesh) -> dict[str, int] | None:
     return {"xla_cpu_prefer_vector_width": 512} if mesh.devices.flat[0].platform == "cpu" else None
 
 
+def counts_are_known(mesh: Mesh) -> bool:
+    """Whether a program is compiled for its number of steps, or is told it when it runs.
+
+    A GPU's loop of a number that its compiler does not know waits in every turn for the host, which reads whether there
+    is another: a seventh of a small step (docs/performance.md). Elsewhere one program serves every number.
+    """
+    return mesh.devices.flat[0].platform == "gpu"
+
+
 def place(array: np.ndarray, sharding: NamedSharding) -> Array:
     """An array that every process holds whole, on the devices: each process puts down the part of its own."""
     return jax.make_array_from_process_local_data(sharding, array, array.shape)

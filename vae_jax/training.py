@@ -206,7 +206,7 @@ def accumulated(loss: Loss, microbatches: int) -> Callable[..., tuple[tuple[Arra
 def train_steps(
     state: TrainState,
     images: Array,
-    num_steps: Array,
+    num_steps: Array | int,
     *,
     step: Step,
     batch_size: int,
@@ -220,9 +220,10 @@ def train_steps(
     Where they are `streamed`, `images` are the batches of the steps themselves, in turn: [max_steps, B, H, W, C], or
     with `microbatches` M > 1 [max_steps, M, B/M, H, W, C].
 
-    Returns the state and the metrics of each step, [max_steps], NaN beyond `num_steps`. The number of steps is an
-    argument, so one compilation serves every dispatch, the last and shorter one too, and a resumed run runs the
-    very program of one that was not. `place_batch` may say over which devices a batch lies, or each of the
+    Returns the state and the metrics of each step, [max_steps], NaN beyond `num_steps`. Where the number of steps is
+    an argument of the program, one compilation serves every dispatch, the last and shorter one too; where it is a
+    number of Python's, the compiler knows it. A resumed run dispatches the very programs of one that was not.
+    `place_batch` may say over which devices a batch lies, or each of the
     `microbatches` that the step takes it in.
     """
     if microbatches > 1:
