@@ -64,6 +64,37 @@ greatest); seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
     flax-example     1.043 (0.928 to 1.244)      0.658 (0.571 to 0.851)      18.3    -104.25
     numpyro          0.717 (0.680 to 0.934)      0.940 (0.705 to 1.144)      18.3    -104.48
 
+On one NVIDIA H100 80GB, 2026-11-26 (driver 580.159.04, Python 3.12.3, jax 0.11.2, flax 0.12.10, torch 2.11.0+cu130,
+`--platform gpu --here --overlap --rounds 5 --warmup 1`, without torch-loader), seconds an epoch and vae_jax's time over
+the row's. Of the residual model 3 rounds in float32 and 2 in bfloat16, which is where the time for it was up. vae_jax's
+program was told its number of steps when it ran; it is compiled for it since (docs/performance.md), not measured here:
+
+    mlp, float32        vae_jax           0.0573 (0.0570 to 0.0583)
+                        vae_jax-per-step  0.4986 (0.4508 to 0.6080)   0.114 (0.095 to 0.126)
+                        torch-plain       1.0414 (0.8888 to 1.1548)   0.055 (0.050 to 0.064)
+                        torch-compiled    0.8843 (0.8139 to 1.0049)   0.065 (0.058 to 0.070)
+                        torch-cuda-graph  0.1135 (0.1133 to 0.1158)   0.506 (0.492 to 0.514)
+                        flax-example      0.7057 (0.5629 to 0.7610)   0.083 (0.075 to 0.101)
+                        numpyro           0.0379 (0.0371 to 0.0386)   1.516 (1.477 to 1.555)
+    mlp, bfloat16       vae_jax           0.0532 (0.0525 to 0.0556)
+                        vae_jax-per-step  0.4993 (0.4116 to 0.6088)   0.107 (0.091 to 0.128)
+                        torch-plain       1.3101 (1.1688 to 1.4410)   0.041 (0.037 to 0.045)
+                        torch-compiled    1.0091 (0.9361 to 1.1928)   0.053 (0.047 to 0.056)
+                        torch-cuda-graph  0.1311 (0.1307 to 0.1333)   0.405 (0.401 to 0.417)
+    residual, float32   vae_jax           0.3491 (0.3241 to 0.3530)
+                        vae_jax-per-step  1.2336 (1.0646 to 1.2521)   0.283 (0.282 to 0.304)
+                        torch-plain       2.8264 (2.6916 to 2.9156)   0.120 (0.120 to 0.125)
+                        torch-compiled    2.5502 (2.2260 to 2.7077)   0.129 (0.127 to 0.159)
+                        torch-cuda-graph  0.4225 (0.4223 to 0.4227)   0.826 (0.767 to 0.836)
+    residual, bfloat16  vae_jax           0.2638 (0.2518 to 0.2757)
+                        vae_jax-per-step  1.1734 (1.1089 to 1.2380)   0.226 (0.203 to 0.249)
+                        torch-plain       3.7098 (3.6497 to 3.7698)   0.071 (0.069 to 0.073)
+                        torch-compiled    2.9639 (2.8301 to 3.0978)   0.089 (0.089 to 0.089)
+                        torch-cuda-graph  0.4060 (0.4058 to 0.4062)   0.650 (0.621 to 0.679)
+
+numpyro's epoch is shorter there. Its loop has a known number of steps, it keeps no metrics of each step, and it neither
+takes the gradient's norm nor checks that anything is finite; what of that costs how much was not tried.
+
 A row in PyTorch needs fewer epochs than one in JAX. The first weights are drawn otherwise there; whether that is the
 cause was not tried.
 """
