@@ -73,6 +73,7 @@ from vae_jax.evaluation import Evaluator, evaluate_examples
 from vae_jax.inference import Metrics, Params, make_loss
 from vae_jax.models import VAE, ConvEncoder, build_model
 from vae_jax.runs import write_file, write_json
+from vae_jax.sweeping import mean_and_sd
 from vae_jax.training import (
     EVALUATION_STREAM,
     INIT_STREAM,
@@ -405,14 +406,9 @@ def kept(path: Path, settings: Settings, make: Callable[[], Made]) -> Made:
     return made
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """The mean over seeds and the standard deviation between them."""
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
-
-
 def summarise(seeds: list[Scores]) -> dict[str, dict[str, dict[str, float]]]:
-    """{domain: {score: spread}} of the scores of each seed."""
-    return {d: {score: spread([scores[d][score] for scores in seeds]) for score in SCORES} for d in DOMAINS}
+    """{domain: {score: its mean and sd}} of the scores of each seed."""
+    return {d: {score: mean_and_sd([scores[d][score] for scores in seeds]) for score in SCORES} for d in DOMAINS}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -502,7 +498,7 @@ def compare(settings: Settings, output: Path) -> dict[str, Any]:
         "classifier_accuracy": {d: judge.accuracy(test_labels[: settings.count], d) for d in DOMAINS},
         "scores": {row: summarise(seeds) for row, seeds in scores.items()},
         "scores_of_seeds": scores,
-        "vae": {n: spread([made.numbers[n] for made in vaes]) for n in ("elbo", "reconstruction", "kl")},
+        "vae": {n: mean_and_sd([made.numbers[n] for made in vaes]) for n in ("elbo", "reconstruction", "kl")},
         # The least: that of the first seed holds the compilation.
         "seconds": {n: min(made.numbers["seconds"] for made in sets) for n, sets in (("VAE", vaes), ("GAN", gans))},
     }

@@ -40,6 +40,7 @@ LAYERS = (
     ("arguments",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAX_LINES = 400

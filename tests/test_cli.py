@@ -212,6 +212,13 @@ def test_help_and_a_typing_error_import_nothing_heavy(tmp_path):
     assert done.stdout == "\n"
 
 
+def test_the_package_is_the_command_too(tmp_path):
+    argv = [sys.executable, "-m", "vae_jax", "trian"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("vae-jax: 'trian': no such command")
+
+
 def test_a_refusal_says_the_same_on_a_terminal_and_in_any_locale(tmp_path):
     """tyro draws in colour on a terminal, and in ASCII where stdout is not UTF-8."""
     argv = [Path(sys.executable).with_name("vae-jax"), "train", "--modle.hidden", "3"]

@@ -36,7 +36,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-COMMAND = [sys.executable, "-c", "import sys; from vae_jax.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-m", "vae_jax"]
 IMPORTS = {
     "imports": "from vae_jax import cli, drawing, fitting, planning, runs",
     "of others": "import jax, flax.linen, optax, orbax.checkpoint",

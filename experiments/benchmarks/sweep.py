@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 BETAS, SEEDS = (0.5, 1.0, 2.0, 4.0), (0, 1, 2, 3)
-COMMAND = [sys.executable, "-c", "import sys; from vae_jax.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-m", "vae_jax"]
 
 
 def commands(folder: Path, betas: Sequence[float], seeds: Sequence[int], settings: Sequence[str]) -> dict[str, Any]:
