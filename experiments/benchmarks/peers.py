@@ -64,6 +64,23 @@ greatest); seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
     flax-example     1.043 (0.928 to 1.244)      0.658 (0.571 to 0.851)      18.3    -104.25
     numpyro          0.717 (0.680 to 0.934)      0.940 (0.705 to 1.144)      18.3    -104.48
 
+On 2026-11-26, on two cores of an Intel Xeon with AVX-512 (large products at 241 GFLOP/s, on the EPYC at 495; the same
+versions, `--rounds 9 --warmup 2`; no row had reached -105 after eleven epochs):
+
+    vae_jax          1.548 (1.325 to 1.653)
+    torch-plain      2.521 (2.276 to 3.123)      0.557 (0.511 to 0.686)
+    torch-compiled   2.368 (2.263 to 2.785)      0.616 (0.556 to 0.707)
+    pythae           4.241 (3.846 to 4.606)      0.355 (0.289 to 0.390)
+    flax-example     1.983 (1.760 to 2.254)      0.790 (0.648 to 0.842)
+    numpyro          1.566 (1.385 to 1.620)      1.020 (0.846 to 1.093)
+
+and of the residual model on 5,400 images (`--rounds 9 --warmup 1`), where PyTorch is faster. By a profile half of
+vae_jax's time are convolutions, those over 14x14 pixels at a quarter of the rate of large products:
+
+    vae_jax          2.560 (2.133 to 3.181)
+    torch-plain      1.821 (1.425 to 2.584)      1.390 (1.048 to 1.863)
+    torch-compiled   2.413 (1.887 to 2.907)      1.074 (0.901 to 1.229)
+
 On one NVIDIA H100 80GB, 2026-11-26 (driver 580.159.04, Python 3.12.3, jax 0.11.2, flax 0.12.10, torch 2.11.0+cu130,
 `--platform gpu --here --overlap --rounds 5 --warmup 1`, without torch-loader), seconds an epoch and vae_jax's time over
 the row's. Of the residual model 3 rounds in float32 and 2 in bfloat16, which is where the time for it was up. vae_jax's
