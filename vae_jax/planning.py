@@ -43,19 +43,15 @@ def traced(run: Run) -> Any:
     return compile_program(run).trace(*abstract_arguments(run), run.config.train.log_every)
 
 
-def steps_counted(run: Run, steps: int) -> int:
-    """How many steps are counted where a loop counts as often as it is known to turn, of a program of `steps` steps."""
-    return steps if sharding.counts_are_known(run.mesh) else 1
-
-
 @functools.lru_cache(maxsize=4)  # each row of a benchmark asks for the baseline's
 def step_costs(run: Run) -> Costs:
     """The costs of one step of a run, from its trace."""
     state, _ = abstract_arguments(run)
     whole = traced(override_run(run, train__microbatches=1))  # XLA counts the body of the parts' loop once
+    counted = run.config.train.log_every if sharding.counts_are_known(run.mesh) else 1  # turns of the loop over steps
     return Costs(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        flops=costs.total_flops(costs.matrix_products(whole.jaxpr)) / steps_counted(run, run.config.train.log_every),
+        flops=costs.total_flops(costs.matrix_products(whole.jaxpr)) / counted,
         xla_flops=costs.xla_costs(whole.lower()).get("flops"),
         traffic=traffic(run),
         state_bytes=costs.tree_bytes(state, on_device=True),
