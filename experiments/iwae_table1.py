@@ -38,19 +38,24 @@ to those that are done. Seconds are those of training, over all processes that w
 
 Time: 85 minutes for the training of the first cell (one layer, k = 1, one seed, the full schedule) on one core, by
 `taskset -c 1`, with other work on the other core: 1,936 steps a second. With k = 5 it began at 840: some 3.3 hours.
-The short schedule takes 1.5 to 3.5 minutes with k = 1, and 5 to 10 or more with k = 5, on one core.
-Numbers of 2026-11-24 (full) and 2026-11-25 (short) (AMD EPYC with AVX-512, Python 3.11.7, jax 0.10.2), NLL in nats:
+The short schedule takes 1.5 to 3.5 minutes with k = 1, and 5 to 10 or more with k = 5, on one core; with k = 50 a step
+took 95 ms on one core of an Intel Xeon, which makes 78 minutes. On one H100 (jax 0.11.2) a step of the full schedule with
+k = 5 took 145 us, which makes 24 minutes, and 156 us with three seeds side by side; one of the short with k = 50 346 us.
+Numbers of 2026-11-24 (full) and 2026-11-25 (short; AMD EPYC with AVX-512), and of 2026-11-26 (stl with k = 5 and all
+with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2, NLL in nats:
 
     layers  k  column       schedule  published   elsewhere  ours            active units (published)
     1       1  vae, iwae    full      86.76       86.35      86.31 ± 0.23    19 (19)
     1       1  vae, iwae    short                            91.68 ± 0.24    21
     1       1  stl, dreg    short                            91.18 ± 0.24    22
     1       5  vae          short                            90.86 ± 0.24    21
+    1       5  stl          short                            90.65 ± 0.24    22
     1       5  iwae         short                            90.29 ± 0.24    30
     1       5  dreg         short                            89.81 ± 0.23    30
     2       1  vae, iwae    short                            90.28 ± 0.25    100 + 9
     2       1  stl, dreg    short                            89.80 ± 0.25    100 + 11
     2       5  vae          short                            89.21 ± 0.24    100 + 9
+    2       5  stl          short                            89.13 ± 0.24    97 + 11
     2       5  iwae         short                            88.65 ± 0.24    100 + 10
     2       5  dreg         short                            88.25 ± 0.24    100 + 12
 
