@@ -39,8 +39,9 @@ to those that are done. Seconds are those of training, over all processes that w
 Time: 85 minutes for the training of the first cell (one layer, k = 1, one seed, the full schedule) on one core, by
 `taskset -c 1`, with other work on the other core: 1,936 steps a second. With k = 5 it began at 840: some 3.3 hours.
 The short schedule takes 1.5 to 3.5 minutes with k = 1, and 5 to 10 or more with k = 5, on one core; with k = 50 a step
-took 95 ms on one core of an Intel Xeon, which makes 78 minutes. On one H100 (jax 0.11.2) a step of the full schedule with
-k = 5 took 145 us, which makes 24 minutes, and 156 us with three seeds side by side; one of the short with k = 50 346 us.
+took 95 ms on one core of an Intel Xeon, which makes 78 minutes. On one H100 (jax 0.11.2) a step of the full schedule
+with k = 5 took 145 us, which makes 24 minutes, and 156 us with three seeds side by side; one of the short schedule with
+k = 50 took 346 us.
 Numbers of 2026-11-24 (full) and 2026-11-25 (short; AMD EPYC with AVX-512), and of 2026-11-26 (stl with k = 5 and all
 with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2, NLL in nats:
 
@@ -91,7 +92,6 @@ COLUMNS = {  # (objective, estimator)
 }
 SAME_WITH_ONE_SAMPLE = {"iwae": "vae", "dreg": "stl"}
 STAGES = 8
-CODES = 1000  # that a CPU decodes at a time in training: the arrays of more leave its caches
 
 # arXiv 1509.00519, Table 1: NLL and active units of each layer, from the image upwards.
 PUBLISHED = {
@@ -175,7 +175,6 @@ def config_of(cell: Cell, *, data_dir: str | None = None) -> Config:
     """The settings of a cell's training and evaluation, but for the seed and the devices."""
     schedule, quick = SCHEDULES[cell.schedule], cell.schedule == "quick"
     objective, estimator = COLUMNS[cell.column]
-    parts = schedule.batch_size * cell.k // CODES if jax.default_backend() == "cpu" else 1
     return override(
         PRESETS["digits" if quick else "mnist"],
         **(QUICK_NETWORKS if quick else NETWORKS)[cell.layers],
@@ -197,7 +196,6 @@ def config_of(cell: Cell, *, data_dir: str | None = None) -> Config:
         optimizer__eps=1e-4 / 20,  # theirs, on the gradient of the sum over 20 examples
         train__steps=schedule.steps,
         train__batch_size=schedule.batch_size,
-        train__microbatches=max(1, parts),
         train__log_every=schedule.log_every,
         train__evaluate_every=0,
         train__save_every=schedule.save_every,

@@ -62,13 +62,6 @@ def test_the_networks_and_adam_are_the_published_ones(script):
             assert config.data.binarization == "dynamic"
 
 
-def test_a_cpu_takes_a_step_of_many_codes_in_parts(script, monkeypatch):
-    cells = [script.Cell(1, k, "iwae", schedule, 0.9) for schedule in ("full", "short") for k in (1, 5, 50)]
-    assert [script.config_of(cell).train.microbatches for cell in cells] == [1, 1, 1, 1, 1, 5]
-    monkeypatch.setattr(script.jax, "default_backend", lambda: "gpu")
-    assert [script.config_of(cell).train.microbatches for cell in cells] == [1] * 6
-
-
 def test_with_one_sample_two_columns_are_one_training(script, tmp_path):
     def directory(column, k):
         return script.Cell(1, k, column, "full", 0.9).directory(tmp_path)

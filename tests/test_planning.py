@@ -1,6 +1,7 @@
 """Plans: what they say of memory is what the program then takes; what cannot fit is refused; parts add up."""
 
 import json
+import types
 from pathlib import Path
 
 import jax
@@ -39,6 +40,27 @@ def train(run, state, steps=4):
 # Microbatches.
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"train__batch_size": 128, "objective__num_samples": 15}, 1),
+        ({"train__batch_size": 128, "objective__num_samples": 50}, 4),  # of 1,600 codes; 6 of 1,067 would not be equal
+        ({"train__batch_size": 100, "objective__num_samples": 50}, 5),
+        ({"train__batch_size": 4096}, 4),
+        ({"train__batch_size": 127, "objective__num_samples": 50}, 1),
+        ({"train__batch_size": 128, "objective__num_samples": 50, "train__microbatches": 2}, 2),
+        ({"train__batch_size": 4096, "objective__name": "beta-tc"}, 1),
+    ],
+)
+def test_a_cpu_decodes_about_a_thousand_codes_at_a_time(settings, expected, small):
+    config = small(**{"objective__name": "sampled-elbo"} | settings)
+    assert machine.parts_of_a_batch(config, sharding.make_mesh(1)) == expected
+    asked = config.train.microbatches or 1
+    assert machine.parts_of_a_batch(config, sharding.make_mesh(8)) == asked
+    gpu = types.SimpleNamespace(size=1, devices=np.array([types.SimpleNamespace(platform="gpu")]))
+    assert machine.parts_of_a_batch(config, gpu) == asked
+
+
 @pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize(
     ("devices", "settings"),
@@ -67,7 +89,7 @@ def test_a_batch_in_parts_gives_the_numbers_of_the_whole(devices, settings, make
     ("settings", "words"),
     [
         ({"train__microbatches": 3}, r"train\.microbatches: 3 given, must be a divisor .*\(16\), for example 2"),
-        ({"train__microbatches": 0}, r"train\.microbatches: 0 given, must be greater than 0"),
+        ({"train__microbatches": -1}, r"train\.microbatches: -1 given, must be 0 or more"),
         ({"train__microbatches": 2, "objective__name": "beta-tc"}, r"train\.microbatches: 2 given, must be 1 for"),
         ({"model__remat": True}, r"model\.remat: True given, must be False for network mlp"),
         ({"model__compute_dtype": "float16"}, r"model\.compute_dtype: 'float16' given"),

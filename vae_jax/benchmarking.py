@@ -303,7 +303,7 @@ def _facts(row: Row) -> dict[str, Any]:
     if not row.compiled:
         return facts | dict.fromkeys(("compile", "xla_bytes", "memory", "collectives"))
     times, compiled = compile_times(row)
-    once = row.run.config.train.microbatches == 1  # XLA counts the body of the parts' loop once
+    once = row.run.microbatches == 1  # XLA counts the body of the parts' loop once
     return facts | {
         "compile": times,
         "xla_bytes": costs.xla_costs(compiled).get("bytes") if once else None,

@@ -135,8 +135,9 @@ class TrainConfig:
     """Updates in all; a finished run goes on when more are asked for."""
     batch_size: int = 128
     """Examples in a step, over all devices."""
-    microbatches: int = 1
-    """Parts of a batch whose gradients are taken one after another: less memory, the same numbers."""
+    microbatches: int = 0
+    """Parts of a batch whose gradients are taken one after another: less memory, the same numbers. 0: one part, but on
+    one CPU device so many that it decodes about a thousand codes at a time, whose arrays stay in its caches."""
     log_every: int = 100
     """Steps in one dispatched program, and in one row of metrics.jsonl."""
     evaluate_every: int = 1000

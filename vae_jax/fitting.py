@@ -57,7 +57,7 @@ def make_step(run: Run, *, loss: Loss | None = None, optimizer: optax.GradientTr
         optimizer or run.optimizer,
         ema_decay=config.train.ema_decay,
         max_skips=config.train.max_skips if config.train.nonfinite == "skip" else 0,
-        microbatches=config.train.microbatches,
+        microbatches=run.microbatches,
     )
 
 
@@ -68,7 +68,7 @@ def many_steps(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, step:
         step=step or make_step(run),
         batch_size=run.config.train.batch_size,
         max_steps=run.config.train.log_every,
-        microbatches=run.config.train.microbatches,
+        microbatches=run.microbatches,
         streamed=run.streamed,
         place_batch=place_batch,
     )

@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import host
+from vae_jax.config import Config
+from vae_jax.settings import OF_ONE_LAYER
 
 GIB = 2**30
 CALLS = 8
+CODES = 1000  # that a CPU decodes at a time in a training step
 SHARE = 20  # examples of an evaluation's batch, for products that are worth a device
 
 
@@ -78,6 +81,18 @@ def devices_that_add_up(mesh: Any) -> int:
 def samples_at_a_time(chunk: int) -> int:
     """evaluation.chunk, or where that is 0 what suits the first device: 20 for a CPU, 100 for another."""
     return chunk or (20 if jax.default_backend() == "cpu" else 100)
+
+
+def parts_of_a_batch(config: Config, mesh: Any) -> int:
+    """train.microbatches, or where that is 0 what suits the mesh: on one CPU device as many equal parts as leave each
+    of them `CODES` codes, unless the objective compares the codes of a whole batch; one part elsewhere."""
+    train, objective = config.train, config.objective
+    if train.microbatches:
+        return train.microbatches
+    if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu" or objective.name in OF_ONE_LAYER:
+        return 1
+    most = train.batch_size * objective.num_samples // CODES
+    return max((n for n in range(1, most + 1) if train.batch_size % n == 0), default=1)
 
 
 def memory_limit(sharers: int = 1) -> int | None:

@@ -103,16 +103,17 @@ def planned_run(config: Config, data: dict[str, Any], *, streamed: bool = False)
     """
     here, fsdp = len(jax.devices()), config.mesh.fsdp
     devices = config.mesh.data * fsdp or here
-    share = config.train.batch_size // config.train.microbatches
-    if share % devices:
+    parts = config.train.microbatches or 1  # where it is 0, on one CPU device more, of any size
+    if config.train.batch_size // parts % devices:
         raise InputError(
-            f"train.batch_size: {config.train.batch_size} given in {config.train.microbatches} part(s), "
+            f"train.batch_size: {config.train.batch_size} given in {parts} part(s), "
             f"each must be a multiple of the {devices} devices"
         )
     if devices <= here:
         mesh = sharding.make_mesh(config.mesh.data, fsdp)
         return Run(config, data, Path(), mesh, streamed=streamed), devices, True
-    part = override(config, mesh__data=1, train__batch_size=config.train.batch_size // config.mesh.data)
+    size = config.train.batch_size // config.mesh.data
+    part = override(config, mesh__data=1, train__batch_size=size, train__microbatches=parts)
     return Run(part, data, Path(), sharding.make_mesh(1, fsdp), streamed=streamed), devices, False
 
 
@@ -184,7 +185,7 @@ def plan(config: Config, data: dict[str, Any], *, streamed: bool = False, limit:
         machine.devices_that_add_up(run.mesh) if here else 1
     )
     bandwidth = machine.bandwidth_probe(found.traffic // 2).rate()
-    parts = config.train.microbatches
+    parts = run.microbatches
     share = devices // run.mesh.size
 
     def memory_of(batch: int) -> int:
@@ -215,7 +216,7 @@ def plan(config: Config, data: dict[str, Any], *, streamed: bool = False, limit:
             memory_of,
             start=config.train.batch_size,
             limit=limit,
-            multiple=devices * parts,
+            multiple=devices * (config.train.microbatches or 1),
             at_most=data["num_examples"],
         ),
         "matrix_rate": matrix,

@@ -91,20 +91,24 @@ class Run:
         return sharding.state_shardings(jax.eval_shape(self.initial_state, self.key), self.mesh)
 
     @property
+    def microbatches(self) -> int:
+        return machine.parts_of_a_batch(self.config, self.mesh)
+
+    @property
     def images_shape(self) -> tuple[int, ...]:
         """The shape of the images that the training program takes: all of them, or the batches of a dispatch."""
         train = self.config.train
         if not self.streamed:
             return (self.data["num_examples"], *self.image_shape)
-        parts = (train.microbatches,) if train.microbatches > 1 else ()
-        return (train.log_every, *parts, train.batch_size // train.microbatches, *self.image_shape)
+        parts = (self.microbatches,) if self.microbatches > 1 else ()
+        return (train.log_every, *parts, train.batch_size // self.microbatches, *self.image_shape)
 
     @property
     def images_sharding(self) -> Any:
         """Where they live."""
         if not self.streamed:
             return sharding.replicated(self.mesh)
-        return sharding.steps_sharding(self.mesh, microbatches=self.config.train.microbatches)
+        return sharding.steps_sharding(self.mesh, microbatches=self.microbatches)
 
     @property
     def key(self) -> jax.Array:
@@ -184,7 +188,8 @@ def prepare_run(
     validate(config)
     directory = Path(directory)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    sharding.check_batch_size(config.train.batch_size // config.train.microbatches, mesh, setting=_per_dispatch(config))
+    rows = config.train.batch_size // machine.parts_of_a_batch(config, mesh)
+    sharding.check_batch_size(rows, mesh, setting=_per_dispatch(config))
     stored = read_description(directory)
     changes = _changed_settings(stored["config"], config, directory, allow_change) if stored else []
     images = training_images(config)

@@ -14,19 +14,19 @@ from vae_jax.errors import InputError
 # A closed-form KL has no samples; beyond the ELBO, sticking the landing is biased, and for the ELBO the two are one.
 _WEIGHTED = ("iwae", "renyi", "miwae", "ciwae", "piwae", "cubo")
 _ESTIMATOR_OBJECTIVES = {"sticking-the-landing": ("sampled-elbo",), "doubly-reparameterized": _WEIGHTED}
-_OF_ONE_LAYER = ("beta-tc", "info-vae")  # they compare codes, each latent with a Gaussian of its own
+OF_ONE_LAYER = ("beta-tc", "info-vae")  # they compare codes, each latent with a Gaussian of its own
 
 _POSITIVE = (
     "model.latent_dim", "model.noise_scale", "model.likelihood_scale", "model.mixture_components", "model.blocks",
     "objective.num_samples", "objective.num_inner_samples", "optimizer.learning_rate", "optimizer.eps",
-    "optimizer.decay", "train.steps", "train.batch_size", "train.microbatches", "train.log_every",
+    "optimizer.decay", "train.steps", "train.batch_size", "train.log_every",
     "train.save_every", "evaluation.batch_size", "mesh.fsdp",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "objective.beta", "objective.warmup_steps", "objective.free_bits", "objective.capacity", "objective.alpha",
     "objective.elbo_weight", "objective.mmd_weight", "optimizer.warmup_steps", "optimizer.final_fraction",
-    "optimizer.weight_decay", "optimizer.clip_norm", "train.evaluate_every", "train.patience", "train.max_skips",
-    "evaluation.num_samples", "evaluation.chunk", "mesh.data", "data.workers", "seed",
+    "optimizer.weight_decay", "optimizer.clip_norm", "train.microbatches", "train.evaluate_every", "train.patience",
+    "train.max_skips", "evaluation.num_samples", "evaluation.chunk", "mesh.data", "data.workers", "seed",
 )  # fmt: skip
 _BELOW_ONE = ("data.holdout", "optimizer.b1", "optimizer.b2", "train.ema_decay")
 
@@ -77,8 +77,8 @@ def _check_combinations(config: Config) -> None:
     if model.latent_layers:
         _require(model.posterior == "gaussian", "model.posterior", model.posterior, "gaussian with model.latent_layers")
         _require(not model.tied, "model.tied", True, "False with model.latent_layers")
-        _require(objective.name not in _OF_ONE_LAYER, "objective.name", objective.name,
-                 f"other than {' or '.join(_OF_ONE_LAYER)} with model.latent_layers")  # fmt: skip
+        _require(objective.name not in OF_ONE_LAYER, "objective.name", objective.name,
+                 f"other than {' or '.join(OF_ONE_LAYER)} with model.latent_layers")  # fmt: skip
     else:
         _require(not model.layer_hidden, "model.layer_hidden", model.layer_hidden, "empty without model.latent_layers")
     if model.posterior == "deterministic":
@@ -112,16 +112,18 @@ def _check_objective(objective: ObjectiveConfig, batch_size: int) -> None:
     takes = _ESTIMATOR_OBJECTIVES.get(objective.estimator, (objective.name,))
     _require(objective.name in takes, "objective.estimator", objective.estimator,
              f"pathwise for {objective.name}; it takes {', '.join(takes)}")  # fmt: skip
-    if objective.name in _OF_ONE_LAYER:
+    if objective.name in OF_ONE_LAYER:
         _require(batch_size > 1, "train.batch_size", 1, "2 or more, for codes to be compared")
 
 
 def _check_microbatches(config: Config) -> None:
     parts, batch_size = config.train.microbatches, config.train.batch_size
+    if not parts:
+        return
     nearest = min((n for n in range(1, batch_size + 1) if batch_size % n == 0), key=lambda n: abs(n - parts))
     _require(parts == nearest, "train.microbatches", parts,
              f"a divisor of train.batch_size ({batch_size}), for example {nearest}")  # fmt: skip
-    if config.objective.name in _OF_ONE_LAYER:
+    if config.objective.name in OF_ONE_LAYER:
         _require(parts == 1, "train.microbatches", parts,
                  f"1 for objective {config.objective.name}, which compares the codes of a whole batch")  # fmt: skip
 

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from vae_jax import random, sharding
+from vae_jax import machine, random, sharding
 from vae_jax.config import Config
 from vae_jax.errors import InputError
 from vae_jax.fitting import compile_program, make_step, many_steps
@@ -53,7 +53,7 @@ def _placed(run: Run, images: np.ndarray, key: jax.Array | None = None) -> tuple
 def _eager(name: str, run: Run, images: np.ndarray) -> Row:
     """Every operation of the step dispatched by itself, on one batch."""
     step, shape = make_step(run), images.shape[1:]
-    batch_size, parts = run.config.train.batch_size, run.config.train.microbatches
+    batch_size, parts = run.config.train.batch_size, run.microbatches
 
     def call(state: Any, batch: Any, count: int) -> tuple[Any, Any]:
         for _ in range(count):
@@ -96,7 +96,7 @@ def _by_rows(run: Run, size: int) -> Callable[..., Any]:
 
     Each device draws the noise of its own rows, so the numbers are those of one device.
     """
-    if run.config.train.microbatches > 1:
+    if run.microbatches > 1:
         raise InputError("train.microbatches: must be 1 for a batch that is split by hand")
     if run.config.mesh.fsdp > 1:
         raise InputError("mesh.fsdp: must be 1 for a batch that is split by hand")
@@ -203,7 +203,7 @@ def make_row(name: str, base: Run, images: np.ndarray) -> Row:
     run = override_run(base, **settings)
     _check_something_changes(name, base.config, run.config, settings)
     mesh = sharding.make_mesh(run.config.mesh.data, run.config.mesh.fsdp) if "mesh__data" in settings else base.mesh
-    sharding.check_batch_size(run.config.train.batch_size // run.config.train.microbatches, mesh)
+    sharding.check_batch_size(run.config.train.batch_size // machine.parts_of_a_batch(run.config, mesh), mesh)
     if run.config.train.batch_size > len(images):
         images = np.resize(images, (run.config.train.batch_size, *images.shape[1:]))
     data = {**base.data, "num_examples": len(images)}
