@@ -170,7 +170,9 @@ def test_losses_on_1_and_8_devices_agree(hundred_steps):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_program_that_is_compiled_for_its_number_of_steps_trains_the_same(small, tmp_path, monkeypatch):
+def test_a_program_that_is_compiled_for_its_number_of_steps_trains_the_same(
+    small, tmp_path, monkeypatch, quick_compiler
+):
     """As on a GPU; also in the shorter dispatch at the end, for which it is compiled again."""
     config = small(train__log_every=4, train__save_every=4, train__steps=10, mesh__data=2)
     assert not sharding.counts_are_known(sharding.make_mesh(1))  # of a CPU
