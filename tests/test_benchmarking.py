@@ -90,10 +90,9 @@ def test_convolutions_scans_and_branches_are_counted():
     assert count(jax.value_and_grad(loss), kernel) == 2 * once  # the image needs no gradient
 
 
-@pytest.mark.usefixtures("quick_compiler")
-def test_collectives_are_counted_on_eight_devices(make_run, known):
+@pytest.mark.usefixtures("quick_compiler", "known")
+def test_collectives_are_counted_on_eight_devices(make_run):
     """Eight devices sum gradients and metrics, once for each part of a batch."""
-    del known  # it changes nothing
     run = make_run(8, train__batch_size=64)
     gradients = costs.tree_bytes(planning.abstract_arguments(run)[0].params)
     (found,) = costs.collectives(compiled_text(run))

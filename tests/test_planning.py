@@ -1,5 +1,6 @@
 """Plans: what they say of memory is what the program then takes; what cannot fit is refused; parts add up."""
 
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import cli, fitting, machine, planning, runs, sharding
+from vae_jax import cli, costs, fitting, machine, planning, runs, sharding
 from vae_jax.errors import InputError
 from vae_jax.inference import sample_terms
 from vae_jax.settings import override
@@ -59,6 +60,17 @@ def test_a_cpu_decodes_about_a_thousand_codes_at_a_time(settings, expected, smal
     assert machine.parts_of_a_batch(config, sharding.make_mesh(8)) == asked
     gpu = types.SimpleNamespace(size=1, devices=np.array([types.SimpleNamespace(platform="gpu")]))
     assert machine.parts_of_a_batch(config, gpu) == asked
+
+
+def test_a_training_takes_its_batch_in_as_many_parts_unasked(make_run):
+    many = make_run(train__batch_size=100, objective__name="iwae", objective__num_samples=50)
+    few = planning.override_run(many, objective__num_samples=19)
+    for run, parts in ((many, 5), (few, 1)):
+        times = {product.times for product in costs.matrix_products(planning.traced(run).jaxpr)}
+        assert times == {parts}
+        streamed = dataclasses.replace(run, streamed=True).images_shape
+        batch = (5, 20) if parts == 5 else (100,)
+        assert streamed == (run.config.train.log_every, *batch, 8, 8, 1)
 
 
 @pytest.mark.usefixtures("quick_compiler")

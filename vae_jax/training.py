@@ -223,8 +223,7 @@ def train_steps(
     Returns the state and the metrics of each step, [max_steps], NaN beyond `num_steps`. Where the number of steps is
     an argument of the program, one compilation serves every dispatch, the last and shorter one too; where it is a
     number of Python's, the compiler knows it. A resumed run dispatches the very programs of one that was not.
-    `place_batch` may say over which devices a batch lies, or each of the
-    `microbatches` that the step takes it in.
+    `place_batch` may say over which devices a batch lies, or each of the `microbatches` that the step takes it in.
     """
     if microbatches > 1:
         place_batch = jax.vmap(place_batch)

@@ -145,14 +145,14 @@ def measure(
     """For each round the rates of `matrix`, `products` and `evaluation` in operations a second; one round before them
     is not counted."""
     settings, evaluator, key = run.config.evaluation, run.evaluator(), runs.evaluation_key(run, "test")
-    codes = min(machine.samples_at_a_time(settings.chunk), settings.num_samples) * evaluator.batch_size
+    given = {"num_samples": settings.num_samples, "chunk": machine.samples_at_a_time(settings.chunk)}
+    codes = min(given.values()) * evaluator.batch_size
     squares = {size: square_product(size) for size in sizes}
     products = decoder_products(params, codes)
     decoder = 2 * codes * sum(kernel.size for kernel in kernels(params, encoder=False))
     whole = len(images) * operations(params, settings.num_samples)
 
     def evaluate() -> dict[str, float]:
-        given = {"num_samples": settings.num_samples, "chunk": machine.samples_at_a_time(settings.chunk)}
         return evaluator.likelihood(params, key, images, **given)
 
     def rate(work: float, call: Callable[[], Any], repeats: int = 1) -> float:
