@@ -278,7 +278,7 @@ def test_names_in_the_figure_do_not_overlap(places, expected):
 
 
 @pytest.mark.usefixtures("quick_compiler")
-def test_rows_that_change_how_but_not_what_train_alike(make_run):
+def test_rows_that_change_how_but_not_what_train_alike(make_run, known):
     images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
     run = make_run(data__binarization="dynamic", model__likelihood="bernoulli", train__log_every=5)
     names = ["program", "shard-map-2", "pmap-2"]  # tests/test_sharding.py has jit over devices

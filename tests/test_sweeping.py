@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import cli, figures, fitting, runs, sweeping
+from vae_jax import cli, figures, fitting, runs, sharding, sweeping
 from vae_jax.errors import InputError
 from vae_jax.settings import override
 from vae_jax.sweeping import fit_group, groups, judge, markdown, members, summarise
@@ -76,6 +76,33 @@ def test_each_member_is_the_run_alone(swept, tmp_path):
             np.testing.assert_array_equal(a, b)
     first, *others = [found.params["output_bias"] for found in trained]
     assert all(not np.allclose(first, other, rtol=1e-4) for other in others)
+
+
+def loops(jaxpr):
+    """The loops of a program, from the outermost inwards."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    found = []
+    for equation in jaxpr.eqns:
+        inner = [name for part in equation.params.values() if hasattr(part, "eqns") or hasattr(part, "jaxpr")
+                 for name in loops(part)]  # fmt: skip
+        found += ([equation.primitive.name] if equation.primitive.name in ("scan", "while") else []) + inner
+    return found
+
+
+def test_members_are_one_vmap_elsewhere_than_on_a_cpu(config, tmp_path, monkeypatch):
+    """And on a GPU for a number of steps that the compiler knows, in the shorter last dispatch too."""
+    sweep = members(override(config, train__steps=8, mesh__data=2), VARIED)
+    found = {}
+    # Over members, draws of the images' order, and steps; over draws, and a known number of steps.
+    for on_gpu, expected in ((False, ["scan", "while", "while"]), (True, ["while", "scan"])):
+        monkeypatch.setattr(sharding, "models_take_turns", lambda mesh, on_gpu=on_gpu: not on_gpu)
+        monkeypatch.setattr(sharding, "counts_are_known", lambda mesh, on_gpu=on_gpu: on_gpu)
+        trained = fit_group(sweep, tmp_path / str(on_gpu))
+        found[on_gpu] = [member.params for member in trained]
+        program, images = sweeping._Program([member.run for member in trained]), trained[0].run.images("train")
+        traced = program.steps.trace(program.numbers, program.initial_state(images), images, 5)
+        assert loops(traced.jaxpr) == expected
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found[True], found[False])
 
 
 def test_members_lie_on_different_devices(swept):

@@ -16,6 +16,7 @@ class Product(NamedTuple):
     flops: float  # multiplications and additions, each counted as one
     output_bytes: int
     times: int  # that it is computed; the body of a loop of unknown length counts once
+    equation: Any  # of the jaxpr: shapes, and what is summed over
 
 
 def matrix_products(jaxpr: Any) -> Iterator[Product]:
@@ -32,7 +33,7 @@ def matrix_products(jaxpr: Any) -> Iterator[Product]:
             continue
         if name in ("dot_general", "conv_general_dilated"):
             out = equation.outvars[0].aval
-            yield Product(2.0 * out.size * _summed(equation), out.size * out.dtype.itemsize, 1)
+            yield Product(2.0 * out.size * _summed(equation), out.size * out.dtype.itemsize, 1, equation)
         elif name == "cond":
             branches = [list(matrix_products(branch)) for branch in parameters["branches"]]
             yield from max(branches, key=total_flops)

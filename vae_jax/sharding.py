@@ -133,6 +133,29 @@ def counts_are_known(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "gpu"
 
 
+def models_take_turns(mesh: Mesh) -> bool:
+    """Whether models that share a device are trained one after the other there, or as one `vmap`.
+
+    A `vmap` makes batches of products of their products, which a CPU takes longer for (docs/performance.md).
+    """
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def over_devices(program: Callable[..., Any], mesh: Mesh, in_specs: tuple[Any, ...], out_specs: Any) -> Any:
+    """`jax.shard_map` of a program(*arrays, count), `in_specs` those of its arrays; a number of Python's stays one."""
+
+    def mapped(*arguments: Any) -> Any:
+        *arrays, count = arguments
+        if isinstance(count, int):
+            return spread(lambda *arrays: program(*arrays, count), in_specs)(*arrays)
+        return spread(program, (*in_specs, PartitionSpec()))(*arguments)
+
+    def spread(function: Callable[..., Any], specs: tuple[Any, ...]) -> Callable[..., Any]:
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
+
+    return mapped
+
+
 def place(array: np.ndarray, sharding: NamedSharding) -> Array:
     """An array that every process holds whole, on the devices: each process puts down the part of its own."""
     return jax.make_array_from_process_local_data(sharding, array, array.shape)

@@ -145,21 +145,29 @@ class _Program:
         self.spread, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         self.numbers = jax.device_put(self.numbers, self.spread)
         self.everywhere = everywhere
-        # By shard_map, so that a device never waits for another's members.
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        steps = self._in_turn if on_cpu else jax.vmap(self._steps, in_axes=(0, 0, None, None))
-        specs = (self.spread.spec, self.spread.spec, everywhere.spec, everywhere.spec)
-        steps = jax.shard_map(steps, mesh=mesh, in_specs=specs, out_specs=self.spread.spec, check_vma=False)
-        self.steps = jax.jit(steps, donate_argnums=1, compiler_options=sharding.compiler_options(mesh))
+        self.steps = jax.jit(
+            # Each device has its own members, so that none waits for another's.
+            sharding.over_devices(
+                self._in_turn if sharding.models_take_turns(mesh) else self._side_by_side,
+                mesh,
+                in_specs=(self.spread.spec, self.spread.spec, everywhere.spec),
+                out_specs=self.spread.spec,
+            ),
+            static_argnums=3 if sharding.counts_are_known(mesh) else (),
+            donate_argnums=1,
+            compiler_options=sharding.compiler_options(mesh),
+        )
 
     def _run(self, numbers: Mapping[str, jax.Array]) -> Run:
         return dataclasses.replace(self.template, config=with_numbers(self.template.config, numbers))
 
-    def _steps(self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array) -> Any:
+    def _steps(self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array | int) -> Any:
         return many_steps(self._run(numbers), place_batch=lambda batch: batch)(state, images, count)
 
-    def _in_turn(self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array) -> Any:
-        """`_steps` of one member after the other: for a CPU, where batches of products are slower than products."""
+    def _side_by_side(self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array | int) -> Any:
+        return jax.vmap(lambda *member: self._steps(*member, images, count))(numbers, state)
+
+    def _in_turn(self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array | int) -> Any:
         return jax.lax.map(lambda member: self._steps(*member, images, count), (numbers, state))
 
     def initial_state(self, images: np.ndarray) -> TrainState:

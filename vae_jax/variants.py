@@ -122,9 +122,7 @@ def _by_rows(run: Run, size: int) -> Callable[..., Any]:
 
 def _shard_map(name: str, run: Run, images: np.ndarray) -> Row:
     whole = PartitionSpec()
-    program = jax.shard_map(
-        _by_rows(run, run.mesh.size), mesh=run.mesh, in_specs=whole, out_specs=whole, check_vma=False
-    )
+    program = sharding.over_devices(_by_rows(run, run.mesh.size), run.mesh, in_specs=(whole, whole), out_specs=whole)
     return plain(name, run, images)._replace(call=compile_program(run, program))
 
 
@@ -134,6 +132,7 @@ def _pmap(name: str, run: Run, images: np.ndarray) -> Row:
         _by_rows(run, size),
         axis_name="data",
         in_axes=(0, 0, None),
+        static_broadcasted_argnums=2 if sharding.counts_are_known(run.mesh) else (),
         donate_argnums=0,
         devices=list(run.mesh.devices.flat),
     )

@@ -34,7 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vae_jax import fitting, host, reading, runs, sharding
+from vae_jax import costs, fitting, host, reading, runs, sharding
 from vae_jax.errors import VaeJaxError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import override
@@ -53,43 +53,30 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "flush to zero": {"xla_cpu_ftz": True},
     "inexact dots": {"xla_cpu_strict_dot_conv_math": False},
     "one thread": {"xla_cpu_multi_thread_eigen": False},
+    "dots by Eigen alone": {"xla_cpu_experimental_ynn_fusion_type": ""},
     "half vectors": {"xla_cpu_prefer_vector_width": 256},
 }
 
 
-def products_of(run: runs.Run) -> list[Any]:
-    """The equations of the step's products of two matrices, in the order of the program; not of those by a vector."""
+def products_of(run: runs.Run) -> list[costs.Product]:
+    """The products of two matrices of the step, in the order of the program."""
     state = jax.eval_shape(run.initial_state, run.key)
     batch = jax.ShapeDtypeStruct((run.config.train.batch_size, *run.image_shape), jnp.uint8)
-    return list(_dots(jax.make_jaxpr(fitting.make_step(run))(state, batch).jaxpr))
+    products = costs.matrix_products(jax.make_jaxpr(fitting.make_step(run))(state, batch))
+    return [product for product in products if product.equation.primitive.name == "dot_general"]
 
 
-def _dots(jaxpr: Any) -> Any:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general" and all(variable.aval.ndim > 1 for variable in equation.invars):
-            yield equation
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from _dots(inner)
-
-
-def alone(equation: Any, repeats: int, options: dict[str, Any] | None) -> tuple[Callable[[], Any], float]:
-    """(`repeats` of one product, each waiting for the one before, compiled; operations of one)."""
-    left, right = (jnp.ones(variable.aval.shape, variable.aval.dtype) for variable in equation.invars)
-    dimensions = equation.params["dimension_numbers"]
+def alone(product: costs.Product, repeats: int, options: dict[str, Any] | None) -> Callable[[], Any]:
+    """`repeats` of one product, each waiting for the one before, compiled and once run."""
+    left, right = (jnp.ones(variable.aval.shape, variable.aval.dtype) for variable in product.equation.invars)
+    how = {name: product.equation.params[name] for name in ("dimension_numbers", "precision")}
 
     def again(_: Any, carried: jax.Array) -> jax.Array:
-        product = jax.lax.dot_general(left + carried, right, dimensions, precision=equation.params["precision"])
-        return product.reshape(-1)[0] * 0.0
+        return jax.lax.dot_general(left + carried, right, **how).reshape(-1)[0] * 0.0
 
     loop = jax.jit(lambda: jax.lax.fori_loop(0, repeats, again, jnp.zeros((), left.dtype)), compiler_options=options)
-    contracted = [left.shape[i] for i in dimensions[0][0]]
-    operations = 2.0 * equation.outvars[0].aval.size
-    for length in contracted:
-        operations *= length
     jax.block_until_ready(loop())
-    return loop, operations
+    return loop
 
 
 def programs(run: runs.Run, images: Any, steps: int) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
@@ -139,21 +126,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise SystemExit(str(error)) from None
     run = runs.Run(config, reading.describe(images), Path(), sharding.make_mesh(1))
     options = sharding.compiler_options(run.mesh)
-    dots = [(equation, *alone(equation, repeats, options)) for equation in products_of(run)]
+    dots = [(product, alone(product, repeats, options)) for product in products_of(run)]
     compiled, left_out = programs(run, jax.device_put(images, sharding.replicated(run.mesh)), steps)
     of_dots: list[list[float]] = [[] for _ in dots]
     of_programs: dict[str, list[float]] = {name: [] for name in compiled}
     for i in range(rounds):
-        for times, (_, loop, _) in zip(of_dots, dots, strict=True):
+        for times, (_, loop) in zip(of_dots, dots, strict=True):
             times.append(seconds(loop) / repeats)
         for name, dispatch in compiled.items():
             of_programs[name].append(seconds(dispatch) / steps)
         print(f"round {i + 1} of {rounds}", file=sys.stderr)
 
     products = []
-    for times, (equation, _, operations) in zip(of_dots, dots, strict=True):
-        shapes = " x ".join(str(list(variable.aval.shape)) for variable in equation.invars)
-        products.append({"shapes": shapes, "seconds": statistics.median(times), "operations": operations})
+    for times, (product, _) in zip(of_dots, dots, strict=True):
+        shapes = " x ".join(str(list(variable.aval.shape)) for variable in product.equation.invars)
+        products.append({"shapes": shapes, "seconds": statistics.median(times), "operations": product.flops})
     first = next(iter(of_programs.values()))
     rows = [
         {
