@@ -1,10 +1,13 @@
-"""Makes JAX strict and gives it eight CPU devices, before JAX starts."""
+"""Makes JAX strict, quick to compile, and gives it eight CPU devices, before JAX starts."""
 
 import json
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "JAX_DISABLE_MOST_OPTIMIZATIONS", "1"
+)  # of programs that run for a moment, for child processes too
 
 import jax
 
@@ -39,16 +42,6 @@ def small(data_dir):
         return override(PRESETS["digits"], **base | settings)
 
     return make
-
-
-@pytest.fixture
-def quick_compiler():
-    """Programs that run for a moment are not worth optimising."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

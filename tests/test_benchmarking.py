@@ -90,7 +90,7 @@ def test_convolutions_scans_and_branches_are_counted():
     assert count(jax.value_and_grad(loss), kernel) == 2 * once  # the image needs no gradient
 
 
-@pytest.mark.usefixtures("quick_compiler", "known")
+@pytest.mark.usefixtures("known")
 def test_collectives_are_counted_on_eight_devices(make_run):
     """Eight devices sum gradients and metrics, once for each part of a batch."""
     run = make_run(8, train__batch_size=64)
@@ -130,7 +130,6 @@ def test_collectives_in_loops_and_asynchronous_ones():
     assert costs.collectives(HLO.replace("body=%outer", known)) == found
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_the_parts_of_a_step_can_be_told_apart_in_the_compiled_program(make_run):
     text = compiled_text(make_run(data__binarization="dynamic", model__likelihood="bernoulli"))
     parts = costs.parts_of_a_step(text)
@@ -277,7 +276,6 @@ def test_names_in_the_figure_do_not_overlap(places, expected):
 # Rows.
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_rows_that_change_how_but_not_what_train_alike(make_run, known):
     images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
     run = make_run(data__binarization="dynamic", model__likelihood="bernoulli", train__log_every=5)
@@ -350,7 +348,6 @@ def called(capsys, *argv):
     return code, said.out, said.err
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmarking, "BLOCK_SECONDS", 0.01)
     monkeypatch.setattr(machine, "matrix_probe", lambda dtype, probe=machine.matrix_probe: probe(dtype, size=64))

@@ -65,7 +65,7 @@ def test_rows_in_jax_train_the_same_model_on_the_same_images(images):
         assert entry["loss"] == pytest.approx(ours["loss"], abs=4)
 
 
-def test_the_residual_model_is_trained_in_bfloat16(images, peers, quick_compiler):
+def test_the_residual_model_is_trained_in_bfloat16(images, peers):
     result = run(images, "vae_jax", options=["--model", "residual", "--precision", "bfloat16", "--overlap"])
     (entry,), task = result["rows"], result["task"]
     assert (task["network"], task["precision"], entry["seconds_to_target"]) == ("residual", "bfloat16", None)
@@ -282,7 +282,7 @@ def test_a_row_that_fails_is_left_out_and_the_others_go_on(peers, capsys):
 
 
 class TestSteps:
-    def test_each_row_is_the_program_with_what_it_names_undone(self, data_dir, capsys, quick_compiler):
+    def test_each_row_is_the_program_with_what_it_names_undone(self, data_dir, capsys):
         script = load("benchmarks/steps")
         rows = ["as it is", "all three"]
         result = script.main(["--quick", "--rows", *rows, "--data-dir", data_dir])
@@ -302,7 +302,7 @@ class TestLikelihood:
     def script(self):
         return load("benchmarks/likelihood")
 
-    def test_the_quick_form(self, script, data_dir, capsys, quick_compiler):
+    def test_the_quick_form(self, script, data_dir, capsys):
         script.main(["--quick", "--images", "30", "--data-dir", data_dir])
         *table, last = capsys.readouterr().out.splitlines()
         result = json.loads(last)
@@ -372,7 +372,7 @@ class TestSweep:
         assert table["ratio"] == 0.4
 
 
-def test_streaming_is_measured_beside_memory(data_dir, tmp_path, quick_compiler):
+def test_streaming_is_measured_beside_memory(data_dir, tmp_path):
     script = load("benchmarks/streaming")
     dots = np.zeros((2, 9, 9, 1), np.uint8)
     dots[:, 4, 4] = [[1], [2]]

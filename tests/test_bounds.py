@@ -12,8 +12,6 @@ from vae_jax import objectives
 from vae_jax.inference import negative_bound, sample_terms
 from vae_jax.objectives import OBJECTIVES, Pair, bind
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 BOUNDS = {
     "sampled-elbo": {},
     "iwae": {},

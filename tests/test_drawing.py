@@ -8,8 +8,6 @@ from scipy.stats import norm
 
 from vae_jax import drawing, figures, runs
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 @pytest.fixture(scope="module")
 def make(small, tmp_path_factory):

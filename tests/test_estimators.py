@@ -24,8 +24,6 @@ from vae_jax.inference import negative_bound, sample_terms
 from vae_jax.models import build_model
 from vae_jax.objectives import OBJECTIVES, Pair, Terms, bind
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 WEIGHTED = {
     "iwae": {},
     "renyi": {"alpha": 0.5},

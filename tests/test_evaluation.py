@@ -7,8 +7,6 @@ from scipy.stats import multivariate_normal
 
 from vae_jax.evaluation import Evaluator, bits_per_dim, evaluate_examples, padded_batches, peak_signal_to_noise
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, *IMAGE_SHAPE), dtype=np.uint8)
 
 

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from scripts import load
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 @pytest.fixture(autouse=True)
 def _digits_are_made_here(data_dir, monkeypatch):

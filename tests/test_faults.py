@@ -27,7 +27,7 @@ from vae_jax.settings import override
 from vae_jax.sweeping import members
 from vae_jax.writers import read_metrics
 
-pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("quick_compiler", "compiled_once")]
+pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("compiled_once")]
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
 
@@ -36,7 +36,6 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
 def finished(small, compiled_once, tmp_path_factory):
     """(directory, config) of a run with the steps 10 and 20; copy it before you damage it."""
     directory, config = tmp_path_factory.mktemp("finished") / "run", small()
-    jax.config.update("jax_disable_most_optimizations", True)  # as in the tests of this module
     fit(config, directory)
     return directory, config
 

@@ -245,7 +245,6 @@ def test_what_is_kept_is_not_made_again_unless_settings_change(script, tmp_path)
     assert (other.pictures["samples"] == 2).all()
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_the_quick_form(tmp_path, data_dir):
     done = subprocess.run(
         [sys.executable, str(EXPERIMENTS / "gan_comparison.py"), "--quick", "--output", str(tmp_path)],

@@ -19,8 +19,6 @@ from vae_jax.inference import (
 )
 from vae_jax.models import build_model
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 @pytest.fixture
 def x64():

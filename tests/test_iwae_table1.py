@@ -11,8 +11,6 @@ from vae_jax import runs
 from vae_jax.config import OptimizerConfig
 from vae_jax.training import make_schedule
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 @pytest.fixture(autouse=True)
 def _digits_are_made_here(data_dir, monkeypatch):

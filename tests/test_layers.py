@@ -19,8 +19,6 @@ from vae_jax.inference import bound_parts, log_likelihood, negative_bound, sampl
 from vae_jax.models import VAE, ConditionalNormal, MLPDecoder, MLPEncoder, build_model
 from vae_jax.models.networks import ACTIVATIONS
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 IMAGE_SHAPE = (2, 3, 1)
 LATENT, SCALE = 2, 0.7
 SLOPE, NOISE = np.array([0.8, -1.3]), np.array([0.5, 0.9])  # p(z_1|z_2) = N(slope z_2 + 0.1, noise²)

@@ -18,8 +18,6 @@ from vae_jax.models.networks import (
     space_to_depth,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 BASE = ModelConfig(hidden=(8, 6), latent_dim=3, activation="gelu")
 SHAPES = [(8, 8, 1), (28, 20, 1), (7, 5, 3), (1, 9, 1)]
 NETWORKS = ["mlp", "conv", "residual"]

@@ -118,7 +118,6 @@ def test_a_model_that_copies_has_blends_between_its_codes(script, ruler):
     assert (shares["moons_fitted"] < 0.2).all()
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_the_quick_form(script, tmp_path, data_dir, capsys):
     script.main(["--quick", "--data-dir", data_dir, "--output", str(tmp_path)])
     results = json.loads(capsys.readouterr().out.splitlines()[-1])

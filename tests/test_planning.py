@@ -73,7 +73,6 @@ def test_a_training_takes_its_batch_in_as_many_parts_unasked(make_run):
         assert streamed == (run.config.train.log_every, *batch, 8, 8, 1)
 
 
-@pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize(
     ("devices", "settings"),
     [
@@ -120,7 +119,6 @@ def test_a_part_must_be_spread_over_the_devices(small, tmp_path):
 # Precision and recomputation.
 
 
-@pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize("network", ["mlp", "tied", "residual"])
 def test_bfloat16_layers_leave_weights_and_densities_in_float32(network, make_run):
     how = {"mlp": {}, "tied": {"model__tied": True}, "residual": {"model__network": "residual"}}[network]
@@ -141,7 +139,6 @@ def test_bfloat16_layers_leave_weights_and_densities_in_float32(network, make_ru
     assert "bf16" in str(jax.make_jaxpr(of(run.training_model))(params))
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_blocks_computed_again_have_the_same_gradient_and_parameters(make_run):
     how = {"model__network": "residual", "model__hidden": (2, 4)}
     kept, again = make_run(**how), make_run(**how, model__remat=True)
@@ -160,7 +157,6 @@ def test_blocks_computed_again_have_the_same_gradient_and_parameters(make_run):
 # Memory.
 
 
-@pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize(("across", "fsdp"), [(8, 1), (2, 4)])
 def test_a_plan_s_memory_is_that_of_the_program_that_trains(small, tmp_path, across, fsdp):
     config = small(mesh__data=across, mesh__fsdp=fsdp, train__batch_size=64, model__hidden=(64,))
@@ -182,7 +178,6 @@ def test_a_plan_s_memory_is_that_of_the_program_that_trains(small, tmp_path, acr
     assert planning.memory_of_a_part(share)["total"] == pytest.approx(used, rel=0.1 if fsdp == 1 else 0.2)
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_memory_grows_with_the_batch_and_is_never_less_than_what_is_refused(make_run):
     few, many = (make_run(model__hidden=(64, 32), train__batch_size=batch) for batch in (16, 192))
     parts = planning.override_run(many, train__microbatches=12)
@@ -235,7 +230,6 @@ TINY = ["--model.hidden", 8, "--model.latent-dim", 2, "--train.batch-size", 64, 
         "--train.save-every", 20, "--train.evaluate-every", 0]  # fmt: skip
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_a_plan_from_the_command_line(data_dir, capsys, monkeypatch):
     monkeypatch.setattr(machine, "matrix_probe", lambda dtype, probe=machine.matrix_probe: probe(dtype, size=64))
     taken = lambda run: {"temporary": 1000 * run.config.train.batch_size, "total": 1000 * run.config.train.batch_size}  # noqa: E731
@@ -310,7 +304,6 @@ def test_the_memory_of_this_machine_is_told():
     assert machine.memory_limit(4) == pytest.approx(limit / 4, rel=0.05)
 
 
-@pytest.mark.usefixtures("quick_compiler")
 def test_a_profile_of_a_training(small, tmp_path):
     run, images = runs.prepare_run(override(small(), train__steps=10), tmp_path / "run")
     fitting.fit(run, images, profile=tmp_path / "profile")

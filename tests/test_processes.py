@@ -282,7 +282,7 @@ def fit(config, directory):
 
 
 @pytest.mark.fault
-def test_two_processes_are_one_run_and_one_of_them_stops_both(endless, cache, tmp_path, quick_compiler):
+def test_two_processes_are_one_run_and_one_of_them_stops_both(endless, cache, tmp_path):
     """Begun by one process on 4 devices, gone on with by two of one device each, ended by one again: as if by one.
 
     The two stream their images, each the rows that its device takes.

@@ -67,7 +67,7 @@ def end_of(directory):
 
 
 # For what is compared with nothing that another compiler made.
-quick = pytest.mark.usefixtures("quick_compiler", "compiled_once")
+quick = pytest.mark.usefixtures("compiled_once")
 
 # Interruption.
 

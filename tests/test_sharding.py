@@ -170,9 +170,7 @@ def test_losses_on_1_and_8_devices_agree(hundred_steps):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_program_that_is_compiled_for_its_number_of_steps_trains_the_same(
-    small, tmp_path, monkeypatch, quick_compiler
-):
+def test_a_program_that_is_compiled_for_its_number_of_steps_trains_the_same(small, tmp_path, monkeypatch):
     """As on a GPU; also in the shorter dispatch at the end, for which it is compiled again."""
     config = small(train__log_every=4, train__save_every=4, train__steps=10, mesh__data=2)
     assert not sharding.counts_are_known(sharding.make_mesh(1))  # of a CPU
@@ -238,7 +236,7 @@ def test_a_state_spread_over_n_devices_takes_1_nth_of_the_memory_of_each(wide, t
 
 
 @pytest.mark.fault
-def test_a_state_that_is_spread_gives_the_same_numbers(wide, tmp_path, quick_compiler):
+def test_a_state_that_is_spread_gives_the_same_numbers(wide, tmp_path):
     found = {}
     for fsdp in (1, 4):
         run, images = runs.prepare_run(override(wide, mesh__fsdp=fsdp), tmp_path / "run")
@@ -254,7 +252,7 @@ def test_a_state_that_is_spread_gives_the_same_numbers(wide, tmp_path, quick_com
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_spread_parameters_are_gathered_and_activations_are_not(wide, tmp_path, quick_compiler):
+def test_spread_parameters_are_gathered_and_activations_are_not(wide, tmp_path):
     run, images = runs.prepare_run(override(wide, mesh__fsdp=4), tmp_path / "run")
     state = jax.eval_shape(run.initial_state, run.key)
     program = fitting.compile_program(run).lower(state, jax.eval_shape(lambda: images), 5).compile().as_text()
@@ -264,7 +262,7 @@ def test_spread_parameters_are_gathered_and_activations_are_not(wide, tmp_path, 
     assert gathered == spread == {(64, 64)}  # of images of 64 pixels, by 64 units
 
 
-def test_a_run_saved_on_one_mesh_goes_on_on_another(wide, tmp_path, quick_compiler):
+def test_a_run_saved_on_one_mesh_goes_on_on_another(wide, tmp_path):
     fitting.fit(*runs.prepare_run(override(wide, mesh__fsdp=4, train__steps=10), tmp_path / "run"))
     saved = []
     for mesh in ((2, 4), (1, 1), (2, 1), (0, 8)):
@@ -322,7 +320,6 @@ def test_a_fit_compiles_its_program_once(small, tmp_path):
 
 
 @pytest.mark.fault
-@pytest.mark.usefixtures("quick_compiler")
 def test_a_run_goes_on_and_is_looked_at_on_another_number_of_devices(small, tmp_path):
     """Saved on 4 devices: the parameters are the same on 1, 2 and 8, bit for bit, and so are the next losses nearly."""
 

@@ -98,7 +98,7 @@ def trained(config, directory):
     ],
     ids=["threads", "processes", "devices and parts"],
 )
-def test_a_streamed_run_is_that_of_memory_bit_for_bit(small, tmp_path, quick_compiler, settings):
+def test_a_streamed_run_is_that_of_memory_bit_for_bit(small, tmp_path, settings):
     """Over more than an epoch, with a last dispatch that is shorter."""
     config = small(train__steps=23, train__batch_size=128, data__streaming="always", **settings)
     found = trained(config, tmp_path / "streamed")
@@ -111,7 +111,7 @@ def test_a_streamed_run_is_that_of_memory_bit_for_bit(small, tmp_path, quick_com
 
 
 @pytest.mark.fault
-def test_a_streamed_run_goes_on_from_any_step_and_either_way(small, tmp_path, quick_compiler):
+def test_a_streamed_run_goes_on_from_any_step_and_either_way(small, tmp_path):
     """Streamed, interrupted, streamed on, interrupted, ended from memory: as the run that was left alone."""
     streamed = small(train__steps=30, train__save_every=5, data__streaming="always")
     held = override(streamed, data__streaming="never")

@@ -12,8 +12,6 @@ from vae_jax.errors import InputError
 from vae_jax.settings import override
 from vae_jax.sweeping import fit_group, groups, judge, markdown, members, summarise
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 VARIED = {"objective.beta": [0.5, 2.0], "seed": [0, 1]}
 
 

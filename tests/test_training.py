@@ -23,8 +23,6 @@ from vae_jax.training import (
     train_steps,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 SHAPE = (6, 6, 1)
 BATCH, STEPS = 16, 12
 MODEL = build_model(ModelConfig(hidden=(16,), latent_dim=4), SHAPE)
