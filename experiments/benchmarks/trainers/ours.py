@@ -17,6 +17,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
         import numpy as np
 
         from vae_jax import fitting, presets, reading, runs, settings, sharding
+        from vae_jax.data.batches import mean_image
 
         config = settings.override(
             presets.PRESETS["mnist-400"],
@@ -39,7 +40,8 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
         )
         run = runs.Run(config, reading.describe(train), Path(), sharding.make_mesh())
         everywhere = sharding.replicated(run.mesh)
-        state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key)
+        average = mean_image(train, binarization=config.data.binarization)  # where the output's bias starts
+        state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key, average)
         images = jax.device_put(train, everywhere)
         program, evaluator = fitting.compile_program(run), run.evaluator(batch_size=1000)
 
