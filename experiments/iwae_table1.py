@@ -39,9 +39,9 @@ to those that are done. Seconds are those of training, over all processes that w
 Time: 85 minutes for the training of the first cell (one layer, k = 1, one seed, the full schedule) on one core, by
 `taskset -c 1`, with other work on the other core: 1,936 steps a second. With k = 5 it began at 840: some 3.3 hours.
 The short schedule takes 1.5 to 3.5 minutes with k = 1, and 5 to 10 or more with k = 5, on one core; with k = 50 a step
-took 95 ms on one core of an Intel Xeon, and the whole cell 90 minutes with other work on the other core. On one H100
-(jax 0.11.2) a step of the full schedule with k = 5 took 145 us, which makes 24 minutes, and 156 us with three seeds
-side by side; one of the short schedule with k = 50 took 346 us.
+took 95 to 110 ms on one core of an Intel Xeon, and a cell 90 minutes or more with other work on the other core. On one
+H100 (jax 0.11.2) a step of the full schedule with k = 5 took 145 us, which makes 24 minutes, and 156 us with three
+seeds side by side; one of the short schedule with k = 50 took 346 us.
 Numbers of 2026-11-24 (full) and 2026-11-25 (short; AMD EPYC with AVX-512), and of 2026-11-26 (stl with k = 5 and all
 with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2, NLL in nats:
 
@@ -54,6 +54,7 @@ with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2, NL
     1       5  iwae         short                            90.29 ± 0.24    30
     1       5  dreg         short                            89.81 ± 0.23    30
     1       50 iwae         short                            89.23 ± 0.23    33
+    1       50 dreg         short                            88.70 ± 0.23    32
     2       1  vae, iwae    short                            90.28 ± 0.25    100 + 9
     2       1  stl, dreg    short                            89.80 ± 0.25    100 + 11
     2       5  vae          short                            89.21 ± 0.24    100 + 9

@@ -6,8 +6,9 @@ levels of residual blocks with 16 and 32 channels, 50 latents, gelu; in PyTorch 
 same function with as many parameters. Each row is one way of training, written in the file of `trainers/` that it
 names; a row is there with both models, platforms and precisions unless something else is said:
 
-    vae_jax           `fitting.compile_program`, as `vae-jax train` runs it: one dispatch for each epoch of 469 steps,
-                      every loss and gradient checked to be finite, every step's metrics read back after each dispatch
+    vae_jax           `fitting.compile_program`, as `vae-jax train` runs it, from its first weights: one dispatch for
+                      each epoch of 469 steps, every loss and gradient checked to be finite, every step's metrics read
+                      back after each dispatch
     vae_jax-per-step  the same with train.log_every = 1, a dispatch for each step: none is waited for within an epoch,
                       whose losses and checks are read back at its end
     torch-example     the loop of the PyTorch example: a shuffling DataLoader over images that become a PIL image and
@@ -64,17 +65,24 @@ greatest); seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
     flax-example     1.043 (0.928 to 1.244)      0.658 (0.571 to 0.851)      18.3    -104.25
     numpyro          0.717 (0.680 to 0.934)      0.940 (0.705 to 1.144)      18.3    -104.48
 
-On 2026-11-26, on two cores of an Intel Xeon with AVX-512 (large products at 241 GFLOP/s, on the EPYC at 495; the same
-versions, `--rounds 9 --warmup 2`; no row had reached -105 after eleven epochs):
+On 2026-11-26, on two cores of an Intel Xeon with AVX-512 (large products at 213 to 285 GFLOP/s, on the EPYC at 495),
+the same versions and flags:
 
-    vae_jax          1.548 (1.325 to 1.653)
-    torch-plain      2.521 (2.276 to 3.123)      0.557 (0.511 to 0.686)
-    torch-compiled   2.368 (2.263 to 2.785)      0.616 (0.556 to 0.707)
-    pythae           4.241 (3.846 to 4.606)      0.355 (0.289 to 0.390)
-    flax-example     1.983 (1.760 to 2.254)      0.790 (0.648 to 0.842)
-    numpyro          1.566 (1.385 to 1.620)      1.020 (0.846 to 1.093)
+    vae_jax           1.287 (1.174 to 2.557)                                  19.8    -103.88
+    vae_jax-per-step  1.558 (1.313 to 3.302)      0.824 (0.627 to 0.937)      22.1    -103.85
+    torch-example     5.571 (4.575 to 9.050)      0.252 (0.210 to 0.371)      72.6    -103.73
+    torch-loader      3.377 (2.806 to 4.811)      0.418 (0.326 to 0.673)      36.8    -103.89
+    torch-plain       2.557 (1.943 to 3.205)      0.611 (0.475 to 0.975)      28.9    -103.88
+    torch-compiled    2.263 (1.902 to 3.075)      0.611 (0.540 to 0.956)      34.3    -104.08
+    pythae            4.300 (3.327 to 5.716)      0.345 (0.266 to 0.528)      58.4    -104.05
+    flax-example      1.740 (1.597 to 4.005)      0.715 (0.378 to 0.791)      36.1    -104.25
+    numpyro           1.652 (1.165 to 2.950)      0.960 (0.522 to 1.196)      34.0    -104.48
 
-and of the residual model on 5,400 images (`--rounds 9 --warmup 1`), where PyTorch is faster. By a profile half of
+In the first of these tables vae_jax's output bias started at zero. In the second it starts at the mean image, as
+`vae-jax train` has it, and fewer epochs lead to -105. Earlier on the Xeon (`--rounds 9 --warmup 2`) the ratios of
+torch-plain, torch-compiled, pythae, flax-example and numpyro were 0.557, 0.616, 0.355, 0.790 and 1.020.
+
+The residual model there on 5,400 images (`--rounds 9 --warmup 1`), where PyTorch is faster. By a profile half of
 vae_jax's time are convolutions, those over 14x14 pixels at a quarter of the rate of large products:
 
     vae_jax          2.560 (2.133 to 3.181)
@@ -111,9 +119,6 @@ program was told its number of steps when it ran; it is compiled for it since (d
 
 numpyro's epoch is shorter there. Its loop has a known number of steps, it keeps no metrics of each step, and it neither
 takes the gradient's norm nor checks that anything is finite; what of that costs how much was not tried.
-
-A row in PyTorch needs fewer epochs than one in JAX. The first weights are drawn otherwise there; whether that is the
-cause was not tried.
 """
 
 import argparse
