@@ -10,20 +10,25 @@ on matrices of ones; microseconds by the clock (median over the rounds) and rate
 it were nothing but its products.
 
 Options: the program that `vae-jax train` runs, compiled with each of XLA's options that might matter, beside
-`sharding.compiler_options`. All live in one process; in each round each makes `--steps` steps in one dispatch. The
-ratio is a program's time over that of the first, round by round; the median. An option that this XLA does not have is
-left out.
+`sharding.compiler_options`. All live in one process; in each round each makes `--steps` steps in one dispatch, in an
+order drawn anew. The ratio is a program's time over that of the first, round by round; the median. An option that this
+XLA does not have is left out.
 
 Prints two tables, and last one line of JSON.
 
 Numbers of 2026-11-25 (two cores of an AMD EPYC with AVX-512, nothing else at work, Python 3.11.7, jax 0.10.2): the
 fourteen products take 1.33 ms, at 317 GFLOP/s; the step 1.54 ms. Ratios: XNNPACK 1.00, oneDNN 1.02, oneDNN's custom
 calls 0.99, dots fused for oneDNN 0.99, for XNNPACK 1.00, for YNNPACK 1.05, concurrent schedule 0.98, fusion emitters
-1.00, fast math 1.00, flush to zero 0.99, inexact dots 0.99, one thread 1.00 (it is not obeyed), half vectors 1.05.
+1.00, fast math 1.00, flush to zero 0.99, inexact dots 0.99, one thread 1.00 (it is not obeyed), half vectors 1.05;
+each round in the same order then.
+On two cores of an Intel Xeon, 2026-11-27 (`--rounds 15`): the products take 2.68 ms, at 157 GFLOP/s, the step 3.39.
+Ratios from 0.97 (dots fused for oneDNN or YNNPACK) to 1.03 (dots by Eigen alone, half vectors); fusion emitters, which
+are XLA's default and change nothing, 0.98.
 """
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
@@ -130,11 +135,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     compiled, left_out = programs(run, jax.device_put(images, sharding.replicated(run.mesh)), steps)
     of_dots: list[list[float]] = [[] for _ in dots]
     of_programs: dict[str, list[float]] = {name: [] for name in compiled}
+    order = random.Random(0)
     for i in range(rounds):
         for times, (_, loop) in zip(of_dots, dots, strict=True):
             times.append(seconds(loop) / repeats)
-        for name, dispatch in compiled.items():
-            of_programs[name].append(seconds(dispatch) / steps)
+        for name in order.sample(list(compiled), len(compiled)):  # what comes first of a round may be slower for it
+            of_programs[name].append(seconds(compiled[name]) / steps)
         print(f"round {i + 1} of {rounds}", file=sys.stderr)
 
     products = []
