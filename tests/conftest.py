@@ -5,9 +5,8 @@ import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault(
-    "JAX_DISABLE_MOST_OPTIMIZATIONS", "1"
-)  # of programs that run for a moment, for child processes too
+# What is left out is not worth its time for programs that run for a moment; child processes leave it out, too.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 

@@ -284,6 +284,9 @@ def test_rows_that_change_how_but_not_what_train_alike(make_run, known):
     for name in names:
         row = variants.make_row(name, run, images)
         state, placed = row.arguments()
+        traced = jax.make_jaxpr(row.call, static_argnums=2) if name == "pmap-2" else row.call.trace  # pmap has none
+        program = traced(state, placed, row.steps)
+        assert ("scan[" in str(getattr(program, "jaxpr", program))) is known, name  # the loop over steps
         losses[name] = []
         while len(losses[name]) < 5:
             state, metrics = row.call(state, placed, row.steps)
