@@ -43,22 +43,13 @@ def small(data_dir):
     return make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
-    """A folder where the programs of a module lie once they are compiled, for its child processes too."""
-    from jax.experimental.compilation_cache.compilation_cache import reset_cache
-
-    def keep_programs_in(folder):
-        jax.config.update("jax_compilation_cache_dir", folder)
-        reset_cache()  # JAX looks at the setting once
-
-    at_least = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    """A folder where programs lie once this worker has compiled them: for all its tests, and their child processes."""
     folder = str(tmp_path_factory.mktemp("compiled"))
-    keep_programs_in(folder)
-    yield folder
-    keep_programs_in(None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", at_least)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return folder
 
 
 class Called:

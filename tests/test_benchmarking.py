@@ -351,7 +351,7 @@ def called(capsys, *argv):
     return code, said.out, said.err
 
 
-def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypatch):
+def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmarking, "BLOCK_SECONDS", 0.01)
     monkeypatch.setattr(machine, "matrix_probe", lambda dtype, probe=machine.matrix_probe: probe(dtype, size=64))
     hits = []
@@ -395,7 +395,7 @@ def test_a_benchmark_from_the_command_line(data_dir, tmp_path, capsys, monkeypat
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert {"encoder", "sampling", "decoder", "optimizer", "encoder, backwards"} <= set(result["profile"])
     assert "the operations of program, traced" in err
-    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.jax_compilation_cache_dir == compiled_once
 
     path = tmp_path / "bench" / "bench.json"
     code, out, err = called(capsys, "bench", "--compare", path, path)

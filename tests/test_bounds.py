@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import negative_bound, sample_terms
 from linear_gaussian import SCALE, SHIFT, STRETCH, exact_model, images, shifted_model
 
 from vae_jax import objectives
-from vae_jax.inference import negative_bound, sample_terms
 from vae_jax.objectives import OBJECTIVES, Pair, bind
 
 BOUNDS = {

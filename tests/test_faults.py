@@ -27,7 +27,7 @@ from vae_jax.settings import override
 from vae_jax.sweeping import members
 from vae_jax.writers import read_metrics
 
-pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.fault
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
 

@@ -5,18 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import init, log_likelihood, negative_bound, sample_terms
 from linear_gaussian import LATENT, exact_model, images
 
 from vae_jax import objectives
 from vae_jax.config import DataConfig, ModelConfig, ObjectiveConfig
-from vae_jax.inference import (
-    bound_parts,
-    log_likelihood,
-    make_loss,
-    negative_bound,
-    objective_at,
-    sample_terms,
-)
+from vae_jax.inference import bound_parts, make_loss, objective_at
 from vae_jax.models import build_model
 
 
@@ -67,7 +61,7 @@ class TestLinearGaussian:
 def tiny(**changes):
     config = ModelConfig(hidden=(8,), latent_dim=3, **changes)
     model = build_model(config, (4, 4, 1))
-    params = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
+    params = init(model, jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
     # Away from the initial point, where the posterior's log variance is zero everywhere.
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
     return model, params
@@ -95,7 +89,7 @@ def test_an_examples_bound_has_no_gradient_to_another_image():
     def bounds(x):
         return objectives.elbo(sample_terms(params, jax.random.key(1), x, model=model, num_samples=5))
 
-    jacobian = np.asarray(jax.jacobian(bounds)(binary())).reshape(5, 5, -1)  # [B of the bound, B of x, pixels]
+    jacobian = np.asarray(jax.jit(jax.jacobian(bounds))(binary())).reshape(5, 5, -1)  # [B of the bound, B of x, pixels]
     for i in range(5):
         for j in range(5):
             assert np.any(jacobian[i, j] != 0) == (i == j)
@@ -281,17 +275,17 @@ class TestObjectiveAt:
             objective_at(config, jnp.asarray(0))
         model, params = tiny()
         arguments = params, jax.random.key(0), jnp.full((6, 4, 4, 1), 128, jnp.uint8), jnp.asarray(0)
-        few, many = (make_loss(model, config, DataConfig(), n)(*arguments)[0] for n in (6, 6000))
+        few, many = (jax.jit(make_loss(model, config, DataConfig(), n))(*arguments)[0] for n in (6, 6000))
         assert abs(few - many) > 1e-3
 
 
 def test_the_runs_loss_binarises_with_its_own_key():
     model, params = tiny()
     images = jnp.full((64, 4, 4, 1), 128, jnp.uint8)
-    loss = make_loss(model, ObjectiveConfig(), DataConfig())
+    loss = jax.jit(make_loss(model, ObjectiveConfig(), DataConfig()))
     values = {float(loss(params, jax.random.key(k), images, jnp.asarray(0))[0]) for k in (0, 0, 1)}
     assert len(values) == 2
-    still = make_loss(model, ObjectiveConfig(beta=0.0), DataConfig(binarization="none"))
+    still = jax.jit(make_loss(model, ObjectiveConfig(beta=0.0), DataConfig(binarization="none")))
     deterministic = dataclasses.replace(model, posterior="deterministic")
     x = images.astype(jnp.float32) / 255
     q = deterministic.apply({"params": params}, x, method="encode")

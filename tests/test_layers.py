@@ -1,12 +1,11 @@
 """Codes of several stochastic layers: the chain of densities, the model that is made of it, and what it tells."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from jitted import init, log_likelihood, negative_bound, sample_terms
 from scipy.stats import multivariate_normal, norm
 
 from vae_jax import drawing, fitting, objectives, runs
@@ -15,7 +14,7 @@ from vae_jax.config import ModelConfig
 from vae_jax.distributions import Normal, standard_normal
 from vae_jax.errors import InputError
 from vae_jax.estimators import ESTIMATORS, gradient_statistics
-from vae_jax.inference import bound_parts, log_likelihood, negative_bound, sample_terms
+from vae_jax.inference import bound_parts
 from vae_jax.models import VAE, ConditionalNormal, MLPDecoder, MLPEncoder, build_model
 from vae_jax.models.networks import ACTIVATIONS
 
@@ -88,7 +87,7 @@ def wrong(params):
 class TestLinearGaussian:
     def test_the_parameters_are_those_of_init(self):
         model, params, _ = exact_model()
-        made = model.init(jax.random.key(0), images())["params"]
+        made = init(model, jax.random.key(0), images())["params"]
         assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, params)
 
     def test_every_log_weight_is_the_evidence(self):
@@ -195,7 +194,7 @@ def test_three_layers_in_both_directions():
     config = ModelConfig(hidden=(6,), latent_dim=2, latent_layers=(5, 4), layer_hidden=(7, 3))
     model = build_model(config, (4, 4, 1))
     x = jnp.ones((2, 4, 4, 1))
-    params = model.init(jax.random.key(0), x)["params"]
+    params = init(model, jax.random.key(0), x)["params"]
     shapes = {name: jax.tree.map(jnp.shape, params[name]) for name in params if "layers" in name}
     assert shapes["posterior_layers_0"]["Dense_0"]["kernel"] == (5, 7)
     assert shapes["posterior_layers_1"]["mean"]["kernel"] == (3, 2)
@@ -203,13 +202,12 @@ def test_three_layers_in_both_directions():
     assert shapes["prior_layers_1"]["mean"]["kernel"] == (7, 5)
     prior = model.apply({"params": params}, method="prior")
     assert prior.sample(jax.random.key(0), (3,)).shape == (3, 11)
-    terms = jax.jit(functools.partial(sample_terms, model=model, num_samples=4))(params, jax.random.key(1), x)
+    terms = sample_terms(params, jax.random.key(1), x, model=model, num_samples=4)
     assert terms.log_qz.shape == (4, 2)
     assert terms.kl.shape == (3, 2)
     np.testing.assert_allclose(jnp.sum(terms.kl, axis=0), jnp.mean(terms.log_qz - terms.log_pz, axis=0), rtol=1e-5)
-    grads = jax.grad(lambda p: negative_bound(p, jax.random.key(1), x, model=model, objective=objectives.iwae)[0])(
-        params
-    )
+    loss = lambda p: negative_bound(p, jax.random.key(1), x, model=model, objective=objectives.iwae)[0]  # noqa: E731
+    grads = jax.jit(jax.grad(loss))(params)
     assert all(jnp.any(leaf["mean"]["kernel"] != 0) for name, leaf in grads.items() if "layers" in name)
 
 

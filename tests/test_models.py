@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import init
 
 from vae_jax.config import ModelConfig
 from vae_jax.distributions import Bernoulli, Deterministic, DiscretizedLogisticMixture, Normal
@@ -26,7 +27,17 @@ NETWORKS = ["mlp", "conv", "residual"]
 @functools.cache
 def made(network, shape, **changes):
     model = build_model(dataclasses.replace(BASE, network=network, **dict(changes)), shape)
-    return model, model.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    return model, init(model, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "method"))
+def apply(model, params, *arguments, method):
+    return model.apply({"params": params}, *arguments, method=method)
+
+
+@jax.jit
+def log_prob(density, x):
+    return density.log_prob(x)
 
 
 def picture(shape, count=2):
@@ -37,13 +48,13 @@ def picture(shape, count=2):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_any_image_size_and_any_leading_axes(network, shape):
     model, params = made(network, shape)
-    q = model.apply({"params": params}, picture(shape), method="encode")
+    q = apply(model, params, picture(shape), method="encode")
     assert isinstance(q, Normal)
     assert q.mean().shape == (2, 3)
     z = jax.random.normal(jax.random.key(2), (4, 2, 3))
-    p = model.apply({"params": params}, z, method="decode")
+    p = apply(model, params, z, method="decode")
     assert p.mean().shape == (4, 2, *shape)
-    assert p.log_prob(picture(shape)).shape == (4, 2)
+    assert log_prob(p, picture(shape)).shape == (4, 2)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -51,10 +62,10 @@ def test_each_code_is_decoded_alone(network):
     shape = (8, 8, 1)
     model, params = made(network, shape)
     z = jax.random.normal(jax.random.key(2), (4, 2, 3))
-    whole = model.apply({"params": params}, z, method="decode").logits
+    whole = apply(model, params, z, method="decode").logits
     for k in range(4):
         for b in range(2):
-            one = model.apply({"params": params}, z[k, b][None], method="decode").logits[0]
+            one = apply(model, params, z[k, b][None], method="decode").logits[0]
             np.testing.assert_allclose(whole[k, b], one, atol=1e-5)
 
 
@@ -71,28 +82,26 @@ def test_each_code_is_decoded_alone(network):
 def test_every_likelihood_with_every_network(network, likelihood, kind):
     shape = (6, 4, 3)
     model, params = made(network, shape, likelihood=likelihood)
-    p = model.apply({"params": params}, jnp.zeros((2, 3)), method="decode")
+    p = apply(model, params, jnp.zeros((2, 3)), method="decode")
     assert isinstance(p, kind)
     assert p.mean().shape == (2, *shape)
-    assert np.all(np.isfinite(p.log_prob(picture(shape))))
+    assert np.all(np.isfinite(log_prob(p, picture(shape))))
 
 
 def test_the_gaussian_scales_are_those_asked_for():
     shape = (6, 4, 1)
     model, params = made("mlp", shape, likelihood="gaussian", likelihood_scale=0.25)
-    p = model.apply({"params": params}, jnp.zeros((2, 3)), method="decode")
+    p = apply(model, params, jnp.zeros((2, 3)), method="decode")
     np.testing.assert_allclose(jnp.exp(p.log_scale), 0.25, rtol=1e-6)
     model, params = made("mlp", shape, likelihood="learned-gaussian")
-    grad = jax.grad(
-        lambda w: model.apply({"params": w}, jnp.zeros((2, 3)), method="decode").log_prob(picture(shape)).sum()
-    )
-    assert grad(params)["likelihood_log_scale"] != 0
+    density = lambda w: log_prob(apply(model, w, jnp.zeros((2, 3)), method="decode"), picture(shape)).sum()  # noqa: E731
+    assert jax.jit(jax.grad(density))(params)["likelihood_log_scale"] != 0
 
 
 def test_posteriors():
     shape = (8, 8, 1)
     model, params = made("mlp", shape, posterior="deterministic")
-    assert isinstance(model.apply({"params": params}, picture(shape), method="encode"), Deterministic)
+    assert isinstance(apply(model, params, picture(shape), method="encode"), Deterministic)
     assert "posterior_log_variance" not in params
     prior = model.apply({"params": params}, method="prior")
     np.testing.assert_array_equal(prior.mean(), np.zeros(3))
@@ -108,7 +117,7 @@ def test_a_tied_decoder_has_biases_only_and_uses_the_encoders_kernels():
     z = jax.random.normal(jax.random.key(2), (2, 3))
     first, second = (params["encoder"][f"layers_{i}"]["kernel"] for i in range(2))
     expected = z @ params["posterior_mean"]["kernel"].T @ second.T @ first.T
-    decoded = model.apply({"params": params}, z, method="decode").mean()
+    decoded = apply(model, params, z, method="decode").mean()
     np.testing.assert_allclose(decoded.reshape(2, -1), expected, atol=1e-5)
 
 
@@ -209,8 +218,8 @@ def test_a_log_scale_head_is_drawn_like_the_other_layers_and_gives_the_scale_its
         assert bound / 2 < np.abs(head["kernel"]).max() <= bound, name
         np.testing.assert_array_equal(head["bias"], 0, err_msg=name)
     x, shift = picture(shape), 0.3
-    before = model.apply({"params": params}, x, method="encode").along_means()
+    before = apply(model, params, x, method="encode").along_means()
     head = heads["posterior"]
     params = params | {"posterior_log_scale": head | {"bias": head["bias"] + shift}}
-    after = model.apply({"params": params}, x, method="encode").along_means()
+    after = apply(model, params, x, method="encode").along_means()
     np.testing.assert_allclose((after.log_scale - before.log_scale)[:, :3], shift, rtol=1e-4)

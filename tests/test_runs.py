@@ -66,9 +66,6 @@ def end_of(directory):
     return restored.step, digest.hexdigest()
 
 
-# For what is compared with nothing that another compiler made.
-quick = pytest.mark.usefixtures("compiled_once")
-
 # Interruption.
 
 STEPS = 120
@@ -198,7 +195,6 @@ def assert_finite(tree):
         assert np.isfinite(np.asarray(raw(leaf))).all()
 
 
-@quick
 @pytest.mark.fault
 def test_a_nan_stops_the_run_and_names_the_step(small, tmp_path, monkeypatch):
     config = small(train__steps=30)
@@ -221,7 +217,6 @@ def test_a_nan_stops_the_run_and_names_the_step(small, tmp_path, monkeypatch):
     assert (outcome.resumed_from, outcome.step, outcome.status) == (10, 30, "done")
 
 
-@quick
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("policy", "cause"),
@@ -242,7 +237,6 @@ def test_an_absurd_learning_rate_stops_at_once_with_exit_code_3(small, tmp_path,
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
-@quick
 @pytest.mark.fault
 def test_skipped_steps_are_counted_and_change_nothing(small, tmp_path, monkeypatch):
     config = small(train__nonfinite="skip", train__max_skips=3, train__ema_decay=0.9)
@@ -257,7 +251,6 @@ def test_skipped_steps_are_counted_and_change_nothing(small, tmp_path, monkeypat
     assert {int(count) for count in counts} == {17}  # updates made, of 20 steps
 
 
-@quick
 @pytest.mark.fault
 def test_too_many_skips_in_a_row_stop_the_run(small, tmp_path, monkeypatch):
     poison(monkeypatch, [2, 3, 6, 7, 8, 9])
@@ -266,7 +259,6 @@ def test_too_many_skips_in_a_row_stop_the_run(small, tmp_path, monkeypatch):
         fit(config, tmp_path / "run")
 
 
-@quick
 @pytest.mark.fault
 def test_a_row_in_which_every_step_was_skipped_has_no_mean(small, tmp_path, monkeypatch):
     poison(monkeypatch, range(5, 10))
@@ -275,7 +267,6 @@ def test_a_row_in_which_every_step_was_skipped_has_no_mean(small, tmp_path, monk
     assert (rows(run)[1]["bound"], rows(run)[1]["skipped_steps"]) == (None, 5)
 
 
-@quick
 @pytest.mark.fault
 def test_an_evaluation_that_is_not_finite_is_an_error_and_no_result(small, tmp_path):
     """Finite weights after the last step, but so far out that the bound overflows."""
@@ -291,7 +282,6 @@ def test_an_evaluation_that_is_not_finite_is_an_error_and_no_result(small, tmp_p
 # Validation, early stopping, the average of the weights.
 
 
-@quick
 def test_early_stopping_stops_and_stays_stopped(small, tmp_path, monkeypatch):
     bounds = iter([1.0, 3.0, 2.0, 2.5, 9.0])
     directory = tmp_path / "run"
@@ -319,7 +309,6 @@ def test_early_stopping_stops_and_stays_stopped(small, tmp_path, monkeypatch):
     assert (further.status, further.step, next(bounds, None)) == ("done", 50, None)
 
 
-@quick
 def test_tensorboard_shows_pictures_at_each_validation(small, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(fitting.TensorBoard, "image", lambda board, step, name, image: shown.append((step, name)))
@@ -327,7 +316,6 @@ def test_tensorboard_shows_pictures_at_each_validation(small, tmp_path, monkeypa
     assert shown == [(step, name) for step in (10, 20) for name in ("samples", "reconstructions")]
 
 
-@quick
 def test_no_validation_without_held_out_images(small, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(fitting.TensorBoard, "image", lambda board, step, name, image: shown.append(name))
@@ -341,7 +329,6 @@ def test_no_validation_without_held_out_images(small, tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
-@quick
 def test_the_average_of_the_weights_is_the_recursion_and_is_what_is_evaluated(small, tmp_path):
     config = small(train__steps=5, train__save_every=5, train__evaluate_every=5, train__ema_decay=0.75)
     run, outcome = fit(config, tmp_path / "run")
@@ -443,7 +430,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert os.listdir(path.parent) == ["result.json"]
 
 
-@quick
 def test_images_binarised_once_are_the_same_at_each_start(small, tmp_path):
     config = small(data__binarization="static", model__likelihood="bernoulli")
     once, twice = reading.load_images(config, "train"), reading.load_images(config, "train")
@@ -456,7 +442,6 @@ def test_images_binarised_once_are_the_same_at_each_start(small, tmp_path):
     assert (np.abs(once.mean(axis=0) - grey.mean(axis=0)) / 255 < error).all()
 
 
-@quick
 @pytest.mark.fault
 def test_other_images_under_the_same_name_are_refused(small, tmp_path):
     path, noise = tmp_path / "images.npz", np.random.default_rng(0)
@@ -471,7 +456,6 @@ def test_other_images_under_the_same_name_are_refused(small, tmp_path):
         runs.evaluate(runs.open_run(run.directory), outcome.state.params, split="test")
 
 
-@quick
 def test_a_run_that_maximises_the_reconstruction_is_validated_by_it(small, tmp_path):
     settings = {"model__posterior": "fixed-noise", "objective__name": "reconstruction", "train__evaluate_every": 20}
     run, _ = fit(small(**settings), tmp_path / "run")
@@ -480,7 +464,6 @@ def test_a_run_that_maximises_the_reconstruction_is_validated_by_it(small, tmp_p
     assert row["validation_kl"] > 0
 
 
-@quick
 @pytest.mark.parametrize(
     ("settings", "undefined"),
     [
