@@ -42,8 +42,8 @@ The short schedule takes 1.5 to 3.5 minutes with k = 1, and 5 to 10 or more with
 took 95 to 110 ms on one core of an Intel Xeon, and a cell 90 minutes or more with other work on the other core. On one
 H100 (jax 0.11.2) a step of the full schedule with k = 5 took 145 us, which makes 24 minutes, and 156 us with three
 seeds side by side; one of the short schedule with k = 50 took 346 us.
-Numbers of 2026-11-24 (full) and 2026-11-25 (short; AMD EPYC with AVX-512), and of 2026-11-26 (stl with k = 5 and all
-with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2, NLL in nats:
+Numbers of 2026-11-24 (full) and 2026-11-25 (short; AMD EPYC with AVX-512), and of 2026-11-26 and 27 (stl with k = 5,
+all with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2, NLL in nats:
 
     layers  k  column       schedule  published   elsewhere  ours            active units (published)
     1       1  vae, iwae    full      86.76       86.35      86.31 ± 0.23    19 (19)
@@ -53,6 +53,7 @@ with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2, NL
     1       5  stl          short                            90.65 ± 0.24    22
     1       5  iwae         short                            90.29 ± 0.24    30
     1       5  dreg         short                            89.81 ± 0.23    30
+    1       50 vae          short                            90.41 ± 0.24    21
     1       50 iwae         short                            89.23 ± 0.23    33
     1       50 dreg         short                            88.70 ± 0.23    32
     2       1  vae, iwae    short                            90.28 ± 0.25    100 + 9
