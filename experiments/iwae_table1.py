@@ -54,6 +54,7 @@ all with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2
     1       5  iwae         short                            90.29 ± 0.24    30
     1       5  dreg         short                            89.81 ± 0.23    30
     1       50 vae          short                            90.41 ± 0.24    21
+    1       50 stl          short                            90.43 ± 0.24    21
     1       50 iwae         short                            89.23 ± 0.23    33
     1       50 dreg         short                            88.70 ± 0.23    32
     2       1  vae, iwae    short                            90.28 ± 0.25    100 + 9
