@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jitted import init
+from jitted import apply, init, log_prob
 
 from vae_jax.config import ModelConfig
 from vae_jax.distributions import Bernoulli, Deterministic, DiscretizedLogisticMixture, Normal
@@ -28,16 +28,6 @@ NETWORKS = ["mlp", "conv", "residual"]
 def made(network, shape, **changes):
     model = build_model(dataclasses.replace(BASE, network=network, **dict(changes)), shape)
     return model, init(model, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
-
-
-@functools.partial(jax.jit, static_argnames=("model", "method"))
-def apply(model, params, *arguments, method):
-    return model.apply({"params": params}, *arguments, method=method)
-
-
-@jax.jit
-def log_prob(density, x):
-    return density.log_prob(x)
 
 
 def picture(shape, count=2):
