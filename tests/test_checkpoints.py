@@ -539,7 +539,7 @@ def test_two_processes_save_what_one_process_restores(tmp_path):
         port = free.getsockname()[1]
     script = """
     import os, pathlib
-    os.environ |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"  # the last one counts
     import test_checkpoints
     directory, rank, port = sys.argv[1:]
     test_checkpoints.work_in_one_of_two_processes(pathlib.Path(directory), int(rank), port)

@@ -149,8 +149,8 @@ def test_a_process_alone_agrees_with_itself():
 def start(rank, port, *command, flags=(), **kwargs):
     """A process of one device; `command` runs in it, with the flags that join it to another."""
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(HERE),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",  # the last one counts
+        "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(HERE),
     }  # fmt: skip
     join = ["--distributed.coordinator", f"localhost:{port}", "--distributed.num-processes", "2"]
     join += ["--distributed.process-id", str(rank), "--distributed.initialization-timeout", str(PATIENCE)]
