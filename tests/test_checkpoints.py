@@ -480,6 +480,55 @@ def test_a_full_disk_is_tried_twice_and_costs_no_earlier_step(run, freed, capfd)
     assert capfd.readouterr().err == ""
 
 
+def save_into_a_folder_that_is_a_file(directory):
+    with Checkpoints(directory) as saved:
+        saved.directory.rename(directory / "aside")
+        saved.directory.write_text("")
+        saved.save(300, make_state(300), config=CONFIG, data=DATA)
+        with pytest.raises(StorageError, match=r"^step 300 is not saved in .*: .*Not a directory"):
+            saved.wait()
+    print("refused")
+
+
+def test_a_folder_that_cannot_be_made_does_not_hold_the_process(tmp_path):
+    script = """
+    import pathlib, test_checkpoints
+    test_checkpoints.save_into_a_folder_that_is_a_file(pathlib.Path(sys.argv[1]))
+    """
+    with in_subprocess(script, tmp_path) as other:
+        try:
+            assert other.communicate(timeout=60) == ("refused\n", "")
+        finally:
+            other.kill()
+
+
+def test_what_a_failed_save_writes_late_is_not_in_the_way_of_the_second_try(run, monkeypatch):
+    remove, start = shutil.rmtree, Checkpoints._start
+    removed, found = [], []
+
+    def too_early(path, **how):
+        remove(path, **how)
+        removed.append(path)
+        if len(removed) == 1:
+            (path / "late").mkdir(parents=True)
+
+    def started(saved):
+        found.append(list(saved.directory.glob("*tmp")))
+        return start(saved)
+
+    with Checkpoints(run, keep=2) as saved:
+        with full_disk():
+            saved.save(300, make_state(300), config=CONFIG, data=DATA)
+            while saved._manager.is_saving_in_progress():
+                time.sleep(0.01)
+        monkeypatch.setattr(checkpoints.shutil, "rmtree", too_early)
+        monkeypatch.setattr(Checkpoints, "_start", started)
+        saved.check()
+        assert found == [[]]
+        assert removed[0] == removed[1]
+        assert saved.steps() == [200, 300]
+
+
 def test_a_refusal_by_the_file_system_is_told_in_its_own_words():
     page = "Error writing local file: " + "x" * 900 + " [os_error_code='28'] [source='posix']"
     assert checkpoints._reason(ValueError(page)) == "No space left on device"

@@ -68,6 +68,8 @@ class Checkpoints:
         self._error: BaseException | None = None  # what has stopped it here
         self._broken = False  # whether Orbax's threads wait for a process whose save has failed
         self._meet = ocp.multihost.get_barrier_sync_fn()
+        alone = {"create_directories_asynchronously": False}  # or, if one is refused, other threads wait 20 minutes
+        how = alone if processes.is_alone() else {"barrier_sync_fn": self._barrier}
         _quiet_orbax()
         try:
             self._remove_temporaries()
@@ -78,7 +80,7 @@ class Checkpoints:
                     create=not read_only,
                     read_only=read_only,
                     lightweight_initialize=True,  # a damaged step must not prevent the opening
-                    async_options=None if processes.is_alone() else ocp.AsyncOptions(barrier_sync_fn=self._barrier),
+                    async_options=ocp.AsyncOptions(**how),
                 ),
             )
         except OSError as error:
@@ -276,9 +278,13 @@ class Checkpoints:
             time.sleep(0.02)
 
     def _remove_temporaries(self) -> None:
-        if not self._read_only and jax.process_index() == 0:
-            for path in self.directory.glob(_TEMPORARIES):
+        if self._read_only or jax.process_index() > 0:
+            return
+        end = time.monotonic() + 1  # threads of a save that has failed may still write
+        while time.monotonic() < end and (found := list(self.directory.glob(_TEMPORARIES))):
+            for path in found:
                 shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.05)
 
     def _set_aside(self, steps: dict[int, str]) -> None:
         """Renames damaged steps: the same step can be saved again, and nothing is deleted."""
