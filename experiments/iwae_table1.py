@@ -32,9 +32,10 @@ were run (one layer, k = 1: 91.68 against 86.31): its numbers can be compared wi
 
 The seeds of a cell are trained side by side in one program (`vae_jax.sweeping`), over as many devices as divide both
 the seeds and the batch. Each leaves a run directory below DIR (runs/iwae_table1); table.md, table.json and table.png in
-DIR hold all cells that are found there, of this command and of earlier ones. The same command goes on after an
-interruption, at most 90,000 steps back in the full schedule, and trains and evaluates nothing twice; more `--seeds` add
-to those that are done. Seconds are those of training, over all processes that worked on a cell and for all its seeds.
+DIR hold all cells that are found there, of this command and of earlier ones. SIGTERM and SIGINT save what the dispatch
+under way has trained. The same command goes on, where the process was killed at most 90,000 steps back in the full
+schedule, and trains and evaluates nothing twice; more `--seeds` add to those that are done. Seconds are those of
+training, over all processes that worked on a cell and for all its seeds.
 
 Time: 85 minutes for the training of the first cell (one layer, k = 1, one seed, the full schedule) on one core, by
 `taskset -c 1`, with other work on the other core: 1,936 steps a second. With k = 5 it began at 840: some 3.3 hours.
@@ -75,7 +76,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +88,7 @@ from vae_jax.config import Config
 from vae_jax.errors import VaeJaxError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import override
+from vae_jax.signals import stop_on_signals
 
 LAYERS, SAMPLES = (1, 2), (1, 5, 50)
 COLUMNS = {  # (objective, estimator)
@@ -211,18 +213,18 @@ def config_of(cell: Cell, *, data_dir: str | None = None) -> Config:
 class Clock:
     """Seconds that a group of seeds has been trained for, kept on disk over the processes that do it.
 
-    To be given to `fit_group` as its `stop`, which it asks after each dispatch: it never stops.
+    To be given to `fit_group` as its `stop`, which it asks after each dispatch: it passes the question on.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, stop: Callable[[], bool]):
+        self.path, self.stop = path, stop
         self.before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
         self.start = self.written = time.perf_counter()
 
     def __call__(self) -> bool:
         if time.perf_counter() - self.written > 10:
             self.write()
-        return False
+        return self.stop()
 
     def write(self) -> None:
         """Leaves the seconds so far, and what they were spent on, on disk."""
@@ -237,8 +239,8 @@ def device() -> str:
     return f"{len(found)} {found[0].device_kind}{cores}, jax {jax.__version__}, Python {platform.python_version()}"
 
 
-def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> list[str]:
-    """Trains and evaluates the seeds of a cell that are not done yet; returns what failed, in words."""
+def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> list[str] | None:
+    """Trains and evaluates the seeds of a cell that are not done yet; what failed, in words; None if interrupted."""
     cell = cell.trained_as
     directory, config = cell.directory(output), config_of(cell, data_dir=data_dir)
     todo = [
@@ -248,9 +250,12 @@ def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> l
         return []
     spread = [n for n in range(1, len(jax.devices()) + 1) if len(todo) % n == config.train.batch_size % n == 0]
     group = sweeping.members(override(config, mesh__data=max(spread)), {"seed": todo})
-    clock = Clock(directory / f"clock-of-seeds={','.join(map(str, todo))}.json")
-    trained = sweeping.fit_group(group, directory, stop=clock)
-    clock.write()
+    with stop_on_signals() as stop:
+        clock = Clock(directory / f"clock-of-seeds={','.join(map(str, todo))}.json", stop)
+        trained = sweeping.fit_group(group, directory, stop=clock)
+        clock.write()
+    if trained is None:
+        return None
     return [result["failure"] for result in sweeping.judge(trained) if "failure" in result]
 
 
@@ -399,14 +404,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         Cell(layers, k, column, schedule, asked.b1)
         for layers, k, column in itertools.product(asked.layers, asked.k, asked.columns)
     ]
-    failures = {}
+    failures, status = {}, "done"
     for i, cell in enumerate(cells, start=1):
         print(f"cell {i} of {len(cells)}: {', '.join(f'{n} {v}' for n, v in cell._asdict().items())}", file=sys.stderr)
-        failures |= {str(cell.directory(asked.output)): told
-                     for told in run_cell(cell, asked.seeds, asked.output, data_dir=asked.data_dir)}  # fmt: skip
+        failed = run_cell(cell, asked.seeds, asked.output, data_dir=asked.data_dir)
+        failures |= {str(cell.directory(asked.output)): told for told in failed or []}
         rows, text = write(cells, asked.output)
+        if failed is None:
+            print("interrupted, saved; the same command goes on", file=sys.stderr)
+            status = "interrupted"
+            break
     print(text, file=sys.stderr)
-    return {"output": str(asked.output), "failures": failures, "rows": rows}
+    return {"output": str(asked.output), "status": status, "failures": failures, "rows": rows}
 
 
 if __name__ == "__main__":

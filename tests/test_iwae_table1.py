@@ -1,6 +1,8 @@
 """experiments/iwae_table1.py: its protocol is the published one, and its table says what is on disk, nothing else."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scripts import load
 from vae_jax import runs
 from vae_jax.config import OptimizerConfig
 from vae_jax.training import make_schedule
+from vae_jax.writers import read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +71,32 @@ def test_with_one_sample_two_columns_are_one_training(script, tmp_path):
     assert len({directory(column, 5) for column in script.COLUMNS}) == 4
 
 
+def test_a_signal_saves_and_the_same_command_goes_on(script, tmp_path, monkeypatch, capsys):
+    argv = ["--quick", "--layers", "1", "--k", "1", "--columns", "vae", "--seeds", "1", "--output", str(tmp_path)]
+    run = script.Cell(1, 1, "vae", "quick", 0.9).directory(tmp_path) / "seed=0"
+    asks = script.Clock.__call__
+
+    def asked_after_a_signal(clock):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return asks(clock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script.Clock, "__call__", asked_after_a_signal)
+        result = script.main(argv)
+    assert result["status"] == "interrupted"
+    assert all(row["seeds"] == 0 for row in result["rows"])
+    assert "the same command goes on" in capsys.readouterr().err
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["1640"]
+    first = read_metrics(run / "metrics.jsonl")
+
+    result = script.main(argv)
+    assert result["status"] == "done"
+    assert {row["column"] for row in result["rows"] if row["seeds"]} == {"vae", "iwae"}  # with k = 1 one training
+    rows = read_metrics(run / "metrics.jsonl")
+    assert rows[: len(first)] == first
+    assert [row["step"] for row in rows] == list(range(1640, 1640 * (len(rows) + 1), 1640))
+
+
 def test_the_quick_form(script, tmp_path, capsys, monkeypatch):
     argv = ["--quick", "--layers", "1", "--k", "1", "--seeds", "2", "--output", str(tmp_path), "--columns"]
     result = script.main([*argv, "iwae"])
@@ -122,11 +151,11 @@ def test_the_table_says_what_is_on_disk(script, tmp_path):
 def test_a_clock_goes_on_where_it_was_stopped(script, tmp_path, monkeypatch):
     times = iter([100.0, 105.0, 112.0, 112.0, 200.0, 203.0])
     monkeypatch.setattr(script.time, "perf_counter", lambda: next(times))
-    clock = script.Clock(tmp_path / "clock.json")
+    clock = script.Clock(tmp_path / "clock.json", lambda: False)
     assert clock() is False  # too soon to write
     assert not clock.path.exists()
     assert clock() is False
     assert json.loads(clock.path.read_text())["seconds"] == 12
-    again = script.Clock(clock.path)
+    again = script.Clock(clock.path, lambda: True)
     again.write()
     assert json.loads(clock.path.read_text())["seconds"] == 15
