@@ -254,7 +254,7 @@ def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> l
         clock = Clock(directory / f"clock-of-seeds={','.join(map(str, todo))}.json", stop)
         trained = sweeping.fit_group(group, directory, stop=clock)
         clock.write()
-    if trained is None:
+    if trained is None or stop():  # in the last dispatch, too
         return None
     return [result["failure"] for result in sweeping.judge(trained) if "failure" in result]
 

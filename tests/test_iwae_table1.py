@@ -74,20 +74,26 @@ def test_with_one_sample_two_columns_are_one_training(script, tmp_path):
 def test_a_signal_saves_and_the_same_command_goes_on(script, tmp_path, monkeypatch, capsys):
     argv = ["--quick", "--layers", "1", "--k", "1", "--columns", "vae", "--seeds", "1", "--output", str(tmp_path)]
     run = script.Cell(1, 1, "vae", "quick", 0.9).directory(tmp_path) / "seed=0"
-    asks = script.Clock.__call__
 
-    def asked_after_a_signal(clock):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return asks(clock)
+    def interrupted(method):
+        """The command, sent a signal at each call of this method of the clock."""
+        call = getattr(script.Clock, method)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(script.Clock, "__call__", asked_after_a_signal)
-        result = script.main(argv)
-    assert result["status"] == "interrupted"
-    assert all(row["seeds"] == 0 for row in result["rows"])
-    assert "the same command goes on" in capsys.readouterr().err
+        def signalled(clock):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return call(clock)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(script.Clock, method, signalled)
+            result = script.main(argv)
+        assert result["status"] == "interrupted"
+        assert all(row["seeds"] == 0 for row in result["rows"])
+        assert "the same command goes on" in capsys.readouterr().err
+
+    interrupted("__call__")  # after the first dispatch
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["1640"]
     first = read_metrics(run / "metrics.jsonl")
+    interrupted("write")  # after the last
 
     result = script.main(argv)
     assert result["status"] == "done"
