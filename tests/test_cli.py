@@ -11,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import vae_jax
 from vae_jax import arguments, cli, drawing, evaluation, fitting
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
@@ -197,7 +199,7 @@ IMPORTS = """
 import contextlib, io, sys
 from vae_jax import cli
 WRONG = ["train", "--modle.hidden", "3"], ["train", "--workdir", "absent", "--modle.hidden", "3"]
-for argv in ([], ["--help"], *([name, "--help"] for name in cli.COMMANDS), *WRONG):
+for argv in ([], ["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS), *WRONG):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             cli.main(argv)
@@ -243,6 +245,14 @@ def test_help_names_every_command_and_preset(call):
         text = "\n".join(shown.out)
         assert all(f"  {name} " in text for name in cli.COMMANDS)
         assert all(name in text for name in PRESETS)
+
+
+def test_the_version_names_what_a_result_depends_on(call):
+    for argv in (["--version"], ["-V"]):
+        shown = call(*argv)
+        assert (shown.code, shown.err) == (0, [])
+        assert shown.out[0].startswith(f"vae-jax {vae_jax.__version__}, jax {jax.__version__}, jaxlib ")
+        assert shown.out[0].endswith(f", Python {sys.version.split()[0]}")
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

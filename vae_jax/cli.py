@@ -3,9 +3,11 @@
 Text for people goes to stderr; the last line on stdout is one JSON object with the results.
 """
 
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from vae_jax import commands, processes
@@ -14,6 +16,7 @@ from vae_jax.presets import PRESETS
 from vae_jax.settings import suggestion
 
 _NAMES = ("train", "sweep", "bench", "plan", "evaluate", "sample", "reconstruct", "interpolate", "encode", "data")
+_PACKAGES = ("vae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")  # what a report of a fault should name
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {name: getattr(commands, name) for name in _NAMES}
 
 HELP = f"""usage: vae-jax COMMAND [ARGUMENTS]
@@ -32,7 +35,7 @@ Variational autoencoders in JAX.
   data list             the data sets at hand
   data prepare NAME     prepare mnist (--from DIR: from its official archives), digits or moons on disk
 
-`vae-jax COMMAND --help` says more. Presets: {", ".join(PRESETS)}.
+`vae-jax COMMAND --help` says more, `vae-jax --version` the versions in use. Presets: {", ".join(PRESETS)}.
 The last line on stdout is a JSON object with the results. Exit codes: 0 done, or interrupted and saved;
 2 wrong input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use;
 7 another process of the run has ended; 130 a second SIGINT; 134 as 7, where JAX notices first.
@@ -44,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(*(f"{name} {version(name)}" for name in _PACKAGES), f"Python {platform.python_version()}", sep=", ")
         return 0
     try:
         if argv[0] not in COMMANDS:
