@@ -1,9 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vae_jax.data.batches import batch_indices, bernoulli_pixels, binarize_once, mean_image, permute, read_images
+from vae_jax.errors import InputError
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100, 1797, 60_000])
@@ -91,6 +94,14 @@ class TestReadImages:
         static = [read_images(jax.random.key(k), once, binarization="static") for k in (0, 1)]
         np.testing.assert_array_equal(static[0], static[1])
         np.testing.assert_array_equal(static[0], once / 255)
+
+
+@pytest.mark.fault
+def test_another_name_of_a_binarisation_is_refused():
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    for read in (functools.partial(read_images, jax.random.key(0)), mean_image):
+        with pytest.raises(InputError, match=r"^data\.binarization: 'dynamc' given.*did you mean 'dynamic'"):
+            read(images, binarization="dynamc")
 
 
 @pytest.mark.parametrize("binarization", ["dynamic", "static", "threshold", "none"])

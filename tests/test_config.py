@@ -3,13 +3,18 @@
 import dataclasses
 import json
 import math
+from typing import get_args, get_type_hints
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
-from vae_jax.config import RESUMABLE, Config, ModelConfig, TrainConfig
+from vae_jax.config import RESUMABLE, Config, ModelConfig, OptimizerConfig, TrainConfig
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import differences, flatten, from_flat, override, suggestion, validate
+from vae_jax.training import make_optimizer
 
 DIGITS = flatten(PRESETS["digits"])
 
@@ -133,6 +138,56 @@ def test_the_choice_that_was_meant_is_named():
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(path, settings):
     assert refusal(DIGITS | settings).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "default", "chosen"),
+    [
+        ("model.blocks", 2, 1, {"model.network": "mlp"}),
+        ("model.remat", True, False, {"model.network": "mlp"}),
+        ("model.tied", True, False, {"model.network": "residual"}),
+        ("model.noise_scale", 0.1, 1.0, {"model.posterior": "gaussian"}),
+        ("model.scale_head", "log-scale", "log-variance", {"model.posterior": "fixed-noise"}),
+        ("model.likelihood_scale", 0.1, 0.5**0.5, {"model.likelihood": "learned-gaussian"}),
+        ("model.mixture_components", 3, 5, {"model.likelihood": "bernoulli"}),
+        ("optimizer.final_fraction", 0.1, 0.0, {"optimizer.schedule": "one-cycle"}),
+        ("optimizer.milestones", (10,), (), {"optimizer.schedule": "cosine"}),
+        ("optimizer.decay", 0.5, 0.1, {"optimizer.schedule": "constant"}),
+        ("optimizer.b1", 0.5, 0.9, {"optimizer.name": "rmsprop"}),
+        ("optimizer.b2", 0.5, 0.999, {"optimizer.name": "sgd"}),
+        ("optimizer.eps", 0.5, 1e-8, {"optimizer.name": "lion"}),
+        ("optimizer.weight_decay", 0.1, 0.0, {"optimizer.name": "adam"}),
+        ("train.max_skips", 3, 10, {"train.nonfinite": "stop"}),
+    ],
+)
+def test_a_setting_that_nothing_would_read_is_refused(path, value, default, chosen):
+    ((decides, choice),) = chosen.items()
+    expected = f"{path}: {value} given, must be {default} where {decides} is {choice}, which does not read it"
+    assert refusal(DIGITS | chosen | {path: value}) == expected
+    from_flat(DIGITS | chosen | {path: default})
+
+
+@pytest.mark.parametrize("name", get_args(get_type_hints(OptimizerConfig)["name"]))
+def test_every_number_of_an_optimizer_that_is_taken_changes_what_it_does(name):
+    def moved(config):
+        optimizer = make_optimizer(config.optimizer, 100)
+        params = {"w": jnp.array([0.3, -2.0])}
+        state = optimizer.init(params)
+        for grad in ([0.01, 0.3], [-0.02, -0.1], [0.003, -0.01], [4e-5, 0.0]):
+            updates, state = optimizer.update({"w": jnp.array(grad)}, state, params)
+            params = optax.apply_updates(params, updates)
+        return params["w"]
+
+    base = override(PRESETS["digits"], optimizer__name=name)
+    taken = 0
+    for field, value in {"b1": 0.3, "b2": 0.3, "eps": 0.1, "weight_decay": 0.5}.items():
+        try:
+            changed = override(base, **{f"optimizer__{field}": value})
+        except InputError:
+            continue
+        taken += 1
+        assert np.any(moved(base) != moved(changed)), field
+    assert taken >= 1
 
 
 @pytest.mark.parametrize(

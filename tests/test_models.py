@@ -9,6 +9,7 @@ from jitted import apply, init, log_prob
 
 from vae_jax.config import ModelConfig
 from vae_jax.distributions import Bernoulli, Deterministic, DiscretizedLogisticMixture, Normal
+from vae_jax.errors import InputError
 from vae_jax.models import build_model, with_output_bias
 from vae_jax.models.networks import (
     ACTIVATIONS,
@@ -187,6 +188,35 @@ def test_the_output_starts_at_the_mean_image(likelihood, mean):
     silent = jax.tree.map(jnp.zeros_like, params["decoder"])
     p = model.apply({"params": params | {"decoder": silent}}, jnp.ones((2, 3)), method="decode")
     np.testing.assert_allclose(p.mean(), mean, rtol=1e-5)
+
+
+def test_a_pixel_that_is_always_off_or_on_starts_at_a_thousandth():
+    shape = (1, 3, 1)
+    _, params = made("mlp", shape)
+    biased = with_output_bias(params, jnp.array([0.0, 0.002, 1.0]).reshape(shape), likelihood="bernoulli")
+    expected = np.log([0.001 / 0.999, 0.002 / 0.998, 0.999 / 0.001])
+    np.testing.assert_allclose(biased["output_bias"].ravel(), expected, rtol=1e-4)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("kind", ["uint8", "int32", "bool"])
+def test_images_and_codes_that_are_no_floats_are_refused(kind):
+    shape = (4, 3, 1)
+    model, params = made("mlp", shape)
+    with pytest.raises(InputError, match=rf"^images: {kind}\[2, 4, 3, 1\] given, must be floats \[B, 4, 3, 1\]"):
+        apply(model, params, jnp.ones((2, *shape), kind), method="encode")
+    with pytest.raises(InputError, match=rf"^codes: {kind}\[2, 3\] given, must be floats \[..., 3\]"):
+        apply(model, params, jnp.ones((2, 3), kind), method="decode")
+
+
+@pytest.mark.fault
+def test_a_name_that_there_is_not_is_refused_where_the_model_is_made():
+    for name, value in {"network": "con", "likelihood": "gausian", "activation": "tan", "posterior": "point"}.items():
+        with pytest.raises(InputError, match=rf"^model\.{name}: '{value}' given, must be one of "):
+            made("mlp", (4, 4, 1), **{name: value}) if name != "network" else made(value, (4, 4, 1))
+    own = build_model(BASE, (4, 4, 1)).clone(likelihood="poisson")
+    with pytest.raises(InputError, match=r"^model\.likelihood: 'poisson' given"):
+        own.init(jax.random.key(0), picture((4, 4, 1)))
 
 
 def test_a_mean_image_of_another_shape_is_refused():

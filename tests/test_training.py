@@ -9,6 +9,7 @@ import pytest
 
 from vae_jax.config import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from vae_jax.data.batches import batch_indices
+from vae_jax.errors import InputError
 from vae_jax.inference import make_loss
 from vae_jax.models import build_model
 from vae_jax.presets import PRESETS
@@ -63,6 +64,15 @@ def test_many_steps_in_one_program_are_the_steps_one_by_one(images):
         np.testing.assert_allclose(metrics["loss"][i], row["loss"], rtol=1e-5)
     assert many.step == STEPS
     chex.assert_trees_all_close(many.params, state.params, rtol=1e-4, atol=1e-6)
+
+
+def test_no_step_is_made_of_a_batch_that_is_not_there(images):
+    run = program(max_steps=3)
+    state, metrics = run(initial(), images, 5)
+    assert (int(state.step), metrics["loss"].shape) == (3, (3,))
+    equal(state, run(initial(), images, 3)[0])
+    with pytest.raises(ValueError, match=r"^num_steps: 5 given, must be at most max_steps \(3\)$"):
+        train_steps(initial(), images, 5, step=make_train_step(LOSS, OPTIMIZER), batch_size=BATCH, max_steps=3)
 
 
 def test_where_dispatches_are_cut_changes_nothing_and_compiles_nothing(images):
@@ -230,6 +240,8 @@ class TestOptimizer:
         np.testing.assert_allclose(at([0, 19, 21, 59, 61], **staged), [1, 1, 0.1, 0.1, 0.01], rtol=1e-5)
         np.testing.assert_allclose(at([5, 21, 61], **staged, warmup_steps=10), [0.5, 0.1, 0.01], rtol=1e-5)
         np.testing.assert_allclose(max(at(range(100), schedule="one-cycle")), 1, rtol=1e-3)
+        with pytest.raises(InputError, match=r"^optimizer\.schedule: 'cosin' given.*did you mean 'cosine'"):
+            at([0], schedule="cosin")
 
     @pytest.mark.parametrize("preset", PRESETS)
     def test_the_optimizer_of_every_preset_can_be_made(self, preset):

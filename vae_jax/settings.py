@@ -31,6 +31,27 @@ _NOT_NEGATIVE = (
 _BELOW_ONE = ("data.holdout", "optimizer.b1", "optimizer.b2", "train.ema_decay")
 
 
+# Each setting that only some choices of another read: elsewhere it must keep its default, so that none is ignored.
+_READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "model.blocks": ("model.network", ("conv", "residual")),
+    "model.remat": ("model.network", ("conv", "residual")),
+    "model.tied": ("model.network", ("mlp",)),
+    "model.noise_scale": ("model.posterior", ("fixed-noise",)),
+    "model.scale_head": ("model.posterior", ("gaussian",)),
+    "model.likelihood_scale": ("model.likelihood", ("gaussian",)),
+    "model.mixture_components": ("model.likelihood", ("logistic-mixture",)),
+    "optimizer.warmup_steps": ("optimizer.schedule", ("constant", "cosine", "staged")),
+    "optimizer.final_fraction": ("optimizer.schedule", ("cosine",)),
+    "optimizer.milestones": ("optimizer.schedule", ("staged",)),
+    "optimizer.decay": ("optimizer.schedule", ("staged",)),
+    "optimizer.b1": ("optimizer.name", ("adam", "adamw", "adamax", "sgd", "lion")),
+    "optimizer.b2": ("optimizer.name", ("adam", "adamw", "adamax", "rmsprop", "lion")),
+    "optimizer.eps": ("optimizer.name", ("adam", "adamw", "adamax", "rmsprop")),
+    "optimizer.weight_decay": ("optimizer.name", ("adamw", "lion")),
+    "train.max_skips": ("train.nonfinite", ("skip",)),
+}
+
+
 def validate(config: Config) -> Config:
     """Returns `config` if every setting can be used; raises InputError that names the setting if not."""
     values = flatten(config)
@@ -55,6 +76,9 @@ def validate(config: Config) -> Config:
     _check_objective(config.objective, config.train.batch_size)
     _check_microbatches(config)
     _check_streaming(config)
+    for path, (decides, choices) in _READ_WITH.items():
+        _require(values[decides] in choices or values[path] == _DEFAULTS[path], path, values[path],
+                 f"{_DEFAULTS[path]} where {decides} is {values[decides]}, which does not read it")  # fmt: skip
     _check_combinations(config)
     return config
 
@@ -69,11 +93,8 @@ def _check_streaming(config: Config) -> None:
 
 def _check_combinations(config: Config) -> None:
     model, objective = config.model, config.objective
-    if model.network == "mlp":
-        _require(not model.remat, "model.remat", True, "False for network mlp, whose layers have nothing to save")
-    else:
-        _require(len(model.hidden) > 0, "model.hidden", "()", f"one level or more for network {model.network}")
-        _require(not model.tied, "model.tied", True, "False for a network that is not mlp")
+    _require(model.network == "mlp" or len(model.hidden) > 0, "model.hidden", "()",
+             f"one level or more for network {model.network}")  # fmt: skip
     if model.latent_layers:
         _require(model.posterior == "gaussian", "model.posterior", model.posterior, "gaussian with model.latent_layers")
         _require(not model.tied, "model.tied", True, "False with model.latent_layers")
@@ -89,9 +110,6 @@ def _check_combinations(config: Config) -> None:
     if model.likelihood == "logistic-mixture":
         _require(config.data.binarization == "none", "data.binarization", config.data.binarization,
                  "none where model.likelihood is logistic-mixture, which is a density of 8-bit pixels")  # fmt: skip
-    if config.optimizer.schedule == "one-cycle":
-        _require(config.optimizer.warmup_steps == 0, "optimizer.warmup_steps", config.optimizer.warmup_steps,
-                 "0 for schedule one-cycle, which has a warm-up of its own")  # fmt: skip
     if config.train.patience:
         _require(config.train.evaluate_every > 0, "train.patience", config.train.patience,
                  "0 where train.evaluate_every is 0")  # fmt: skip
@@ -148,6 +166,17 @@ def _check_type(path: str, value: Any, annotation: Any) -> None:
         _require(type(value) is annotation, path, repr(value), f"of type {annotation.__name__}")
 
 
+def require_choices(section: str, **values: Any) -> None:
+    """Raises InputError where a setting of `section` that is one of several names is given another name.
+
+    For public functions that take such names as they come, without a config that has been validated.
+    """
+    for name, value in values.items():
+        path = f"{section}.{name}"
+        if typing.get_origin(_FIELD_TYPES[path]) is Literal:
+            _check_type(path, value, _FIELD_TYPES[path])
+
+
 def suggestion(word: str, choices: typing.Iterable[str]) -> str:
     """`; did you mean 'x'?` if one of `choices` is close to `word`, else nothing."""
     close = difflib.get_close_matches(word, list(choices), n=1)
@@ -183,6 +212,7 @@ def _field_types(cls: type, prefix: str = "") -> dict[str, Any]:
 
 
 _FIELD_TYPES = _field_types(Config)
+_DEFAULTS = flatten(Config())
 
 
 def from_flat(values: Mapping[str, Any]) -> Config:

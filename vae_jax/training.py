@@ -18,6 +18,7 @@ from vae_jax.config import OptimizerConfig
 from vae_jax.data.batches import batch_indices
 from vae_jax.inference import Loss, Metrics, Params
 from vae_jax.models import VAE, with_output_bias
+from vae_jax.settings import require_choices
 
 Step = Callable[["TrainState", Array], tuple["TrainState", Metrics]]
 
@@ -37,7 +38,8 @@ class TrainState(NamedTuple):
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate as a function of the step, for a run of `steps` updates."""
+    """The learning rate as a function of the step, for a run of `steps` updates; InputError for an unknown name."""
+    require_choices("optimizer", **vars(config))
     rate, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "one-cycle":
         return optax.cosine_onecycle_schedule(steps, rate)
@@ -52,7 +54,10 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optax optimizer that `config` describes, its schedule spanning `steps` updates, after clipping if asked."""
+    """The optax optimizer that `config` describes, its schedule spanning `steps` updates, after clipping if asked.
+
+    Raises InputError for an unknown name.
+    """
     rate, b1, b2, eps = make_schedule(config, steps), config.b1, config.b2, config.eps
     optimizer = {
         "adam": lambda: optax.chain(scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(rate)),
@@ -224,7 +229,13 @@ def train_steps(
     an argument of the program, one compilation serves every dispatch, the last and shorter one too; where it is a
     number of Python's, the compiler knows it. A resumed run dispatches the very programs of one that was not.
     `place_batch` may say over which devices a batch lies, or each of the `microbatches` that the step takes it in.
+    Beyond `max_steps` there is no batch: a greater number of Python's raises ValueError, and an argument that is
+    greater stops there.
     """
+    if not isinstance(num_steps, int):
+        num_steps = jnp.minimum(num_steps, max_steps)
+    elif num_steps > max_steps:
+        raise ValueError(f"num_steps: {num_steps} given, must be at most max_steps ({max_steps})")
     if microbatches > 1:
         place_batch = jax.vmap(place_batch)
     batch = (lambda i: images[i]) if streamed else _in_order(state, images, batch_size, max_steps, microbatches)

@@ -14,6 +14,7 @@ from jax import Array, lax
 from vae_jax import random
 from vae_jax.data.records import Records, pixel_sums
 from vae_jax.errors import InputError
+from vae_jax.settings import require_choices
 
 _ROUNDS = 12  # with fewer, the permutations of a handful of examples are measurably uneven
 
@@ -105,9 +106,10 @@ def read_images(key: random.Key, images: Array, *, binarization: str) -> Array:
     """uint8 images [B, H, W, C] -> float32 in [0, 1], as the model is to see them.
 
     `dynamic` draws each pixel anew from Bernoulli(pixel/255); `threshold` is pixel >= 128; `none` is pixel/255.
-    `static` is `none` over images that `binarize_once` has been through. Raises InputError for another dtype or rank:
-    a picture of floats in [0, 1] would be divided by 255 once more.
+    `static` is `none` over images that `binarize_once` has been through. Raises InputError for another name, and for
+    another dtype or rank: a picture of floats in [0, 1] would be divided by 255 once more.
     """
+    require_choices("data", binarization=binarization)
     if images.dtype != jnp.uint8 or images.ndim != 4:
         raise InputError(f"images: {images.dtype}{list(images.shape)} given, must be uint8 [N, H, W, C]")
     if binarization == "dynamic":
@@ -125,7 +127,11 @@ def binarize_once(key: Array, images: Array) -> Array:
 
 
 def mean_image(images: np.ndarray | Records, *, binarization: str) -> np.ndarray:
-    """The mean over uint8 images [N, H, W, C], and over the draws, of what `read_images` makes of them: [H, W, C]."""
+    """The mean over uint8 images [N, H, W, C], and over the draws, of what `read_images` makes of them: [H, W, C].
+
+    Raises InputError for another name of a binarisation than `read_images` knows.
+    """
+    require_choices("data", binarization=binarization)
     sums, bright = images.summary.sums if isinstance(images, Records) else pixel_sums(images)
     mean = bright / len(images) if binarization == "threshold" else sums / (255 * len(images))
     return mean.astype(np.float32)

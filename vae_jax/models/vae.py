@@ -33,6 +33,7 @@ from vae_jax.models.networks import (
     MLPEncoder,
     TiedDecoder,
 )
+from vae_jax.settings import require_choices
 
 _glorot = nn.initializers.glorot_uniform()
 
@@ -79,6 +80,8 @@ class VAE(nn.Module):
     `likelihood_features(likelihood, ...)`. Any pair of Linen modules with these shapes will do. What the decoder puts
     out is added to `output_bias` [H, W, F'], which `with_output_bias` can set to what the data are on average.
 
+    A name that there is not raises InputError, in `init` and `apply`.
+
     With `latent_layers` the code has L stochastic layers, side by side, z_1 next to the image: `posterior_layers` maps
     z_1 to q(z_2|z_1) and so on, `prior_layers` z_L to p(z_{L-1}|z_L) and so on, and the decoder reads z_1 alone.
     """
@@ -103,6 +106,7 @@ class VAE(nn.Module):
         return (*self.latent_layers, self.latent_dim)
 
     def setup(self) -> None:
+        require_choices("model", posterior=self.posterior, scale_head=self.scale_head, likelihood=self.likelihood)
         self.posterior_mean = nn.Dense(self.sizes[0], kernel_init=_glorot)
         if self.posterior == "gaussian":
             layer = _scale_layer(self.scale_head, self.sizes[0])
@@ -119,9 +123,14 @@ class VAE(nn.Module):
         return self.decode(self.encode(x).mean())
 
     def encode(self, x: Array) -> Normal | Deterministic | MarkovChain:
-        """q(z|x) over codes [B, D] for images [B, H, W, C] with values in [0, 1]; InputError for another layout."""
-        if x.shape[-3:] != tuple(self.image_shape):  # a dense layer would take [B, C, H, W] in silence
-            raise InputError(f"images: {list(x.shape)} given, must be [B, {', '.join(map(str, self.image_shape))}]")
+        """q(z|x) over codes [B, D] for images [B, H, W, C] of floats in [0, 1].
+
+        Raises InputError for another layout, which a dense layer would take in silence, and for integers, whose kind
+        the densities would be of: `read_images` makes floats of them.
+        """
+        if x.shape[-3:] != tuple(self.image_shape) or not jnp.issubdtype(x.dtype, jnp.floating):
+            expected = f"floats [B, {', '.join(map(str, self.image_shape))}]"
+            raise InputError(f"images: {x.dtype}{list(x.shape)} given, must be {expected}")
         h = self.encoder(x).astype(x.dtype)  # densities are of the images' precision, whatever the layers'
         mean = self.posterior_mean(h)
         if self.posterior == "deterministic":
@@ -146,7 +155,12 @@ class VAE(nn.Module):
         return MarkovChain(first, conditionals, self.sizes, downwards)
 
     def decode(self, z: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
-        """p(x|z) over images [..., H, W, C] for codes [..., D]; of several layers z_1 alone is read."""
+        """p(x|z) over images [..., H, W, C] for codes [..., D]; of several layers z_1 alone is read.
+
+        Raises InputError for codes of integers, whose kind the densities would be of.
+        """
+        if not jnp.issubdtype(z.dtype, jnp.floating):
+            raise InputError(f"codes: {z.dtype}{list(z.shape)} given, must be floats [..., {sum(self.sizes)}]")
         if self.latent_layers:
             chex.assert_axis_dimension(z, -1, sum(self.sizes))
             z = z[..., : self.sizes[0]]
@@ -192,8 +206,10 @@ def build_model(config: ModelConfig, image_shape: tuple[int, int, int], *, train
     """The model that `config` describes, for images [H, W, C].
 
     Parameters and densities are those of float32 layers; with `training` the layers compute in `config.compute_dtype`
-    and, if `config.remat`, the inside of a block is not kept for its gradient but computed again.
+    and, if `config.remat`, the inside of a block is not kept for its gradient but computed again. Raises InputError
+    for an unknown name in `config`.
     """
+    require_choices("model", **vars(config))
     dtype = jnp.bfloat16 if training and config.compute_dtype == "bfloat16" else None
     height, width, channels = image_shape
     activation, head = ACTIVATIONS[config.activation], config.scale_head
