@@ -5,6 +5,7 @@ import pytest
 from linear_gaussian import IMAGE_SHAPE, exact_model
 from scipy.stats import multivariate_normal
 
+from vae_jax import evaluation
 from vae_jax.evaluation import Evaluator, bits_per_dim, evaluate_examples, padded_batches, peak_signal_to_noise
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, *IMAGE_SHAPE), dtype=np.uint8)
@@ -48,6 +49,40 @@ def test_active_units_are_counted_by_the_variance_of_their_mean():
     assert Evaluator(model, "none", 10).bound(params, jax.random.key(0), images)["active_units"] == 2
     asleep = params | {"posterior_mean": params["posterior_mean"] | {"kernel": gain.at[:, 0].set(0)}}
     assert Evaluator(model, "none", 10).bound(asleep, jax.random.key(0), images)["active_units"] == 1
+
+
+def test_a_unit_is_active_from_a_hundredth():
+    """Of a posterior mean that is one pixel, off or on in half of the images, and of gain a the variance is a²/4."""
+    model, params, _ = exact()
+    images = np.zeros((40, *IMAGE_SHAPE), np.uint8)
+    images[::2, 0, 0] = 255
+    kernel = jnp.zeros_like(params["posterior_mean"]["kernel"])
+    gains = {0: 2 * np.sqrt(0.0099), 1: 2 * np.sqrt(0.0101)}
+    for unit, gain in gains.items():
+        kernel = kernel.at[0, unit].set(gain)
+    params = params | {"posterior_mean": params["posterior_mean"] | {"kernel": kernel}}
+    assert Evaluator(model, "none", 10).bound(params, jax.random.key(0), images)["active_units"] == 1
+
+
+def test_bound_and_likelihood_are_of_the_same_draw_of_an_image():
+    """The decoder of the exact model at the prior's mean, for all codes: both are log p(x|0) of what was drawn."""
+    model, params, _ = exact()
+    params = params | {"decoder": jax.tree.map(jnp.zeros_like, params["decoder"])}
+    params["posterior_mean"] = jax.tree.map(jnp.zeros_like, params["posterior_mean"])
+    params["posterior_log_variance"] = jax.tree.map(jnp.zeros_like, params["posterior_log_variance"])
+    evaluator, key = Evaluator(model, "dynamic", 10), jax.random.key(3)
+    bound = evaluator.bound(params, key, IMAGES)
+    likelihood = evaluator.likelihood(params, key, IMAGES, num_samples=2, chunk=2)
+    assert bound["elbo"] == pytest.approx(-likelihood["nll"], rel=1e-5)
+    assert bound["elbo_se"] == pytest.approx(likelihood["nll_se"], rel=1e-4)
+
+
+def test_the_effective_sample_size_is_the_median_over_the_images(monkeypatch):
+    found = {"log_px": np.zeros(5), "ess": np.array([1.0, 2.0, 3.0, 10.0, 10.0])}
+    monkeypatch.setattr(evaluation, "evaluate_examples", lambda *_, **__: found)
+    model, params, _ = exact()
+    result = Evaluator(model, "none", 5).likelihood(params, jax.random.key(0), IMAGES, num_samples=10, chunk=5)
+    assert result["ess"] == 3
 
 
 def test_the_same_key_gives_the_same_numbers_and_one_compilation_serves():

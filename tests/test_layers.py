@@ -14,6 +14,7 @@ from vae_jax.config import ModelConfig
 from vae_jax.distributions import Normal, standard_normal
 from vae_jax.errors import InputError
 from vae_jax.estimators import ESTIMATORS, gradient_statistics
+from vae_jax.evaluation import Evaluator
 from vae_jax.inference import bound_parts
 from vae_jax.models import VAE, ConditionalNormal, MLPDecoder, MLPEncoder, build_model
 from vae_jax.models.networks import ACTIVATIONS
@@ -180,7 +181,9 @@ class TestMarkovChain:
         standard = (second[:, 0] - 2 * np.sin(first[:, 0])) / np.exp(first[:, 0] / 2)
         np.testing.assert_allclose([standard.mean(), standard.std()], [0, 1], atol=0.02)
         assert abs(np.corrcoef(standard, first[:, 0])[0, 1]) < 0.02
-        mean = chain.sampled_mean(jax.random.key(1), count)
+        mean, variance = chain.sampled_mean(jax.random.key(1), count)
+        expected = 4 * np.sin(first[:, 0]).var() / count
+        np.testing.assert_allclose(variance, [expected, 0, 0] if downwards else [0, 0, expected], rtol=0.02)
         np.testing.assert_allclose(mean, z.mean(axis=0), atol=0.03)
         along = 2 * np.sin(0.3)  # not the mean of sin
         np.testing.assert_allclose(chain.mean(), [along, 0.3, -0.2] if downwards else [0.3, -0.2, along], rtol=1e-9)
@@ -215,6 +218,27 @@ def test_a_standard_upper_layer_with_nothing_below_it_is_the_prior():
     chain = MarkovChain(standard_normal((2,)), (), (2,), True)
     z = jnp.array([[0.3, -1.0], [2.0, 0.0]])
     np.testing.assert_allclose(chain.log_prob(z), standard_normal((2,)).log_prob(z), rtol=1e-6)
+
+
+def test_an_upper_layer_that_knows_nothing_of_the_image_is_not_active():
+    """Its mean given the layer below varies; what is counted is whether it varies with the image."""
+    model, params, _ = exact_model()
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    pixels = np.random.default_rng(1).integers(0, 2, size=(400, *IMAGE_SHAPE), dtype=np.uint8) * 255
+    units = lambda p: Evaluator(model, "none", 50).bound(p, jax.random.key(0), pixels)["active_units_by_layer"]  # noqa: E731
+    assert units(params) == [2, 2]
+    head = params["posterior_mean"]
+    blind = params | {"posterior_mean": head | {"kernel": jnp.zeros_like(head["kernel"])}}
+    blind["posterior_log_variance"] = jax.tree.map(jnp.zeros_like, params["posterior_log_variance"])
+    blind["posterior_layers_0"] = affine(np.array([1.0, -2.0]), np.zeros(2), np.ones(2))
+    assert units(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), blind)) == [0, 0]
+    # z_1 has one mean for all images and a width of each; z_2 is its positive part, whose mean is the width's.
+    rectified = ConditionalNormal((LATENT,), ACTIVATIONS["relu"], LATENT)
+    model = model.clone(posterior_layers=(rectified,))
+    blind["posterior_log_variance"] = {"kernel": head["kernel"] * 3, "bias": jnp.zeros(LATENT)}
+    plain = affine(np.array([1.0, 1.0]), np.zeros(2), np.ones(2))
+    blind["posterior_layers_0"] = plain | {"Dense_0": plain["mean"]}
+    assert units(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), blind)) == [0, 2]
 
 
 def test_a_run_of_two_layers_is_trained_judged_and_drawn(small, tmp_path):

@@ -124,7 +124,7 @@ def test_against_a_computation_in_numpy(spread, seed):
     weighted = {
         "elbo": x.mean(0) - 0.5 * kl.sum(0),
         "sampled-elbo": (x + 0.5 * (pz - qz)).mean(0),
-        "free-bits": x.mean(0) - 0.5 * np.maximum(kl, 1.0).sum(0),
+        "free-bits": x.mean(0) - 0.5 * np.maximum(kl.sum(0), 1.0),
         "capacity": x.mean(0) - 0.5 * np.abs(kl.sum(0) - 2.0),
         "beta-tc": (x - (qz - joint) - 0.5 * (joint - alone) - (alone - pz)).mean(0),
         "info-vae": x.mean(0) - 0.5 * kl.sum(0) - 20 * mmd_in_numpy(terms.codes.z),
@@ -285,9 +285,16 @@ def test_identities():
 
 
 def test_free_bits_leaves_a_small_kl_without_gradient():
-    terms = random_terms()._replace(kl=jnp.asarray([[0.2] * B, [3.0] * B]))
+    terms = random_terms(layers=1)._replace(kl=jnp.asarray([[0.2, 3.0, 0.9, 1.1]]))
     grad = jax.grad(lambda kl: objectives.free_bits(terms._replace(kl=kl), free_bits=1.0).sum())(terms.kl)
-    np.testing.assert_array_equal(grad, [[0.0] * B, [-1.0] * B])
+    np.testing.assert_array_equal(grad, [[0.0, -1.0, 0.0, -1.0]])
+
+
+def test_free_bits_are_those_of_the_divergence_not_of_a_layer_s_share_in_it():
+    terms = random_terms()._replace(kl=jnp.asarray([[-2.0] * B, [2.5] * B]))  # q(z) near p(z): shares, of 0.5 in all
+    for free, penalty in ((0.0, 0.5), (0.4, 0.5), (0.7, 0.7)):
+        expected = objectives.reconstruction(terms) - penalty
+        np.testing.assert_allclose(objectives.free_bits(terms, free_bits=free), expected, rtol=1e-6)
 
 
 def test_capacity_pulls_the_kl_from_both_sides():

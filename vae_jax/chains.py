@@ -70,15 +70,20 @@ class MarkovChain:
         """Returns the means of `along_means`, `[*batch, D_1 + ... + D_L]`."""
         return self.along_means().loc
 
-    def sampled_mean(self, key: Array, num_samples: int) -> Array:
-        """Returns E[z], the mean of each layer over draws of those before it, `[*batch, D_1 + ... + D_L]`."""
-        layers = [self.first.loc[None]]
+    def sampled_mean(self, key: Array, num_samples: int) -> tuple[Array, Array]:
+        """Returns E[z], the mean of each layer over draws of those before it, and the variance that this estimate has.
+
+        Both `[*batch, D_1 + ... + D_L]`; the variance, estimated by the same draws, is 0 for the layer drawn first.
+        `num_samples` is 2 or more.
+        """
+        means, variances = [self.first.loc], [jnp.zeros_like(self.first.loc)]
         z = self.first.sample(random.fold_in(key, 0), (num_samples,))
         for i, conditional in enumerate(self.conditionals, start=1):
             density = conditional(z)
-            layers.append(density.loc)
+            means.append(jnp.mean(density.loc, axis=0))
+            variances.append(jnp.var(density.loc, axis=0, ddof=1) / num_samples)
             z = density.sample(random.fold_in(key, i))
-        return jnp.concatenate(self._ordered([jnp.mean(layer, axis=0) for layer in layers]), axis=-1)
+        return jnp.concatenate(self._ordered(means), axis=-1), jnp.concatenate(self._ordered(variances), axis=-1)
 
     def _ordered(self, layers: list) -> list:
         """From the order of drawing to that of the code, and back."""

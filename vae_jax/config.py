@@ -82,7 +82,7 @@ class ObjectiveConfig:
     warmup_steps: int = 0
     """The weight beta rises linearly from 0 over this many steps; for capacity: the capacity does."""
     free_bits: float = 0.0
-    """Nats of KL in each stochastic layer that cost nothing (objective free-bits)."""
+    """Nats of KL that cost nothing (objective free-bits)."""
     capacity: float = 0.0
     """Nats of KL that training aims at (objective capacity)."""
     alpha: float = 0.5
@@ -116,11 +116,12 @@ class OptimizerConfig:
     decay: float = 0.1
     """The factor at each milestone (schedule staged)."""
     b1: float = 0.9
-    """Decay of the first moment; the momentum of sgd; the decay of rmsprop's average is b2."""
+    """Decay of the first moment; the momentum of sgd (all but rmsprop)."""
     b2: float = 0.999
-    """Decay of the second moment."""
+    """Decay of the second moment, or of what takes its place (all but sgd)."""
     eps: float = 1e-8
-    """Added to the root of the second moment (adam, adamw, adamax, rmsprop)."""
+    """Added to the root of the second moment (adam, adamw), to the second moment (rmsprop), or to the largest gradient
+    (adamax)."""
     weight_decay: float = 0.0
     """Decoupled weight decay (adamw, lion)."""
     clip_norm: float = 0.0

@@ -57,7 +57,7 @@ class Normal:
 
     Attributes:
       loc: `[*batch, *event]`, the means.
-      log_scale: the same shape, log σ; values and gradients are finite for |log σ| ≤ 40.
+      log_scale: the same shape, log σ; values and gradients are finite for |log σ| ≤ 40 and |z - loc| ≤ 40.
       event_ndims: how many trailing axes form one observation.
     """
 

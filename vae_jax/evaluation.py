@@ -69,13 +69,18 @@ def evaluate_examples(
 
 def elbo_terms(params: Params, key: Array, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
     """For each uint8 image: `reconstruction` and, if there is one, `kl` (nats, one posterior sample); the posterior's
-    `mean` E[z] [B, D]; and `squared_error`, |x - E p(x|mean)|² over pixels in [0, 1]."""
+    `mean` E[z] [B, D]; and `squared_error`, |x - E p(x|mean)|² over pixels in [0, 1].
+
+    Of a code of several layers the mean is estimated, and `mean_variance` [B, D] is the variance of the estimate.
+    """
     read_key, noise_key = jax.random.split(key)
     x = read_images(read_key, images, binarization=binarization)
     parts = bound_parts(sample_terms(params, noise_key, x, model=model))
     variables = {"params": params}
     q = model.apply(variables, x, method="encode")
-    mean = q.sampled_mean(jax.random.fold_in(noise_key, 1), MEAN_SAMPLES) if isinstance(q, MarkovChain) else q.mean()
+    mean = q.mean()
+    if isinstance(q, MarkovChain):
+        mean, parts["mean_variance"] = q.sampled_mean(jax.random.fold_in(noise_key, 1), MEAN_SAMPLES)
     decoded = model.apply(variables, mean, method="decode").mean()
     return parts | {"mean": mean, "squared_error": jnp.sum(jnp.square(x - decoded), axis=(1, 2, 3))}
 
@@ -120,7 +125,8 @@ class Evaluator:
         """Means over all images, in nats: `reconstruction`, and `kl` and `elbo` where the posterior has a density.
 
         `reconstruction_se` and `elbo_se` are standard errors over images; `active_units` counts the latents whose
-        posterior mean has a variance above 0.01 over the images. Of a code of several layers there are `kl_1`, ... and
+        posterior mean has a variance above 0.01 over the images, less what an estimated mean varies by itself. Of a
+        code of several layers there are `kl_1`, ..., the layers' shares of the KL, which alone may be negative, and
         `active_units_by_layer` too, from the image upwards. `squared_error` is that of decoding the posterior's
         mean, summed over pixels in [0, 1], and `psnr` = 10 log10(H·W·C / squared_error) in decibels.
         """
@@ -132,7 +138,10 @@ class Evaluator:
             result["kl"] = float(values["kl"].mean(dtype=np.float64))
             result |= _mean_and_error("elbo", values["reconstruction"] - values["kl"])
         result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
-        active = values["mean"].astype(np.float64).var(axis=0) > ACTIVE_VARIANCE
+        variance = values["mean"].astype(np.float64).var(axis=0)
+        if "mean_variance" in values:
+            variance -= values["mean_variance"].mean(axis=0, dtype=np.float64)
+        active = variance > ACTIVE_VARIANCE
         if self.model.latent_layers:
             layers = np.split(active, np.cumsum(self.model.latent_layers))
             result["active_units_by_layer"] = [int(layer.sum()) for layer in layers]

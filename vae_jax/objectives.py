@@ -32,7 +32,8 @@ class Terms(NamedTuple):
     log_pz: Array  # [K, B]  log p(z)
     log_qz: Array | None  # [K, B]  log q(z|x); None where the posterior is a point, which has no density
     kl: Array | None  # [L, B]  KL(q(z|x) || p(z)), a row for each stochastic layer: in closed form if L = 1, else by
-    # the samples, since a layer's prior depends on another's; None where the estimator's gradient is not the KL's
+    # the samples, since a layer's prior depends on another's. Then a row is a share of the divergence, and alone may be
+    # negative. None where the estimator's gradient is not the KL's
     codes: Codes | None = None  # for what looks at the whole batch: `beta_tc`, `info_vae`
 
 
@@ -80,7 +81,7 @@ def log_weights(terms: Terms) -> Array:
 
 
 def kl_divergence_of(terms: Terms) -> Array:
-    """The KL of each stochastic layer, in nats, [L, B]; raises ValueError where there is none."""
+    """The share of each stochastic layer in the KL, in nats, [L, B]; raises ValueError where there is none."""
     check_terms(terms)
     if terms.kl is None:
         raise ValueError("no KL, by the densities or for the estimator's sake: use `sampled_elbo`")
@@ -112,13 +113,14 @@ def sampled_elbo(terms: Terms, *, beta: float = 1.0) -> Array:
 
 
 def free_bits(terms: Terms, *, free_bits: float, beta: float = 1.0) -> Array:
-    """E_q log p(x|z) - beta Σ_l max(KL_l, free_bits), [B]: the first nats of each layer cost nothing.
+    """E_q log p(x|z) - beta max(KL, free_bits), [B]: the first nats of the divergence cost nothing.
 
-    The floor holds for each example, so one example's bound does not depend on another (Kingma et al.,
-    arXiv 1606.04934, take it for the mean over a batch, which is never larger).
+    The floor holds for each example, so one example's bound does not depend on another, and for all layers of a code
+    together, whose shares are no divergences alone (Kingma et al., arXiv 1606.04934, take the mean over a batch, which
+    is never larger, and a floor for each of several groups of latents).
     """
-    kl = kl_divergence_of(terms)
-    return reconstruction(terms) - beta * jnp.sum(jnp.maximum(kl, free_bits), axis=0)
+    kl = jnp.sum(kl_divergence_of(terms), axis=0)
+    return reconstruction(terms) - beta * jnp.maximum(kl, free_bits)
 
 
 def capacity(terms: Terms, *, capacity: float, beta: float = 1.0) -> Array:
@@ -143,7 +145,8 @@ def renyi(terms: Terms, *, alpha: float) -> Array:
     """1/(1 - α) log 1/K Σ_k w_k^(1-α), [B], the mean of log w at α = 1 (Li & Turner, arXiv 1602.02311).
 
     α = 1 is the sampled ELBO, α = 0 is IWAE, and it falls as α grows. With many samples a lower bound on log p(x) for
-    α >= 0 and an upper one for α <= 0; with few it lies lower. `alpha` is a Python number.
+    α >= 0 and an upper one for α <= 0; with few it lies nearer the ELBO, which it is with one: lower for α < 1, and
+    higher, but no higher than log p(x), for α > 1. `alpha` is a Python number.
     """
     log_w = log_weights(terms)
     mean = jnp.mean(log_w, axis=0)
