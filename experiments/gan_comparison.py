@@ -72,7 +72,7 @@ from vae_jax.errors import VaeJaxError
 from vae_jax.evaluation import Evaluator, evaluate_examples
 from vae_jax.inference import Metrics, Params, make_loss
 from vae_jax.models import VAE, ConvEncoder, build_model
-from vae_jax.runs import write_file, write_json
+from vae_jax.storage import write_file, write_json
 from vae_jax.sweeping import mean_and_sd
 from vae_jax.training import (
     EVALUATION_STREAM,

@@ -52,7 +52,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import reading, runs
+from vae_jax import reading, storage
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image, read_images
 from vae_jax.errors import VaeJaxError
@@ -194,7 +194,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     axes.set_title("Gradients of the IWAE bound")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    runs.write_file(path, lambda file: FigureCanvasAgg(figure).print_png(file))
+    storage.write_file(path, lambda file: FigureCanvasAgg(figure).print_png(file))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -215,9 +215,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         asked.output.mkdir(parents=True, exist_ok=True)
         draw(asked.output / "gradient_snr.png", rows)
         text = table(rows, slope)
-        runs.write_file(asked.output / "gradient_snr.md", lambda file: file.write(text.encode()))
+        storage.write_file(asked.output / "gradient_snr.md", lambda file: file.write(text.encode()))
         result = {"data": config.data.name, "scale": scale._asdict(), "slopes": slope, "rows": rows}
-        runs.write_json(asked.output / "gradient_snr.json", result)
+        storage.write_json(asked.output / "gradient_snr.json", result)
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None
     print(f"{text}\n{time.perf_counter() - started:.0f} s", file=sys.stderr)

@@ -83,7 +83,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vae_jax import runs, sweeping
+from vae_jax import runs, storage, sweeping
 from vae_jax.config import Config
 from vae_jax.errors import VaeJaxError
 from vae_jax.presets import PRESETS
@@ -229,7 +229,7 @@ class Clock:
     def write(self) -> None:
         """Leaves the seconds so far, and what they were spent on, on disk."""
         self.written = time.perf_counter()
-        runs.write_json(self.path, {"seconds": self.before + self.written - self.start, "device": device()})
+        storage.write_json(self.path, {"seconds": self.before + self.written - self.start, "device": device()})
 
 
 def device() -> str:
@@ -369,15 +369,15 @@ def draw(path: Path, rows: Sequence[dict[str, Any]], *, title: str) -> None:
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend(fontsize=7)
-    runs.write_file(path, lambda file: FigureCanvasAgg(figure).print_png(file))
+    storage.write_file(path, lambda file: FigureCanvasAgg(figure).print_png(file))
 
 
 def write(asked: Sequence[Cell], output: Path) -> tuple[list[dict[str, Any]], str]:
     """Writes table.json, table.md and table.png from what is on disk, and returns the rows and the table."""
     rows = all_rows(asked, output)
     text = markdown(rows)
-    runs.write_json(output / "table.json", rows)
-    runs.write_file(output / "table.md", lambda file: file.write(text.encode()))
+    storage.write_json(output / "table.json", rows)
+    storage.write_file(output / "table.md", lambda file: file.write(text.encode()))
     schedule, b1 = asked[0].schedule, asked[0].b1
     own = [row for row in rows if (row["schedule"], row["b1"]) == (schedule, b1)]
     draw(output / "table.png", own, title=f"NLL of the test images, schedule {schedule}, b1 = {b1}")

@@ -50,7 +50,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import subspace_angles
 
-from vae_jax import drawing, figures, fitting, reading, runs
+from vae_jax import drawing, figures, fitting, reading, runs, storage
 from vae_jax.config import Config
 from vae_jax.errors import VaeJaxError
 from vae_jax.evaluation import peak_signal_to_noise
@@ -113,7 +113,7 @@ def train_rung(name: str, config: Config, directory: Path) -> tuple[Rung, Any]:
     outcome = fitting.fit(run, images)
     if outcome.trained_steps:
         spent += time.perf_counter() - start
-        runs.write_json(clock, spent)
+        storage.write_json(clock, spent)
     params = runs.evaluation_params(outcome.state, config)
     found = runs.evaluate(run, params, split="test")
     key = runs.evaluation_key(run, "test")
@@ -209,9 +209,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     title = "Reconstructions of test images; decodings of N(0, I); decodings of a Gaussian fitted to the codes"
     figures.comparison(asked.output / "pca_to_vae.png", drawn, title=title)
     text = markdown(table, new_digit=new_digit, angles=angles)
-    runs.write_file(asked.output / "pca_to_vae.md", lambda file: file.write(text.encode()))
+    storage.write_file(asked.output / "pca_to_vae.md", lambda file: file.write(text.encode()))
     result = {"rungs": table, "principal_angles": angles.tolist(), "nearest_test": new_digit}
-    runs.write_json(asked.output / "pca_to_vae.json", result)
+    storage.write_json(asked.output / "pca_to_vae.json", result)
     print(text, file=sys.stderr)
     return result
 

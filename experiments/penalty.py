@@ -42,7 +42,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vae_jax import reading, runs
+from vae_jax import reading, storage
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import VaeJaxError
@@ -107,7 +107,7 @@ def draw(path: Path, measured: dict[str, np.ndarray]) -> None:
         axes.set(title=title, xlabel="epoch", yscale="log")
         axes.grid(alpha=0.3, which="both")
         axes.legend()
-    runs.write_file(path, FigureCanvasAgg(figure).print_png)
+    storage.write_file(path, FigureCanvasAgg(figure).print_png)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -129,9 +129,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     lines = ["| penalty | σ, median over the code | sd(m), median | σ / sd(m), median |", "|---|---|---|---|"]
     lines += [f"| {r['penalty']} | {r['noise']:.4f} | {r['spread']:.4f} | {r['ratio']:.4f} |" for r in at_end]
     text = "\n".join(lines) + "\n"
-    runs.write_file(asked.output / "penalty.md", lambda file: file.write(text.encode()))
+    storage.write_file(asked.output / "penalty.md", lambda file: file.write(text.encode()))
     each_epoch = {name: values.tolist() for name, values in measured.items()}
-    runs.write_json(asked.output / "penalty.json", {"epochs": epochs, "noise_and_spread": each_epoch})
+    storage.write_json(asked.output / "penalty.json", {"epochs": epochs, "noise_and_spread": each_epoch})
     print(text, file=sys.stderr)
     return {"epochs": epochs, "at_end": at_end, "output": str(asked.output)}
 

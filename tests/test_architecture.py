@@ -25,6 +25,7 @@ LAYERS = (
         "writers",
         "figures",
         "presets",
+        "storage",
     ),
     ("chains",),
     ("estimators", "models"),

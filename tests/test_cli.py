@@ -114,7 +114,8 @@ def test_a_signal_in_the_evaluation_ends_it_and_the_same_command_repeats_it(copi
     directory, argv = copied
     expected = json.loads((directory / "evaluation.json").read_text())
     (directory / "evaluation.json").unlink()
-    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    drawn = []
+    monkeypatch.setattr(drawing, "draw_all", lambda *_: drawn)
     likelihood = evaluation.Evaluator.likelihood
 
     def interrupted(self, *args, **kwargs):
@@ -125,9 +126,54 @@ def test_a_signal_in_the_evaluation_ends_it_and_the_same_command_repeats_it(copi
         patch.setattr(evaluation.Evaluator, "likelihood", interrupted)
         stopped = call(*argv)
     assert stopped.result["status"] == "interrupted"
+    assert "drawn: " in stopped.err  # before what may be interrupted, and is what says that all is done
     assert "elbo" not in stopped.result
     assert not (directory / "evaluation.json").exists()
     assert call(*argv).result["elbo"] == pytest.approx(expected["elbo"], rel=1e-6)
+
+
+@pytest.mark.fault
+def test_what_was_said_at_the_end_goes_when_more_steps_begin(copied, call, monkeypatch):
+    """A script takes `evaluation.json` for the end of a run, also of one that has been interrupted after it."""
+    directory, argv = copied
+    dispatched = fitting.Recorder.dispatched
+
+    def interrupted(self, *args):
+        signal.raise_signal(signal.SIGTERM)
+        return dispatched(self, *args)
+
+    monkeypatch.setattr(fitting.Recorder, "dispatched", interrupted)
+    stopped = call(*argv, "--train.steps", 40).result
+    assert (stopped["status"], stopped["step"]) == ("interrupted", 25)
+    assert not (directory / "evaluation.json").exists()
+
+
+def test_a_finished_run_is_evaluated_anew_where_another_evaluation_is_asked_for(copied, call, monkeypatch):
+    directory, argv = copied
+    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    again = call(*argv, "--evaluation.num-samples", 6).result
+    assert again["num_samples"] == 6
+    stored = json.loads((directory / "evaluation.json").read_text())
+    assert (stored["num_samples"], stored["nll"]) == (6, again["nll"])
+    assert "nll" not in call(*argv, "--evaluation.num-samples", 0).result
+
+
+def test_more_steps_under_a_schedule_that_spans_them_are_told_and_kept_and_fewer_are_refused(copied, call, monkeypatch):
+    directory, argv = copied
+    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    before = (directory / "config.json").read_bytes()
+    fewer = call(*argv, "--train.steps", 10)
+    assert (fewer.code, fewer.out) == (2, [])
+    assert fewer.err[-1] == f"vae-jax: train.steps: 10 given, must be at least the 20 of {directory}"
+    assert (directory / "config.json").read_bytes() == before
+    more = call(*argv, "--train.steps", 25)
+    told = "train.steps: 20 until step 20, 25 from then on, which the schedule cosine of the learning rate spans"
+    assert [line for line in more.err if line.startswith("train.steps: ")] == [told]
+    kept = json.loads((directory / "config.json").read_text())["changes"]
+    assert kept == [{"step": 20, "setting": "train.steps", "from": 20, "to": 25}]
+    again = call(*argv, "--train.steps", 25)
+    assert not any(line.startswith("train.steps: ") for line in again.err)
+    assert again.result["step"] == 25
 
 
 def test_evaluate(trained, call):
@@ -221,6 +267,26 @@ def test_the_package_is_the_command_too(tmp_path):
     assert done.stderr.startswith("vae-jax: 'trian': no such command")
 
 
+@pytest.mark.fault
+def test_ctrl_c_where_nothing_is_to_be_saved_is_one_line():
+    work = "import os, signal, time; from vae_jax import cli; "
+    work += (
+        "cli.COMMANDS['data'] = lambda argv: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)); cli.main(['data'])"
+    )
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "vae-jax: interrupted\n")
+
+
+@pytest.mark.fault
+def test_results_that_cannot_be_written_are_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        argv = [Path(sys.executable).with_name("vae-jax"), "data", "list"]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert done.returncode == 5
+    assert done.stderr.splitlines()[-1] == "vae-jax: stdout: the results cannot be written (No space left on device)"
+    assert "Traceback" not in done.stderr
+
+
 def test_a_refusal_says_the_same_on_a_terminal_and_in_any_locale(tmp_path):
     """tyro draws in colour on a terminal, and in ASCII where stdout is not UTF-8."""
     argv = [Path(sys.executable).with_name("vae-jax"), "train", "--modle.hidden", "3"]
@@ -307,6 +373,12 @@ def refused(call, folder, argv, *words, code=2):
         (["--model.network", "conv", "--model.tied"], ["model.tied: True given"]),
         (["--train.patience", "2", "--train.evaluate-every", "0"], ["train.patience: 2 given"]),
         (["--seed", "4294967296"], ["seed: 4294967296 given"]),
+        (
+            ["--model.tied", "--model.likelihood", "logistic-mixture", "--data.binarization", "none"],
+            ["model.tied: True"],
+        ),
+        (["--allow-change", "seed", "--allow-change", "data.name"], ["--allow-change: given twice, must be once"]),
+        (["--workdir", ""], ["--workdir: '' given"]),
         (["extra"], ["extra"]),
     ],
 )

@@ -255,7 +255,7 @@ def test_a_change_that_is_allowed_is_told_recorded_and_remembered(run, train):
         assert any(line.startswith(told) for line in found.err), found.err
     changes = json.loads((run / runs.CONFIG_FILE).read_text())["changes"]
     assert {change["setting"] for change in changes} == {
-        "seed", "train.batch_size", "data.holdout", "fingerprint", "num_examples",
+        "seed", "train.batch_size", "train.steps", "data.holdout", "fingerprint", "num_examples",
     }  # fmt: skip
     assert {change["step"] for change in changes} == {20}
     assert {"step": 20, "setting": "train.batch_size", "from": 16, "to": 8} in changes

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import cli, drawing, fitting, planning, reading, runs
+from vae_jax import arguments, cli, drawing, fitting, planning, reading, runs, settings, storage
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
@@ -415,17 +415,33 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path):
         runs.open_run(tmp_path / "absent")
 
 
+def test_a_run_with_a_setting_that_nothing_read_goes_on(small, tmp_path, monkeypatch):
+    """As older versions took it: weight decay under plain Adam."""
+    directory = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(settings, "_READ_WITH", {})
+        fit(small(optimizer__weight_decay=0.5, optimizer__milestones=(3,)), directory)
+    assert json.loads((directory / runs.CONFIG_FILE).read_text())["config"]["optimizer"]["weight_decay"] == 0.5
+    opened = runs.open_run(directory)
+    assert (opened.config.optimizer.weight_decay, opened.config.optimizer.milestones) == (0.0, ())
+    with runs.saved_params(opened, print) as (step, _):
+        assert step == 20
+    assert arguments.parse_train(["--workdir", str(directory)])[1] == opened.config
+    _, outcome = fit(override(opened.config, train__steps=25), directory)
+    assert (outcome.resumed_from, outcome.step) == (20, 25)
+
+
 @pytest.mark.fault
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "result.json"
-    runs.write_json(path, {"a": 1})
+    storage.write_json(path, {"a": 1})
 
     def fail(file):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match=f"cannot write {path}: No space left on device"):
-        runs.write_file(path, fail)
+        storage.write_file(path, fail)
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(path.parent) == ["result.json"]
 

@@ -148,6 +148,29 @@ def test_a_member_that_diverges_is_left_behind(config, tmp_path, capsys):
     assert not (bad.run.directory / "evaluation.json").exists()
     table = markdown(summarise(sweep, results))
     assert "does not exist" in table.splitlines()[-1]
+    assert [row.get("failed") for row in summarise(sweep, results)] == [None, 1]
+
+
+@pytest.mark.fault
+def test_a_sweep_of_which_nothing_is_left_is_not_done(data_dir, tmp_path, call):
+    argv = ["sweep", "--workdir", tmp_path, "--compilation-cache", "None", "--data.data-dir", data_dir,
+            "--model.hidden", "8", "--model.latent-dim", "2", "--train.steps", "10", "--train.log-every", "5",
+            "--train.evaluate-every", "0", "--train.save-every", "5", "--train.batch-size", "16",
+            "--optimizer.name", "sgd", "--optimizer.schedule", "constant",
+            "--vary", "optimizer.learning_rate=1e30,1e31"]  # fmt: skip
+    found = call(*argv)
+    assert (found.code, found.out) == (3, [])
+    assert found.err[-1].startswith("vae-jax: none of the 2 members has ended: step ")
+    assert "failure" in json.loads((tmp_path / "sweep.json").read_text())["members"][1]
+
+
+@pytest.mark.fault
+def test_what_is_wrong_with_a_later_program_is_refused_before_the_first_is_trained(data_dir, tmp_path, call):
+    argv = ["sweep", "--workdir", tmp_path / "sweep", "--compilation-cache", "None", "--data.data-dir", data_dir]
+    found = call(*argv, "--vary", "data.name=digits,digitz")
+    assert found.code == 2
+    assert "data.name='digitz'" in found.err[-1]
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_the_summary_is_over_seeds(config):
@@ -157,6 +180,9 @@ def test_the_summary_is_over_seeds(config):
     assert summary[0]["elbo"] == {"mean": 2.0, "sd": pytest.approx(np.sqrt(2))}
     assert summary[1]["elbo"] == {"mean": 5.0, "sd": 0.0}
     assert markdown(summary).splitlines()[2] == "| 0.5 | 2 | 2.00 ± 1.41 |"
+    lost = summarise(sweep, [{"elbo": 1.0}, {"failure": "step 3"}, {"elbo": 5.0}, {"elbo": 5.0}])
+    assert markdown(lost).splitlines()[0] == "| objective.beta | members | failed | elbo |"
+    assert markdown(lost).splitlines()[2:] == ["| 0.5 | 1 | 1 | 1.00 |", "| 2.0 | 2 | 0 | 5.00 ± 0.00 |"]
 
 
 def test_the_command(config, data_dir, tmp_path, capsys):
@@ -185,6 +211,8 @@ def test_the_command(config, data_dir, tmp_path, capsys):
         (["seed"], "--vary: seed given, must be SETTING=VALUE,VALUE,..."),
         (["objective.betta=1,2"], "objective.betta: no such setting; did you mean 'objective.beta'?"),
         (["model.hidden=1,2"], "model.hidden: a list of values can be given for numbers and names only"),
+        (["seed=1", "seed=2"], "--vary: seed given twice"),
+        (["seed=1,2", "--vary", "objective.beta=1,2"], "--vary: given twice, must be once"),
         (["seed=a,b"], "seed: 'a' given, must be of type int"),
         (["objective.name=elbo,elbow"], "objective.name: 'elbow' given, must be one of elbo"),
     ],

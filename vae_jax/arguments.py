@@ -182,6 +182,8 @@ def parse_sweep(argv: Sequence[str]) -> tuple[Sweep, Config, dict[str, list[Any]
         path, equals, values = word.partition("=")
         if not equals or not values:
             raise InputError(f"--vary: {word} given, must be SETTING=VALUE,VALUE,...")
+        if path in varied:
+            raise InputError(f"--vary: {path} given twice, must be once, with all of its values")
         varied[path] = [parse_setting(path, value) for value in values.split(",")]
     if not varied:
         raise InputError("--vary: nothing given, must be one SETTING=VALUE,VALUE,... or more")
@@ -255,6 +257,11 @@ def _parse(command: str, cls: type, argv: Sequence[str], default: Any) -> Any:
     """Reads flags into a dataclass with tyro; what it refuses becomes one line."""
     import tyro
 
+    for flag in ("--vary", "--allow-change", "--compare"):  # of two, tyro would take the last alone
+        if sum(word == flag or word.startswith(flag + "=") for word in argv) > 1:
+            raise InputError(f"{flag}: given twice, must be once: {flag} ONE ANOTHER ...")
+    if _value(argv, "--workdir") == "":
+        raise InputError("--workdir: '' given, must be a directory")
     read = functools.partial(tyro.cli, cls, args=list(argv), prog=f"vae-jax {command}", default=default)
     if {"-h", "--help"} & set(argv):
         return read()

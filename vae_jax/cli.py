@@ -3,7 +3,9 @@
 Text for people goes to stderr; the last line on stdout is one JSON object with the results.
 """
 
+import os
 import platform
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,7 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from vae_jax import commands, processes
-from vae_jax.errors import InputError, VaeJaxError
+from vae_jax.errors import InputError, StorageError, VaeJaxError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import suggestion
 
@@ -38,7 +40,8 @@ Variational autoencoders in JAX.
 `vae-jax COMMAND --help` says more, `vae-jax --version` the versions in use. Presets: {", ".join(PRESETS)}.
 The last line on stdout is a JSON object with the results. Exit codes: 0 done, or interrupted and saved;
 2 wrong input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use;
-7 another process of the run has ended; 130 a second SIGINT; 134 as 7, where JAX notices first.
+7 another process of the run has ended; 130 SIGINT where nothing is to be saved, or a second one; 134 as 7, where JAX
+notices first.
 """
 
 
@@ -61,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not processes.is_alone():
             processes.leave(error.exit_code, with_all=True)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("vae-jax: interrupted", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)  # at once: threads of XLA that still compile do not survive an orderly end
     except Exception as error:
         if processes.is_alone():
             raise
@@ -74,7 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vae_jax.writers import print_json
 
     if processes.is_first():
-        print_json(result)
+        try:
+            print_json(result)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered still has to go somewhere
+            lost = StorageError(f"stdout: the results cannot be written ({error.strerror})")
+            _tell(lost)
+            return lost.exit_code
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_jax import processes
+from vae_jax import processes, storage
 from vae_jax.arguments import (
     Encode,
     Evaluate,
@@ -23,7 +23,7 @@ from vae_jax.arguments import (
     parse_train,
     require_positive,
 )
-from vae_jax.errors import InputError
+from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.signals import stop_on_signals
 
 # Heavy imports (jax, flax, orbax, ...) stand inside the commands, so that `--help` and a typing error answer at once.
@@ -47,7 +47,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             run, images = runs.prepare_run(config, directory, allow_change=allowed, say=_say)
             run.images("test")
             if profile is not None:
-                runs.check_writable(profile, "--profile")
+                storage.check_writable(profile, "--profile")
             planning.check_memory(run)
             return run, images
 
@@ -62,22 +62,24 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             saved = "saved" if outcome.step else "nothing to save yet"
             _say(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command goes on")
             return result
+        protocol = runs.evaluation_protocol(config)
         if (
             not outcome.trained_steps
-            and (earlier := processes.from_first(lambda: runs.read_evaluation(run.directory, outcome.step))) is not None
+            and (earlier := processes.from_first(lambda: runs.read_evaluation(run.directory, outcome.step, protocol)))
+            is not None
         ):
             _say(f"all {outcome.step} steps are done ({outcome.status}); these are its results")
             return result | earlier
         params = runs.evaluation_params(outcome.state, config)
+        drawn = drawing.draw_all(run, params)
+        _say("drawn: " + ", ".join(str(path) for path in drawn))
         try:
             evaluation = _evaluate(run, params, split="test", stop=stop)
         except _Interrupted:
             _say("interrupted in the evaluation, after the training; the same command evaluates again")
             return result | {"status": "interrupted"}
-        runs.write_json(run.directory / runs.EVALUATION_FILE, {"step": outcome.step, **evaluation})
-        drawn = drawing.draw_all(run, params)
+        storage.write_json(run.directory / runs.EVALUATION_FILE, {"step": outcome.step, **evaluation})
         result |= {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
-        _say("drawn: " + ", ".join(str(path) for path in drawn))
         return result | evaluation
 
 
@@ -87,13 +89,16 @@ def sweep(argv: Sequence[str]) -> dict[str, Any]:
     directory = Path(asked.workdir or f"runs/sweep-{asked.preset}")
     _use_compilation_cache(asked.compilation_cache)
     start = time.perf_counter()
-    from vae_jax import figures, runs, sweeping
+    from vae_jax import figures, sweeping
 
     members = sweeping.members(config, varied)
     parts = sweeping.groups(members)
     _say(f"{len(members)} members, {len(parts)} program(s), one after another; {directory}")
     with stop_on_signals() as stop:
         trained = {}
+        if len(parts) > 1:  # what is wrong with a later one is refused now, not after those before it
+            for group in parts:
+                sweeping.prepare(group, directory)
         for group in parts:
             found = sweeping.fit_group(group, directory, stop=stop)
             if found is None:
@@ -106,10 +111,12 @@ def sweep(argv: Sequence[str]) -> dict[str, Any]:
     summary = sweeping.summarise(members, results)
     text = sweeping.markdown(summary)
     rows = [member.varied | result for member, result in zip(members, results, strict=True)]
-    runs.write_json(directory / "sweep.json", {"members": rows, "summary": summary})
-    runs.write_file(directory / "sweep.md", lambda file: file.write(text.encode()))
+    storage.write_json(directory / "sweep.json", {"members": rows, "summary": summary})
+    storage.write_file(directory / "sweep.md", lambda file: file.write(text.encode()))
     figures.rate_distortion(directory / "sweep.png", summary)
     _say(text.rstrip())
+    if all("failure" in result for result in results):
+        raise NotFiniteError(f"none of the {len(members)} members has ended: {results[0]['failure']}")
     return {
         "workdir": str(directory), "status": "done", "members": len(members), "programs": len(parts),
         "failed": [member.name for member, result in zip(members, results, strict=True) if "failure" in result],
@@ -134,11 +141,11 @@ def bench(argv: Sequence[str]) -> dict[str, Any]:
     directory = Path(asked.workdir or f"runs/bench-{asked.preset}")
     profile = None if asked.profile is None else Path(asked.profile)
     if profile is not None:
-        runs.check_writable(profile, "--profile")
+        storage.check_writable(profile, "--profile")
     run, images = runs.prepare_run(config, directory)
     runs.require_in_memory(run, "bench")
     report = benchmarking.bench(run, images, names, rounds=asked.rounds, say=_say, profile=profile)
-    runs.write_json(directory / "bench.json", report)
+    storage.write_json(directory / "bench.json", report)
     reporting.draw(directory / "bench.png", report)
     reporting.print_report(report, sys.stderr)
     return {"report": str(directory / "bench.json"), "figure": str(directory / "bench.png")} | report
@@ -194,7 +201,7 @@ def sample(argv: Sequence[str]) -> dict[str, Any]:
     figure, array = run.directory / "figures" / "samples.png", run.directory / "samples.npy"
     figures.samples(figure, images)
     pixels = np.rint(images * 255).astype(np.uint8)
-    runs.write_file(array, lambda file: np.save(file, pixels, allow_pickle=False))
+    storage.write_file(array, lambda file: np.save(file, pixels, allow_pickle=False))
     return {"workdir": str(directory), "step": step, "figure": str(figure), "images": str(array)}
 
 
@@ -231,7 +238,7 @@ def encode(argv: Sequence[str]) -> dict[str, Any]:
     with runs.saved_params(run, _say) as (step, params):
         codes = drawing.encode_images(run, params, runs.evaluation_key(run, asked.split), images)
     path = run.directory / f"codes-{asked.split}.npz"
-    runs.write_file(path, lambda file: np.savez(file, mean=codes["mean"], scale=codes["scale"]))
+    storage.write_file(path, lambda file: np.savez(file, mean=codes["mean"], scale=codes["scale"]))
     return {"workdir": str(directory), "step": step, "codes": str(path), "num_examples": len(images)}
 
 

@@ -202,7 +202,10 @@ OBJECTIVE_SETTINGS: dict[str, tuple[str, ...]] = {
     "info-vae": ("beta", "mmd_weight"),
 }  # fmt: skip
 
-# Fields that may differ between the parts of one run: none of them changes what a step computes.
+SPANS_THE_STEPS = ("cosine", "one-cycle")  # schedules of the learning rate that depend on train.steps
+
+# Fields that may differ between the parts of one run: none of them changes what a step computes, but for train.steps
+# under a schedule that spans them, which is told and kept in the run's config.json.
 RESUMABLE = frozenset(
     {
         "data.data_dir",

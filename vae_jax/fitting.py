@@ -19,6 +19,7 @@ from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.feeding import Feed, Images, feeding
 from vae_jax.inference import Loss, Metrics, make_loss
 from vae_jax.runs import (
+    EVALUATION_FILE,
     Run,
     changes_told,
     evaluation_key,
@@ -27,6 +28,7 @@ from vae_jax.runs import (
     write_config,
 )
 from vae_jax.settings import flatten
+from vae_jax.storage import remove
 from vae_jax.training import Step, TrainState, make_schedule, make_train_step, train_steps
 from vae_jax.writers import MetricsFile, Progress, TensorBoard, Unwritten, read_metrics
 
@@ -126,8 +128,8 @@ def fit(run: Run, images: Images, *, stop: Callable[[], bool] = lambda: False, p
         else:
             state = restored.state
         first_step = 0 if restored is None else restored.step
-        write_config(run, first_step=first_step)
         recorder = Recorder(run, checkpoints, first_step=first_step)
+        write_config(run, first_step=first_step)
         progress: Any = Unwritten()
         if processes.is_first():
             progress = Progress(
@@ -183,11 +185,18 @@ def steps_to_dispatch(config: TrainConfig, step: int) -> int:
 
 
 class Recorder:
-    """What the host keeps of one model's training: the steps dispatched, the numbers not read yet, and its files."""
+    """What the host keeps of one model's training: the steps dispatched, the numbers not read yet, and its files.
+
+    Raises InputError where the run has more steps behind it than it is asked for.
+    """
 
     def __init__(self, run: Run, checkpoints: Checkpoints, *, first_step: int):
         self.run, self.config, self.checkpoints = run, run.config.train, checkpoints
-        self.step = first_step
+        if first_step > self.config.steps:
+            raise InputError(
+                f"train.steps: {self.config.steps} given, must be at least the {first_step} of {run.directory}"
+            )
+        self.step = self.first_step = first_step
         self.schedule = make_schedule(run.config.optimizer, self.config.steps)
         self.max_skips = self.config.max_skips if self.config.nonfinite == "skip" else 0
         self.unread: tuple[int, int, Metrics] | None = None  # (first step, number of steps, metrics)
@@ -213,7 +222,12 @@ class Recorder:
             yield
 
     def dispatched(self, count: int, metrics: Metrics) -> None:
-        """Notes that `count` more steps are on their way, whose `metrics` are to be read later."""
+        """Notes that `count` more steps are on their way, whose `metrics` are to be read later.
+
+        With the first of them what was said of the run at its end, by an earlier start, is no longer so.
+        """
+        if self.step == self.first_step:
+            remove(self.run.directory / EVALUATION_FILE)
         self.unread = (self.step, count, metrics)
         self.step += count
 

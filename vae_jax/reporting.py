@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from vae_jax.runs import write_file
+from vae_jax.storage import write_file
 
 GIB, MIB = 2**30, 2**20
 

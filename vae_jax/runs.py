@@ -9,18 +9,17 @@ import functools
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from vae_jax import machine, processes, sharding
+from vae_jax import machine, sharding
 from vae_jax.checkpoints import Checkpoints, Restored
-from vae_jax.config import RESUMABLE, Config, DataConfig
+from vae_jax.config import RESUMABLE, SPANS_THE_STEPS, Config, DataConfig
 from vae_jax.data import Records
 from vae_jax.data.batches import batch_indices
 from vae_jax.data.splits import SPLITS
@@ -29,7 +28,8 @@ from vae_jax.evaluation import Evaluator, bits_per_dim
 from vae_jax.inference import Params
 from vae_jax.models import VAE, build_model
 from vae_jax.reading import describe, load_images, training_images
-from vae_jax.settings import differences, flat_items, flatten, from_flat, suggestion, validate
+from vae_jax.settings import differences, flat_items, flatten, from_flat, suggestion, unread, validate
+from vae_jax.storage import check_writable, write_json
 from vae_jax.training import (
     DATA_STREAM,
     EVALUATION_STREAM,
@@ -42,8 +42,9 @@ CONFIG_FILE = "config.json"
 EVALUATION_FILE = "evaluation.json"
 MAX_PIXELS = 1 << 28  # in an image; a config.json that says more is damaged, or a trap
 CHANGE = ("setting", "from", "to")
+_DEFAULTS = json.loads(json.dumps(flatten(Config())))  # as JSON holds them
 # What an older config.json does not have of these changes nothing that its run computed.
-_RESUMABLE_DEFAULTS = {path: value for path, value in flatten(Config()).items() if path in RESUMABLE}
+_RESUMABLE_DEFAULTS = {path: value for path, value in _DEFAULTS.items() if path in RESUMABLE}
 DECIDE_IMAGES = {"data.name", "data.holdout", "data.binarization"}  # and the seed, where they are binarised once
 
 
@@ -141,6 +142,7 @@ class Run:
 def read_description(directory: Path) -> dict[str, Any] | None:
     """{"config": flat settings, "data": ..., "changes": ...} of the run in `directory`; None where there is none.
 
+    A setting that nothing reads, which older versions took at any value, is at its default.
     Raises StorageError if the path cannot be looked at, CheckpointError if the file is there and makes no sense.
     """
     path = directory / CONFIG_FILE
@@ -151,7 +153,9 @@ def read_description(directory: Path) -> dict[str, Any] | None:
         if min(height, width, channels) < 1 or height * width * channels > MAX_PIXELS:
             raise ValueError(f"images of {height}x{width}x{channels}")
         changes = [{name: change[name] for name in ("step", *CHANGE)} for change in stored.get("changes", ())]
-        return {"config": flat_items(stored["config"]), "data": data, "changes": changes}
+        config = flat_items(stored["config"])
+        config |= {path: _DEFAULTS[path] for path in unread(config)}
+        return {"config": config, "data": data, "changes": changes}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -231,7 +235,9 @@ def _changed_settings(
         if path not in given:
             raise InputError(f"--allow-change: {path} given, no such setting{suggestion(path, given)}")
     changed = differences(stored, given)
-    if refused := [path for path in changed if path not in allow_change]:
+    if config.optimizer.schedule in SPANS_THE_STEPS:
+        changed += differences(stored, given, ignore=frozenset(given) - {"train.steps"})
+    if refused := [path for path in changed if path not in {*allow_change, "train.steps"}]:
         told = ", ".join(f"{path}: {stored.get(path)} in {directory}, {given.get(path)} asked" for path in refused)
         fixed = any(path.startswith("model.") for path in refused)  # they are what the saved arrays are
         other = "" if fixed else f", or allow it by --allow-change {' '.join(refused)}"
@@ -253,9 +259,15 @@ def _changed_data(
 
 
 def changes_told(run: Run, step: int) -> list[str]:
-    """A line for each change that holds from `step` on, where this start of the run allowed it."""
-    new = [change for change in run.changes if "step" not in change]
-    return [f"{c['setting']}: {c['from']} until step {step}, {c['to']} from then on, as allowed" for c in new]
+    """A line for each change that holds from `step` on, where it is one of this start of the run."""
+
+    def why(setting: str) -> str:
+        if setting == "train.steps":
+            return f"which the schedule {run.config.optimizer.schedule} of the learning rate spans"
+        return "as allowed"
+
+    new = [(c["setting"], c["from"], c["to"]) for c in run.changes if "step" not in c]
+    return [f"{name}: {old} until step {step}, {now} from then on, {why(name)}" for name, old, now in new]
 
 
 def write_config(run: Run, *, first_step: int = 0) -> None:
@@ -265,39 +277,12 @@ def write_config(run: Run, *, first_step: int = 0) -> None:
     write_json(run.directory / CONFIG_FILE, content | ({"changes": changes} if changes else {}))
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes `content` as JSON, as `write_file` does."""
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_file(path, lambda file: file.write(text.encode()))
-
-
-def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Lets `write` fill a file, whole or not at all; raises StorageError where the file system refuses.
-
-    Of several processes the first writes for all.
-    """
-    processes.by_first(lambda: _write_file(path, write))
-
-
-def _write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
-
-
 def restore(run: Run, checkpoints: Checkpoints, *, at_most: int | None = None) -> Restored | None:
     """The newest whole state of the run (up to step `at_most`), placed on its mesh; None where nothing is saved yet."""
     target = sharding.abstract(jax.eval_shape(run.initial_state, run.key), run.state_shardings)
     config, changed = dataclasses.asdict(run.config), {change["setting"] for change in run.changes}
-    restored = checkpoints.restore(target, config=config, data=run.data, ignore=RESUMABLE | changed, at_most=at_most)
+    ignore = RESUMABLE.union(changed, unread(flatten(run.config)))
+    restored = checkpoints.restore(target, config=config, data=run.data, ignore=ignore, at_most=at_most)
     if restored and "seed" in changed:
         key = jax.jit(lambda: run.key, out_shardings=sharding.replicated(run.mesh))()
         restored = restored._replace(state=restored.state._replace(key=key))
@@ -339,7 +324,6 @@ def evaluate(
     `evaluator` is `run.evaluator()` unless given: runs with the same model can share what is compiled for them.
     `undefined` says of those that do not exist why. Raises NotFiniteError that names the numbers that are not finite.
     """
-    settings = run.config.evaluation
     images = run.images(split)
     key, evaluator = evaluation_key(run, split), evaluator or run.evaluator()
     result: dict[str, Any] = {
@@ -347,16 +331,13 @@ def evaluate(
         "num_examples": len(images),
         "binarization": run.config.data.binarization,
         "likelihood": run.config.model.likelihood,
-    }
+    } | (protocol := evaluation_protocol(run.config))
     with np.errstate(all="ignore"):  # said below, once
         result |= evaluator.bound(params, key, images)
-        if run.config.model.posterior != "deterministic" and settings.num_samples:
-            result["num_samples"] = settings.num_samples
+        if "num_samples" in protocol:
             report = None if say is None else (lambda done: say(done, len(images)))
-            chunk = machine.samples_at_a_time(settings.chunk)
-            result |= evaluator.likelihood(
-                params, key, images, num_samples=settings.num_samples, chunk=chunk, report=report
-            )
+            amounts = {name: protocol[name] for name in ("num_samples", "chunk")}
+            result |= evaluator.likelihood(params, key, images, **amounts, report=report)
     result["undefined"] = undefined_numbers(run.config)
     if "bits_per_dim" not in result["undefined"]:
         result["bits_per_dim"] = bits_per_dim(result.get("nll", -result["elbo"]), run.image_shape)
@@ -367,13 +348,26 @@ def evaluate(
     return result
 
 
-def read_evaluation(directory: Path, step: int) -> dict[str, Any] | None:
-    """What evaluation.json in a run's directory says, if it can be read and is of this step; else None."""
+def read_evaluation(directory: Path, step: int, protocol: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """What evaluation.json in a run's directory says, if it can be read and is of this step; else None.
+
+    None, too, where it was made by another `evaluation_protocol` than the one that is asked for.
+    """
     try:
         found = json.loads((directory / EVALUATION_FILE).read_text())
     except (OSError, ValueError):
         return None
-    return found if found.get("step") == step else None
+    same = protocol is None or all(found.get(n) == protocol.get(n) for n in ("batch_size", "num_samples", "chunk"))
+    return found if found.get("step") == step and same else None
+
+
+def evaluation_protocol(config: Config) -> dict[str, Any]:
+    """The settings that the numbers of `evaluate` depend on, as it tells them."""
+    settings = config.evaluation
+    found: dict[str, Any] = {"batch_size": settings.batch_size}
+    if config.model.posterior != "deterministic" and settings.num_samples:
+        found |= {"num_samples": settings.num_samples, "chunk": machine.samples_at_a_time(settings.chunk)}
+    return found
 
 
 def undefined_numbers(config: Config) -> dict[str, str]:
@@ -387,14 +381,3 @@ def undefined_numbers(config: Config) -> dict[str, str]:
     elif model.likelihood == "bernoulli" and config.data.binarization == "none":
         found["bits_per_dim"] = "the Bernoulli is a probability of binary pixels, and these are intensities"
     return found
-
-
-def check_writable(directory: Path, flag: str = "--workdir") -> None:
-    """Refuses a directory that cannot be made or written to, and leaves nothing behind; raises StorageError."""
-    existing = directory
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    try:  # only trying tells: by the mode bits, root may write to /proc
-        tempfile.TemporaryDirectory(prefix=".vae-jax-", dir=existing).cleanup()
-    except OSError as error:
-        raise StorageError(f"{flag}: {directory} cannot be made or written to ({error.strerror})") from None

@@ -76,11 +76,18 @@ def validate(config: Config) -> Config:
     _check_objective(config.objective, config.train.batch_size)
     _check_microbatches(config)
     _check_streaming(config)
-    for path, (decides, choices) in _READ_WITH.items():
-        _require(values[decides] in choices or values[path] == _DEFAULTS[path], path, values[path],
+    for path in unread(values):
+        decides, _ = _READ_WITH[path]
+        _require(values[path] == _DEFAULTS[path], path, values[path],
                  f"{_DEFAULTS[path]} where {decides} is {values[decides]}, which does not read it")  # fmt: skip
     _check_combinations(config)
     return config
+
+
+def unread(values: Mapping[str, Any]) -> list[str]:
+    """The paths of a flat config whose values nothing reads, given its other settings."""
+    there = {path: rule for path, rule in _READ_WITH.items() if {path, rule[0]} <= values.keys()}
+    return [path for path, (decides, choices) in there.items() if values[decides] not in choices]
 
 
 def _check_streaming(config: Config) -> None:
@@ -108,6 +115,8 @@ def _check_combinations(config: Config) -> None:
         _require(objective.num_samples == 1, "objective.num_samples", objective.num_samples,
                  "1 where model.posterior is deterministic")  # fmt: skip
     if model.likelihood == "logistic-mixture":
+        _require(not model.tied, "model.tied", True,
+                 "False where model.likelihood is logistic-mixture, which has more features than an image")  # fmt: skip
         _require(config.data.binarization == "none", "data.binarization", config.data.binarization,
                  "none where model.likelihood is logistic-mixture, which is a density of 8-bit pixels")  # fmt: skip
     if config.train.patience:

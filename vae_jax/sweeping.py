@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import processes, runs, sharding
+from vae_jax import processes, runs, sharding, storage
 from vae_jax.checkpoints import Checkpoints, Restored
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
@@ -85,6 +85,16 @@ class Trained(NamedTuple):
     failure: str | None
 
 
+def prepare(group: Sequence[Member], directory: Path) -> tuple[list[Run], np.ndarray]:
+    """(the runs of a group's members, the images that all of them read), nothing written yet.
+
+    Raises InputError or StorageError where a member cannot be trained in its directory.
+    """
+    prepared = [runs.prepare_run(member.config, directory / member.name) for member in group]
+    runs.require_in_memory(prepared[0][0], "a sweep")
+    return [run for run, _ in prepared], prepared[0][1]
+
+
 def fit_group(
     group: Sequence[Member], directory: Path, *, stop: Callable[[], bool] = lambda: False
 ) -> list[Trained] | None:
@@ -94,14 +104,11 @@ def fit_group(
     alone. The same call goes on after an interruption, from the newest step that all members have. A member that is
     not finite is left at its last checkpoint, and the others go on. Raises CheckpointError, StorageError, LockedError.
     """
-    prepared = [runs.prepare_run(member.config, directory / member.name) for member in group]
-    found, images = [run for run, _ in prepared], prepared[0][1]
-    runs.require_in_memory(found[0], "a sweep")
+    found, images = prepare(group, directory)
     with contextlib.ExitStack() as stack:
         saved = []
         for run in found:
             stack.enter_context(processes.run_lock(run.directory))
-            runs.write_config(run)
             saved.append(stack.enter_context(Checkpoints(run.directory)))
         program = _Program(found)
         restored = _common_step(found, saved)
@@ -112,7 +119,10 @@ def fit_group(
         stack.enter_context(progress)
         recorders = [Recorder(run, c, first_step=first_step) for run, c in zip(found, saved, strict=True)]
         for recorder in recorders:
+            runs.write_config(recorder.run, first_step=first_step)
             stack.enter_context(recorder.writing(Unwritten()))  # the sweep shows a bar for all
+        for note in runs.changes_told(found[0], first_step):
+            progress.print(note)
         sweep = _Sweep(program, recorders, progress)
         if not sweep.train(state, images, stop):
             return None
@@ -250,7 +260,7 @@ def judge(trained: Sequence[Trained], *, split: str = "test") -> list[dict[str, 
         key = (run.model, run.config.evaluation, run.config.data.binarization)
         evaluator = share.setdefault(key, run.evaluator())
         found = runs.evaluate(run, params, split=split, evaluator=evaluator)
-        runs.write_json(run.directory / runs.EVALUATION_FILE, {"step": run.config.train.steps, **found})
+        storage.write_json(run.directory / runs.EVALUATION_FILE, {"step": run.config.train.steps, **found})
         results.append(found)
     return results
 
@@ -261,7 +271,8 @@ SUMMARISED = ("elbo", "reconstruction", "kl", "nll", "bits_per_dim", "squared_er
 def summarise(sweep: Sequence[Member], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each setting but the seed: {"varied", "members", name: {"mean", "sd"}}, over the members with that number.
 
-    The sd is that between seeds (divisor n - 1), None for a single one.
+    The sd is that between seeds (divisor n - 1), None for a single one. Members that diverged are counted apart, in
+    "failed" where there are any.
     """
     rows: dict[str, dict[str, Any]] = {}
     for member, result in zip(sweep, results, strict=True):
@@ -270,8 +281,10 @@ def summarise(sweep: Sequence[Member], results: Sequence[Mapping[str, Any]]) -> 
     summary = []
     for row in rows.values():
         numbers = {name: [r[name] for r in row["found"] if name in r] for name in SUMMARISED}
+        failed = sum("failure" in result for result in row["found"])
         summary.append(
-            {"varied": row["varied"], "members": len(row["found"])}
+            {"varied": row["varied"], "members": len(row["found"]) - failed}
+            | ({"failed": failed} if failed else {})
             | {name: mean_and_sd(values) for name, values in numbers.items() if values}
         )
     return summary
@@ -283,12 +296,13 @@ def mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def markdown(summary: Sequence[Mapping[str, Any]]) -> str:
-    """The summary as a table: mean ± sd over seeds, in nats."""
+    """The summary as a table: mean ± sd over the seeds that did not diverge, in nats."""
     names = [name for name in SUMMARISED if any(name in row for row in summary)]
-    settings = list(summary[0]["varied"])
-    lines = [f"| {' | '.join([*settings, 'members', *names])} |", "|---" * (len(settings) + 1 + len(names)) + "|"]
+    counts = ["members", *(["failed"] if any("failed" in row for row in summary) else [])]
+    titles = [*summary[0]["varied"], *counts, *names]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in summary:
-        cells = [str(value) for value in row["varied"].values()] + [str(row["members"])]
+        cells = [str(value) for value in (*row["varied"].values(), *(row.get(count, 0) for count in counts))]
         cells += [_cell(row.get(name)) for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

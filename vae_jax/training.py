@@ -1,6 +1,6 @@
 """From a loss to a trained state: the state, one pure step, and many steps in one program.
 
-Nothing here knows a device, a file or a clock: shardings are put on `jax.jit` from outside, and `runs.fit` decides
+Nothing here knows a device, a file or a clock: shardings are put on `jax.jit` from outside, and `fitting.fit` decides
 when to save and what to show.
 """
 
