@@ -158,6 +158,7 @@ def test_a_finished_run_is_evaluated_anew_where_another_evaluation_is_asked_for(
     assert "nll" not in call(*argv, "--evaluation.num-samples", 0).result
 
 
+@pytest.mark.fault
 def test_more_steps_under_a_schedule_that_spans_them_are_told_and_kept_and_fewer_are_refused(copied, call, monkeypatch):
     directory, argv = copied
     monkeypatch.setattr(drawing, "draw_all", lambda *_: [])

@@ -140,6 +140,7 @@ def test_settings_that_contradict_each_other_are_refused(path, settings):
     assert refusal(DIGITS | settings).startswith(f"{path}: ")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("path", "value", "default", "chosen"),
     [

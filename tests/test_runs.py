@@ -415,6 +415,7 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path):
         runs.open_run(tmp_path / "absent")
 
 
+@pytest.mark.fault
 def test_a_run_with_a_setting_that_nothing_read_goes_on(small, tmp_path, monkeypatch):
     """As older versions took it: weight decay under plain Adam."""
     directory = tmp_path / "run"
