@@ -72,7 +72,7 @@ from vae_jax.errors import VaeJaxError
 from vae_jax.evaluation import Evaluator, evaluate_examples
 from vae_jax.inference import Metrics, Params, make_loss
 from vae_jax.models import VAE, ConvEncoder, build_model
-from vae_jax.storage import write_file, write_json
+from vae_jax.storage import check_writable, write_file, write_json
 from vae_jax.sweeping import mean_and_sd
 from vae_jax.training import (
     EVALUATION_STREAM,
@@ -515,14 +515,16 @@ def main(argv: list[str] | None = None) -> None:
     """Compares, prints the tables, and last one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="8 x 8 digits and short trainings: does it run at all?")
-    parser.add_argument("--output", type=Path, default=Path("runs/gan_comparison"), help="where results are kept")
+    parser.add_argument("--output", type=Path, help="runs/gan_comparison, or runs/gan_comparison-quick, if not given")
     asked = parser.parse_args(argv)
+    output = asked.output or Path("runs/gan_comparison-quick" if asked.quick else "runs/gan_comparison")
     try:
-        result = compare(QUICK if asked.quick else FULL, asked.output)
+        check_writable(output, "--output")
+        result = compare(QUICK if asked.quick else FULL, output)
     except (VaeJaxError, FloatingPointError) as error:
         raise SystemExit(str(error)) from None
     print(markdown(result))
-    print(json.dumps({"output": str(asked.output), "scores": result["scores"], "vae": result["vae"]}))
+    print(json.dumps({"output": str(output), "scores": result["scores"], "vae": result["vae"]}))
 
 
 if __name__ == "__main__":

@@ -202,22 +202,23 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small digits, few gradients: the same code in seconds")
     parser.add_argument("--data-dir", help="where prepared data sets are")
-    parser.add_argument("--output", type=Path, default=Path("runs/gradient_snr"), help="where the results go")
+    parser.add_argument("--output", type=Path, help="runs/gradient_snr, or runs/gradient_snr-quick, if not given")
     asked = parser.parse_args(argv)
+    output = asked.output or Path("runs/gradient_snr-quick" if asked.quick else "runs/gradient_snr")
     scale = Scale((1, 16), gradients=40, chunk=20, images=4) if asked.quick else Scale()
     started = time.perf_counter()
     try:
+        storage.check_writable(output, "--output")
         base = PRESETS["digits" if asked.quick else "mnist"]
         config = override(base, data__data_dir=asked.data_dir, **(QUICK if asked.quick else FULL))
         model, params, x = trained(config)
         rows = measure(model, params, x[: scale.images], scale)
         slope = slopes(rows)
-        asked.output.mkdir(parents=True, exist_ok=True)
-        draw(asked.output / "gradient_snr.png", rows)
+        draw(output / "gradient_snr.png", rows)
         text = table(rows, slope)
-        storage.write_file(asked.output / "gradient_snr.md", lambda file: file.write(text.encode()))
+        storage.write_file(output / "gradient_snr.md", lambda file: file.write(text.encode()))
         result = {"data": config.data.name, "scale": scale._asdict(), "slopes": slope, "rows": rows}
-        storage.write_json(asked.output / "gradient_snr.json", result)
+        storage.write_json(output / "gradient_snr.json", result)
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None
     print(f"{text}\n{time.perf_counter() - started:.0f} s", file=sys.stderr)

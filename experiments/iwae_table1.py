@@ -72,16 +72,14 @@ one seed each; ± is the standard error over the test images, which all share. A
 import argparse
 import itertools
 import json
-import os
-import platform
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from clock import Clock
 
 from vae_jax import runs, storage, sweeping
 from vae_jax.config import Config
@@ -208,35 +206,6 @@ def config_of(cell: Cell, *, data_dir: str | None = None) -> Config:
         train__save_every=schedule.save_every,
         evaluation__num_samples=20 if quick else 5000,
     )
-
-
-class Clock:
-    """Seconds that a group of seeds has been trained for, kept on disk over the processes that do it.
-
-    To be given to `fit_group` as its `stop`, which it asks after each dispatch: it passes the question on.
-    """
-
-    def __init__(self, path: Path, stop: Callable[[], bool]):
-        self.path, self.stop = path, stop
-        self.before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
-        self.start = self.written = time.perf_counter()
-
-    def __call__(self) -> bool:
-        if time.perf_counter() - self.written > 10:
-            self.write()
-        return self.stop()
-
-    def write(self) -> None:
-        """Leaves the seconds so far, and what they were spent on, on disk."""
-        self.written = time.perf_counter()
-        storage.write_json(self.path, {"seconds": self.before + self.written - self.start, "device": device()})
-
-
-def device() -> str:
-    """What this process computes with."""
-    found = jax.devices()
-    cores = f", {len(os.sched_getaffinity(0))} cores" if found[0].platform == "cpu" else ""
-    return f"{len(found)} {found[0].device_kind}{cores}, jax {jax.__version__}, Python {platform.python_version()}"
 
 
 def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> list[str] | None:

@@ -88,7 +88,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import data
+from vae_jax import data, storage
 from vae_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from vae_jax.data.batches import mean_image
 from vae_jax.data.moons import Moons, draw, render
@@ -399,7 +399,7 @@ def draw_paths(path: Path, pictures: dict[str, dict[str, np.ndarray]]) -> None:
         axes.set_xticks(width * np.arange(len(frames)) + (width - 2) / 2)
         axes.set_xticklabels([f"t = {t:.1f}" for t in np.linspace(0, 1, len(frames))])
         axes.tick_params(length=0)
-    figure.savefig(path)
+    storage.write_file(path, functools.partial(figure.savefig, format="png"))
 
 
 def draw_curves(path: Path, results: dict[str, Any]) -> None:
@@ -426,25 +426,26 @@ def draw_curves(path: Path, results: dict[str, Any]) -> None:
             axes.title.set_fontsize(9)
             axes.grid(alpha=0.3)
     grid[0][1].legend(fontsize=8)
-    figure.savefig(path)
+    storage.write_file(path, functools.partial(figure.savefig, format="png"))
 
 
 def main(argv: list[str] | None = None) -> None:
     """Trains, measures, writes the figures and tables, and prints one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/moon_phases"), help="where the results go")
+    parser.add_argument("--output", type=Path, help="runs/moon_phases, or runs/moon_phases-quick, if not given")
     parser.add_argument("--quick", action="store_true", help="two seeds of twenty steps: does it run at all?")
     parser.add_argument("--data-dir", help="where data sets are")
     asked = parser.parse_args(argv)
+    output = asked.output or Path("runs/moon_phases-quick" if asked.quick else "runs/moon_phases")
     try:
+        storage.check_writable(output, "--output")
         results, pictures = study(QUICK if asked.quick else Scale(), asked.data_dir)
+        storage.write_json(output / "results.json", results)
+        storage.write_file(output / "table.md", lambda file: file.write(table(results).encode()))
+        draw_paths(output / "paths.png", pictures)
+        draw_curves(output / "curves.png", results)
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None
-    asked.output.mkdir(parents=True, exist_ok=True)
-    (asked.output / "results.json").write_text(json.dumps(results, indent=1))
-    (asked.output / "table.md").write_text(table(results))
-    draw_paths(asked.output / "paths.png", pictures)
-    draw_curves(asked.output / "curves.png", results)
     print(json.dumps(results))
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vae_jax import benchmarking, cli, costs, machine, planning, reporting, runs, sharding, variants
@@ -202,8 +203,9 @@ def test_a_comparison_tells_a_change_from_noise():
     assert sum(v["program"] == "slower" for v in said["slower"]) >= 57
     assert sum(v["program"] == "faster" for v in said["faster"]) >= 57
     assert sum(v["rbg"] != "no change beyond noise" for case in said.values() for v in case) <= 6
-    once = report(rng, rounds=1)
-    assert verdicts(once, once) == {"program": "one round only", "rbg": "one round only"}
+    few = report(rng, rounds=4)
+    assert verdicts(few, few) == {"program": "too few rounds", "rbg": "too few rounds"}
+    assert benchmarking.interval([1.0, 2.0, 3.0, 4.0]) == {"median": 2.5, "low": None, "high": None}
 
 
 def test_what_is_not_alike_in_two_reports_is_told():
@@ -271,6 +273,20 @@ def test_numbers_for_people():
 )
 def test_names_in_the_figure_do_not_overlap(places, expected):
     np.testing.assert_allclose(reporting.apart(np.array(places), least=0.1), expected, atol=1e-12)
+
+
+def test_devices_that_share_the_work_stay_below_the_roof_of_one():
+    """Eight devices at six tenths of what one can do, each with its own bytes: a point for one of them."""
+    rates = {"float32": 1e12, "bfloat16": 2e12, "bandwidth": 1e10}
+    row = {
+        "row": "devices-8", "flops": 8e9, "traffic_bytes": 1e7, "devices_that_add_up": 8,
+        "seconds_per_step": {"median": 1e9 / (0.6 * 1e12)},
+    }  # fmt: skip
+    axes = Figure().add_subplot()
+    reporting._draw_roofline(axes, [row], rates)
+    (points,) = [line for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points.get_xdata(), 100)
+    np.testing.assert_allclose(points.get_ydata(), 600)
 
 
 # Rows.
@@ -358,7 +374,7 @@ def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, ca
     listener = lambda event, **_: hits.append(event) if event == "/jax/compilation_cache/cache_hits" else None  # noqa: E731
     jax.monitoring.register_event_listener(listener)
     code, out, err = called(
-        capsys, "bench", *TINY, "--data.data-dir", data_dir, "--variants", "eager,remat,batch-32", "--rounds", 2,
+        capsys, "bench", *TINY, "--data.data-dir", data_dir, "--variants", "eager,remat,batch-32", "--rounds", 5,
         "--workdir", tmp_path / "bench", "--profile", tmp_path / "profile",
     )  # fmt: skip
     jax.monitoring.unregister_event_listener(listener)
@@ -371,12 +387,17 @@ def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, ca
     assert list(result["left_out"]) == ["remat"]
     assert "remat: left out (model.remat: True given" in err
     for name, row in rows.items():
-        assert len(row["samples"]) == 2
+        assert len(row["samples"]) == 5
         assert row["floor_seconds"] > 0
         batch = 32 if name == "batch-32" else 16
         assert row["images_per_second"] == pytest.approx(batch / row["seconds_per_step"]["median"])
         assert row["seconds_per_image"]["median"] == pytest.approx(row["seconds_per_step"]["median"] / batch)
         assert row["work_ratio"] == batch / 16
+        assert row["ratio_per_image"]["median"] == pytest.approx(row["ratio"]["median"] * 16 / batch)
+        assert row["times_floor"]["median"] == pytest.approx(
+            np.median(row["samples"]) / row["floor_seconds"],
+            rel=0.5,  # medians of ratios and of what they are made of
+        )
         assert row["times_floor"]["low"] <= row["times_floor"]["median"] <= row["times_floor"]["high"]
     assert rows["program"]["ratio"] == {"median": 1, "low": 1, "high": 1}
     program = rows["program"]

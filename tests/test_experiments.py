@@ -1,10 +1,15 @@
 """experiments/: each runs in quick form, through the same code, and its measures measure what they say."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from scripts import load
+from scripts import EXPERIMENTS, load
+
+from vae_jax.errors import InputError
+from vae_jax.settings import override
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +20,7 @@ def _digits_are_made_here(data_dir, monkeypatch):
 class TestPcaToVae:
     @pytest.fixture
     def script(self):
+        load("clock")  # where the script finds it
         return load("pca_to_vae")
 
     @pytest.fixture
@@ -67,6 +73,28 @@ class TestPcaToVae:
         np.testing.assert_allclose(drawn.mean(axis=0), codes.mean(axis=0), atol=0.03)
         np.testing.assert_allclose(np.cov(drawn.T), np.cov(codes.T), atol=0.05)
 
+    def test_what_is_generated_of_the_prior_and_of_fitted_codes_are_pictures(self, script):
+        codes = np.random.default_rng(0).normal(size=(1000, 2)) * 0.1 + 0.5
+        rung = script.Rung("fixed", lambda x: codes, lambda z: z.reshape(-1, 1, 2, 1), {})
+        noise = np.random.default_rng(1).standard_normal((5000, 2)).astype(np.float32)
+        made = script.generate(rung, None, noise)
+        np.testing.assert_array_equal(made["prior"], np.clip(noise, 0, 1).reshape(-1, 1, 2, 1))
+        np.testing.assert_allclose(made["fitted"].mean(axis=0).ravel(), 0.5, atol=0.02)
+
+    def test_the_seconds_are_those_of_all_processes_that_trained(self, script, tmp_path):
+        config = override(script._config("vae", quick=True), train__log_every=10, train__evaluate_every=0)
+        read, asked = script.Clock.__call__, []
+
+        def third(clock):
+            asked.append(read(clock))
+            return len(asked) == 3
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(script.Clock, "__call__", third)
+            first, _ = script.train_rung("vae", config, tmp_path / "vae")
+        second, _ = script.train_rung("vae", config, tmp_path / "vae")
+        assert 0 < first.row["seconds"] < second.row["seconds"]
+
 
 class TestPenalty:
     def test_without_the_penalty_the_noise_dies(self, tmp_path, capsys):
@@ -80,3 +108,28 @@ class TestPenalty:
             assert ratio[name] == pytest.approx(np.median(noise[-1] / spread[-1]))
         assert 2 * ratio["no penalty"] < ratio["KL"] < ratio["twice the KL"]
         assert {path.name for path in tmp_path.iterdir()} == {"penalty.png", "penalty.md", "penalty.json"}
+
+
+@pytest.mark.parametrize("name", ["pca_to_vae", "gan_comparison", "moon_phases", "gradient_snr", "penalty"])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(name, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    argv = [sys.executable, EXPERIMENTS / f"{name}.py", "--quick", "--output", tmp_path / "file" / "below"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot be made or written to (Not a directory)" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_the_quick_form_does_not_replace_what_the_full_one_has_made(monkeypatch):
+    load("picture_scores")
+    script, asked = load("gan_comparison"), []
+
+    def compare(settings, output):
+        asked.append(str(output))
+        raise InputError("enough")
+
+    monkeypatch.setattr(script, "compare", compare)
+    for argv in ([], ["--quick"], ["--quick", "--output", "here"]):
+        with pytest.raises(SystemExit, match="enough"):
+            script.main(argv)
+    assert asked == ["runs/gan_comparison", "runs/gan_comparison-quick", "here"]

@@ -97,6 +97,23 @@ def test_precision_and_recall_do_not_depend_on_chunks(measures):
     assert measures.precision_recall(real, fake) == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_judge_tells_a_missed_mode_from_a_wrong_picture(measures):
+    """Half of the test images are dark and half bright; pictures of one kind are precise and recall a half."""
+
+    class Pixels:
+        @staticmethod
+        def apply(variables, x):
+            return x.reshape(len(x), -1), x.reshape(len(x), -1)
+
+    rng = np.random.default_rng(0)
+    dark, bright = (rng.integers(low, low + 40, (60, 3, 3, 1), np.uint8) for low in (108, 210))
+    judge = measures.Judge(Pixels, {}, np.concatenate([dark, bright]))
+    one = judge.scores(dark)["grey"]
+    assert (one["precision"], one["recall"]) == (1.0, 0.5)
+    more = judge.scores(np.concatenate([dark, bright, np.zeros((120, 3, 3, 1), np.uint8)]))["grey"]
+    assert (more["precision"], more["recall"]) == (0.5, 1.0)
+
+
 def test_sharpness(measures):
     x = np.zeros((2, 5, 5, 1))
     x[0, 2, 2] = 1  # Laplacian: -4 there, 1 at its four neighbours

@@ -254,6 +254,21 @@ def test_a_plan_from_the_command_line(data_dir, capsys, monkeypatch):
     assert many["largest_batch"] == 1294 // 16 * 16
 
 
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_least_time_of_devices_that_spread_the_state_is_that_of_their_rates_together(small, monkeypatch, devices):
+    """As accelerators add up, here and where only one row of the mesh is here."""
+    monkeypatch.setattr(machine, "devices_that_add_up", lambda mesh: mesh.size)
+    monkeypatch.setattr(machine, "matrix_probe", lambda dtype: types.SimpleNamespace(rate=lambda: 1e9))
+    monkeypatch.setattr(machine, "bandwidth_probe", lambda size: types.SimpleNamespace(rate=lambda: 1e15))
+    monkeypatch.setattr(planning, "program_memory", lambda run: {})
+    two = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda *_: two)
+    config = small(mesh__data=devices // 2, mesh__fsdp=2, train__batch_size=8 * devices)
+    found = planning.plan(config, DATA)
+    assert found["devices"] == devices
+    assert found["seconds_per_step_at_least"] == pytest.approx(found["flops_per_step"] / devices / 1e9, rel=1e-3)
+
+
 def test_train_refuses_what_cannot_fit_before_it_compiles(data_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(machine, "memory_limit", lambda sharers: 10_000)
     monkeypatch.setattr(planning, "program_memory", lambda run: pytest.fail("compiled"))

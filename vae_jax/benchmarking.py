@@ -25,6 +25,7 @@ BLOCK_SECONDS = 0.2  # a row is timed for about as long at a time, dispatches wa
 MAX_CALLS = 1000
 DISPATCHES = 20  # of no step, for the host's time
 RESAMPLES = 2000
+FEWEST = 5  # rounds of which there is an interval
 PROBES = ("float32", "bfloat16", "bandwidth")
 FORMAT = 1
 FOLLOWING = frozenset({"train.save_every", "bandwidth_working_set"})  # settings and machine that follow from others
@@ -38,7 +39,10 @@ Say = Callable[[str], None]
 def interval(
     values: Sequence[float], others: Sequence[float] | None = None, *, level: float = 0.95, seed: int = 0
 ) -> dict[str, float | None]:
-    """{"median", "low", "high"}: a median over rounds and its bootstrap interval at `level`; no interval for one round.
+    """{"median", "low", "high"}: a median over rounds and its bootstrap interval at `level`.
+
+    No interval for fewer than `FEWEST` rounds: it cannot leave the least and the greatest of them, between which the
+    truth lies with a probability of 1 - 2^(1 - n), 0.5 of two and 0.75 of three.
 
     With `others` the ratio of the two medians, each resampled by itself, for measurements that were not taken in turn.
     Percentiles of `RESAMPLES` resamples (Efron & Tibshirani, An introduction to the bootstrap, 1993).
@@ -54,7 +58,7 @@ def interval(
     if others is not None:
         divisor, divisors = medians(others)
         middle, resampled, fewest = middle / divisor, resampled / divisors, min(fewest, len(others))
-    if fewest < 2:
+    if fewest < FEWEST:
         return {"median": middle, "low": None, "high": None}
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return {"median": middle, "low": float(low), "high": float(high)}
@@ -86,7 +90,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], *, level: float
         slower = known and min(seconds["low"], paced["low"]) > 1
         faster = known and max(seconds["high"], paced["high"]) < 1
         verdict = (
-            "slower" if slower else "faster" if faster else "no change beyond noise" if known else "one round only"
+            "slower" if slower else "faster" if faster else "no change beyond noise" if known else "too few rounds"
         )
         middles = {"before": statistics.median(past), "after": statistics.median(new)}
         found.append({"row": row["row"], **middles, "seconds": seconds, "paced": paced, "verdict": verdict})
@@ -336,6 +340,7 @@ def _entry(
         "seconds_per_image": interval(seconds / facts["batch_size"]),
         "ratio_per_image": ratio(seconds / images, samples[BASELINE]),
         "images_per_second": facts["batch_size"] / statistics.median(values),
+        "devices_that_add_up": together,
         "floor_seconds": float(np.median(floor)),
         "times_floor": interval(seconds / floor),
         "share_of_matrix_rate": {name: float(np.median(facts["flops"] / (seconds * r))) for name, r in rate.items()},

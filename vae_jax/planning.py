@@ -181,9 +181,7 @@ def plan(config: Config, data: dict[str, Any], *, streamed: bool = False, limit:
     limit = machine.memory_limit(devices if jax.default_backend() == "cpu" else 1) if limit is None else limit
     memory = program_memory if here else memory_of_a_part
     used = memory(run)
-    matrix = machine.matrix_probe(run.config.model.compute_dtype).rate() * (
-        machine.devices_that_add_up(run.mesh) if here else 1
-    )
+    matrix = machine.matrix_probe(run.config.model.compute_dtype).rate() * machine.devices_that_add_up(run.mesh)
     bandwidth = machine.bandwidth_probe(found.traffic // 2).rate()
     parts = run.microbatches
     share = devices // run.mesh.size

@@ -176,15 +176,16 @@ def _draw_ratios(axes: Any, rows: Sequence[Mapping[str, Any]], baseline: str) ->
 
 def _draw_roofline(axes: Any, rows: Sequence[Mapping[str, Any]], rates: Mapping[str, float]) -> None:
     """Work per byte of unavoidable traffic, and work per second, under what the machine was measured to do."""
-    intensity = np.array([row["flops"] / row["traffic_bytes"] for row in rows])
-    reached = np.array([row["flops"] / row["seconds_per_step"]["median"] for row in rows])
+    flops = np.array([row["flops"] / row["devices_that_add_up"] for row in rows])  # of one device, as its roof is
+    intensity = flops / [row["traffic_bytes"] for row in rows]
+    reached = flops / [row["seconds_per_step"]["median"] for row in rows]
     ridges = [rates[name] / rates["bandwidth"] for name in ("float32", "bfloat16")]
     x = np.geomspace(min(*intensity, *ridges) / 4, max(*intensity, *ridges) * 4, 200)
     for name, color in (("float32", "C0"), ("bfloat16", "C2")):
         axes.loglog(x, np.minimum(rates[name], rates["bandwidth"] * x) / 1e9, color=color, label=f"roof, {name}")
     axes.loglog(intensity, reached / 1e9, "o", color="C3", markersize=4)
     _name_points(axes, [row["row"] for row in rows], intensity, reached / 1e9)
-    axes.set(title="Roofline", xlabel="FLOP for each byte of least traffic", ylabel="GFLOP/s")
+    axes.set(title="Roofline", xlabel="FLOP for each byte of least traffic", ylabel="GFLOP/s of a device")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
 
