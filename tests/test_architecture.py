@@ -14,6 +14,7 @@ LAYERS = (
     ("errors",),
     ("config", "host", "processes", "random", "signals"),
     ("settings",),
+    ("digests",),
     (
         "costs",
         "machine",

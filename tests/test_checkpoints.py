@@ -1,5 +1,6 @@
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -21,7 +22,7 @@ import pytest
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from vae_jax import checkpoints
+from vae_jax import checkpoints, digests
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import CheckpointError, LockedError, NotFiniteError, StorageError
 from vae_jax.processes import run_lock
@@ -62,7 +63,7 @@ def target_of(state, sharding=None):
 
 def assert_same(a, b):
     chex.assert_trees_all_equal_structs(a, b)
-    for (path, x), (_, y) in zip(checkpoints._leaves(a), checkpoints._leaves(b), strict=True):
+    for (path, x), (_, y) in zip(digests.named_leaves(a), digests.named_leaves(b), strict=True):
         assert x.dtype == y.dtype, path
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
@@ -149,6 +150,36 @@ def test_a_saved_step_is_not_replaced(run):
     assert_same(restore(run).state, make_state(200))
 
 
+def test_the_copy_of_a_state_is_let_go_once_it_is_saved(tmp_path):
+    def live():
+        gc.collect()
+        return sum(leaf.nbytes for leaf in jax.live_arrays() if leaf.shape == (1031, 7))
+
+    state = make_state(7)._replace(params={"w": jnp.ones((1031, 7))})
+    before = live()
+    with Checkpoints(tmp_path) as saved:
+        saved.save(7, state, config=CONFIG, data=DATA)
+        end = time.monotonic() + 60
+        while live() > before and time.monotonic() < end:
+            time.sleep(0.02)
+            saved.check()
+        assert live() == before
+        assert saved.steps() == [7]
+        assert saved.save(8, state, config=CONFIG, data=DATA)
+
+
+def test_what_is_ahead_is_set_aside_and_can_be_saved_again(run):
+    with Checkpoints(run) as saved:
+        saved.set_aside_after(100)
+        assert saved.steps() == [100]
+        assert saved.save(150, make_state(150), config=CONFIG, data=DATA)
+        saved.set_aside_after(200)
+        assert saved.steps() == [100, 150]
+        saved.set_aside_after(0)
+        assert saved.steps() == []
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["ahead-100", "ahead-150", "ahead-200"]
+
+
 def test_a_save_survives_the_donation_of_its_buffers(tmp_path):
     state = make_state(7)
     spoil = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
@@ -195,11 +226,11 @@ def test_orbax_is_imported_when_it_is_needed():
 def test_a_digest_is_of_bytes_shape_dtype_and_generator():
     zeros = [jnp.zeros(4), jnp.zeros((2, 2)), jnp.zeros(4, jnp.int32), jnp.zeros(4).at[0].set(-0.0)]
     keys = [jax.random.wrap_key_data(jnp.zeros(4, jnp.uint32), impl=impl) for impl in ("rbg", "unsafe_rbg")]
-    assert len({checkpoints._digest(leaf) for leaf in zeros + keys}) == 6
+    assert len({digests.digest(leaf) for leaf in zeros + keys}) == 6
     mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
     whole = jnp.arange(16.0)
     shards = jax.device_put(whole, NamedSharding(mesh, PartitionSpec("data")))
-    assert checkpoints._digest(shards) == checkpoints._digest(whole)
+    assert digests.digest(shards) == digests.digest(whole)
 
 
 def test_a_flipped_bit_is_found_or_harmless(two_steps, tmp_path, capfd):

@@ -133,18 +133,19 @@ def test_a_signal_in_the_evaluation_ends_it_and_the_same_command_repeats_it(copi
 
 
 @pytest.mark.fault
-def test_what_was_said_at_the_end_goes_when_more_steps_begin(copied, call, monkeypatch):
+@pytest.mark.parametrize(("where", "step"), [("begin", 20), ("dispatched", 25)])
+def test_what_was_said_at_the_end_goes_when_more_steps_begin(where, step, copied, call, monkeypatch):
     """A script takes `evaluation.json` for the end of a run, also of one that has been interrupted after it."""
     directory, argv = copied
-    dispatched = fitting.Recorder.dispatched
+    method = getattr(fitting.Recorder, where)
 
     def interrupted(self, *args):
         signal.raise_signal(signal.SIGTERM)
-        return dispatched(self, *args)
+        return method(self, *args)
 
-    monkeypatch.setattr(fitting.Recorder, "dispatched", interrupted)
+    monkeypatch.setattr(fitting.Recorder, where, interrupted)
     stopped = call(*argv, "--train.steps", 40).result
-    assert (stopped["status"], stopped["step"]) == ("interrupted", 25)
+    assert (stopped["status"], stopped["step"]) == ("interrupted", step)
     assert not (directory / "evaluation.json").exists()
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vae_jax import data, host
 from vae_jax.data import cache, catalog, files, preparing, splits
-from vae_jax.errors import InputError, StorageError, VaeJaxError
+from vae_jax.errors import InputError, NoExamplesError, StorageError, VaeJaxError
 
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
 MD5 = {  # of the uncompressed archives
@@ -121,11 +123,11 @@ def test_bad_splits_and_shares_are_refused():
     for holdout in (-0.1, 1.0, float("nan"), False, "0.1"):
         with refused(InputError, "data.holdout", repr(holdout)):
             data.load("digits", "train", holdout=holdout)
-    with refused(InputError, "data.holdout=0", "validation"):
+    with refused(NoExamplesError, "data.holdout=0", "validation"):
         splits.select({"train": 10, "test": 2}, "validation", 0)
-    with refused(InputError, "data.holdout=0", "test"):
+    with refused(NoExamplesError, "data.holdout=0", "test"):
         splits.select({"train": 10}, "test", 0)
-    with refused(InputError, "data.holdout=0.1", "train"):
+    with refused(NoExamplesError, "data.holdout=0.1", "train"):
         splits.select({"train": 2}, "train", 0.1)
     with refused(InputError, "no training examples", "test"):
         splits.select({"test": 2}, "train", 0.1)
@@ -221,6 +223,64 @@ def test_a_header_that_declares_more_than_there_is_takes_no_memory(tmp_path, sha
         (tmp_path / f"x{suffix}").write_bytes(content)
         with refused(StorageError, "declares", "64 bytes"):
             data.load(tmp_path / f"x{suffix}", "train")
+
+
+def test_pages_of_files_that_give_way_do_not_count_against_a_group_of_processes(tmp_path, monkeypatch):
+    """What was read of data and checkpoints lies in a container's page cache, and counts as its memory."""
+    monkeypatch.setattr(host, "GROUP", tmp_path)
+    assert host._of_group() is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("990\n")
+    (tmp_path / "memory.stat").write_text("anon 300\nfile 690\ninactive_file 600\nactive_file 90\n")
+    assert host._of_group() == 610
+    assert host.available_memory() == 610
+    (tmp_path / "memory.max").write_text("max\n")
+    assert host._of_group() is None
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("kind", ["folder", "records"])
+def test_pictures_and_records_larger_than_the_memory_are_refused(kind, tmp_path, data_dir, monkeypatch):
+    monkeypatch.setattr(host, "available_memory", lambda: 999)
+    if kind == "records":
+        with refused(InputError, "memory"):
+            data.open_records("digits", "train", data_dir=data_dir, holdout=0.1).read_all()
+        return
+    for i in range(10):
+        Image.fromarray(images_like(10, 10, seed=i)).save(tmp_path / f"{i}.png")
+    with refused(InputError, "memory"):
+        data.load(tmp_path, "train")
+
+
+def test_truth_values_are_black_and_white_and_bytes_of_0_and_1_are_refused(tmp_path):
+    truth = images_like(20, 4, 4) > 127
+    np.testing.assert_array_equal(
+        data.load(save(tmp_path / "x.npy", truth), "train", holdout=0.1)[..., 0].max(axis=0), 255 * np.ones((4, 4))
+    )
+    assert set(np.unique(data.load(tmp_path / "x.npy", "train", holdout=0.1))) == {0, 255}
+    with refused(InputError, "values of 0 and 1 given as uint8, whose white is 255; multiply them by 255"):
+        data.load(save(tmp_path / "y.npy", truth.astype(np.uint8)), "train")
+
+
+def test_what_is_kept_quiet_in_two_threads_ends_in_both():
+    inside, out = threading.Event(), sys.stdout
+
+    def first():
+        with catalog.quiet():
+            inside.set()
+            time.sleep(0.1)
+
+    def second():
+        inside.wait()
+        with catalog.quiet():
+            time.sleep(0.2)
+
+    both = [threading.Thread(target=f) for f in (first, second)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert sys.stdout is out
 
 
 @pytest.mark.fault

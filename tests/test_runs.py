@@ -432,6 +432,47 @@ def test_a_run_with_a_setting_that_nothing_read_goes_on(small, tmp_path, monkeyp
     assert (outcome.resumed_from, outcome.step) == (20, 25)
 
 
+def test_a_run_of_a_version_without_some_settings_goes_on(small, tmp_path):
+    directory = tmp_path / "run"
+    run, _ = fit(small(), directory)
+    stored = json.loads((directory / runs.CONFIG_FILE).read_text())
+    for section, name in (("data", "workers"), ("data", "streaming"), ("train", "microbatches")):
+        del stored["config"][section][name]
+    storage.write_json(directory / runs.CONFIG_FILE, stored)
+    assert runs.open_run(directory).config == arguments.parse_train(["--workdir", str(directory)])[1] == run.config
+
+
+@pytest.mark.fault
+def test_images_held_out_that_cannot_be_read_are_told_before_the_first_step(small, tmp_path, monkeypatch):
+    images = runs.Run.images
+
+    def damaged(run, split):
+        if split == "validation":
+            raise InputError("needs 9 GiB of memory")
+        return images(run, split)
+
+    monkeypatch.setattr(runs.Run, "images", damaged)
+    with pytest.raises(InputError, match="needs 9 GiB"):
+        fit(small(train__evaluate_every=10), tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    fit(small(), tmp_path / "other")  # which looks at none
+
+
+def test_tensorboard_is_told_what_a_resumed_run_replaces(small, tmp_path, monkeypatch):
+    asked = []
+    board = fitting.TensorBoard
+    monkeypatch.setattr(fitting, "TensorBoard", lambda *args, **kwargs: asked.append(kwargs) or board(*args, **kwargs))
+    fit(small(), tmp_path / "run")
+    fit(small(train__steps=30), tmp_path / "run")
+    assert asked == [{"purge_step": None}, {"purge_step": 21}]
+
+
+def test_each_split_has_draws_of_its_own_in_evaluations(small, tmp_path):
+    run, _ = runs.prepare_run(small(), tmp_path / "run")
+    keys = [jax.random.key_data(runs.evaluation_key(run, split)).tolist() for split in ("train", "validation", "test")]
+    assert len({*map(tuple, keys)}) == 3
+
+
 @pytest.mark.fault
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "result.json"
@@ -456,6 +497,11 @@ def test_images_binarised_once_are_the_same_at_each_start(small, tmp_path):
     assert not np.array_equal(reading.load_images(override(config, seed=1), "train"), once)
     # Bernoulli(pixel / 255): the mean over images of each pixel, within 5 standard errors.
     error = 5 * np.sqrt(0.25 / len(grey))
+    np.save(tmp_path / "grey.npy", np.full((300, 4, 4), 128, np.uint8))
+    drawn = [
+        reading.load_images(override(config, data__name=str(tmp_path / "grey.npy")), s)[:20] for s in ("train", "test")
+    ]
+    assert 0.3 < (drawn[0] != drawn[1]).mean() < 0.7  # a split's draws are its own
     assert (np.abs(once.mean(axis=0) - grey.mean(axis=0)) / 255 < error).all()
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vae_jax import cli, figures, fitting, runs, sharding, sweeping
-from vae_jax.errors import InputError
+from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.settings import override
 from vae_jax.sweeping import fit_group, groups, judge, markdown, members, summarise
 
@@ -133,6 +133,54 @@ def test_an_interrupted_sweep_goes_on_from_the_step_that_all_have(config, tmp_pa
     name = sweep[1].name
     files = [tmp_path / part / name / fitting.METRICS_FILE for part in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_sweep_that_is_stopped_before_the_member_that_is_ahead_goes_on(config, tmp_path):
+    """As where a process is killed between the saves of two members: what one has more is made again."""
+    sweep = members(override(config, train__steps=15), VARIED)
+    calls = iter([True])
+    assert fit_group(sweep, tmp_path, stop=lambda: next(calls, False)) is None  # after 5 steps
+    ahead, images = runs.prepare_run(sweep[0].config, tmp_path / sweep[0].name)
+    fitting.fit(ahead, images)
+    calls = iter([True])
+    assert fit_group(sweep, tmp_path, stop=lambda: next(calls, False)) is None  # after 10
+    kept = tmp_path / sweep[0].name / "checkpoints"
+    assert {path.name for path in kept.iterdir()} == {"5", "10", "ahead-10", "ahead-15"}
+    assert [member.failure for member in fit_group(sweep, tmp_path)] == [None] * 4
+
+
+@pytest.mark.fault
+def test_a_sweep_with_a_member_that_diverged_goes_on_without_it(config, tmp_path):
+    base = {"optimizer__name": "sgd", "optimizer__schedule": "constant", "train__steps": 30}
+    sweep = members(override(config, **base), {"optimizer.learning_rate": [1e-6, 1e30]})
+    whole = fit_group(sweep, tmp_path / "whole")
+    calls = iter([False, False, False, True])
+    assert fit_group(sweep, tmp_path / "parts", stop=lambda: next(calls, False)) is None  # after 20 steps
+    for _ in range(2):  # goes on; and is done already
+        good, bad = fit_group(sweep, tmp_path / "parts")
+        assert good.failure is None
+        assert "not finite" in bad.failure == whole[1].failure
+        files = [tmp_path / part / sweep[0].name / fitting.METRICS_FILE for part in ("whole", "parts")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    (tmp_path / "parts" / sweep[0].name / sweeping.FAILURE_FILE).write_text('{"failure": "as well"}')
+    assert [member.failure for member in fit_group(sweep, tmp_path / "parts")] == ["as well", bad.failure]
+
+
+@pytest.mark.fault
+def test_a_member_whose_bound_is_not_finite_does_not_cost_the_others_theirs(config, tmp_path, monkeypatch):
+    sweep = members(config, {"seed": [0, 1]})
+    trained = fit_group(sweep, tmp_path)
+    evaluate = runs.evaluate
+
+    def overflowing(run, *args, **kwargs):
+        if run.config.seed == 0:
+            raise NotFiniteError("the evaluation is not finite")
+        return evaluate(run, *args, **kwargs)
+
+    monkeypatch.setattr(runs, "evaluate", overflowing)
+    first, second = judge(trained)
+    assert first == {"failure": "the evaluation is not finite"}
+    assert np.isfinite(second["elbo"])
 
 
 @pytest.mark.fault

@@ -5,27 +5,24 @@ description that it belongs to, and the digests that tell whether all of it is s
 either whole or absent: it is written under a temporary name and renamed at the end.
 """
 
-import hashlib
 import inspect
-import json
 import logging
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import multihost_utils
 
 from vae_jax import processes
+from vae_jax.digests import digest, first_few, mismatches, named_leaves, plain, seal, spec
 from vae_jax.errors import CheckpointError, NotFiniteError, StorageError, VaeJaxError
-from vae_jax.settings import flat_items
 
 PyTree = Any
 
@@ -33,8 +30,6 @@ FOLDER_NAME = "checkpoints"
 _TEMPORARIES = "*.orbax-checkpoint-tmp*"
 _IN_ORBAX = f"{os.sep}orbax{os.sep}"
 _OF_ORBAX = (_IN_ORBAX, "tensorstore", "orbax-checkpoint", "OCDBT")  # the marks of what it and its storage log
-_ABSENT = object()
-_LISTED = 5  # leaves that one error message names
 _LARGE = 1 << 30  # bytes
 
 
@@ -124,19 +119,24 @@ class Checkpoints:
                 return False
             raise CheckpointError(f"step {step} is older than the newest step {newest} in {self.directory}")
         copy, finite = _copy(state)
-        paths = [path for path, ok in _leaves(jax.device_get(finite)) if not ok]
+        paths = [path for path, ok in named_leaves(jax.device_get(finite)) if not ok]
         if paths:
-            raise NotFiniteError(f"step {step} is not saved, it is not finite: {', '.join(_first(paths))}")
-        config, data = _plain(config), _plain(data)
-        leaves = {path: {"spec": _spec(leaf), "sha256": _digest(leaf)} for path, leaf in _leaves(copy)}
-        digests = {"leaves": leaves, "description": _seal(config, data, leaves)}
+            raise NotFiniteError(f"step {step} is not saved, it is not finite: {', '.join(first_few(paths))}")
+        config, data = plain(config), plain(data)
+        leaves = {path: {"spec": spec(leaf), "sha256": digest(leaf)} for path, leaf in named_leaves(copy)}
+        digests = {"leaves": leaves, "description": seal(config, data, leaves)}
         self._pending = step, {"state": copy, "config": config, "data": data, "digests": digests}
         self._error = self._start() or self._error
+        if not processes.is_alone():
+            self._pending = step, {}  # there is no second try, so the copy can go once it is written
         self._failed = processes.agreed(self._failed_here)
         return True
 
     def check(self) -> None:
-        """Raises StorageError if the last save has failed, in any process; waits only where one is tried again."""
+        """Raises StorageError if the last save has failed, in any process; waits only where one is tried again.
+
+        Where it is whole its copy of the state is let go.
+        """
         if self._pending and self._failed():
             self.wait()
 
@@ -189,13 +189,19 @@ class Checkpoints:
             except Exception as error:  # whatever Orbax makes of files that are not what it wrote
                 damaged[step] = _reason(error)
                 continue
-            self._set_aside(damaged)
+            self._set_aside(damaged, "damaged")
             notes = [f"step {old} is damaged ({why}); using step {step}" for old, why in damaged.items()]
             return Restored(state, step, notes)
         if damaged:
             reasons = "; ".join(f"step {step} ({why})" for step, why in damaged.items())
             raise CheckpointError(f"every checkpoint in {self.directory} is damaged: {reasons}")
         return None
+
+    def set_aside_after(self, step: int) -> None:
+        """Renames the steps after `step` to ahead-STEP, so that they can be made and saved again."""
+        self.wait()
+        self._manager.reload()
+        self._set_aside([later for later in self.steps() if later > step], "ahead")
 
     def _compare(self, step: int, target: PyTree, config: dict, data: dict, ignore: frozenset[str]) -> dict:
         """The digests of a step's leaves; raises CheckpointError if the step is not of this run.
@@ -205,18 +211,18 @@ class Checkpoints:
         args = {name: self._args.JsonRestore() for name in ("config", "data", "digests")}
         found = self._manager.restore(step, args=self._args.Composite(**args))
         leaves = found["digests"]["leaves"]
-        if _seal(found["config"], found["data"], leaves) != found["digests"]["description"]:
+        if seal(found["config"], found["data"], leaves) != found["digests"]["description"]:
             raise _Damaged("config, data and digests do not belong together")
         saved = {path: leaf["spec"] for path, leaf in leaves.items()}
-        given = {path: _spec(leaf) for path, leaf in _leaves(target)}
+        given = {path: spec(leaf) for path, leaf in named_leaves(target)}
         problems = [
-            *_mismatches(found["config"], _plain(config), "config", ignore=ignore),
-            *_mismatches(found["data"], _plain(data), "data", ignore=ignore),
-            *_first(_mismatches(saved, given, "state", show=str)),
+            *mismatches(found["config"], plain(config), "config", ignore=ignore),
+            *mismatches(found["data"], plain(data), "data", ignore=ignore),
+            *first_few(mismatches(saved, given, "state", show=str)),
         ]
         if problems:
             raise CheckpointError(f"step {step} in {self.directory} does not fit: {'; '.join(problems)}")
-        declared = sum(leaf.size * leaf.dtype.itemsize for _, leaf in _leaves(target))
+        declared = sum(leaf.size * leaf.dtype.itemsize for _, leaf in named_leaves(target))
         there = sum(file.stat().st_size for file in (self.directory / str(step)).rglob("*") if file.is_file())
         if declared > _LARGE and declared > 1000 * there:  # what is compressed shrinks to a tenth, not to nothing
             raise _Damaged(f"declares {declared} bytes, and its files hold {there}")
@@ -231,8 +237,8 @@ class Checkpoints:
                 raise _Damaged(_reason(error)) from error
 
         state = processes.together(read, expected=_Damaged)
-        for path, leaf in _leaves(state):
-            if _digest(leaf) != leaves[path]["sha256"]:
+        for path, leaf in named_leaves(state):
+            if digest(leaf) != leaves[path]["sha256"]:
                 raise _Damaged(f"{path} does not match its digest")
         return state
 
@@ -258,6 +264,7 @@ class Checkpoints:
     def _failed_here(self) -> bool:
         if processes.is_alone() and not (self._error or self._manager.is_saving_in_progress()):
             self._error = self._join()
+            self._pending = self._pending if self._error else None
         return self._error is not None
 
     def _barrier(self, *, key: str, timeout_ms: int) -> None:
@@ -286,19 +293,19 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
             time.sleep(0.05)
 
-    def _set_aside(self, steps: dict[int, str]) -> None:
-        """Renames damaged steps: the same step can be saved again, and nothing is deleted."""
+    def _set_aside(self, steps: Iterable[int], why: str) -> None:
+        """Renames steps to WHY-STEP: the same step can be saved again, and nothing is deleted."""
         if self._read_only or not steps:
             return
         if jax.process_index() == 0:
             for step in steps:
-                aside = self.directory / f"damaged-{step}"
+                aside = self.directory / f"{why}-{step}"
                 shutil.rmtree(aside, ignore_errors=True)
                 try:
                     (self.directory / str(step)).rename(aside)
                 except OSError as error:
                     raise StorageError(f"cannot set step {step} aside: {_reason(error)}") from error
-        multihost_utils.sync_global_devices("damaged steps are set aside")
+        multihost_utils.sync_global_devices(f"{why} steps are set aside")
         self._manager.reload()
 
 
@@ -335,58 +342,9 @@ def _copy(state: PyTree) -> tuple[PyTree, PyTree]:
     return jax.tree.map(jnp.copy, state), jax.tree.map(finite, state)
 
 
-def _digest(leaf: jax.Array) -> str:
-    """SHA-256 over dtype (which names the generator of a key), shape and bytes, whatever the sharding."""
-    content = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-    if not (content.is_fully_addressable or content.is_fully_replicated):
-        content = multihost_utils.process_allgather(content, tiled=True)  # one leaf at a time
-    content = np.ascontiguousarray(content).reshape(-1)
-    digest = hashlib.sha256(_spec(leaf).encode())
-    digest.update(content.view(np.uint8))  # bfloat16 has no buffer of its own
-    return digest.hexdigest()
-
-
-def _spec(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
-
-
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
-
-
-def _plain(item: dict) -> dict:
-    """A dictionary as it comes back from JSON: tuples are lists, keys are strings."""
-    return json.loads(json.dumps(item))
-
-
-def _seal(*items: dict) -> str:
-    return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()
-
-
-def _mismatches(
-    saved: dict, given: dict, name: str, *, ignore: frozenset[str] = frozenset(), show: Callable = json.dumps
-) -> list[str]:
-    """A line such as "model.latent_dim: 20 in checkpoint, 40 in config" for each field that differs."""
-    saved, given = flat_items(saved), flat_items(given)
-    lines = []
-    for field in given | saved:
-        if any(field == skipped or field.startswith(f"{skipped}.") for skipped in ignore):
-            continue
-        old, new = (show(item[field]) if field in item else "absent" for item in (saved, given))
-        if old != new and saved.get(field, _ABSENT) != given.get(field, _ABSENT):
-            lines.append(f"{field}: {old} in checkpoint, {new} in {name}")
-    return lines
-
-
-def _first(lines: list[str]) -> list[str]:
-    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-    return [*lines[:_LISTED], *more]
 
 
 def _reason(error: BaseException) -> str:

@@ -11,6 +11,10 @@ class InputError(VaeJaxError):
     """A setting, a name or a data set that cannot be used. Exit code 2."""
 
 
+class NoExamplesError(InputError):
+    """A split for which nothing is held out, and which the data set does not have. Exit code 2."""
+
+
 class NotFiniteError(VaeJaxError):
     """Training met a loss, gradient or parameter that is not finite. Exit code 3."""
 

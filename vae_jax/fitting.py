@@ -15,7 +15,7 @@ from vae_jax import drawing, processes, sharding
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.config import TrainConfig
 from vae_jax.data.batches import mean_image
-from vae_jax.errors import InputError, NotFiniteError
+from vae_jax.errors import InputError, NoExamplesError, NotFiniteError
 from vae_jax.feeding import Feed, Images, feeding
 from vae_jax.inference import Loss, Metrics, make_loss
 from vae_jax.runs import (
@@ -155,8 +155,10 @@ def _train(
 ) -> tuple[TrainState, str]:
     """Runs the program until the last step; returns the state and how it ended."""
     program, config, first_step = compile_program(recorder.run), recorder.config, recorder.step
-    if recorder.step < config.steps and stop():  # it came while the data were prepared: nothing is there to save yet
-        return state, "interrupted"
+    if recorder.step < config.steps and not recorder.no_better():
+        recorder.begin()
+        if stop():  # it came while the data were prepared: nothing is there to save yet
+            return state, "interrupted"
     while recorder.step < config.steps and not recorder.no_better():
         count = steps_to_dispatch(config, recorder.step)
         images = feed(count)
@@ -196,11 +198,11 @@ class Recorder:
             raise InputError(
                 f"train.steps: {self.config.steps} given, must be at least the {first_step} of {run.directory}"
             )
-        self.step = self.first_step = first_step
+        self.step = first_step
         self.schedule = make_schedule(run.config.optimizer, self.config.steps)
         self.max_skips = self.config.max_skips if self.config.nonfinite == "skip" else 0
         self.unread: tuple[int, int, Metrics] | None = None  # (first step, number of steps, metrics)
-        self.validation: tuple[Any, np.ndarray] | None = None
+        self.validation: tuple[Any, np.ndarray] | None = None  # evaluator and images held out, from `begin` on
         self.history = processes.from_first(self._kept_bounds)
 
     def _kept_bounds(self) -> list[float]:
@@ -221,13 +223,15 @@ class Recorder:
             stack.callback(self.board.close)
             yield
 
-    def dispatched(self, count: int, metrics: Metrics) -> None:
-        """Notes that `count` more steps are on their way, whose `metrics` are to be read later.
+    def begin(self) -> None:
+        """To be called before the first of more steps: what was said of the run at its end is no longer so, and images
+        held out that cannot be read are told now. Raises InputError, StorageError."""
+        remove(self.run.directory / EVALUATION_FILE)
+        if self.config.evaluate_every:
+            self.validation = self.run.evaluator(), processes.together(self._held_out)
 
-        With the first of them what was said of the run at its end, by an earlier start, is no longer so.
-        """
-        if self.step == self.first_step:
-            remove(self.run.directory / EVALUATION_FILE)
+    def dispatched(self, count: int, metrics: Metrics) -> None:
+        """Notes that `count` more steps are on their way, whose `metrics` are to be read later."""
         self.unread = (self.step, count, metrics)
         self.step += count
 
@@ -265,8 +269,6 @@ class Recorder:
         """Writes the bound on the held-out images, and pictures."""
         self.read()
         params, key = evaluation_params(state, self.run.config), evaluation_key(self.run, "validation")
-        if self.validation is None:
-            self.validation = self.run.evaluator(), self._held_out()
         evaluator, images = self.validation
         for name, picture in drawing.pictures(self.run, params, key, images[:SHOWN]).items():
             self.board.image(self.step, name, picture)
@@ -282,7 +284,7 @@ class Recorder:
     def _held_out(self) -> np.ndarray:
         try:
             return self.run.images("validation")
-        except InputError:  # nothing was held out, and the source has no split of its own
+        except NoExamplesError:  # nothing was held out, and the source has no split of its own
             return np.empty((0, *self.run.image_shape), np.uint8)
 
     def no_better(self) -> bool:

@@ -4,6 +4,8 @@ import os
 import resource
 from pathlib import Path
 
+GROUP = Path("/sys/fs/cgroup")
+
 
 def cores() -> int:
     """Processor cores that this process may use."""
@@ -30,9 +32,10 @@ def _of_machine() -> int | None:
 
 def _of_group() -> int | None:
     try:
-        group = Path("/sys/fs/cgroup")
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or `max`
+        left = int((GROUP / "memory.max").read_text()) - int((GROUP / "memory.current").read_text())
+        counts = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
+        return left + int(counts["inactive_file"])  # pages of files that were read, which give way
+    except (OSError, ValueError, KeyError):  # no such group, or `max`
         return None
 
 

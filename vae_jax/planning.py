@@ -178,6 +178,7 @@ def plan(config: Config, data: dict[str, Any], *, streamed: bool = False, limit:
     """
     run, devices, here = planned_run(config, data, streamed=streamed)
     found = step_costs(run)
+    copy = found.state_bytes
     limit = machine.memory_limit(devices if jax.default_backend() == "cpu" else 1) if limit is None else limit
     memory = program_memory if here else memory_of_a_part
     used = memory(run)
@@ -187,7 +188,7 @@ def plan(config: Config, data: dict[str, Any], *, streamed: bool = False, limit:
     share = devices // run.mesh.size
 
     def memory_of(batch: int) -> int:
-        return memory(override_run(run, train__batch_size=batch // share)).get("total", 0)
+        return memory(override_run(run, train__batch_size=batch // share)).get("total", 0) + copy
 
     return {
         "devices": devices,
@@ -206,8 +207,9 @@ def plan(config: Config, data: dict[str, Any], *, streamed: bool = False, limit:
         if devices > 1
         else 0,
         "memory_per_device": used,
+        "copy_while_saving_bytes": copy,
         "memory_limit": limit,
-        "fits": None if limit is None or not used else used["total"] <= limit,
+        "fits": None if limit is None or not used else used["total"] + copy <= limit,
         "largest_batch": None
         if limit is None or not used
         else largest_batch(
@@ -239,18 +241,21 @@ def at_least(run: Run) -> int:
 def check_memory(run: Run) -> None:
     """Refuses a run whose step cannot fit the devices' memory: by `at_least`, before anything is compiled or placed.
 
-    Where a quarter of the memory or more is needed, the program is compiled for its shapes and its memory is exact; it
-    is the program that training runs, and comes from JAX's cache there. Raises InputError.
+    Beside a step a copy of the state must fit, which is there while a checkpoint is written. Where a quarter of the
+    memory or more is needed, the program is compiled for its shapes and its memory is exact; it is the program that
+    training runs, and comes from JAX's cache there. Raises InputError.
     """
     limit = machine.memory_limit(run.mesh.size if jax.default_backend() == "cpu" else 1)
     if limit is None:
         return
-    needed = at_least(run)
+    copy = costs.tree_bytes(abstract_arguments(run)[0], on_device=True)
+    needed = at_least(run) + copy
     if needed <= limit < 4 * needed:
-        needed = program_memory(run).get("total", needed)
+        needed = program_memory(run).get("total", needed - copy) + copy
     if needed > limit:
         raise InputError(
-            f"train.batch_size: {run.config.train.batch_size} given, a step needs {needed / machine.GIB:.2f} GiB or "
-            f"more on each of {run.mesh.size} device(s) that have {limit / machine.GIB:.2f} GiB left; `vae-jax plan` "
+            f"train.batch_size: {run.config.train.batch_size} given, a step and a copy of the state need "
+            f"{needed / machine.GIB:.2f} GiB or more on each of {run.mesh.size} device(s) that have "
+            f"{limit / machine.GIB:.2f} GiB left; `vae-jax plan` "
             "finds the largest batch that fits, and train.microbatches makes a step of several smaller ones"
         )

@@ -134,6 +134,7 @@ def print_plan(plan: Mapping[str, Any], stream: TextIO) -> None:
         ("work of a step", f"{plan['flops_per_step'] / 1e6:,.1f} MFLOP in matrix products"),
         ("least traffic", f"{plan['bytes_per_step_and_device'] / 1e6:,.1f} MB a step and device"),
         ("memory of a device", ", ".join(f"{name} {size / MIB:,.1f} MiB" for name, size in held.items()) or "not told"),
+        ("and while it saves", f"{plan['copy_while_saving_bytes'] / MIB:,.1f} MiB more, a copy of the state"),
         ("it has", "not told" if limit is None else f"{limit / GIB:,.2f} GiB"),
         ("largest batch", "not known" if limit is None else f"{largest:,}{all_of_them}" if largest else "none fits"),
         ("a step takes at least", f"{1e3 * plan['seconds_per_step_at_least']:.3f} ms, at "

@@ -142,7 +142,8 @@ class Run:
 def read_description(directory: Path) -> dict[str, Any] | None:
     """{"config": flat settings, "data": ..., "changes": ...} of the run in `directory`; None where there is none.
 
-    A setting that nothing reads, which older versions took at any value, is at its default.
+    A setting that nothing reads, which older versions took at any value, is at its default; so is one that they did not
+    have, if it may differ between the parts of a run.
     Raises StorageError if the path cannot be looked at, CheckpointError if the file is there and makes no sense.
     """
     path = directory / CONFIG_FILE
@@ -153,7 +154,7 @@ def read_description(directory: Path) -> dict[str, Any] | None:
         if min(height, width, channels) < 1 or height * width * channels > MAX_PIXELS:
             raise ValueError(f"images of {height}x{width}x{channels}")
         changes = [{name: change[name] for name in ("step", *CHANGE)} for change in stored.get("changes", ())]
-        config = flat_items(stored["config"])
+        config = _RESUMABLE_DEFAULTS | flat_items(stored["config"])
         config |= {path: _DEFAULTS[path] for path in unread(config)}
         return {"config": config, "data": data, "changes": changes}
     except (FileNotFoundError, NotADirectoryError):
@@ -170,7 +171,7 @@ def open_run(directory: str | os.PathLike) -> Run:
     stored = read_description(directory)
     if stored is None:
         raise InputError(f"{directory}: no run here ({CONFIG_FILE} is missing); `vae-jax train --workdir` makes one")
-    config = from_flat(_RESUMABLE_DEFAULTS | stored["config"])
+    config = from_flat(stored["config"])
     # Whoever looks at a run may do so with fewer devices than it was trained on.
     fsdp = math.gcd(config.mesh.fsdp, jax.device_count())
     return Run(config, stored["data"], directory, sharding.make_mesh(fsdp=fsdp), tuple(stored["changes"]))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ SIDE_BY_SIDE = frozenset(
         "optimizer.weight_decay",
     )
 )  # fmt: skip
+
+FAILURE_FILE = "failure.json"  # in the directory of a member that diverged
 
 Numbers = dict[str, np.ndarray]  # path of a setting -> its value for each member, [M]
 
@@ -102,9 +105,15 @@ def fit_group(
 
     Each member's directory holds what `fitting.fit` leaves, and equals, up to the order of sums, that of the same run
     alone. The same call goes on after an interruption, from the newest step that all members have. A member that is
-    not finite is left at its last checkpoint, and the others go on. Raises CheckpointError, StorageError, LockedError.
+    not finite is left at its last checkpoint, with failure.json, which keeps it out from then on, and the others go on.
+    Raises CheckpointError, StorageError, LockedError.
     """
-    found, images = prepare(group, directory)
+    every, images = prepare(group, directory)
+    failed = {run.directory: told for run in every if (told := _read_failure(run.directory)) is not None}
+    found = [run for run in every if run.directory not in failed]
+    trained = {run.directory: Trained(run, None, failed[run.directory]) for run in every if run.directory in failed}
+    if not found:
+        return [trained[run.directory] for run in every]
     with contextlib.ExitStack() as stack:
         saved = []
         for run in found:
@@ -126,20 +135,34 @@ def fit_group(
         sweep = _Sweep(program, recorders, progress)
         if not sweep.train(state, images, stop):
             return None
-        return [Trained(run, *sweep.result(i)) for i, run in enumerate(found)]
+        trained |= {run.directory: Trained(run, *sweep.result(i)) for i, run in enumerate(found)}
+    return [trained[run.directory] for run in every]
+
+
+def _read_failure(directory: Path) -> str | None:
+    """Why a member diverged in an earlier start; None where it did not."""
+    try:
+        return str(json.loads((directory / FAILURE_FILE).read_text())["failure"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _common_step(found: Sequence[Run], saved: Sequence[Checkpoints]) -> list[Restored] | None:
-    """Every member's state at the newest step that all have; None where one has none."""
-    restored = [runs.restore(run, checkpoints) for run, checkpoints in zip(found, saved, strict=True)]
-    if not all(restored):
-        return None
-    first = min(r.step for r in restored)
+    """Every member's state at the newest step that all have; None, for a start at step 0, where one has none.
+
+    What a member has after that step is set aside: it will be made again.
+    """
+    pairs = list(zip(found, saved, strict=True))
+    restored = [runs.restore(run, checkpoints) for run, checkpoints in pairs]
+    first = min((r.step if r else 0) for r in restored)
     behind = [
-        r if r.step == first else runs.restore(run, checkpoints, at_most=first)
-        for r, run, checkpoints in zip(restored, found, saved, strict=True)
+        r if r and r.step == first else runs.restore(run, checkpoints, at_most=first)
+        for r, (run, checkpoints) in zip(restored, pairs, strict=True)
     ]
-    return behind if all(r and r.step == first for r in behind) else None
+    together = all(r and r.step == first for r in behind)
+    for checkpoints in saved:
+        checkpoints.set_aside_after(first if together else 0)
+    return behind if together else None
 
 
 class _Program:
@@ -206,6 +229,8 @@ class _Sweep:
         """Trains to the last step; False if `stop()` came true before it."""
         config, step = self.recorders[0].config, self.recorders[0].step
         images, self.state = jax.device_put(images, self.program.everywhere), state
+        for recorder in self.recorders if step < config.steps else ():
+            recorder.begin()
         while step < config.steps:
             count = steps_to_dispatch(config, step)
             self.state, metrics = self.program.steps(self.program.numbers, self.state, images, count)
@@ -232,6 +257,7 @@ class _Sweep:
                 action(i, recorder)
             except NotFiniteError as error:
                 self.failures[i] = str(error)
+                storage.write_json(recorder.run.directory / FAILURE_FILE, {"failure": str(error)})
                 self.progress.print(f"{recorder.run.directory}: {error}; the other members go on")
 
     def member(self, i: int) -> TrainState:
@@ -259,7 +285,11 @@ def judge(trained: Sequence[Trained], *, split: str = "test") -> list[dict[str, 
             continue
         key = (run.model, run.config.evaluation, run.config.data.binarization)
         evaluator = share.setdefault(key, run.evaluator())
-        found = runs.evaluate(run, params, split=split, evaluator=evaluator)
+        try:
+            found = runs.evaluate(run, params, split=split, evaluator=evaluator)
+        except NotFiniteError as error:  # finite weights may have a bound that is not
+            results.append({"failure": str(error)})
+            continue
         storage.write_json(run.directory / runs.EVALUATION_FILE, {"step": run.config.train.steps, **found})
         results.append(found)
     return results

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -189,15 +190,22 @@ def close_match(name: str, known: list[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+_QUIET = threading.RLock()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps to itself what TFDS prints, logs and warns about; its errors pass."""
+    """Keeps to itself what TFDS prints, logs and warns about; its errors pass.
+
+    What it changes is the process's own, so one thread at a time is inside.
+    """
     logger = logging.getLogger("absl")
-    level = logger.level
-    try:
-        logger.setLevel(logging.CRITICAL)
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with _QUIET:
+        level = logger.level
+        try:
+            logger.setLevel(logging.CRITICAL)
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)

@@ -61,9 +61,11 @@ def load_array(path: Path) -> np.ndarray:
     with _open_member(path, "images") as (stream, size, where):
         header = _read_header(stream, size, where)
         shape = check_images(header.shape, where)
-        if header.dtype != np.uint8 and header.dtype.kind != "f":
-            raise InputError(f"{where}: dtype {header.dtype} given; allowed are uint8, or floats in [0, 1]")
+        if header.dtype not in (np.uint8, bool) and header.dtype.kind != "f":
+            raise InputError(f"{where}: dtype {header.dtype} given; allowed are uint8, bool, or floats in [0, 1]")
         images = _read_pixels(stream, header, where)
+    if header.dtype == np.uint8 and images.max() == 1:
+        raise InputError(f"{where}: values of 0 and 1 given as uint8, whose white is 255; multiply them by 255")
     return images.reshape(shape)
 
 
@@ -167,6 +169,8 @@ def _read_pixels(stream: IO[bytes], header: Header, where: str) -> np.ndarray:
                 low, high = np.minimum(low, chunk.min()), np.maximum(high, chunk.max())
             inside = low >= 0 and high <= 1
             chunk = np.rint(chunk.astype(np.float64) * 255) if inside else np.zeros((), np.uint8)
+        elif dtype.kind == "b":
+            chunk = np.uint8(255) * (chunk.view(np.uint8) != 0)
         pixels[start:stop] = chunk
     _expect_end(stream, where)
     if dtype.kind == "f" and not (low >= 0 and high <= 1):

@@ -70,7 +70,11 @@ class Records:
     def read_all(self) -> np.ndarray:
         """All images at once, uint8 [N, H, W, C]; InputError where memory cannot hold them."""
         files.check_memory(self.nbytes, self._where)
-        return self.read(np.arange(len(self)))
+        images = np.empty(self.shape, np.uint8)
+        for start in range(0, len(self), RECORDS):  # of whose encoded bytes only so many are held at a time
+            some = images[start : start + RECORDS]
+            some[:] = self.read(np.arange(start, start + len(some)))
+        return images
 
     @functools.cached_property
     def summary(self) -> Summary:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vae_jax.errors import InputError
+from vae_jax.errors import InputError, NoExamplesError
 
 SPLITS = ("train", "validation", "test")
 
@@ -45,7 +45,7 @@ def select(sizes: Mapping[str, int], split: str, holdout: float) -> tuple[str, n
     `sizes` counts the examples of each split that the source has. A missing test split is held out of the
     source's training examples first, then a missing validation split out of those left: the three are disjoint
     and cover everything.
-    Raises InputError where the split is missing and nothing is held out for it, or nothing is left for it.
+    Raises NoExamplesError where the split is missing and nothing is held out for it, or nothing is left for it.
     """
     check(split, holdout)
     if split in sizes and split != "train":
@@ -59,7 +59,7 @@ def select(sizes: Mapping[str, int], split: str, holdout: float) -> tuple[str, n
     indices = rest if split == "train" else parts[split]
     if sizes["train"] and not len(indices):
         cure = "is above 0" if holdout == 0 else "leaves examples for each split"
-        raise InputError(
+        raise NoExamplesError(
             f"data.holdout={holdout}: no {split} examples out of {sizes['train']}; choose a share that {cure}"
         )
     return "train", None if len(indices) == sizes["train"] else np.sort(indices)
