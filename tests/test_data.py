@@ -571,7 +571,7 @@ def test_the_validation_split_of_mnist_is_held_out_of_training(mnist_dir):
     held = splits.select({"train": 60000, "test": 10000}, "validation", 0.1)[1]
     np.testing.assert_array_equal(parts[1], whole[held])
     np.testing.assert_array_equal(parts[0], np.delete(whole, held, axis=0))
-    with refused(InputError, "data.holdout"):
+    with refused(NoExamplesError, "data.holdout"):
         data.load("mnist", "validation", data_dir=mnist_dir, holdout=0)
 
 
