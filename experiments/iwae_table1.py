@@ -64,6 +64,7 @@ all with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2
     2       5  stl          short                            89.13 ± 0.24    97 + 11
     2       5  iwae         short                            88.65 ± 0.24    100 + 10
     2       5  dreg         short                            88.25 ± 0.24    100 + 12
+    2       50 iwae         short                            87.77 ± 0.24    100 + 11
     2       50 dreg         short                            87.02 ± 0.23    100 + 13
 
 one seed each; ± is the standard error over the test images, which all share. All other cells: not run.
