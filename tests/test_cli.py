@@ -272,6 +272,7 @@ def test_the_package_is_the_command_too(tmp_path):
 @pytest.mark.fault
 def test_ctrl_c_where_nothing_is_to_be_saved_is_one_line():
     work = "import os, signal, time; from vae_jax import cli; "
+    work += "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background jobs ignore it
     work += (
         "cli.COMMANDS['data'] = lambda argv: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)); cli.main(['data'])"
     )
