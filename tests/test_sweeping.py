@@ -150,16 +150,20 @@ def test_a_sweep_that_is_stopped_before_the_member_that_is_ahead_goes_on(config,
 
 
 @pytest.mark.fault
-def test_a_sweep_with_a_member_that_diverged_goes_on_without_it(config, tmp_path):
+def test_a_sweep_with_a_member_that_diverged_goes_on_without_it(config, tmp_path, monkeypatch):
     base = {"optimizer__name": "sgd", "optimizer__schedule": "constant", "train__steps": 30}
     sweep = members(override(config, **base), {"optimizer.learning_rate": [1e-6, 1e30]})
     whole = fit_group(sweep, tmp_path / "whole")
     calls = iter([False, False, False, True])
     assert fit_group(sweep, tmp_path / "parts", stop=lambda: next(calls, False)) is None  # after 20 steps
-    for _ in range(2):  # goes on; and is done already
+    seen, steps = [], sweeping.steps_to_dispatch
+    monkeypatch.setattr(sweeping, "steps_to_dispatch", lambda config, step: seen.append(step) or steps(config, step))
+    for dispatched in ([20, 25], []):  # goes on; and is done already
+        seen.clear()
         good, bad = fit_group(sweep, tmp_path / "parts")
         assert good.failure is None
         assert "not finite" in bad.failure == whole[1].failure
+        assert seen == dispatched
         files = [tmp_path / part / sweep[0].name / fitting.METRICS_FILE for part in ("whole", "parts")]
         assert files[0].read_bytes() == files[1].read_bytes()
     (tmp_path / "parts" / sweep[0].name / sweeping.FAILURE_FILE).write_text('{"failure": "as well"}')
