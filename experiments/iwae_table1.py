@@ -69,7 +69,7 @@ all with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2
     2       50 dreg         short                            87.02 ± 0.23    100 + 13
 
 one seed each; ± is the standard error over the test images, which all share. All other cells: not run. The mean of an
-upper unit is estimated by 50 draws. These counts are of that estimate's variance as it is; since 2026-11-27 its own part
+upper unit is estimated by 50 draws. These counts are of the estimate's variance as it is; since 2026-11-27 its own part
 is taken off, which changes none of the four that were counted again (k = 5 stl, k = 50 stl, iwae and dreg).
 """
 
