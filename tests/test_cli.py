@@ -285,9 +285,15 @@ def test_results_that_cannot_be_written_are_one_line(tmp_path):
     with open("/dev/full", "w") as full:
         argv = [Path(sys.executable).with_name("vae-jax"), "data", "list"]
         done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert done.returncode == 5
-    assert done.stderr.splitlines()[-1] == "vae-jax: stdout: the results cannot be written (No space left on device)"
-    assert "Traceback" not in done.stderr
+        helped = subprocess.run([argv[0], "--help"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    for found in (done, helped):
+        assert found.returncode == 5
+        told = "vae-jax: stdout: the results cannot be written (No space left on device)"
+        assert found.stderr.splitlines()[-1] == told
+        assert "Traceback" not in found.stderr
+    closed = subprocess.run(f"{argv[0]} data list >&-", shell=True, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert closed.returncode == 5
+    assert closed.stderr.splitlines()[-1] == "vae-jax: stdout: the results cannot be written (it is closed)"
 
 
 def test_a_refusal_says_the_same_on_a_terminal_and_in_any_locale(tmp_path):
@@ -381,6 +387,7 @@ def refused(call, folder, argv, *words, code=2):
             ["model.tied: True"],
         ),
         (["--allow-change", "seed", "--allow-change", "data.name"], ["--allow-change: given twice, must be once"]),
+        (["--allow-change", "seed", "--allow_change=data.name"], ["--allow-change: given twice, must be once"]),
         (["--workdir", ""], ["--workdir: '' given"]),
         (["extra"], ["extra"]),
     ],

@@ -10,10 +10,12 @@ import numpy as np
 import optax
 import pytest
 
+from vae_jax import arguments
 from vae_jax.config import RESUMABLE, Config, ModelConfig, OptimizerConfig, TrainConfig
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import differences, flatten, from_flat, override, suggestion, validate
+from vae_jax.sweeping import members
 from vae_jax.training import make_optimizer
 
 DIGITS = flatten(PRESETS["digits"])
@@ -263,6 +265,20 @@ def test_each_contradiction_is_one_of_the_pair():
     override(PRESETS["digits"], model__likelihood="bernoulli", data__binarization="dynamic")
     override(PRESETS["digits"], model__tied=True)
     override(PRESETS["digits"], train__patience=2)
+
+
+def test_what_a_preset_says_of_another_choice_falls_to_its_default():
+    for name, decay in (("adam", 0.0), ("lion", 1e-3)):
+        assert override(PRESETS["vae"], optimizer__name=name).optimizer.weight_decay == decay
+    with pytest.raises(InputError, match=r"^optimizer\.weight_decay: 0\.001 given"):
+        override(PRESETS["vae"], optimizer__name="adam", optimizer__weight_decay=1e-3)
+    flags = ["--preset", "vae", "--optimizer.name", "adam"]
+    assert arguments.parse_train(flags)[1] == override(PRESETS["vae"], optimizer__name="adam")
+    asked = arguments.parse_train([*flags, "--optimizer.weight-decay", "0.5"])[1]
+    with pytest.raises(InputError, match=r"^optimizer\.weight_decay: 0\.5 given"):
+        validate(asked)
+    _, config, varied = arguments.parse_sweep(["--preset", "vae", "--vary", "optimizer.name=adam,adamw"])
+    assert [m.config.optimizer.weight_decay for m in members(config, varied)] == [0.0, 1e-3]
 
 
 def test_override_replaces_what_it_names_and_nothing_else():

@@ -135,18 +135,38 @@ def test_an_interrupted_sweep_goes_on_from_the_step_that_all_have(config, tmp_pa
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_sweep_that_is_stopped_before_the_member_that_is_ahead_goes_on(config, tmp_path):
+def test_a_sweep_that_is_stopped_before_the_member_that_is_ahead_goes_on(config, tmp_path, capsys):
     """As where a process is killed between the saves of two members: what one has more is made again."""
-    sweep = members(override(config, train__steps=15), VARIED)
+    sweep = members(override(config, train__steps=20), VARIED)
     calls = iter([True])
     assert fit_group(sweep, tmp_path, stop=lambda: next(calls, False)) is None  # after 5 steps
     ahead, images = runs.prepare_run(sweep[0].config, tmp_path / sweep[0].name)
-    fitting.fit(ahead, images)
+    calls = iter([False, False, True])
+    assert fitting.fit(ahead, images, stop=lambda: next(calls)).step == 15
     calls = iter([True])
     assert fit_group(sweep, tmp_path, stop=lambda: next(calls, False)) is None  # after 10
     kept = tmp_path / sweep[0].name / "checkpoints"
     assert {path.name for path in kept.iterdir()} == {"5", "10", "ahead-10", "ahead-15"}
+    told = f"{tmp_path / sweep[0].name}: step(s) 10, 15, which the others lack, are made again"
+    assert told in capsys.readouterr().err
     assert [member.failure for member in fit_group(sweep, tmp_path)] == [None] * 4
+
+
+def test_members_that_are_done_are_left_alone_where_another_joins_them(config, tmp_path, monkeypatch):
+    two, three = members(config, {"seed": [0, 1]}), members(config, {"seed": [0, 2, 1]})
+    before = fit_group(two, tmp_path)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("checkpoints/**/*") if path.is_file()}
+    seen, steps = [], sweeping.steps_to_dispatch
+    monkeypatch.setattr(sweeping, "steps_to_dispatch", lambda config, step: seen.append(step) or steps(config, step))
+    after = fit_group(three, tmp_path)
+    assert seen == [0, 5]  # of the new one
+    assert [trained.run.config.seed for trained in after] == [0, 2, 1]
+    for old, new in zip(before, after[::2], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
+    assert {path: path.read_bytes() for path in kept} == kept
+    with pytest.raises(InputError, match=r"^train\.steps: 5 given, must be at least the 10 of "):
+        fit_group(members(override(config, train__steps=5), {"seed": [0, 1]}), tmp_path)
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 @pytest.mark.fault

@@ -12,7 +12,17 @@ from typing import Any
 from vae_jax.config import Config
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
-from vae_jax.settings import from_flat, parse_setting, suggestion, unattended, validate
+from vae_jax.settings import (
+    DEFAULTS,
+    flatten,
+    from_flat,
+    parse_setting,
+    suggestion,
+    unattended,
+    unread,
+    validate,
+    with_numbers,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +181,7 @@ def parse_train(argv: Sequence[str]) -> tuple[Train, Config]:
     base = stored or PRESETS[preset or "digits"]
     defaults = Train(**_sections(base), preset=preset or "digits", workdir=workdir)
     asked = _parse("train", Train, argv, defaults)
-    return asked, Config(**_sections(asked))
+    return asked, _asked_of(base, asked)
 
 
 def parse_sweep(argv: Sequence[str]) -> tuple[Sweep, Config, dict[str, list[Any]]]:
@@ -210,9 +220,16 @@ def parse_plan(argv: Sequence[str]) -> tuple[Plan, Config]:
 def _parse_on_preset(command: str, cls: type, argv: Sequence[str]) -> tuple[Any, Config]:
     preset = _value(argv, "--preset")
     _check_preset(preset)
-    defaults = cls(**_sections(PRESETS[preset or "digits"]), preset=preset or "digits")
-    asked = _parse(command, cls, argv, defaults)
-    return asked, Config(**_sections(asked))
+    base = PRESETS[preset or "digits"]
+    asked = _parse(command, cls, argv, cls(**_sections(base), preset=preset or "digits"))
+    return asked, _asked_of(base, asked)
+
+
+def _asked_of(base: Config, asked: Any) -> Config:
+    """`base` with what the flags change of it, not validated: the commands do so, each in its time."""
+    config = Config(**_sections(asked))
+    before, now = flatten(base), flatten(config)
+    return with_numbers(config, {path: DEFAULTS[path] for path in unread(now) if now[path] == before[path]})
 
 
 def _check_preset(preset: str | None) -> None:
@@ -258,7 +275,7 @@ def _parse(command: str, cls: type, argv: Sequence[str], default: Any) -> Any:
     import tyro
 
     for flag in ("--vary", "--allow-change", "--compare"):  # of two, tyro would take the last alone
-        if sum(word == flag or word.startswith(flag + "=") for word in argv) > 1:
+        if sum(word.partition("=")[0].replace("_", "-") == flag for word in argv) > 1:
             raise InputError(f"{flag}: given twice, must be once: {flag} ONE ANOTHER ...")
     if _value(argv, "--workdir") == "":
         raise InputError("--workdir: '' given, must be a directory")

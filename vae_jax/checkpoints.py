@@ -41,6 +41,11 @@ class Restored(NamedTuple):
     notes: list[str]
 
 
+def newest_step(directory: Path) -> int | None:
+    """The newest step in a run's directory by the names alone, whole or not; None where there is none."""
+    return max((int(path.name) for path in (directory / FOLDER_NAME).glob("*") if path.name.isdecimal()), default=None)
+
+
 class _Damaged(Exception):
     """A step whose files are not what was saved."""
 
@@ -197,11 +202,13 @@ class Checkpoints:
             raise CheckpointError(f"every checkpoint in {self.directory} is damaged: {reasons}")
         return None
 
-    def set_aside_after(self, step: int) -> None:
-        """Renames the steps after `step` to ahead-STEP, so that they can be made and saved again."""
+    def set_aside_after(self, step: int) -> list[int]:
+        """Renames the steps after `step` to ahead-STEP, so that they can be made and saved again; says which."""
         self.wait()
         self._manager.reload()
-        self._set_aside([later for later in self.steps() if later > step], "ahead")
+        later = [other for other in self.steps() if other > step]
+        self._set_aside(later, "ahead")
+        return later
 
     def _compare(self, step: int, target: PyTree, config: dict, data: dict, ignore: frozenset[str]) -> dict:
         """The digests of a step's leaves; raises CheckpointError if the step is not of this run.
@@ -294,7 +301,7 @@ class Checkpoints:
             time.sleep(0.05)
 
     def _set_aside(self, steps: Iterable[int], why: str) -> None:
-        """Renames steps to WHY-STEP: the same step can be saved again, and nothing is deleted."""
+        """Renames steps to WHY-STEP, so that the same step can be saved again; what had that name goes."""
         if self._read_only or not steps:
             return
         if jax.process_index() == 0:

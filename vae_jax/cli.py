@@ -3,6 +3,7 @@
 Text for people goes to stderr; the last line on stdout is one JSON object with the results.
 """
 
+import errno
 import os
 import platform
 import signal
@@ -49,11 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: what a user can mend is one line on stderr, never a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
+        return _put(lambda: print(HELP, end=""))
     if argv[0] in ("-V", "--version"):
-        print(*(f"{name} {version(name)}" for name in _PACKAGES), f"Python {platform.python_version()}", sep=", ")
-        return 0
+        told = [*(f"{name} {version(name)}" for name in _PACKAGES), f"Python {platform.python_version()}"]
+        return _put(lambda: print(", ".join(told)))
     try:
         if argv[0] not in COMMANDS:
             known = ", ".join(COMMANDS)
@@ -79,14 +79,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         processes.leave(lost.exit_code if lost else 1)  # which breaks the others' next exchange
     from vae_jax.writers import print_json
 
-    if processes.is_first():
-        try:
-            print_json(result)
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered still has to go somewhere
-            lost = StorageError(f"stdout: the results cannot be written ({error.strerror})")
-            _tell(lost)
-            return lost.exit_code
+    return _put(lambda: print_json(result)) if processes.is_first() else 0
+
+
+def _put(write: Callable[[], None]) -> int:
+    """Lets `write` print on stdout, and returns the exit code: one line on stderr where stdout takes nothing."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        write()
+        sys.stdout.flush()
+    except OSError as error:
+        if sys.stdout is not None:  # what is buffered still has to go somewhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lost = StorageError(f"stdout: the results cannot be written ({error.strerror})")
+        _tell(lost)
+        return lost.exit_code
     return 0
 
 

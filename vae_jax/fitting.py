@@ -226,9 +226,9 @@ class Recorder:
     def begin(self) -> None:
         """To be called before the first of more steps: what was said of the run at its end is no longer so, and images
         held out that cannot be read are told now. Raises InputError, StorageError."""
-        remove(self.run.directory / EVALUATION_FILE)
         if self.config.evaluate_every:
             self.validation = self.run.evaluator(), processes.together(self._held_out)
+        remove(self.run.directory / EVALUATION_FILE)
 
     def dispatched(self, count: int, metrics: Metrics) -> None:
         """Notes that `count` more steps are on their way, whose `metrics` are to be read later."""

@@ -237,7 +237,7 @@ def _changed_settings(
             raise InputError(f"--allow-change: {path} given, no such setting{suggestion(path, given)}")
     changed = differences(stored, given)
     if config.optimizer.schedule in SPANS_THE_STEPS:
-        changed += differences(stored, given, ignore=frozenset(given) - {"train.steps"})
+        changed += ["train.steps"] if stored.get("train.steps") != given["train.steps"] else []
     if refused := [path for path in changed if path not in {*allow_change, "train.steps"}]:
         told = ", ".join(f"{path}: {stored.get(path)} in {directory}, {given.get(path)} asked" for path in refused)
         fixed = any(path.startswith("model.") for path in refused)  # they are what the saved arrays are

@@ -31,7 +31,7 @@ _NOT_NEGATIVE = (
 _BELOW_ONE = ("data.holdout", "optimizer.b1", "optimizer.b2", "train.ema_decay")
 
 
-# Each setting that only some choices of another read: elsewhere it must keep its default, so that none is ignored.
+# Settings that only some choices of another read: elsewhere they must keep their defaults, so as not to be ignored.
 _READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "model.blocks": ("model.network", ("conv", "residual")),
     "model.remat": ("model.network", ("conv", "residual")),
@@ -78,8 +78,8 @@ def validate(config: Config) -> Config:
     _check_streaming(config)
     for path in unread(values):
         decides, _ = _READ_WITH[path]
-        _require(values[path] == _DEFAULTS[path], path, values[path],
-                 f"{_DEFAULTS[path]} where {decides} is {values[decides]}, which does not read it")  # fmt: skip
+        _require(values[path] == DEFAULTS[path], path, values[path],
+                 f"{DEFAULTS[path]} where {decides} is {values[decides]}, which does not read it")  # fmt: skip
     _check_combinations(config)
     return config
 
@@ -221,7 +221,7 @@ def _field_types(cls: type, prefix: str = "") -> dict[str, Any]:
 
 
 _FIELD_TYPES = _field_types(Config)
-_DEFAULTS = flatten(Config())
+DEFAULTS = flatten(Config())
 
 
 def from_flat(values: Mapping[str, Any]) -> Config:
@@ -248,7 +248,17 @@ def _from_flat(values: Mapping[str, Any]) -> Config:
 
 def override(config: Config, **values: Any) -> Config:
     """`config` with settings replaced by their path, dots written as two underscores: `train__steps=100`."""
-    return from_flat(flatten(config) | {path.replace("__", "."): value for path, value in values.items()})
+    return merged(config, {path.replace("__", "."): value for path, value in values.items()})
+
+
+def merged(config: Config, given: Mapping[str, Any]) -> Config:
+    """`config` with settings replaced by their path; raises InputError as `validate` does.
+
+    What is not given, and belongs to another choice than the one that is, falls to its default: the weight decay of a
+    preset where another optimizer is asked for that has none.
+    """
+    values = flatten(config) | given
+    return from_flat(values | {path: DEFAULTS[path] for path in unread(values) if path not in given})
 
 
 def unattended(config: Config, *, log_every: int | None = None) -> Config:

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import processes, runs, sharding, storage
-from vae_jax.checkpoints import Checkpoints, Restored
+from vae_jax.checkpoints import Checkpoints, Restored, newest_step
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.fitting import Recorder, many_steps, steps_to_dispatch
 from vae_jax.inference import Params
 from vae_jax.runs import Run
-from vae_jax.settings import differences, flatten, from_flat, with_numbers
+from vae_jax.settings import differences, flatten, merged, with_numbers
 from vae_jax.training import TrainState
 from vae_jax.writers import Progress, Unwritten
 
@@ -59,7 +59,7 @@ def members(config: Config, varied: Mapping[str, Sequence[Any]]) -> list[Member]
     if config.mesh.fsdp > 1 or "mesh.fsdp" in varied:
         raise InputError("mesh.fsdp: a sweep spreads its members over the devices, each whole; set it to 1")
     points = [dict(zip(varied, point, strict=True)) for point in itertools.product(*varied.values())]
-    found = [Member(point, from_flat(flatten(config) | point)) for point in points]
+    found = [Member(point, merged(config, point)) for point in points]
     if len({member.name for member in found}) < len(found):
         raise InputError("--vary: a value is given twice")
     return found
@@ -104,16 +104,29 @@ def fit_group(
     """Trains the members side by side in one program, spread over the devices; None if `stop()` came true.
 
     Each member's directory holds what `fitting.fit` leaves, and equals, up to the order of sums, that of the same run
-    alone. The same call goes on after an interruption, from the newest step that all members have. A member that is
-    not finite is left at its last checkpoint, with failure.json, which keeps it out from then on, and the others go on.
-    Raises CheckpointError, StorageError, LockedError.
+    alone. The same call goes on after an interruption, from the newest step that all members have that have begun;
+    those that are done are left as they are, and new ones are a program of their own. A member that is not finite is
+    left at its last checkpoint, with failure.json, which keeps it out from then on, and the others go on. Raises
+    CheckpointError, StorageError, LockedError, and InputError where a member has more steps than are asked for.
     """
     every, images = prepare(group, directory)
-    failed = {run.directory: told for run in every if (told := _read_failure(run.directory)) is not None}
-    found = [run for run in every if run.directory not in failed]
-    trained = {run.directory: Trained(run, None, failed[run.directory]) for run in every if run.directory in failed}
-    if not found:
-        return [trained[run.directory] for run in every]
+    trained, parts = {}, {"done": [], "begun": [], "new": []}
+    for run in every:
+        if (told := _read_failure(run.directory)) is not None:
+            trained[run.directory] = Trained(run, None, told)
+            continue
+        step = newest_step(run.directory)
+        parts["new" if step is None else "begun" if step < run.config.train.steps else "done"].append(run)
+    for found in filter(None, parts.values()):
+        results = _fit_side_by_side(found, images, stop)
+        if results is None:
+            return None
+        trained |= {result.run.directory: result for result in results}
+    return [trained[run.directory] for run in every]
+
+
+def _fit_side_by_side(found: Sequence[Run], images: np.ndarray, stop: Callable[[], bool]) -> list[Trained] | None:
+    """`fit_group` of members that are as far as each other, but for the saves that a kill has come between."""
     with contextlib.ExitStack() as stack:
         saved = []
         for run in found:
@@ -122,12 +135,15 @@ def fit_group(
         program = _Program(found)
         restored = _common_step(found, saved)
         first_step = restored[0].step if restored else 0
+        recorders = [Recorder(run, c, first_step=first_step) for run, c in zip(found, saved, strict=True)]
         state = program.place([r.state for r in restored]) if restored else program.initial_state(images)
         config = found[0].config.train
         progress = Progress(config.steps, images_per_step=len(found) * config.batch_size, initial_step=first_step)
         stack.enter_context(progress)
-        recorders = [Recorder(run, c, first_step=first_step) for run, c in zip(found, saved, strict=True)]
         for recorder in recorders:
+            if ahead := recorder.checkpoints.set_aside_after(first_step):
+                told = ", ".join(map(str, ahead))
+                progress.print(f"{recorder.run.directory}: step(s) {told}, which the others lack, are made again")
             runs.write_config(recorder.run, first_step=first_step)
             stack.enter_context(recorder.writing(Unwritten()))  # the sweep shows a bar for all
         for note in runs.changes_told(found[0], first_step):
@@ -135,8 +151,7 @@ def fit_group(
         sweep = _Sweep(program, recorders, progress)
         if not sweep.train(state, images, stop):
             return None
-        trained |= {run.directory: Trained(run, *sweep.result(i)) for i, run in enumerate(found)}
-    return [trained[run.directory] for run in every]
+        return [Trained(run, *sweep.result(i)) for i, run in enumerate(found)]
 
 
 def _read_failure(directory: Path) -> str | None:
@@ -148,10 +163,7 @@ def _read_failure(directory: Path) -> str | None:
 
 
 def _common_step(found: Sequence[Run], saved: Sequence[Checkpoints]) -> list[Restored] | None:
-    """Every member's state at the newest step that all have; None, for a start at step 0, where one has none.
-
-    What a member has after that step is set aside: it will be made again.
-    """
+    """Every member's state at the newest step that all have; None, for a start at step 0, where there is no such."""
     pairs = list(zip(found, saved, strict=True))
     restored = [runs.restore(run, checkpoints) for run, checkpoints in pairs]
     first = min((r.step if r else 0) for r in restored)
@@ -159,10 +171,7 @@ def _common_step(found: Sequence[Run], saved: Sequence[Checkpoints]) -> list[Res
         r if r and r.step == first else runs.restore(run, checkpoints, at_most=first)
         for r, (run, checkpoints) in zip(restored, pairs, strict=True)
     ]
-    together = all(r and r.step == first for r in behind)
-    for checkpoints in saved:
-        checkpoints.set_aside_after(first if together else 0)
-    return behind if together else None
+    return behind if all(r and r.step == first for r in behind) else None
 
 
 class _Program:
