@@ -127,6 +127,7 @@ def test_an_interrupted_sweep_goes_on_from_the_step_that_all_have(config, tmp_pa
     monkeypatch.setattr(sweeping, "steps_to_dispatch", lambda config, step: seen.append(step) or steps(config, step))
     parts = fit_group(sweep, tmp_path / "parts")
     assert seen == [5]
+    assert not list(tmp_path.rglob("ahead-*"))  # the one that is done stays as it is
     for a, b in zip(whole, parts, strict=True):
         for x, y in zip(*map(jax.tree.leaves, (a.params, b.params)), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
@@ -164,6 +165,11 @@ def test_members_that_are_done_are_left_alone_where_another_joins_them(config, t
     for old, new in zip(before, after[::2], strict=True):
         jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
     assert {path: path.read_bytes() for path in kept} == kept
+    longer, calls = override(config, train__steps=15), iter([True])
+    assert fit_group(members(longer, {"seed": [3]}), tmp_path, stop=lambda: next(calls, False)) is None  # after 5 steps
+    seen.clear()
+    fit_group(members(longer, {"seed": [4, 3]}), tmp_path)
+    assert seen == [5, 10, 0, 5, 10]  # one that has begun does not wait for one that has not
     with pytest.raises(InputError, match=r"^train\.steps: 5 given, must be at least the 10 of "):
         fit_group(members(override(config, train__steps=5), {"seed": [0, 1]}), tmp_path)
     assert {path: path.read_bytes() for path in kept} == kept
