@@ -14,7 +14,7 @@ LAYERS = (
     ("errors",),
     ("config", "host", "processes", "random", "signals"),
     ("settings",),
-    ("digests",),
+    ("digests", "storage"),
     (
         "costs",
         "machine",
@@ -26,7 +26,6 @@ LAYERS = (
         "writers",
         "figures",
         "presets",
-        "storage",
     ),
     ("chains",),
     ("estimators", "models"),

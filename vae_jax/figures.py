@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_jax.errors import StorageError
+from vae_jax.storage import write_whole
 
 _BACKGROUND = 255
 _MIN_CELL = 48  # pixels
@@ -83,21 +83,7 @@ def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
     array = array[:, :, 0] if array.ndim == 3 and array.shape[-1] == 1 else array
     png = io.BytesIO()
     Image.fromarray(array).save(png, "png")
-    _write(path, png.getvalue())
-
-
-def _write(path: str | os.PathLike, data: bytes) -> None:
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    write_whole(Path(path), lambda file: file.write(png.getvalue()))
 
 
 def _sheet(
@@ -277,7 +263,7 @@ def curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, title:
             axes.set_yscale("log")
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
-    _write(path, png.getvalue())
+    write_whole(Path(path), lambda file: file.write(png.getvalue()))
 
 
 def rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str, Any]]) -> None:
@@ -311,4 +297,4 @@ def rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str, Any]
     axes.grid(alpha=0.3)
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
-    _write(path, png.getvalue())
+    write_whole(Path(path), lambda file: file.write(png.getvalue()))

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,21 +23,27 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
     Of several processes the first writes for all.
     """
-    processes.by_first(lambda: _write_file(path, write))
+    processes.by_first(lambda: write_whole(path, write))
 
 
-def _write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """`write_file` of this process alone, whatever the others do."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace(path, write)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Lets `write` fill a file in a folder that is there, whole or not at all, beside others who do; raises OSError."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from vae_jax.errors import StorageError
+from vae_jax.storage import replace
 
 _PLAIN_LINE_SECONDS = 10.0
 
@@ -124,12 +125,7 @@ class MetricsFile:
             if path.exists():
                 kept = b"".join(line + b"\n" for line, row in _rows(path) if row["step"] <= keep_through_step)
                 if kept != path.read_bytes():
-                    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                    try:
-                        temporary.write_bytes(kept)
-                        os.replace(temporary, path)
-                    finally:
-                        temporary.unlink(missing_ok=True)
+                    replace(path, lambda file: file.write(kept))
             self._file = _AppendOnly(path)
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error

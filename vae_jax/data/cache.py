@@ -3,12 +3,12 @@
 import contextlib
 import hashlib
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vae_jax.storage import replace
 
 
 def fingerprint(array: np.ndarray) -> str:
@@ -47,15 +47,5 @@ def write(path: Path, array: np.ndarray, source: list) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = json.dumps({"sha256": fingerprint(array), "source": source})
-        _replace(path, lambda file: np.save(file, array, allow_pickle=False))
-        _replace(path.with_suffix(".json"), lambda file: file.write(beside.encode()))
-
-
-def _replace(path: Path, write_to) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb") as file:
-            write_to(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        replace(path, lambda file: np.save(file, array, allow_pickle=False))
+        replace(path.with_suffix(".json"), lambda file: file.write(beside.encode()))
