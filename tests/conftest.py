@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import shutil
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What is left out is not worth its time for programs that run for a moment; child processes leave it out, too.
@@ -28,6 +30,34 @@ def data_dir(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("datasets"))
     data.load("digits", "train", data_dir=folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def archives():
+    """The official archives of MNIST."""
+    from inputs import SHARED
+
+    folder = SHARED / "mnist"
+    if not folder.is_dir():
+        pytest.skip("the MNIST archives are not in ../shared/data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(archives, tmp_path_factory):
+    """A folder of this session that holds MNIST."""
+    from vae_jax import data
+
+    folder = tmp_path_factory.mktemp("mnist")
+    assert data.prepare("mnist", source=archives, data_dir=folder)["already_prepared"] is False
+    return folder
+
+
+@pytest.fixture
+def digits_dir(data_dir, tmp_path):
+    """A copy to damage. It has no cache: the copied files are new, so an old cache would not count."""
+    shutil.copytree(Path(data_dir) / "digits", tmp_path / "data" / "digits")
+    return tmp_path / "data"
 
 
 @pytest.fixture(scope="session")
