@@ -121,7 +121,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
 
 
 def test_the_quick_form_does_not_replace_what_the_full_one_has_made(monkeypatch):
-    load("picture_scores")
+    for name in ("gan", "picture_scores"):
+        load(name)
     script, asked = load("gan_comparison"), []
 
     def compare(settings, output):
