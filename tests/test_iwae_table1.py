@@ -40,7 +40,7 @@ def test_the_full_schedule_has_the_published_rate_at_both_ends_of_every_stage(sc
     assert (config.data.holdout, config.train.patience) == (0, 0)
 
 
-@pytest.mark.parametrize("schedule", ["full", "short", "quick"])
+@pytest.mark.parametrize("schedule", ["full", "medium", "short", "quick"])
 def test_every_schedule_has_the_same_shape_and_few_rows_and_saves(script, schedule):
     config = script.config_of(script.Cell(1, 1, "vae", schedule, 0.9))
     train, stages = config.train, np.diff([0, *config.optimizer.milestones, config.train.steps])
@@ -137,8 +137,9 @@ def fake(script, output, cell, *, nll, steps=None, **more):
 
 
 def test_the_table_says_what_is_on_disk(script, tmp_path):
-    full, short = (script.Cell(1, 5, "iwae", schedule, 0.9) for schedule in ("full", "short"))
+    full, medium, short = (script.Cell(1, 5, "iwae", schedule, 0.9) for schedule in ("full", "medium", "short"))
     fake(script, tmp_path, full, nll=[85.0, 86.0])
+    fake(script, tmp_path, medium, nll=[85.6])
     fake(script, tmp_path, short, nll=[86.0])
     fake(script, tmp_path, full._replace(k=50), nll=[84.0], steps=5)  # not finished
     fake(script, tmp_path, full._replace(b1=0.99), nll=[85.2])
@@ -148,11 +149,13 @@ def test_the_table_says_what_is_on_disk(script, tmp_path):
     assert lines == [
         "| 1 | 5 | iwae | 85.54 | 85.18 | 85.50 ± 0.71 | 2 | 22 | 22 | full | 0.9 | 12 | an abacus |",
         "| 1 | 5 | iwae | 85.54 | 85.18 | 85.20 | 1 | 22 | 21 | full | 0.99 | 12 | an abacus |",
+        "| 1 | 5 | iwae | 85.54 | 85.18 | 85.60 | 1 | 22 | 21 | medium | 0.9 | 12 | an abacus |",
         "| 1 | 5 | iwae | 85.54 | 85.18 | 86.00 | 1 | 22 | 21 | short | 0.9 | 12 | an abacus |",
     ]
     assert "| 2 | 5 | iwae | 83.89 | 83.48 | 84.00 ± 0.00 | 2 | 21+5 | 16+5 | full |" in text
     assert "| 1 | 50 | iwae | 84.78 | 84.59 | not run |  | 25 |  | full | 0.9 |  |  |" in text
     assert "The short schedule against the full one, b1 = 0.9, in nats: 1 layer(s) k = 5 iwae +0.50." in text
+    assert "The medium schedule against the full one, b1 = 0.9, in nats: 1 layer(s) k = 5 iwae +0.10." in text
     assert "b1 = 0.99, in nats" not in text
 
 
