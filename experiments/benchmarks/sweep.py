@@ -16,7 +16,8 @@ Prints a table, and last one line of JSON.
 
 Time: 2.6 minutes on two cores with `--steps 918`.
 Numbers of 2026-11-25 (two cores of an AMD EPYC with AVX-512, Python 3.11.7, jax 0.10.2, `--steps 918`, one round): the
-sweep 50.0 s, the sixteen commands 105.9 s, ratio 0.47; of training alone 38.0 s and 60.4 s.
+sweep 50.0 s, the sixteen commands 105.9 s, ratio 0.47; of training alone 38.0 s and 60.4 s. On 2026-11-27, on two cores
+of an Intel Xeon, likewise: 107.4 s and 240.0 s, 0.45; of training alone 83.2 s and 139.7 s.
 """
 
 import argparse
