@@ -30,8 +30,8 @@ The protocol is the authors':
 times the learning rate, 49,200 steps in place of 9,840,000. `--schedule medium` is ten times as long, 820 epochs. Where
 all three were run (one layer, k = 1: 86.31 by the full one) they lose 5.37 and 0.97 nats: numbers of one schedule can
 be compared with each other, and those of the short one not with the published. Nor can its active units of the first
-of two layers: nearly all 100 still vary, and follow what the second layer says of them; with k = 1 the medium one
-leaves 20 of them, the published table 16.
+of two layers: nearly all 100 still vary, and follow what the second layer says of them; of vae with k = 1 the medium
+one leaves 20, the published table 16.
 
 The seeds of a cell are trained side by side in one program (`vae_jax.sweeping`), over as many devices as divide both
 the seeds and the batch. Each leaves a run directory below DIR (runs/iwae_table1); table.md, table.json and table.png in
@@ -65,6 +65,7 @@ k = 5, all with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax
     1       50 dreg         short                            88.70 ± 0.23    32
     2       1  vae, iwae    medium   85.33       84.83      85.63 ± 0.23    20 + 7 (16 + 5)
     2       1  vae, iwae    short                            90.28 ± 0.25    100 + 9
+    2       1  stl, dreg    medium                           85.12 ± 0.23    52 + 9
     2       1  stl, dreg    short                            89.80 ± 0.25    100 + 11
     2       5  vae          short                            89.21 ± 0.24    100 + 9
     2       5  stl          short                            89.13 ± 0.24    97 + 11
