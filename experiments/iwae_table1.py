@@ -54,6 +54,7 @@ k = 5, all with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax
     1       1  vae, iwae    full      86.76       86.35      86.31 ± 0.23    19 (19)
     1       1  vae, iwae    medium                           87.28 ± 0.23    20
     1       1  vae, iwae    short                            91.68 ± 0.24    21
+    1       1  stl, dreg    medium                           86.93 ± 0.23    22
     1       1  stl, dreg    short                            91.18 ± 0.24    22
     1       5  vae          short                            90.86 ± 0.24    21
     1       5  stl          short                            90.65 ± 0.24    22
