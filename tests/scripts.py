@@ -6,10 +6,11 @@ from pathlib import Path
 from types import ModuleType
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.append(str(EXPERIMENTS))  # as where one is run: experiments import their neighbours
 
 
 def load(name: str) -> ModuleType:
-    """The module of experiments/`name`.py, anew, and where an experiment that imports it finds it."""
+    """The module of experiments/`name`.py, anew."""
     spec = importlib.util.spec_from_file_location(name.rpartition("/")[2], EXPERIMENTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

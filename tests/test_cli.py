@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from inputs import SHARED
 from PIL import Image
 
 import vae_jax
@@ -22,7 +23,7 @@ from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
 from vae_jax.writers import read_metrics
 
-CIFAR = Path(__file__).parents[1] / ".." / "shared" / "data" / "cifar10_4k.npz"
+CIFAR = SHARED / "cifar10_4k.npz"
 SMALL = [
     "--compilation-cache", "None", "--model.hidden", "8", "--model.latent-dim", "2", "--train.batch-size", "16",
     "--train.log-every", "5", "--train.evaluate-every", "10", "--train.save-every", "10",

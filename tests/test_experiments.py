@@ -20,7 +20,6 @@ def _digits_are_made_here(data_dir, monkeypatch):
 class TestPcaToVae:
     @pytest.fixture
     def script(self):
-        load("clock")  # where the script finds it
         return load("pca_to_vae")
 
     @pytest.fixture
@@ -121,8 +120,6 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
 
 
 def test_the_quick_form_does_not_replace_what_the_full_one_has_made(monkeypatch):
-    for name in ("gan", "picture_scores"):
-        load(name)
     script, asked = load("gan_comparison"), []
 
     def compare(settings, output):

@@ -2,17 +2,15 @@
 
 import gzip
 import math
-from pathlib import Path
 
 import matplotlib.axes
 import numpy as np
 import pytest
+from inputs import SHARED
 from PIL import Image
 
 from vae_jax import figures
 from vae_jax.errors import StorageError
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def _read(path):
@@ -212,7 +210,7 @@ def test_figures_are_the_same_bytes_twice(tmp_path):
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_figures_of_real_images(tmp_path, name):
-    path = DATA / {"mnist": "mnist/t10k-images-idx3-ubyte.gz", "cifar10": "cifar10_4k.npz"}[name]
+    path = SHARED / {"mnist": "mnist/t10k-images-idx3-ubyte.gz", "cifar10": "cifar10_4k.npz"}[name]
     if not path.exists():
         pytest.skip("the images are not on this machine")
     if name == "mnist":

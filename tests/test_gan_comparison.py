@@ -15,8 +15,6 @@ from scripts import EXPERIMENTS, load
 
 @pytest.fixture(scope="module")
 def script():
-    for name in ("gan", "picture_scores"):  # where the script finds them
-        load(name)
     return load("gan_comparison")
 
 

@@ -23,7 +23,6 @@ def _digits_are_made_here(data_dir, monkeypatch):
 
 @pytest.fixture
 def script():
-    load("clock")  # where the script finds it
     return load("iwae_table1")
 
 

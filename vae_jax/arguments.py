@@ -13,13 +13,12 @@ from vae_jax.config import Config
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import (
-    DEFAULTS,
+    fallen,
     flatten,
     from_flat,
     parse_setting,
     suggestion,
     unattended,
-    unread,
     validate,
     with_numbers,
 )
@@ -229,7 +228,7 @@ def _asked_of(base: Config, asked: Any) -> Config:
     """`base` with what the flags change of it, not validated: the commands do so, each in its time."""
     config = Config(**_sections(asked))
     before, now = flatten(base), flatten(config)
-    return with_numbers(config, {path: DEFAULTS[path] for path in unread(now) if now[path] == before[path]})
+    return with_numbers(config, fallen(now, given=[path for path in now if now[path] != before[path]]))
 
 
 def _check_preset(preset: str | None) -> None:

@@ -5,7 +5,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from vae_jax.config import OBJECTIVE_SETTINGS, RESUMABLE, Config, ObjectiveConfig
@@ -78,8 +78,8 @@ def validate(config: Config) -> Config:
     _check_streaming(config)
     for path in unread(values):
         decides, _ = _READ_WITH[path]
-        _require(values[path] == DEFAULTS[path], path, values[path],
-                 f"{DEFAULTS[path]} where {decides} is {values[decides]}, which does not read it")  # fmt: skip
+        _require(values[path] == _DEFAULTS[path], path, values[path],
+                 f"{_DEFAULTS[path]} where {decides} is {values[decides]}, which does not read it")  # fmt: skip
     _check_combinations(config)
     return config
 
@@ -221,7 +221,7 @@ def _field_types(cls: type, prefix: str = "") -> dict[str, Any]:
 
 
 _FIELD_TYPES = _field_types(Config)
-DEFAULTS = flatten(Config())
+_DEFAULTS = flatten(Config())
 
 
 def from_flat(values: Mapping[str, Any]) -> Config:
@@ -258,7 +258,12 @@ def merged(config: Config, given: Mapping[str, Any]) -> Config:
     preset where another optimizer is asked for that has none.
     """
     values = flatten(config) | given
-    return from_flat(values | {path: DEFAULTS[path] for path in unread(values) if path not in given})
+    return from_flat(values | fallen(values, given))
+
+
+def fallen(values: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """The defaults of those settings that nothing reads and that were not given."""
+    return {path: _DEFAULTS[path] for path in unread(values) if path not in given}
 
 
 def unattended(config: Config, *, log_every: int | None = None) -> Config:
