@@ -30,7 +30,7 @@ LAYERS = (
     ("chains",),
     ("estimators", "models"),
     ("inference",),
-    ("training", "evaluation"),
+    ("training", "evaluation", "exporting"),
     ("reading",),
     ("runs",),
     ("drawing", "feeding"),

@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import pytest
 from inputs import SHARED
+from jax.export import deserialize
 from PIL import Image
 
 import vae_jax
-from vae_jax import arguments, cli, drawing, evaluation, fitting
+from vae_jax import arguments, cli, drawing, evaluation, fitting, runs
 from vae_jax.errors import InputError
 from vae_jax.presets import PRESETS
 from vae_jax.writers import read_metrics
@@ -220,6 +221,22 @@ def test_reconstruct_interpolate_and_encode(copied, call):
         assert np.isfinite(codes["mean"]).all()
 
 
+def test_export(copied, call):
+    directory, _ = copied
+    result = call("export", directory).result
+    assert (result["step"], result["platforms"]) == (20, ["cpu", "cuda", "rocm", "tpu"])
+    assert {name: (program["takes"], program["gives"]) for name, program in result["programs"].items()} == {
+        "encoder": ("float32[B,8,8,1]", {"mean": "float32[B,2]", "scale": "float32[B,2]"}),
+        "decoder": ("float32[B,2]", "float32[B,8,8,1]"),
+        "sampler": ("uint32[B,2]", "float32[B,8,8,1]"),
+    }
+    decoder = deserialize(bytearray(Path(result["programs"]["decoder"]["file"]).read_bytes()))
+    run = runs.open_run(directory)
+    z = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    with runs.saved_params(run, print) as (_, params):
+        np.testing.assert_allclose(decoder.call(z), drawing.decode_images(run, params, z), rtol=1e-5)
+
+
 def test_data_list(data_dir, trained, call):
     found = {entry["name"]: entry for entry in call("data", "list", "--data-dir", data_dir).result["datasets"]}
     assert found["digits"]["prepared"] is True
@@ -346,6 +363,7 @@ def test_help_of_a_command(command, capsys):
         "data": "prepare",
         "sample": "--count",
         "interpolate": "--frames",
+        "export": "exported/*.jax",
     }
     assert expected.get(command, "--split") in text
 
@@ -445,6 +463,8 @@ def test_a_directory_that_cannot_be_is_refused_before_anything_is_compiled(
         (["evaluate"], ["the run's directory is missing"]),
         (["evaluate", "EMPTY"], ["no run here (config.json is missing)"]),
         (["sample", "EMPTY"], ["no run here"]),
+        (["export", "EMPTY"], ["no run here"]),
+        (["export", "RUN", "--cout", "3"], ["--cout"]),
         (["evaluate", "RUN", "--split", "tset"], ["split='tset': no such split", "train, validation, test"]),
         (["reconstruct", "RUN", "--split", "tset"], ["split='tset': no such split"]),
         (["encode", "RUN", "--split", "tset"], ["split='tset': no such split"]),

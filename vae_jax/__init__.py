@@ -24,6 +24,7 @@ _NAMES = {
         "signal_to_noise", "sticking_the_landing",
     ),
     "evaluation": ("Evaluator", "bits_per_dim"),
+    "exporting": ("export_programs",),
     "inference": (
         "bound_parts", "log_likelihood", "make_loss", "negative_bound", "objective_at", "sample_terms",
     ),

@@ -172,6 +172,14 @@ class Encode:
     """train, validation or test."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the encoder, the decoder and a sampler as programs for JAX alone: exported/*.jax, weights inside.
+
+    Each takes any number of examples, on a CPU, a GPU or a TPU.
+    """
+
+
 def parse_train(argv: Sequence[str]) -> tuple[Train, Config]:
     """(what was asked, the config): preset or the run's own settings first, then the flags."""
     preset, workdir = _value(argv, "--preset"), _value(argv, "--workdir")

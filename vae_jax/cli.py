@@ -18,7 +18,9 @@ from vae_jax.errors import InputError, StorageError, VaeJaxError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import suggestion
 
-_NAMES = ("train", "sweep", "bench", "plan", "evaluate", "sample", "reconstruct", "interpolate", "encode", "data")
+_NAMES = (
+    "train", "sweep", "bench", "plan", "evaluate", "sample", "reconstruct", "interpolate", "encode", "export", "data",
+)  # fmt: skip
 _PACKAGES = ("vae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")  # what a report of a fault should name
 COMMANDS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {name: getattr(commands, name) for name in _NAMES}
 
@@ -35,6 +37,7 @@ Variational autoencoders in JAX.
   reconstruct RUN       test images and their reconstructions
   interpolate RUN       the images between test images, through the codes
   encode RUN            the codes of a split, as an .npz file
+  export RUN            the encoder, the decoder and a sampler as programs that need JAX alone
   data list             the data sets at hand
   data prepare NAME     prepare mnist (--from DIR: from its official archives), digits or moons on disk
 

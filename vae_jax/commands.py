@@ -13,6 +13,7 @@ from vae_jax import processes, storage
 from vae_jax.arguments import (
     Encode,
     Evaluate,
+    Export,
     Interpolate,
     Reconstruct,
     Sample,
@@ -240,6 +241,25 @@ def encode(argv: Sequence[str]) -> dict[str, Any]:
     path = run.directory / f"codes-{asked.split}.npz"
     storage.write_file(path, lambda file: np.savez(file, mean=codes["mean"], scale=codes["scale"]))
     return {"workdir": str(directory), "step": step, "codes": str(path), "num_examples": len(images)}
+
+
+def export(argv: Sequence[str]) -> dict[str, Any]:
+    """`vae-jax export RUN`."""
+    directory, _ = parse_on_run("export", Export, argv)
+    import jax
+
+    from vae_jax import exporting, runs
+
+    run = runs.open_run(directory)
+    with runs.saved_params(run, _say) as (step, params):
+        programs = exporting.export_programs(params, model=run.model)
+    written = {}
+    for name, program in programs.items():
+        path, content = run.directory / "exported" / f"{name}.jax", program.serialize()
+        storage.write_file(path, lambda file, content=content: file.write(content))
+        gives = jax.tree.unflatten(program.out_tree, map(str, program.out_avals))
+        written[name] = {"file": str(path), "takes": str(program.in_avals[0]), "gives": gives}
+    return {"workdir": str(directory), "step": step, "platforms": exporting.PLATFORMS, "programs": written}
 
 
 def data(argv: Sequence[str]) -> dict[str, Any]:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax import figures, processes, sharding
-from vae_jax.chains import MarkovChain
+from vae_jax import exporting, figures, processes, sharding
 from vae_jax.data.batches import read_images
 from vae_jax.evaluation import evaluate_examples, padded_batches
 from vae_jax.inference import Params
@@ -27,12 +25,12 @@ def decode_images(run: Run, params: Params, z: np.ndarray) -> np.ndarray:
     flat = np.asarray(z, np.float32).reshape(-1, z.shape[-1])
     decode = _decoder(run)
     images = [np.asarray(decode(params, batch))[:count] for count, batch in padded_batches(flat, BATCH)]
-    return np.clip(np.concatenate(images), 0, 1).reshape(*z.shape[:-1], *run.image_shape)
+    return np.concatenate(images).reshape(*z.shape[:-1], *run.image_shape)
 
 
 @functools.cache
 def _decoder(run: Run) -> Any:
-    return _whole(run, lambda params, z: run.model.apply({"params": params}, z, method="decode").mean())
+    return _whole(run, functools.partial(exporting.decode, model=run.model))
 
 
 def _whole(run: Run, function: Any) -> Any:
@@ -42,9 +40,7 @@ def _whole(run: Run, function: Any) -> Any:
 
 def encode_images(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[str, np.ndarray]:
     """For uint8 images [N, H, W, C]: `seen` [N, H, W, C], what the model saw of them (binarised, say), and the
-    posterior's `mean` and `scale`, each [N, D]; the scale of a point is 0. Of several layers, each is taken given the
-    mean of the one below it."""
-
+    posterior's `mean` and `scale`, each [N, D], as `exporting.encode` says."""
     return evaluate_examples(_encoder(run), params, key, images, batch_size=min(BATCH, len(images)))
 
 
@@ -52,11 +48,7 @@ def encode_images(run: Run, params: Params, key: Array, images: np.ndarray) -> d
 def _encoder(run: Run) -> Any:
     def encode(params: Params, key: Array, batch: Array) -> dict[str, Array]:
         x = read_images(key, batch, binarization=run.config.data.binarization)
-        q = run.model.apply({"params": params}, x, method="encode")
-        q = q.along_means() if isinstance(q, MarkovChain) else q
-        mean = q.mean()
-        scale = jnp.zeros_like(mean) if run.config.model.posterior == "deterministic" else jnp.exp(q.log_scale)
-        return {"seen": x, "mean": mean, "scale": scale}
+        return {"seen": x} | exporting.encode(params, x, model=run.model)
 
     return _whole(run, encode)
 
