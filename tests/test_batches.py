@@ -24,6 +24,19 @@ def test_permutations_are_uniform():
     assert ((counts - expected) ** 2 / expected).sum() < 74  # chi-square, 36 degrees of freedom, p = 2e-4
 
 
+@pytest.mark.parametrize(("size", "pair"), [(10, (0, 1)), (12, (3, 7)), (16, (0, 8)), (17, (0, 8)), (64, (0, 32))])
+def test_the_places_of_two_do_not_depend_on_each_other(size, pair):
+    draws = 40_000
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(1), i))(jnp.arange(draws))
+    places = jax.jit(jax.vmap(lambda key: permute(key, jnp.asarray(pair, jnp.uint32), size)))(keys)  # [draws, 2]
+    counts = np.bincount(np.asarray(places) @ [size, 1], minlength=size**2).reshape(size, size)
+    assert np.trace(counts) == 0
+    degrees = size * (size - 1) - 1
+    expected = draws / (degrees + 1)
+    chi_square = ((counts[~np.eye(size, dtype=bool)] - expected) ** 2 / expected).sum()
+    assert abs(chi_square - degrees) < 5 * np.sqrt(2 * degrees)
+
+
 def test_neighbours_are_not_kept_together():
     order = np.asarray(permute(jax.random.key(2), jnp.arange(60_000, dtype=jnp.uint32), 60_000), np.int64)
     correlation = np.corrcoef(order[:-1], order[1:])[0, 1]

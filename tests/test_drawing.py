@@ -93,8 +93,14 @@ def test_pictures_of_a_training_come_from_the_same_codes_each_time(plane):
     }  # fmt: skip
     codes = drawing.prior_codes(run, params, jax.random.key(0), 36)
     np.testing.assert_array_equal(first["samples"], figures.image_grid(drawing.decode_images(run, params, codes), 6))
-    seen = drawing.encode_images(run, params, jax.random.key(0), images)["seen"]
-    np.testing.assert_array_equal(first["reconstructions"][:48], figures.image_grid(seen, 5))
+    again = drawing.pictures(run, params, jax.random.key(0), images)
+    np.testing.assert_array_equal(first["reconstructions"], again["reconstructions"])
+    seen, least, most = (
+        first["reconstructions"][:48],
+        *(figures.image_grid((255 * mask).astype(np.uint8), 5) for mask in (images == 255, images > 0)),
+    )  # each pixel between the least and the most that a draw can make of it
+    assert (least <= seen).all()
+    assert (seen[:, :48] <= most[:, :48]).all()
     assert list(drawing.pictures(run, params, jax.random.key(0), images[:0])) == ["samples"]
 
 
@@ -159,6 +165,29 @@ def test_every_figure_that_there_are_images_for(images, expected, plane, drawn, 
     paths = drawing.draw_all(run, params)
     assert {path.stem for path in paths} == expected == set(drawn)
     assert len(paths) == len(expected)
+
+
+@pytest.mark.parametrize("draw", ["draw_all", "pictures"])
+def test_what_is_seen_is_drawn_apart_from_the_codes(draw, make, drawn, monkeypatch):
+    run, params = make(model__latent_layers=(3,), model__layer_hidden=(4,))
+    monkeypatch.setattr(drawing, "read_metrics", lambda path: [])
+    used = {"prior_codes": set(), "encode_images": set()}
+    for name, keys in used.items():
+        function = getattr(drawing, name)
+
+        def spy(run, params, key, *rest, function=function, keys=keys):
+            derived = [key, *(jax.random.fold_in(key, i) for i in range(20))]  # of layers, of batches
+            keys.update(tuple(jax.random.key_data(k).tolist()) for k in derived)
+            return function(run, params, key, *rest)
+
+        monkeypatch.setattr(drawing, name, spy)
+    if draw == "draw_all":
+        drawing.draw_all(run, params)
+    else:
+        drawing.pictures(run, params, jax.random.key(0), run.images("test")[:4])
+    assert used["prior_codes"]
+    assert used["encode_images"]
+    assert not used["prior_codes"] & used["encode_images"]
 
 
 def test_a_manifold_needs_two_latents(make, drawn, monkeypatch):

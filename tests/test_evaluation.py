@@ -24,6 +24,16 @@ def test_every_example_is_evaluated_once_and_in_order(batch_size):
     assert all(batch.shape == (batch_size, *IMAGE_SHAPE) for _, batch in padded_batches(IMAGES, batch_size))
 
 
+def test_each_batch_has_a_key_of_its_own():
+    def per_example(params, key, images):
+        return {"draw": jax.random.uniform(key, (len(images),))}
+
+    values = evaluate_examples(per_example, None, jax.random.key(0), IMAGES, batch_size=5)
+    assert len(np.unique(values["draw"])) == 23
+    expected = jax.random.uniform(jax.random.fold_in(jax.random.key(0), 1), (5,))
+    np.testing.assert_array_equal(values["draw"][5:10], expected)
+
+
 def exact():
     model, params, evidence = exact_model()
     return model, jax.tree.map(lambda p: p.astype(jnp.float32), params), evidence(IMAGES / 255)

@@ -72,10 +72,19 @@ def test_gradients_flow_through_the_singular_value(players):
     rng = np.random.default_rng(0)
     kernel, weights = jnp.asarray(rng.normal(size=(2, 7, 4)), jnp.float32)
     params = {"kernel": kernel}
-    directions = converged(players, params, players.init_directions(jax.random.key(0), params))
-    found = jax.grad(lambda p: jnp.sum(weights * players.spectral_normalise(p, directions)[0]["kernel"]))(params)
+    start = players.init_directions(jax.random.key(0), params)
+
+    def gradient(directions):
+        loss = lambda p: jnp.sum(weights * players.spectral_normalise(p, directions)[0]["kernel"])  # noqa: E731
+        return jax.grad(loss)(params)["kernel"]
+
     expected = jax.grad(lambda k: jnp.sum(weights * k / jnp.linalg.svd(k, compute_uv=False)[0]))(kernel)
-    np.testing.assert_allclose(found["kernel"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient(converged(players, params, start)), expected, rtol=1e-4, atol=1e-5)
+    # Before it has converged, too, the directions are constants.
+    u = kernel @ start["kernel"] / np.linalg.norm(kernel @ start["kernel"])
+    v = kernel.T @ u / np.linalg.norm(kernel.T @ u)
+    expected = jax.grad(lambda k: jnp.sum(weights * k / (u @ k @ v)))(kernel)
+    np.testing.assert_allclose(gradient(start), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_generator_is_the_vae_s_decoder(players, gan, state, z):
@@ -106,6 +115,22 @@ def test_each_player_moves_in_its_own_step_only(players, gan, state, z, x):
     after, metrics = jax.jit(functools.partial(players.gan_step, gan=gan))(state, (255 * x).astype(jnp.uint8))
     assert changed(state, after) == {"discriminator", "directions", "generator", "step"}
     assert set(metrics) == {"discriminator_loss", "generator_loss"}
+
+
+def test_the_players_see_codes_of_their_own(players, gan, state, x, monkeypatch):
+    seen = []
+    for name in ("discriminator_step", "generator_step"):
+        step = getattr(players, name)
+
+        def spy(state, z, *x, gan, step=step):
+            seen.append(z)
+            return step(state, z, *x, gan=gan)
+
+        monkeypatch.setattr(players, name, spy)
+    players.gan_step(state, (255 * x).astype(jnp.uint8), gan=gan)
+    first, second = seen
+    assert first.shape == second.shape == (8, 3)
+    assert not np.any(np.asarray(first) == second)
 
 
 def test_the_losses_are_those_of_the_paper(players, gan, state, z, x):

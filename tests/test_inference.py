@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 
 import jax
@@ -8,8 +7,9 @@ import pytest
 from jitted import init, log_likelihood, negative_bound, sample_terms
 from linear_gaussian import LATENT, exact_model, images
 
-from vae_jax import objectives
+from vae_jax import inference, objectives
 from vae_jax.config import DataConfig, ModelConfig, ObjectiveConfig
+from vae_jax.data.batches import read_images
 from vae_jax.inference import bound_parts, make_loss, objective_at
 from vae_jax.models import build_model
 
@@ -208,6 +208,26 @@ class TestLogLikelihood:
         np.testing.assert_allclose(log_px, top + np.log(w.mean(axis=0)), rtol=1e-5)
         np.testing.assert_allclose(ess, w.sum(axis=0) ** 2 / (w**2).sum(axis=0), rtol=1e-3)
 
+    @pytest.mark.parametrize("level", [-90.0, -10_000.0, -40_000.0])
+    @pytest.mark.parametrize("spread", [0.0, 3.0])
+    def test_thousands_of_chunks_keep_the_digits_of_thousands_of_nats(self, level, spread, monkeypatch):
+        log_w = jnp.asarray(level + spread * np.random.default_rng(0).normal(size=(2000, 5, 2)), jnp.float32)
+        log_w = log_w.at[7].set(-jnp.inf)  # codes that cannot be, a whole chunk of them
+        chunks = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(jax.random.key(0), i)))(jnp.arange(2000))
+
+        def terms(params, key, x, *, model, num_samples):
+            chunk = jnp.argmax(jnp.all(chunks == jax.random.key_data(key)[None], axis=1))
+            zero = jnp.zeros((num_samples, 2))
+            return objectives.Terms(log_w[chunk], zero, zero, kl=None)
+
+        monkeypatch.setattr(inference, "sample_terms", terms)
+        run = functools.partial(inference.log_likelihood, None, model=None, num_samples=10_000, chunk=5)
+        log_px, ess = jax.jit(run)(jax.random.key(0), jnp.zeros((2, 1, 1, 1)))
+        exact = np.asarray(log_w, np.float64).reshape(10_000, 2)
+        w = np.exp(exact - exact.max(axis=0))
+        np.testing.assert_allclose(log_px, exact.max(axis=0) + np.log(w.mean(axis=0)), rtol=2e-7, atol=1e-3)
+        np.testing.assert_allclose(ess, w.sum(axis=0) ** 2 / (w**2).sum(axis=0), rtol=1e-3)
+
     def test_rises_with_the_number_of_samples(self):
         model, params = tiny()
         x = binary(count=200)
@@ -279,18 +299,16 @@ class TestObjectiveAt:
         assert abs(few - many) > 1e-3
 
 
-def test_the_runs_loss_binarises_with_its_own_key():
+def test_the_runs_loss_binarises_and_draws_codes_each_with_a_key_of_its_own():
     model, params = tiny()
     images = jnp.full((64, 4, 4, 1), 128, jnp.uint8)
     loss = jax.jit(make_loss(model, ObjectiveConfig(), DataConfig()))
     values = {float(loss(params, jax.random.key(k), images, jnp.asarray(0))[0]) for k in (0, 0, 1)}
     assert len(values) == 2
-    still = jax.jit(make_loss(model, ObjectiveConfig(beta=0.0), DataConfig(binarization="none")))
-    deterministic = dataclasses.replace(model, posterior="deterministic")
-    x = images.astype(jnp.float32) / 255
-    q = deterministic.apply({"params": params}, x, method="encode")
-    assert q.mean().shape == (64, 3)
-    assert np.isfinite(still(params, jax.random.key(0), images, jnp.asarray(0))[0])
+    read_key, noise_key = jax.random.split(jax.random.key(1))
+    x = read_images(read_key, images, binarization="dynamic")
+    expected, _ = negative_bound(params, noise_key, x, model=model, objective=objectives.elbo)
+    assert float(expected) in (pytest.approx(value, rel=1e-6) for value in values)
 
 
 def test_latent_size_of_the_exact_model():

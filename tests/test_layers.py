@@ -148,6 +148,27 @@ class TestLinearGaussian:
             jnp.sum(v) for v in jax.tree.leaves(plain.variance["posterior_layers_0"])
         )
 
+    @pytest.mark.parametrize(("rule", "objective"), [
+        ("sticking-the-landing", objectives.sampled_elbo),
+        ("doubly-reparameterized", objectives.iwae),
+        ("doubly-reparameterized", objectives.bind(objectives.renyi, alpha=0.5)),
+        ("doubly-reparameterized", objectives.bind(objectives.miwae, num_inner_samples=2)),
+        ("doubly-reparameterized", objectives.bind(objectives.ciwae, elbo_weight=0.3)),
+        ("doubly-reparameterized", objectives.negative_cubo),
+    ])  # fmt: skip
+    def test_with_the_exact_posterior_nothing_is_left_of_the_noise_in_any_layer(self, rule, objective):
+        model, params, _ = exact_model()
+
+        def largest(name, objective):
+            settings = {"model": model, "objective": objective, "num_samples": 4, "estimator": ESTIMATORS[name]}
+            loss = lambda p: negative_bound(p, jax.random.key(0), images(), **settings)[0]  # noqa: E731
+            grads = jax.jit(jax.grad(loss))(params)
+            parts = (grads[name] for name in ("posterior_mean", "posterior_log_variance", "posterior_layers_0"))
+            return [max(float(abs(leaf).max()) for leaf in jax.tree.leaves(part)) for part in parts]
+
+        assert max(largest(rule, objective)) < 1e-12
+        assert min(largest("pathwise", objectives.sampled_elbo)) > 0.1
+
 
 def _error(statistics):
     return statistics.standard_error
@@ -187,6 +208,15 @@ class TestMarkovChain:
         np.testing.assert_allclose(mean, z.mean(axis=0), atol=0.03)
         along = 2 * np.sin(0.3)  # not the mean of sin
         np.testing.assert_allclose(chain.mean(), [along, 0.3, -0.2] if downwards else [0.3, -0.2, along], rtol=1e-9)
+
+    def test_the_third_layer_s_mean_is_over_draws_of_the_second(self):
+        constant = lambda z: jnp.zeros_like(z)  # noqa: E731
+        copied = Partial(lambda z: Normal(z, constant(z)))
+        squared = Partial(lambda z: Normal(z**2, constant(z)))
+        chain = MarkovChain(standard_normal((1,)), (copied, squared), (1, 1, 1))
+        mean, variance = chain.sampled_mean(jax.random.key(0), 200_000)
+        np.testing.assert_allclose(mean[2], 2.0, atol=0.04)  # E z_2², of N(0, 1 + 1)
+        np.testing.assert_allclose(variance[2], 8 / 200_000, rtol=0.05)
 
     def test_a_code_of_another_length_is_refused(self):
         with pytest.raises(ValueError, match="3 numbers, got 2"):

@@ -80,7 +80,7 @@ class ObjectiveConfig:
     beta: float = 1.0
     """Weight of the KL (for capacity: of its distance from the capacity; for beta-tc: of the total correlation)."""
     warmup_steps: int = 0
-    """The weight beta rises linearly from 0 over this many steps; for capacity: the capacity does."""
+    """For this many steps the weight beta is (step + 1) / warmup_steps of itself; for capacity: the capacity is."""
     free_bits: float = 0.0
     """Nats of KL that cost nothing (objective free-bits)."""
     capacity: float = 0.0

@@ -57,7 +57,8 @@ class Normal:
 
     Attributes:
       loc: `[*batch, *event]`, the means.
-      log_scale: the same shape, log σ; values and gradients are finite for |log σ| ≤ 40 and |z - loc| ≤ 40.
+      log_scale: the same shape, log σ; each number's log density and gradient are finite for |log σ| ≤ 40 and
+        |z - loc| ≤ 40.
       event_ndims: how many trailing axes form one observation.
     """
 
@@ -140,7 +141,7 @@ class Bernoulli:
         return jax.random.bernoulli(key, probability).astype(self.logits.dtype)
 
     def log_prob(self, value: Array) -> Array:
-        """Returns Σ x·l − log(1 + exp(l)) over the event, in nats, finite for every finite logit l.
+        """Returns Σ x·l − log(1 + exp(l)) over the event, in nats, each pixel's finite for every finite logit l.
 
         For x in {0, 1} this is the log probability. For intensities in (0, 1) it is minus the cross entropy,
         the expected log probability of a random binarisation of x: usable as a reconstruction loss, but no

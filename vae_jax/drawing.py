@@ -70,10 +70,15 @@ def pictures(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[s
     where there are images, `reconstructions`: what the model saw of them above what it makes of it."""
     found = {"samples": decode_images(run, params, prior_codes(run, params, key, 36))}
     if len(images):
-        codes = encode_images(run, params, key, images)
+        codes = encode_images(run, params, _apart(key), images)
         found["reconstructions"] = np.concatenate([codes["seen"], decode_images(run, params, codes["mean"])])
     columns = {"samples": 6, "reconstructions": len(images)}
     return {name: figures.image_grid(shown, columns[name]) for name, shown in found.items()}
+
+
+def _apart(key: Array) -> Array:
+    """A key for what the model sees of images, where `key` draws codes, which folds it with the number of a layer."""
+    return jax.random.fold_in(jax.random.fold_in(key, 2**31), 0)
 
 
 def draw_samples(run: Run, params: Params, *, key: Array, count: int = 100) -> Path:
@@ -134,14 +139,15 @@ def draw_all(run: Run, params: Params) -> list[Path]:
     """Every figure that this run can have, from test images."""
     images = run.images("test")
     key = jax.random.fold_in(evaluation_key(run, "test"), 2**31)  # apart from the keys of the evaluation's batches
+    seen_key = _apart(key)
     drawn = [
         draw_samples(run, params, key=key),
-        draw_reconstructions(run, params, images[:30], key=key),
-        draw_traversals(run, params, images[:1000], key=key),
+        draw_reconstructions(run, params, images[:30], key=seen_key),
+        draw_traversals(run, params, images[:1000], key=seen_key),
         draw_curves(run),
     ]
     if len(images) > 1:
-        drawn.append(draw_interpolations(run, params, images[:16], key=key))
+        drawn.append(draw_interpolations(run, params, images[:16], key=seen_key))
     if run.model.sizes == (2,):
         drawn.append(draw_manifold(run, params))
     return drawn

@@ -165,18 +165,27 @@ def log_likelihood(
     Raises ValueError where the posterior has no density.
     """
 
-    def sums(key: Array, size: int) -> tuple[Array, Array]:
+    def sums(key: Array, size: int) -> tuple[Array, Array, Array]:
+        """(the largest log w, Σ w, Σ w²), each [B], the weights as shares of the largest."""
         log_w = log_weights(sample_terms(params, key, x, model=model, num_samples=size))  # [size, B]
-        return jax.nn.logsumexp(log_w, axis=0), jax.nn.logsumexp(2 * log_w, axis=0)
+        largest = jnp.maximum(jnp.max(log_w, axis=0), jnp.finfo(log_w.dtype).min)  # from which -inf can be taken
+        w = jnp.exp(log_w - largest[None])
+        return largest, jnp.sum(w, axis=0), jnp.sum(w * w, axis=0)
 
-    def add(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-        return jax.tree.map(jnp.logaddexp, carry, sums(jax.random.fold_in(key, i), chunk)), None
+    def joined(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        # Sums of shares keep their digits. The logarithm of a sum has those of a number of thousands of nats.
+        largest = jnp.maximum(a[0], b[0])
+        of_a, of_b = jnp.exp(a[0] - largest), jnp.exp(b[0] - largest)
+        return largest, a[1] * of_a + b[1] * of_b, a[2] * of_a**2 + b[2] * of_b**2
+
+    def add(carry: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array], None]:
+        return joined(carry, sums(jax.random.fold_in(key, i), chunk)), None
 
     chunk = min(chunk, num_samples)
     full, rest = divmod(num_samples, chunk)
     totals = sums(jax.random.fold_in(key, 0), chunk)
     totals, _ = lax.scan(add, totals, jnp.arange(1, full))
     if rest:
-        totals = jax.tree.map(jnp.logaddexp, totals, sums(jax.random.fold_in(key, full), rest))
-    log_sum, log_sum_squares = totals
-    return log_sum - jnp.log(num_samples), jnp.exp(2 * log_sum - log_sum_squares)
+        totals = joined(totals, sums(jax.random.fold_in(key, full), rest))
+    largest, total, squares = totals
+    return largest + jnp.log(total / num_samples), total**2 / squares

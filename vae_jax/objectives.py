@@ -117,14 +117,19 @@ def free_bits(terms: Terms, *, free_bits: float, beta: float = 1.0) -> Array:
 
     The floor holds for each example, so one example's bound does not depend on another, and for all layers of a code
     together, whose shares are no divergences alone (Kingma et al., arXiv 1606.04934, take the mean over a batch, which
-    is never larger, and a floor for each of several groups of latents).
+    is never larger, and a floor for each of several groups of latents). The KL of several layers is an estimate by K
+    samples, whose noise costs something near the floor: E max(estimate, free_bits) >= max(KL, free_bits).
     """
     kl = jnp.sum(kl_divergence_of(terms), axis=0)
     return reconstruction(terms) - beta * jnp.maximum(kl, free_bits)
 
 
 def capacity(terms: Terms, *, capacity: float, beta: float = 1.0) -> Array:
-    """E_q log p(x|z) - beta |KL - capacity|, [B] (Burgess et al., arXiv 1804.03599)."""
+    """E_q log p(x|z) - beta |KL - capacity|, [B] (Burgess et al., arXiv 1804.03599).
+
+    The KL of several layers is an estimate by K samples, whose noise costs something: E |estimate - capacity| is more
+    than |KL - capacity| where they are near.
+    """
     kl = jnp.sum(kl_divergence_of(terms), axis=0)
     return reconstruction(terms) - beta * jnp.abs(kl - capacity)
 

@@ -103,11 +103,12 @@ def fit_group(
 ) -> list[Trained] | None:
     """Trains the members side by side in one program, spread over the devices; None if `stop()` came true.
 
-    Each member's directory holds what `fitting.fit` leaves, and equals, up to the order of sums, that of the same run
-    alone. The same call goes on after an interruption, from the newest step that all members have that have begun;
-    those that are done are left as they are, and new ones are a program of their own. A member that is not finite is
-    left at its last checkpoint, with failure.json, which keeps it out from then on, and the others go on. Raises
-    CheckpointError, StorageError, LockedError, and InputError where a member has more steps than are asked for.
+    Each member's directory holds what `fitting.fit` leaves, and equals, to rounding, that of the same run alone (the
+    settings that vary are float32 numbers here: 1 - b2 of Adam has fewer digits). The same call goes on after an
+    interruption, from the newest step that all members have that have begun; those that are done are left as they are,
+    and new ones are a program of their own. A member that is not finite is left at its last checkpoint, with
+    failure.json, which keeps it out from then on, and the others go on. Raises CheckpointError, StorageError,
+    LockedError, and InputError where a member has more steps than are asked for.
     """
     every, images = prepare(group, directory)
     trained, parts = {}, {"done": [], "begun": [], "new": []}

@@ -146,13 +146,13 @@ def make_train_step(
 ) -> Step:
     """A pure, unjitted step(state, batch) -> (state, metrics).
 
-    The noise of a step is a function of (state.key, state.step) alone. A step whose loss or gradient is not finite
-    is counted in `skipped`, which goes back to 0 at the next that is. With `max_skips` its update is not made (nor
-    one that gives weights that are not finite): up to `max_skips` such steps in a row are passed over; one more, and
-    the state stays as it is, its `step` naming the one that failed. With `max_skips` = 0 nothing is held back, for
-    the updates of some layers then run while the gradients of others are computed: the first step with `skipped` = 1
-    is the one that failed, and the state after it is of no use. Metrics are the loss's own, `loss`, `grad_norm` and
-    the new `skipped`, all scalars.
+    The noise of a step is a function of (state.key, state.step) alone. A step whose loss or gradient is not finite is
+    counted in `skipped`, which goes back to 0 at the next that is. With `max_skips` its update is not made (nor one
+    that gives weights that are not finite): up to `max_skips` such steps in a row are passed over, which the learning
+    rate's schedule counts and nothing else of the optimizer does; one more, and the state stays as it is, its `step`
+    naming the one that failed. With `max_skips` = 0 nothing is held back, for the updates of some layers then run while
+    the gradients of others are computed: the first step with `skipped` = 1 is the one that failed, and the state after
+    it is of no use. Metrics are the loss's own, `loss`, `grad_norm` and the new `skipped`, all scalars.
 
     With `microbatches` M > 1 the batch is [M, B/M, H, W, C] and `accumulated` takes its gradient.
     """
@@ -170,17 +170,28 @@ def make_train_step(
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema_decay) if ema_decay else ()
         if max_skips:
             finite &= jnp.isfinite(norm(params))
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        passed = skipped <= max_skips
+        if max_skips:
             params, opt_state, ema_params = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old),
+                lambda new, old: _chosen(passed if _is_schedule(new) else finite, new, old),
                 (params, opt_state, ema_params),
                 (state.params, state.opt_state, state.ema_params),
+                is_leaf=_is_schedule,
             )
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        step = state.step + (skipped <= max_skips)
-        new_state = TrainState(step, params, opt_state, ema_params, state.key, skipped)
+        new_state = TrainState(state.step + passed, params, opt_state, ema_params, state.key, skipped)
         return new_state, metrics | {"loss": value, "grad_norm": grad_norm, "skipped": skipped}
 
     return train_step
+
+
+def _is_schedule(node: Any) -> bool:
+    """Whether a node of an optimizer's state counts the steps of a schedule, not the updates that were made."""
+    return isinstance(node, optax.ScaleByScheduleState)
+
+
+def _chosen(condition: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 def accumulated(loss: Loss, microbatches: int) -> Callable[..., tuple[tuple[Array, Metrics], Params]]:
