@@ -16,7 +16,8 @@ rule the gradient of the IWAE bound to all encoder parameters is drawn many time
     SNR          ‖E g‖ / sqrt(Σ Var g), over all parameters of the encoder; of the decoder too, for comparison
     bias         ‖E g - E g'‖ / ‖E g'‖ with g' doubly reparameterised: how much of the gradient is wrong
 
-both with the noise of their means taken off their squares. A slope is that of log SNR against log K from K = 4 on.
+both with the noise of their means taken off their squares; g and g' are of the same codes. A slope is that of log SNR
+against log K from K = 4 on.
 
 Results go to DIR (runs/gradient_snr): gradient_snr.png, gradient_snr.md, gradient_snr.json.
 
@@ -104,13 +105,16 @@ def trained(config: Config) -> tuple[VAE, Params, jax.Array]:
 
 
 def statistics_of(
-    model: VAE, params: Params, x: jax.Array, *, rule: str, num_samples: int, scale: Scale
+    model: VAE, params: Params, x: jax.Array, *, rule: str, less: str | None = None, num_samples: int, scale: Scale
 ) -> GradientStatistics:
-    """Moments of the gradient of minus the IWAE bound to all parameters."""
+    """Moments of the gradient of minus the IWAE bound to all parameters, `less` that of another rule, codes alike."""
 
-    def loss(params: Params, key: jax.Array) -> jax.Array:
+    def loss_of(rule: str, params: Params, key: jax.Array) -> jax.Array:
         settings = {"objective": iwae, "num_samples": num_samples, "estimator": ESTIMATORS[rule]}
         return negative_bound(params, key, x, model=model, **settings)[0]
+
+    def loss(params: Params, key: jax.Array) -> jax.Array:
+        return loss_of(rule, params, key) - (0 if less is None else loss_of(less, params, key))
 
     keys = jax.random.split(jax.random.key(num_samples), scale.gradients)
     return jax.jit(lambda keys: gradient_statistics(loss, params, keys, chunk=scale.chunk))(keys)
@@ -122,32 +126,34 @@ def part(statistics: GradientStatistics, *, decoder: bool) -> GradientStatistics
     return GradientStatistics(*(None if tree is None else keep(tree) for tree in statistics))
 
 
-def relative_bias(found: GradientStatistics, unbiased: GradientStatistics, count: int) -> float:
-    """‖E g - E g'‖ / ‖E g'‖, the noise of both means taken off the squares."""
-    squares = lambda tree: sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(tree))  # noqa: E731
-    noise = [sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(s.variance)) / count for s in (found, unbiased)]
-    distance = squares(jax.tree.map(jnp.subtract, found.mean, unbiased.mean)) - sum(noise)
-    return float(np.sqrt(max(distance, 0.0) / max(squares(unbiased.mean) - noise[1], 1e-30)))
+def relative_bias(difference: GradientStatistics, unbiased: GradientStatistics, count: int) -> float:
+    """‖E (g - g')‖ / ‖E g'‖ from the statistics of g - g' and of g', the noise of both means taken off the squares."""
+
+    def signal(found: GradientStatistics) -> float:
+        squares = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(found.mean))
+        return squares - sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(found.variance)) / count
+
+    return float(np.sqrt(max(signal(difference), 0.0) / max(signal(unbiased), 1e-30)))
 
 
 def measure(model: VAE, params: Params, x: jax.Array, scale: Scale) -> list[dict[str, Any]]:
     """A row for each rule and K: SNR at encoder and decoder, and the encoder's bias."""
     rows = []
     for k in scale.num_samples:
-        found = {
-            rule: statistics_of(model, params, x, rule=rule, num_samples=k, scale=scale)
-            for rule in ESTIMATORS
-        }  # fmt: skip
-        unbiased = part(found[UNBIASED], decoder=False)
+        measured = functools.partial(statistics_of, model, params, x, num_samples=k, scale=scale)
+        found = {rule: measured(rule=rule) for rule in ESTIMATORS}
         for rule, statistics in found.items():
-            own = part(statistics, decoder=False)
+            own, bias = part(statistics, decoder=False), None
+            if rule != UNBIASED:
+                pair = (part(s, decoder=False) for s in (measured(rule=rule, less=UNBIASED), found[UNBIASED]))
+                bias = relative_bias(*pair, scale.gradients)
             rows.append(
                 {
                     "estimator": rule,
                     "num_samples": k,
                     "encoder_snr": float(signal_to_noise(own, scale.gradients)),
                     "decoder_snr": float(signal_to_noise(part(statistics, decoder=True), scale.gradients)),
-                    "encoder_bias": None if rule == UNBIASED else relative_bias(own, unbiased, scale.gradients),
+                    "encoder_bias": bias,
                 }
             )
         print(f"K = {k}: " + ", ".join(f"{r['estimator']} {r['encoder_snr']:.3g}" for r in rows[-3:]), file=sys.stderr)

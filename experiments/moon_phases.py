@@ -278,7 +278,7 @@ class Ruler:
         measured = {
             "error": squared_error(paths, self.truth),
             "lit": lit,
-            "lit_error": np.abs(lit - wanted),
+            "lit_error": np.abs(lit - wanted).mean(axis=1),
             "off_moon": off_moon,
             "off_blend": match(paths, self.blends)[1],
             "sharpness": sharpness(middle, self.truth[MIDDLE], self.inside),
@@ -333,8 +333,8 @@ def explore(model: VAE, params: Any, ruler: Ruler, test: np.ndarray, num_codes: 
 
 
 def summary(values: np.ndarray) -> dict[str, Any]:
-    """{"mean", "sd"} over the seeds, values [S, ...]."""
-    return {"mean": values.mean(axis=0).tolist(), "sd": values.std(axis=0).tolist()}
+    """{"mean", "sd"} over the seeds, values [S, ...]; the divisor of the variance is S - 1, and one seed has none."""
+    return {"mean": values.mean(axis=0).tolist(), "sd": values.std(axis=0, ddof=min(1, len(values) - 1)).tolist()}
 
 
 # --- What people look at ---------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def cells(measured: dict[str, Any], single: bool) -> list[str]:
         if name not in measured:
             return ""
         mean, sd = (np.asarray(measured[name][part]) for part in ("mean", "sd"))
-        mean, sd = (mean[MIDDLE], sd[MIDDLE]) if middle else (mean.mean(), sd.mean())
+        mean, sd = (mean[MIDDLE], sd[MIDDLE]) if middle else (mean, sd)
         return f"{mean:.{digits}f}" if single else f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
     return [cell(*column) for column in COLUMNS.values()]

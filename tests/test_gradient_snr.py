@@ -1,13 +1,19 @@
 """experiments/gradient_snr.py: the quick form runs through, and its parts measure what they say."""
 
+import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import init
 from PIL import Image
 from scripts import load
 
+from vae_jax.config import ModelConfig
 from vae_jax.estimators import ESTIMATORS, GradientStatistics
+from vae_jax.models import build_model
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +53,28 @@ def statistics(mean, variance):
 
 def test_bias_is_what_is_left_when_the_noise_of_the_means_is_taken_off(script):
     unbiased = statistics([3.0, 4.0], [10.0, 10.0])
-    exact = script.relative_bias(statistics([3.0, 4.5], [0.0, 0.0]), statistics([3.0, 4.0], [0.0, 0.0]), 10)
+    exact = script.relative_bias(statistics([0.0, 0.5], [0.0, 0.0]), statistics([3.0, 4.0], [0.0, 0.0]), 10)
     assert exact == pytest.approx(0.1)
-    assert script.relative_bias(statistics([3.5, 4.5], [10.0, 10.0]), unbiased, 10) == 0
-    found = script.relative_bias(statistics([6.0, 8.0], [5.0, 5.0]), unbiased, 10)
-    assert found == pytest.approx(np.sqrt((25 - 1 - 2) / (25 - 2)))
+    assert script.relative_bias(statistics([0.5, 0.5], [10.0, 10.0]), unbiased, 10) == 0
+    found = script.relative_bias(statistics([3.0, 4.0], [5.0, 5.0]), unbiased, 10)
+    assert found == pytest.approx(np.sqrt((25 - 1) / (25 - 2)))
+
+
+def test_the_bias_is_that_of_gradients_by_the_same_codes(script):
+    """So the noise that both share is in neither: of the same rule nothing is left, one number exactly."""
+    model = build_model(ModelConfig(hidden=(8,), latent_dim=2), (4, 4, 1))
+    x = jax.random.bernoulli(jax.random.key(0), 0.4, (3, 4, 4, 1)).astype(jnp.float32)
+    params = init(model, jax.random.key(1), x)["params"]
+    scale = script.Scale((4,), gradients=40, chunk=20, images=3)
+    found = functools.partial(script.statistics_of, model, params, x, num_samples=4, scale=scale)
+    variance = lambda s: sum(float(jnp.sum(v)) for v in jax.tree.leaves(s.variance))  # noqa: E731
+    assert variance(found(rule=script.UNBIASED, less=script.UNBIASED)) == 0
+    pathwise, unbiased = found(rule="pathwise"), found(rule=script.UNBIASED)
+    both = found(rule="pathwise", less=script.UNBIASED)
+    expected = jax.tree.map(jnp.subtract, pathwise.mean, unbiased.mean)
+    for a, b in zip(*map(jax.tree.leaves, (both.mean, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert 0 < variance(both) < variance(pathwise) + variance(unbiased)
 
 
 def test_slopes_are_those_of_powers(script):

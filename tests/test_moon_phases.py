@@ -47,6 +47,15 @@ def test_a_blend_is_told_from_a_moon(script, ruler):
     assert ruler.measure(ruler.truth[None])["off_blend"][0, script.MIDDLE] > 10
 
 
+def test_the_spread_is_that_of_the_seeds(script, ruler):
+    """Of the error along a whole path it is that of each seed's mean over the path."""
+    paths = np.stack([ruler.truth, np.broadcast_to(ruler.full, ruler.truth.shape)])
+    found = ruler.measure(paths)["lit_error"]
+    np.testing.assert_allclose(found, [0, 0.25], atol=1e-3)  # full all along, against 0.5 to 1
+    assert script.summary(found) == {"mean": pytest.approx(0.125, abs=1e-3), "sd": pytest.approx(0.177, abs=1e-3)}
+    assert script.summary(found[:1])["sd"] == 0
+
+
 def test_the_claim_needs_the_right_phase(script, ruler):
     paths = np.broadcast_to(ruler.full, (1, *ruler.truth.shape))  # moons, but not of three quarters
     assert ruler.are_moons(paths[0, 0]).mean() > 0.5
