@@ -2,11 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import init
 from linear_gaussian import IMAGE_SHAPE, exact_model
 from scipy.stats import multivariate_normal
 
-from vae_jax import evaluation
+from vae_jax import evaluation, sharding
+from vae_jax.config import ModelConfig
 from vae_jax.evaluation import Evaluator, bits_per_dim, evaluate_examples, padded_batches, peak_signal_to_noise
+from vae_jax.models import build_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, *IMAGE_SHAPE), dtype=np.uint8)
 
@@ -50,6 +53,25 @@ def test_numbers_of_the_exact_model(batch_size):
     bound = evaluator.bound(params, jax.random.key(0), IMAGES)
     np.testing.assert_allclose(bound["elbo"], bound["reconstruction"] - bound["kl"], rtol=1e-6)
     assert abs(bound["elbo"] - log_px.mean()) < 5 * bound["elbo_se"] + 1
+
+
+@pytest.mark.parametrize("layers", [(), (5,)])
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_devices_that_do_not_divide_the_batch_change_no_draw(layers, impl):
+    assert jax.device_count() == 8
+    model = build_model(ModelConfig(hidden=(6,), latent_dim=2, latent_layers=layers), IMAGE_SHAPE)
+    params = init(model, jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    key, whole = jax.random.key(1, impl=impl), IMAGES[:23]
+    found = []
+    for devices in (1, 3, 8):
+        evaluator = Evaluator(model, "dynamic", 10, sharding.batch_sharding(sharding.make_mesh(devices)))
+        values = evaluator.likelihood(params, key, whole, num_samples=7, chunk=3) | evaluator.bound(params, key, whole)
+        found.append({name: value for name, value in values.items() if isinstance(value, float)})
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[2] == pytest.approx(found[0], rel=1e-5)
+    other = Evaluator(model, "dynamic", 12).bound(params, key, whole)["elbo"]
+    assert abs(other - found[0]["elbo"]) > 1e-3
 
 
 def test_active_units_are_counted_by_the_variance_of_their_mean():

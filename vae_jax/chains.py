@@ -70,7 +70,7 @@ class MarkovChain:
         """Returns the means of `along_means`, `[*batch, D_1 + ... + D_L]`."""
         return self.along_means().loc
 
-    def sampled_mean(self, key: Array, num_samples: int) -> tuple[Array, Array]:
+    def sampled_mean(self, key: random.Key, num_samples: int) -> tuple[Array, Array]:
         """Returns E[z], the mean of each layer over draws of those before it, and the variance that this estimate has.
 
         Both `[*batch, D_1 + ... + D_L]`; the variance, estimated by the same draws, is 0 for the layer drawn first.

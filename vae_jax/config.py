@@ -165,7 +165,7 @@ class EvaluationConfig:
     """Samples decoded at a time: the memory of an evaluation is chunk x batch_size images; the draws depend on it.
     0: 20 on a CPU, where so many stay in its caches, and 100 on another device, which fewer do not fill."""
     batch_size: int = 80
-    """Examples evaluated at a time; the draws depend on it, and 80 is a multiple of 8 and of 16 devices."""
+    """Examples evaluated at a time; the draws depend on it, but not on how many devices they are spread over."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax import sharding
+from vae_jax import random, sharding
 from vae_jax.chains import MarkovChain
 from vae_jax.data.batches import read_images
 from vae_jax.inference import Params, bound_parts, log_likelihood, sample_terms
@@ -19,14 +19,18 @@ from vae_jax.inference import Params, bound_parts, log_likelihood, sample_terms
 ACTIVE_VARIANCE = 0.01  # a unit is active if its posterior mean varies more than this over the images (1509.00519)
 MEAN_SAMPLES = 50  # draws that the mean of a layer is taken over where it depends on the layer below it
 
-PerExample = Callable[[Params, Array, Array], dict[str, Array]]  # (params, key, images [B]) -> name -> [B, ...]
+PerExample = Callable[[Params, random.Key, Array], dict[str, Array]]  # (params, key, images [B]) -> name -> [B, ...]
 
 
-def padded_batches(images: np.ndarray, batch_size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of real examples, images [batch_size, H, W, C]) over all images; the last batch is filled up."""
+def padded_batches(images: np.ndarray, batch_size: int, *, multiple: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of real examples, images [B, H, W, C]) over all images, `batch_size` in turn.
+
+    Each batch is filled up, the last one too, to the same B: `batch_size` rounded up to a `multiple`.
+    """
+    size = -(-batch_size // multiple) * multiple
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        missing = batch_size - len(batch)
+        missing = size - len(batch)
         yield len(batch), np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
 
 
@@ -42,7 +46,8 @@ def evaluate_examples(
 ) -> dict[str, np.ndarray]:
     """`per_example` over all images [N, H, W, C], each exactly once: name -> [N, ...], as NumPy arrays.
 
-    The key of a batch is `key` folded with its number. `placement` is where a batch is to live (a sharding).
+    The key of a batch is `key` folded with its number. `placement` is where a batch is to live (a sharding of its rows
+    over a mesh): where the devices do not divide `batch_size` rows are added, which change no draw of the others.
     The next batch is dispatched before the last one is read; `report` is told how many examples are done.
     """
     pending: list[tuple[int, dict[str, Array]]] = []
@@ -57,42 +62,46 @@ def evaluate_examples(
         if report is not None:
             report(done)
 
-    for i, (count, batch) in enumerate(padded_batches(images, batch_size)):
+    multiple = 1 if placement is None else placement.mesh.size
+    for i, (count, batch) in enumerate(padded_batches(images, batch_size, multiple=multiple)):
+        batch_key = jax.random.fold_in(key, i)
+        if len(batch) > batch_size:
+            batch_key = random.RowsKey(batch_key, np.int32(0), batch_size)
         with jax.default_matmul_precision("highest"):
             batch = sharding.place(batch, placement) if placement is not None else jnp.asarray(batch)
-            pending.append((count, per_example(params, jax.random.fold_in(key, i), batch)))
+            pending.append((count, per_example(params, batch_key, batch)))
         if len(pending) > 1:
             collect()
     collect()
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def elbo_terms(params: Params, key: Array, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
+def elbo_terms(params: Params, key: random.Key, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
     """For each uint8 image: `reconstruction` and, if there is one, `kl` (nats, one posterior sample); the posterior's
     `mean` E[z] [B, D]; and `squared_error`, |x - E p(x|mean)|² over pixels in [0, 1].
 
     Of a code of several layers the mean is estimated, and `mean_variance` [B, D] is the variance of the estimate.
     """
-    read_key, noise_key = jax.random.split(key)
+    read_key, noise_key = random.split(key)
     x = read_images(read_key, images, binarization=binarization)
     parts = bound_parts(sample_terms(params, noise_key, x, model=model))
     variables = {"params": params}
     q = model.apply(variables, x, method="encode")
     mean = q.mean()
     if isinstance(q, MarkovChain):
-        mean, parts["mean_variance"] = q.sampled_mean(jax.random.fold_in(noise_key, 1), MEAN_SAMPLES)
+        mean, parts["mean_variance"] = q.sampled_mean(random.fold_in(noise_key, 1), MEAN_SAMPLES)
     decoded = model.apply(variables, mean, method="decode").mean()
     return parts | {"mean": mean, "squared_error": jnp.sum(jnp.square(x - decoded), axis=(1, 2, 3))}
 
 
 def likelihood_terms(
-    params: Params, key: Array, images: Array, *, model: Any, binarization: str, num_samples: int, chunk: int
+    params: Params, key: random.Key, images: Array, *, model: Any, binarization: str, num_samples: int, chunk: int
 ) -> dict[str, Array]:
     """For each uint8 image: `log_px` (nats, importance sampling with K = `num_samples`) and `ess`.
 
     An image is binarised by the same draw as in `elbo_terms` under the same key.
     """
-    read_key, noise_key = jax.random.split(key)
+    read_key, noise_key = random.split(key)
     x = read_images(read_key, images, binarization=binarization)
     log_px, ess = log_likelihood(params, noise_key, x, model=model, num_samples=num_samples, chunk=chunk)
     return {"log_px": log_px, "ess": ess}

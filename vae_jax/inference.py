@@ -156,7 +156,7 @@ def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig, num_exam
 
 
 def log_likelihood(
-    params: Params, key: Array, x: Array, *, model: Any, num_samples: int, chunk: int
+    params: Params, key: random.Key, x: Array, *, model: Any, num_samples: int, chunk: int
 ) -> tuple[Array, Array]:
     """(log p(x), effective sample size), each [B]: importance sampling with K = `num_samples` codes, in nats.
 
@@ -165,7 +165,7 @@ def log_likelihood(
     Raises ValueError where the posterior has no density.
     """
 
-    def sums(key: Array, size: int) -> tuple[Array, Array, Array]:
+    def sums(key: random.Key, size: int) -> tuple[Array, Array, Array]:
         """(the largest log w, Σ w, Σ w²), each [B], the weights as shares of the largest."""
         log_w = log_weights(sample_terms(params, key, x, model=model, num_samples=size))  # [size, B]
         largest = jnp.maximum(jnp.max(log_w, axis=0), jnp.finfo(log_w.dtype).min)  # from which -inf can be taken
@@ -179,13 +179,13 @@ def log_likelihood(
         return largest, a[1] * of_a + b[1] * of_b, a[2] * of_a**2 + b[2] * of_b**2
 
     def add(carry: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array], None]:
-        return joined(carry, sums(jax.random.fold_in(key, i), chunk)), None
+        return joined(carry, sums(random.fold_in(key, i), chunk)), None
 
     chunk = min(chunk, num_samples)
     full, rest = divmod(num_samples, chunk)
-    totals = sums(jax.random.fold_in(key, 0), chunk)
+    totals = sums(random.fold_in(key, 0), chunk)
     totals, _ = lax.scan(add, totals, jnp.arange(1, full))
     if rest:
-        totals = joined(totals, sums(jax.random.fold_in(key, full), rest))
+        totals = joined(totals, sums(random.fold_in(key, full), rest))
     largest, total, squares = totals
     return largest + jnp.log(total / num_samples), total**2 / squares

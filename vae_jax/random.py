@@ -4,7 +4,8 @@ jax.random leaves the rounds of Threefry-2x32 in a loop on the CPU, where each t
 113 microseconds for the bits of a batch of 128 MNIST images, two busy cores. Here the rounds stand one after another
 and become one loop over registers. Keys of another kind than Threefry go to jax.random itself.
 
-A `RowsKey` draws the numbers of some rows of a larger array: a batch that is read in parts draws what it would whole.
+A `RowsKey` draws the numbers of some rows of another array: a batch that is read in parts draws what it would whole,
+and so do the rows of one that has others added for its devices' sake.
 """
 
 import dataclasses
@@ -24,6 +25,8 @@ _PARITY = 0x1BD11BDA
 @dataclasses.dataclass(frozen=True)
 class RowsKey:
     """A key whose draws are rows first, first + 1, ... of the draw that `key` gives for an array of `total` rows.
+
+    What rows beyond the last draw is not said: such rows are not to be counted.
 
     Attributes:
       key: a typed key.
@@ -96,7 +99,7 @@ def _drawn(draw: Callable[[Array, tuple[int, ...]], Array], key: Key, shape: tup
     if not isinstance(key, RowsKey):
         return draw(key, shape)
     whole = draw(key.key, _whole(key, shape, axis))
-    return jax.lax.dynamic_slice_in_dim(whole, key.first, shape[axis], axis)
+    return jnp.take(whole, key.first + jnp.arange(shape[axis]), axis=axis, mode="clip")
 
 
 def _is_partitionable_threefry(key: Array) -> bool:

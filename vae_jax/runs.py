@@ -128,12 +128,10 @@ class Run:
 
     def evaluator(self, batch_size: int | None = None) -> Evaluator:
         """The run's evaluations; the batch is spread over the mesh."""
-        batch_size = batch_size or self.config.evaluation.batch_size
-        share = self.mesh.size
         return Evaluator(
             self.model,
             self.config.data.binarization,
-            batch_size=-(-batch_size // share) * share,  # rounded up: padding is never counted
+            batch_size=batch_size or self.config.evaluation.batch_size,
             placement=sharding.batch_sharding(self.mesh),
             compiler_options=sharding.compiler_options(self.mesh),
         )
