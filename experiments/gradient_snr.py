@@ -21,23 +21,23 @@ against log K from K = 4 on.
 
 Results go to DIR (runs/gradient_snr): gradient_snr.png, gradient_snr.md, gradient_snr.json.
 
-Time: 330 s on one core that other programs shared, 174 s of them its own (x86, Python 3.11, jax 0.10.2).
+Time: 625 s on two cores that two trainings shared (2026-11-27, Intel Xeon, Python 3.11.7, jax 0.10.2).
 Numbers of that run, MNIST, SNR at the encoder:
 
 | K | pathwise | sticking-the-landing | doubly-reparameterized | bias of sticking-the-landing | decoder, pathwise |
 |---|---|---|---|---|---|
-| 1 | 0.745 | 1.026 | 1.026 | 0.000 | 2.75 |
-| 2 | 0.581 | 0.992 | 0.905 | 0.175 | 3.29 |
-| 4 | 0.533 | 1.148 | 0.932 | 0.524 | 4.36 |
-| 8 | 0.381 | 1.265 | 0.903 | 1.195 | 5.70 |
-| 16 | 0.315 | 1.633 | 0.962 | 2.477 | 7.41 |
-| 32 | 0.263 | 2.083 | 1.019 | 4.696 | 9.75 |
-| 64 | 0.210 | 2.942 | 1.125 | 7.944 | 12.65 |
-| 128 | 0.164 | 3.889 | 1.040 | 14.013 | 16.69 |
-| slope | -0.32 | 0.37 | 0.05 | | |
+| 1 | 0.571 | 0.768 | 0.768 | 0.000 | 2.73 |
+| 2 | 0.424 | 0.718 | 0.648 | 0.202 | 3.29 |
+| 4 | 0.379 | 0.835 | 0.671 | 0.588 | 4.44 |
+| 8 | 0.293 | 0.992 | 0.690 | 1.389 | 5.97 |
+| 16 | 0.204 | 1.246 | 0.718 | 3.113 | 8.04 |
+| 32 | 0.166 | 1.657 | 0.883 | 6.418 | 10.92 |
+| 64 | 0.105 | 2.394 | 1.061 | 12.016 | 14.82 |
+| 128 | 0.073 | 3.353 | 1.360 | 24.066 | 20.95 |
+| slope | -0.47 | 0.41 | 0.21 | | |
 
-The pathwise ratio falls four and a half times from 1 sample to 128, the doubly reparameterised one stays. What sticking
-the landing gains is not signal: with 128 samples its mean lies fourteen lengths of the true gradient away from it.
+The pathwise ratio falls eight times from 1 sample to 128; the doubly reparameterised one does not, it rises. What
+sticking the landing gains is not signal: with 128 samples its mean lies 24 lengths of the true gradient away from it.
 """
 
 import argparse

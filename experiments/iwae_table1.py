@@ -94,7 +94,7 @@ import jax
 import numpy as np
 from clock import Clock
 
-from vae_jax import runs, storage, sweeping
+from vae_jax import judging, storage, sweeping
 from vae_jax.config import Config
 from vae_jax.errors import VaeJaxError
 from vae_jax.presets import PRESETS
@@ -227,7 +227,7 @@ def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> l
     cell = cell.trained_as
     directory, config = cell.directory(output), config_of(cell, data_dir=data_dir)
     todo = [
-        seed for seed in range(seeds) if runs.read_evaluation(directory / f"seed={seed}", config.train.steps) is None
+        seed for seed in range(seeds) if judging.read_evaluation(directory / f"seed={seed}", config.train.steps) is None
     ]
     if not todo:
         return []
@@ -249,7 +249,7 @@ def row_of(cell: Cell, output: Path) -> dict[str, Any]:
     """What the table says of a cell, from the runs on disk; `seeds` is 0 where it was not run."""
     directory, steps = cell.directory(output), SCHEDULES[cell.schedule].steps
     paths = sorted(directory.glob("seed=*"), key=lambda path: int(path.name.partition("=")[2]))
-    found = [result for path in paths if (result := runs.read_evaluation(path, steps)) is not None]
+    found = [result for path in paths if (result := judging.read_evaluation(path, steps)) is not None]
     row: dict[str, Any] = cell._asdict() | {"seeds": len(found)}
     row["published"], row["published_active_units"] = PUBLISHED[cell.layers, cell.k].get(cell.column, (None, None))
     row["reproduced"] = REPRODUCED[cell.layers, cell.k].get(cell.column)

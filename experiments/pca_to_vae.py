@@ -53,7 +53,7 @@ import numpy as np
 from clock import Clock
 from scipy.linalg import subspace_angles
 
-from vae_jax import drawing, figures, fitting, reading, runs, storage
+from vae_jax import drawing, figures, fitting, judging, reading, runs, storage
 from vae_jax.config import Config
 from vae_jax.errors import VaeJaxError
 from vae_jax.evaluation import peak_signal_to_noise
@@ -115,7 +115,7 @@ def train_rung(name: str, config: Config, directory: Path) -> tuple[Rung, Any]:
     if outcome.trained_steps:
         clock.write()
     params = runs.evaluation_params(outcome.state, config)
-    found = runs.evaluate(run, params, split="test")
+    found = judging.evaluate(run, params, split="test")
     key = runs.evaluation_key(run, "test")
 
     def encode(x: np.ndarray) -> np.ndarray:

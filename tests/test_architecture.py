@@ -33,7 +33,7 @@ LAYERS = (
     ("training", "evaluation", "exporting"),
     ("reading",),
     ("runs",),
-    ("drawing", "feeding"),
+    ("drawing", "feeding", "judging"),
     ("fitting",),
     ("planning",),
     ("variants",),

@@ -230,11 +230,119 @@ def test_export(copied, call):
         "decoder": ("float32[B,2]", "float32[B,8,8,1]"),
         "sampler": ("uint32[B,2]", "float32[B,8,8,1]"),
     }
-    decoder = deserialize(bytearray(Path(result["programs"]["decoder"]["file"]).read_bytes()))
+    assert json.loads((directory / "exported" / "programs.json").read_text()) == {
+        "step": 20, "binarization": "dynamic", "platforms": result["platforms"], "programs": result["programs"],
+    }  # fmt: skip
+    decoder = deserialize(bytearray((directory / "exported" / result["programs"]["decoder"]["file"]).read_bytes()))
     run = runs.open_run(directory)
     z = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
     with runs.saved_params(run, print) as (_, params):
         np.testing.assert_allclose(decoder.call(z), drawing.decode_images(run, params, z), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("command", "written"), [
+    ("sample", ["figures/samples.png", "samples.npy"]),
+    ("reconstruct", ["figures/reconstructions.png"]),
+    ("interpolate", ["figures/interpolations.png"]),
+    ("encode", ["codes-test.npz"]),
+    ("export", ["exported/decoder.jax", "exported/encoder.jax", "exported/programs.json", "exported/sampler.jax"]),
+])  # fmt: skip
+def test_what_a_command_writes_can_go_elsewhere(command, written, trained, tmp_path, call):
+    directory, *_ = trained
+    before = snapshot(directory)
+    call(command, directory, "--to", tmp_path / "out").result  # noqa: B018
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert found == written
+    assert snapshot(directory) == before
+    (tmp_path / "file").write_text("mine")
+    refused = call(command, directory, "--to", tmp_path / "file")
+    assert (refused.code, len(refused.err)) == (5, 1)
+    assert refused.err[0].startswith(f"vae-jax: --to: {tmp_path / 'file'} cannot be made or written to")
+
+
+# Images that change or move.
+
+
+@pytest.fixture
+def of_a_file(tmp_path, monkeypatch, call):
+    """(run directory, its command line, what it printed) of a run on pictures.npy in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    np.save("pictures.npy", np.random.default_rng(0).integers(0, 256, (60, 6, 6), dtype=np.uint8))
+    argv = [
+        "train",
+        "--workdir",
+        "run",
+        "--data.name",
+        "pictures.npy",
+        "--train.steps",
+        "10",
+        *SMALL,
+        "--mesh.data",
+        "1",
+    ]
+    return tmp_path / "run", argv, call(*argv).result
+
+
+@pytest.mark.fault
+def test_a_finished_run_that_is_given_other_images_is_judged_by_them(of_a_file, call, monkeypatch):
+    directory, argv, first = of_a_file
+    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    again = call(*argv).result
+    assert (again["nll"], again["seed"]) == (first["nll"], 0)
+    np.save("pictures.npy", np.full((60, 6, 6), 255, np.uint8))
+    other = call(*argv, "--allow-change", "data.name").result
+    assert (other["step"], other["status"]) == (10, "done")
+    assert abs(other["nll"] - first["nll"]) > 1e-3
+    assert other["nll"] == pytest.approx(call("evaluate", directory).result["nll"], rel=1e-5)
+    seeded = call(*argv, "--seed", 5, "--allow-change", "seed").result
+    assert seeded["seed"] == 5
+    assert seeded["elbo"] != other["elbo"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("command", ["evaluate", "encode", "reconstruct", "interpolate"])
+def test_no_command_takes_other_images_for_those_of_the_run(command, of_a_file, call):
+    directory, *_ = of_a_file
+    np.save("pictures.npy", np.full((60, 6, 6), 255, np.uint8))
+    refused(call, directory, [command, directory], "are no longer those that", "--allow-change data.name")
+    call("sample", directory).result  # noqa: B018  which reads none
+
+
+@pytest.mark.fault
+def test_a_run_finds_its_images_from_another_place_and_takes_them_from_elsewhere(
+    of_a_file, tmp_path, call, monkeypatch
+):
+    directory, _, first = of_a_file
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert call("evaluate", directory).result["nll"] == pytest.approx(first["nll"], rel=1e-5)
+    shutil.move(tmp_path / "pictures.npy", tmp_path / "other" / "moved.npy")
+    words = ("pictures.npy", "config.json that names it", "--data.name NAME` says where the same images are now")
+    refused(call, directory, ["evaluate", directory], *words)
+    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    found = call("train", "--workdir", directory, "--data.name", "moved.npy", "--compilation-cache", "None").result
+    assert found["nll"] == first["nll"]  # the same images: nothing is judged anew
+    assert "changes" not in json.loads((directory / "config.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert call("evaluate", directory).result["nll"] == pytest.approx(first["nll"], rel=1e-5)
+    more = call("train", "--workdir", directory, "--train.steps", 15, "--compilation-cache", "None").result
+    assert (more["status"], more["step"]) == ("done", 15)
+
+
+@pytest.mark.parametrize(("images", "count", "pairs"), [(60, 6, 3), (30, 3, 1)])
+def test_there_may_be_fewer_images_than_are_usually_drawn(images, count, pairs, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    np.save("few.npy", np.random.default_rng(0).integers(0, 256, (images, 6, 6), dtype=np.uint8))
+    argv = ["train", "--workdir", "run", "--data.name", "few.npy", "--train.steps", "10", *SMALL, "--mesh.data", "1"]
+    call(*argv).result  # noqa: B018
+    shown = {}
+    for name in ("reconstructions", "interpolations"):
+        monkeypatch.setattr(
+            drawing.figures, name, lambda path, first, *rest, name=name: shown.update({name: len(first)})
+        )
+    call("reconstruct", "run").result  # noqa: B018
+    call("interpolate", "run").result  # noqa: B018
+    assert shown == {"reconstructions": count, "interpolations": pairs}
 
 
 def test_data_list(data_dir, trained, call):
@@ -470,7 +578,9 @@ def test_a_directory_that_cannot_be_is_refused_before_anything_is_compiled(
         (["encode", "RUN", "--split", "tset"], ["split='tset': no such split"]),
         (["evaluate", "RUN", "--num-samples", "-1"], ["evaluation.num_samples: -1 given"]),
         (["evaluate", "RUN", "--chunk", "-1"], ["evaluation.chunk: -1 given"]),
-        (["reconstruct", "RUN", "--count", "360"], ["360 images", "at most the 359 of the split test"]),
+        (["reconstruct", "RUN", "--count", "360"], ["--count: 360 given", "at most 359: the split test has 359 image"]),
+        (["reconstruct", "RUN", "--count", "0"], ["--count: 0 given"]),
+        (["interpolate", "RUN", "--pairs", "180"], ["--pairs: 180 given", "at most 179: the split test has 359 image"]),
         (["sample", "RUN", "--count", "0"], ["--count: 0 given"]),
         (["sample", "RUN", "--seed", "9" * 20], ["--seed: 9999"]),
         (["interpolate", "RUN", "--frames", "1"], ["--frames: 1 given, must be 2 or more"]),

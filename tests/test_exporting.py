@@ -1,4 +1,4 @@
-"""Programs of a model are the model, for any number of examples, and need JAX alone."""
+"""Programs of a model are the model, for any number of examples, and need JAX and flatbuffers alone."""
 
 import functools
 import subprocess
@@ -77,7 +77,7 @@ class TestProgramsAreTheModel:
         assert len({image.tobytes() for image in np.asarray(found)}) == count
 
 
-def test_a_program_needs_jax_alone(tmp_path):
+def test_a_program_needs_nothing_of_this_package(tmp_path):
     model, params, programs = exported("residual")
     z = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
     (tmp_path / "decoder.jax").write_bytes(programs["decoder"].serialize())

@@ -242,7 +242,7 @@ def test_a_batch_of_another_dtype_or_layout_is_refused_and_compiles_nothing(fini
      ("data.holdout", "--data.holdout", 0.2, 0.1)],
 )  # fmt: skip
 def test_seed_batch_and_split_stay_as_they_are(run, train, path, flag, value, old):
-    told = f"{path}: {old} in {run}, {value} asked", f"choose another --workdir, or allow it by --allow-change {path}"
+    told = f"{path}: {old} in {run}, {value} asked", "choose another --workdir, ", f"allow it by --allow-change {path}"
     refused(train(run, flag, value), 2, *told)
     refused(train(run, flag, value, "--allow-change", "optimizer.b1"), 2, *told)
 
@@ -326,9 +326,9 @@ def test_no_name_leads_out_of_its_folder(small, data_dir, tmp_path, call, monkey
 
 
 def test_every_exit_code_is_told():
-    ended_by = {128 + signal.SIGINT, 128 + signal.SIGABRT}
+    ended_by = {128 + signal.SIGINT, 128 + signal.SIGABRT, 128 + signal.SIGTERM}
     codes = {kind.exit_code for kind in errors.VaeJaxError.__subclasses__()} | {0} | ended_by
-    assert codes == {0, 2, 3, 4, 5, 6, 7, 130, 134}
+    assert codes == {0, 2, 3, 4, 5, 6, 7, 130, 134, 143}
     table = DOCUMENT.read_text().partition("## Exit codes")[2].partition("##")[0]
     for text in (cli.HELP, (DOCUMENT.parents[1] / "README.md").read_text()):
         _, _, told = " ".join(text.split()).partition("Exit codes: ")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scripts import load
 
-from vae_jax import runs, storage
+from vae_jax import judging, storage
 from vae_jax.config import OptimizerConfig
 from vae_jax.training import make_schedule
 from vae_jax.writers import read_metrics
@@ -131,7 +131,7 @@ def fake(script, output, cell, *, nll, steps=None, **more):
     for seed, value in enumerate(nll):
         found = {"step": steps or script.SCHEDULES[cell.schedule].steps, "nll": value, "nll_se": 0.2, "elbo": -90.0,
                  "active_units": 21 + 2 * seed, "num_samples": 5000} | more  # fmt: skip
-        storage.write_json(cell.directory(output) / f"seed={seed}" / runs.EVALUATION_FILE, found)
+        storage.write_json(cell.directory(output) / f"seed={seed}" / judging.EVALUATION_FILE, found)
     storage.write_json(cell.directory(output) / "clock-of-seeds=0.json", {"seconds": 12.0, "device": "an abacus"})
 
 

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from jitted import init, log_likelihood, negative_bound, sample_terms
 from scipy.stats import multivariate_normal, norm
 
-from vae_jax import drawing, fitting, objectives, runs
+from vae_jax import drawing, fitting, judging, objectives, runs
 from vae_jax.chains import MarkovChain
 from vae_jax.config import ModelConfig
 from vae_jax.distributions import Normal, standard_normal
@@ -276,7 +276,7 @@ def test_a_run_of_two_layers_is_trained_judged_and_drawn(small, tmp_path):
     config = small(**layers, objective__num_samples=2, objective__estimator="doubly-reparameterized")
     run, train_images = runs.prepare_run(config, tmp_path / "run")
     params = fitting.fit(run, train_images).state.params
-    found = runs.evaluate(run, params, split="test")
+    found = judging.evaluate(run, params, split="test")
     assert found["kl"] == pytest.approx(found["kl_1"] + found["kl_2"], rel=1e-5)
     assert found["nll"] < -found["elbo"] + 1
     assert len(found["active_units_by_layer"]) == 2

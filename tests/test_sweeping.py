@@ -1,14 +1,16 @@
 """Many models in one program: what is one program, that each member is the run alone, and what is left on disk."""
 
 import json
+import signal
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import cli, figures, fitting, runs, sharding, sweeping
+from vae_jax import cli, figures, fitting, judging, runs, sharding, sweeping
 from vae_jax.errors import InputError, NotFiniteError
+from vae_jax.evaluation import Evaluator
 from vae_jax.settings import override
 from vae_jax.sweeping import fit_group, groups, judge, markdown, members, summarise
 
@@ -200,14 +202,14 @@ def test_a_sweep_with_a_member_that_diverged_goes_on_without_it(config, tmp_path
 def test_a_member_whose_bound_is_not_finite_does_not_cost_the_others_theirs(config, tmp_path, monkeypatch):
     sweep = members(config, {"seed": [0, 1]})
     trained = fit_group(sweep, tmp_path)
-    evaluate = runs.evaluate
+    evaluate = judging.evaluate
 
     def overflowing(run, *args, **kwargs):
         if run.config.seed == 0:
             raise NotFiniteError("the evaluation is not finite")
         return evaluate(run, *args, **kwargs)
 
-    monkeypatch.setattr(runs, "evaluate", overflowing)
+    monkeypatch.setattr(judging, "evaluate", overflowing)
     first, second = judge(trained)
     assert first == {"failure": "the evaluation is not finite"}
     assert np.isfinite(second["elbo"])
@@ -226,7 +228,7 @@ def test_a_member_that_diverges_is_left_behind(config, tmp_path, capsys):
     assert json.loads((good.run.directory / "evaluation.json").read_text())["elbo"] == results[0]["elbo"]
     assert not (bad.run.directory / "evaluation.json").exists()
     table = markdown(summarise(sweep, results))
-    assert "does not exist" in table.splitlines()[-1]
+    assert table.splitlines()[-1].startswith("| 1e+30 | 0 | 1 | diverged | ")
     assert [row.get("failed") for row in summarise(sweep, results)] == [None, 1]
 
 
@@ -241,6 +243,30 @@ def test_a_sweep_of_which_nothing_is_left_is_not_done(data_dir, tmp_path, call):
     assert (found.code, found.out) == (3, [])
     assert found.err[-1].startswith("vae-jax: none of the 2 members has ended: step ")
     assert "failure" in json.loads((tmp_path / "sweep.json").read_text())["members"][1]
+
+
+@pytest.mark.fault
+def test_a_sweep_that_is_stopped_in_its_evaluation_is_evaluated_by_the_same_command(
+    data_dir, tmp_path, call, monkeypatch
+):
+    argv = ["sweep", "--workdir", tmp_path, "--compilation-cache", "None", "--data.data-dir", data_dir,
+            "--model.hidden", "8", "--model.latent-dim", "2", "--train.steps", "10", "--train.log-every", "5",
+            "--train.evaluate-every", "0", "--train.save-every", "5", "--train.batch-size", "16",
+            "--evaluation.num-samples", "4", "--vary", "seed=0,1"]  # fmt: skip
+    likelihood = Evaluator.likelihood
+
+    def interrupted(self, *args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return likelihood(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "likelihood", interrupted)
+        stopped = call(*argv)
+    assert stopped.result["status"] == "interrupted"
+    assert "the same command evaluates again" in stopped.err[-1]
+    assert not (tmp_path / "sweep.json").exists()
+    assert call(*argv).result["status"] == "done"
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["members"]) == 2
 
 
 @pytest.mark.fault

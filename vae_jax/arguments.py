@@ -66,7 +66,7 @@ class Train(_Start):
     """
 
     workdir: str | None = None
-    """The run's directory; runs/PRESET if not given. One that holds a run brings its own settings along."""
+    """The run's directory; runs/PRESET if not given. Given without --preset, a run in it keeps its own settings."""
     allow_change: tuple[str, ...] = ()
     """Settings in which a run may go on otherwise than it began: train.batch_size data.holdout; it remembers where."""
     distributed: Distributed = dataclasses.field(default_factory=Distributed)
@@ -111,7 +111,8 @@ class Bench(_OnPreset):
 class Plan(_OnPreset):
     """Say what a training costs before it runs: work, memory on each device, least time, the largest batch that fits.
 
-    From shapes alone. With --mesh.data N for more devices than are here, from the program that each would run.
+    The program is compiled for its shapes and not run; the machine's rate is measured. With --mesh.data N for more
+    devices than are here, from the program that each would run.
     """
 
     memory: float | None = None
@@ -133,7 +134,13 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class _Writes:
+    to: str | None = None
+    """A folder for what is written; the run's own directory if not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample(_Writes):
     """Decode codes drawn from the prior: figures/samples.png and samples.npy."""
 
     count: int = 100
@@ -143,21 +150,22 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruct:
+class Reconstruct(_Writes):
     """Decode the codes of test images: figures/reconstructions.png."""
 
-    count: int = 30
-    """How many images."""
+    count: int | None = None
+    """How many images; 30, or all where there are fewer, if not given."""
     split: str = "test"
     """train, validation or test."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpolate:
+class Interpolate(_Writes):
     """Decode the points between the codes of two test images: figures/interpolations.png."""
 
-    pairs: int = 8
-    """How many pairs of images: the first `pairs` and the next `pairs` of the split."""
+    pairs: int | None = None
+    """How many pairs of images: the first `pairs` and the next `pairs` of the split; 8, or all where there are fewer,
+    if not given."""
     frames: int = 11
     """Points on each path, ends included."""
     split: str = "test"
@@ -165,7 +173,7 @@ class Interpolate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Encode:
+class Encode(_Writes):
     """Write the posterior's mean and scale for every image of a split: codes-SPLIT.npz."""
 
     split: str = "test"
@@ -173,10 +181,12 @@ class Encode:
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
-    """Write the encoder, the decoder and a sampler as programs for JAX alone: exported/*.jax, weights inside.
+class Export(_Writes):
+    """Write the encoder, the decoder and a sampler as programs with the weights inside: exported/*.jax.
 
-    Each takes any number of examples, on a CPU, a GPU or a TPU.
+    They need JAX and flatbuffers, and nothing of this package. Each takes any number of examples, on a CPU, a GPU or a
+    TPU; the encoder's are images as the model saw them, float32 in [0, 1], binarised if it trained on such.
+    programs.json beside them says what they take and give, the step, and the binarisation.
     """
 
 

@@ -37,7 +37,7 @@ Variational autoencoders in JAX.
   reconstruct RUN       test images and their reconstructions
   interpolate RUN       the images between test images, through the codes
   encode RUN            the codes of a split, as an .npz file
-  export RUN            the encoder, the decoder and a sampler as programs that need JAX alone
+  export RUN            the encoder, the decoder and a sampler as programs for JAX without this package
   data list             the data sets at hand
   data prepare NAME     prepare mnist (--from DIR: from its official archives), digits or moons on disk
 
@@ -45,7 +45,7 @@ Variational autoencoders in JAX.
 The last line on stdout is a JSON object with the results. Exit codes: 0 done, or interrupted and saved;
 2 wrong input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use;
 7 another process of the run has ended; 130 SIGINT where nothing is to be saved, or a second one; 134 as 7, where JAX
-notices first.
+notices first; 143 SIGTERM where nothing is to be saved.
 """
 
 

@@ -38,7 +38,7 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
     start = time.perf_counter()
     processes.join(**dataclasses.asdict(asked.distributed))
     with stop_on_signals() as received:
-        from vae_jax import drawing, fitting, planning, runs
+        from vae_jax import drawing, fitting, judging, planning, runs
 
         stop = processes.agreed(received)
         allowed = [path.replace("-", "_") for path in asked.allow_change]  # as settings and as their flags are written
@@ -63,12 +63,9 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
             saved = "saved" if outcome.step else "nothing to save yet"
             _say(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command goes on")
             return result
-        protocol = runs.evaluation_protocol(config)
-        if (
-            not outcome.trained_steps
-            and (earlier := processes.from_first(lambda: runs.read_evaluation(run.directory, outcome.step, protocol)))
-            is not None
-        ):
+        protocol = judging.evaluation_protocol(run)
+        read = functools.partial(judging.read_evaluation, run.directory, outcome.step, protocol)
+        if not outcome.trained_steps and (earlier := processes.from_first(read)) is not None:
             _say(f"all {outcome.step} steps are done ({outcome.status}); these are its results")
             return result | earlier
         params = runs.evaluation_params(outcome.state, config)
@@ -76,10 +73,10 @@ def train(argv: Sequence[str]) -> dict[str, Any]:
         _say("drawn: " + ", ".join(str(path) for path in drawn))
         try:
             evaluation = _evaluate(run, params, split="test", stop=stop)
-        except _Interrupted:
+        except judging.Interrupted:
             _say("interrupted in the evaluation, after the training; the same command evaluates again")
             return result | {"status": "interrupted"}
-        storage.write_json(run.directory / runs.EVALUATION_FILE, {"step": outcome.step, **evaluation})
+        storage.write_json(run.directory / judging.EVALUATION_FILE, {"step": outcome.step, **evaluation})
         result |= {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
         return result | evaluation
 
@@ -90,7 +87,7 @@ def sweep(argv: Sequence[str]) -> dict[str, Any]:
     directory = Path(asked.workdir or f"runs/sweep-{asked.preset}")
     _use_compilation_cache(asked.compilation_cache)
     start = time.perf_counter()
-    from vae_jax import figures, sweeping
+    from vae_jax import figures, judging, sweeping
 
     members = sweeping.members(config, varied)
     parts = sweeping.groups(members)
@@ -107,8 +104,11 @@ def sweep(argv: Sequence[str]) -> dict[str, Any]:
                 return {"workdir": str(directory), "status": "interrupted"}
             trained |= dict(zip([member.name for member in group], found, strict=True))
         train_seconds = time.perf_counter() - start
-    # Signals end the process from here on: all is saved.
-    results = sweeping.judge([trained[member.name] for member in members])
+        try:
+            results = sweeping.judge([trained[member.name] for member in members], stop=stop)
+        except judging.Interrupted:
+            _say("interrupted in the evaluation, after the training; the same command evaluates again")
+            return {"workdir": str(directory), "status": "interrupted"}
     summary = sweeping.summarise(members, results)
     text = sweeping.markdown(summary)
     rows = [member.varied | result for member, result in zip(members, results, strict=True)]
@@ -179,6 +179,7 @@ def evaluate(argv: Sequence[str]) -> dict[str, Any]:
         for name in ("num_samples", "chunk", "batch_size")
         if (value := getattr(asked, name)) is not None
     }
+    runs.check_images(run)
     run = dataclasses.replace(run, config=settings.override(run.config, **changes))
     with runs.saved_params(run, _say) as (step, params):
         return {"workdir": str(directory), "step": step} | _evaluate(run, params, split=asked.split)
@@ -196,10 +197,11 @@ def sample(argv: Sequence[str]) -> dict[str, Any]:
     from vae_jax import drawing, figures, runs
 
     run = runs.open_run(directory)
+    to = _folder_for(asked, run)
     with runs.saved_params(run, _say) as (step, params):
         codes = drawing.prior_codes(run, params, jax.random.key(asked.seed), asked.count)
         images = drawing.decode_images(run, params, codes)
-    figure, array = run.directory / "figures" / "samples.png", run.directory / "samples.npy"
+    figure, array = to / "figures" / "samples.png", to / "samples.npy"
     figures.samples(figure, images)
     pixels = np.rint(images * 255).astype(np.uint8)
     storage.write_file(array, lambda file: np.save(file, pixels, allow_pickle=False))
@@ -209,22 +211,20 @@ def sample(argv: Sequence[str]) -> dict[str, Any]:
 def reconstruct(argv: Sequence[str]) -> dict[str, Any]:
     """`vae-jax reconstruct RUN`."""
     directory, asked = parse_on_run("reconstruct", Reconstruct, argv)
-    require_positive(count=asked.count)
     from vae_jax import drawing
 
-    return _draw_from_images(directory, asked.split, asked.count, drawing.draw_reconstructions)
+    return _draw_from_images(directory, asked, "count", 30, drawing.draw_reconstructions)
 
 
 def interpolate(argv: Sequence[str]) -> dict[str, Any]:
     """`vae-jax interpolate RUN`."""
     directory, asked = parse_on_run("interpolate", Interpolate, argv)
-    require_positive(pairs=asked.pairs)
     if asked.frames < 2:
         raise InputError(f"--frames: {asked.frames} given, must be 2 or more: both ends are among them")
     from vae_jax import drawing
 
     draw = functools.partial(drawing.draw_interpolations, frames=asked.frames)
-    return _draw_from_images(directory, asked.split, 2 * asked.pairs, draw)
+    return _draw_from_images(directory, asked, "pairs", 8, draw, images_of_each=2)
 
 
 def encode(argv: Sequence[str]) -> dict[str, Any]:
@@ -235,31 +235,36 @@ def encode(argv: Sequence[str]) -> dict[str, Any]:
     from vae_jax import drawing, runs
 
     run = runs.open_run(directory)
+    to = _folder_for(asked, run)
+    runs.check_images(run)
     images = run.images(asked.split)
     with runs.saved_params(run, _say) as (step, params):
         codes = drawing.encode_images(run, params, runs.evaluation_key(run, asked.split), images)
-    path = run.directory / f"codes-{asked.split}.npz"
+    path = to / f"codes-{asked.split}.npz"
     storage.write_file(path, lambda file: np.savez(file, mean=codes["mean"], scale=codes["scale"]))
     return {"workdir": str(directory), "step": step, "codes": str(path), "num_examples": len(images)}
 
 
 def export(argv: Sequence[str]) -> dict[str, Any]:
     """`vae-jax export RUN`."""
-    directory, _ = parse_on_run("export", Export, argv)
+    directory, asked = parse_on_run("export", Export, argv)
     import jax
 
     from vae_jax import exporting, runs
 
     run = runs.open_run(directory)
+    to = _folder_for(asked, run) / "exported"
     with runs.saved_params(run, _say) as (step, params):
         programs = exporting.export_programs(params, model=run.model)
     written = {}
     for name, program in programs.items():
-        path, content = run.directory / "exported" / f"{name}.jax", program.serialize()
+        path, content = to / f"{name}.jax", program.serialize()
         storage.write_file(path, lambda file, content=content: file.write(content))
         gives = jax.tree.unflatten(program.out_tree, map(str, program.out_avals))
-        written[name] = {"file": str(path), "takes": str(program.in_avals[0]), "gives": gives}
-    return {"workdir": str(directory), "step": step, "platforms": exporting.PLATFORMS, "programs": written}
+        written[name] = {"file": path.name, "takes": str(program.in_avals[0]), "gives": gives}
+    result = {"step": step, "binarization": run.config.data.binarization, "platforms": exporting.PLATFORMS}
+    storage.write_json(to / "programs.json", result | {"programs": written})
+    return {"workdir": str(directory), "exported": str(to)} | result | {"programs": written}
 
 
 def data(argv: Sequence[str]) -> dict[str, Any]:
@@ -288,37 +293,49 @@ def data(argv: Sequence[str]) -> dict[str, Any]:
     return {"datasets": found}
 
 
-def _draw_from_images(directory: Path, split: str, count: int, draw: Callable[..., Path]) -> dict[str, Any]:
+def _folder_for(asked: Any, run: Any) -> Path:
+    """Where a command on a run writes, which is tried before anything is computed."""
+    folder = run.directory if asked.to is None else Path(asked.to)
+    storage.check_writable(folder, "--to")
+    return folder
+
+
+def _draw_from_images(
+    directory: Path, asked: Any, flag: str, usual: int, draw: Callable[..., Path], *, images_of_each: int = 1
+) -> dict[str, Any]:
+    """Draws the first images of a split: `images_of_each` for each of --FLAG, or of the `usual` number, or of all."""
     from vae_jax import runs
 
+    given = getattr(asked, flag)
+    require_positive(**{flag: usual if given is None else given})
     run = runs.open_run(directory)
-    images = run.images(split)
-    if count > len(images):
-        raise InputError(f"{count} images asked for, must be at most the {len(images)} of the split {split}")
+    to = _folder_for(asked, run)
+    runs.check_images(run)
+    images, split = run.images(asked.split), asked.split
+    most = len(images) // images_of_each
+    count = min(usual, most) if given is None else given
+    if not 0 < count <= most:
+        told = f"must be at most {most}: the split {split} has {len(images)} image(s)"
+        raise InputError(f"--{flag}: {usual if given is None else given} given, {told}")
     with runs.saved_params(run, _say) as (step, params):
-        path = draw(run, params, images[:count], key=runs.evaluation_key(run, split))
+        key, shown = runs.evaluation_key(run, split), images[: count * images_of_each]
+        path = draw(dataclasses.replace(run, directory=to), params, shown, key=key)
     return {"workdir": str(directory), "step": step, "figure": str(path)}
 
 
-class _Interrupted(Exception):
-    """A signal has come in the middle of an evaluation."""
-
-
 def _evaluate(run: Any, params: Any, *, split: str, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    from vae_jax import runs
+    from vae_jax import judging
 
     start = last = time.perf_counter()
 
     def say(done: int, total: int) -> None:
         nonlocal last
-        if stop() and done < total:
-            raise _Interrupted
         if time.perf_counter() - last > 10:
             last = time.perf_counter()
             left = (last - start) / done * (total - done)
             _say(f"NLL: {done} of {total} images, {left:.0f} s left")
 
-    result = runs.evaluate(run, params, split=split, say=say)
+    result = judging.evaluate(run, params, split=split, say=say, stop=stop)
     for reason in dict.fromkeys(result["undefined"].values()):
         names = ", ".join(name for name, why in result["undefined"].items() if why == reason)
         _say(f"no {names}: {reason}")

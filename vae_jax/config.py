@@ -146,7 +146,7 @@ class TrainConfig:
     save_every: int = 1000
     """Steps between checkpoints."""
     patience: int = 0
-    """Stop when this many validation bounds in a row bring no new best; 0: never."""
+    """Stop when this many validation bounds in a row bring no new best, and keep the last weights; 0: never."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights, which evaluation then uses; 0: none."""
     nonfinite: Literal["stop", "skip"] = "stop"

@@ -42,7 +42,8 @@ def export_programs(params: Params, *, model: Any) -> dict[str, Exported]:
 
     Each takes any number B of examples, on one device of any of `PLATFORMS`, and computes in float32 throughout:
 
-      encoder: images float32 [B, H, W, C] -> {"mean": [B, D], "scale": [B, D]}, see `encode`
+      encoder: images float32 [B, H, W, C], as the model saw them (binarised, say, see `read_images`)
+               -> {"mean": [B, D], "scale": [B, D]}, see `encode`
       decoder: codes float32 [B, D] -> images float32 [B, H, W, C], see `decode`
       sampler: Threefry key data uint32 [B, 2] -> images float32 [B, H, W, C], see `sample`
 

@@ -18,8 +18,8 @@ from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, NoExamplesError, NotFiniteError
 from vae_jax.feeding import Feed, Images, feeding
 from vae_jax.inference import Loss, Metrics, make_loss
+from vae_jax.judging import EVALUATION_FILE
 from vae_jax.runs import (
-    EVALUATION_FILE,
     Run,
     changes_told,
     evaluation_key,

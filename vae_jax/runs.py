@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ import jax
 import numpy as np
 import optax
 
-from vae_jax import machine, sharding
+from vae_jax import data, machine, sharding
 from vae_jax.checkpoints import Checkpoints, Restored
 from vae_jax.config import RESUMABLE, SPANS_THE_STEPS, Config, DataConfig
 from vae_jax.data import Records
 from vae_jax.data.batches import batch_indices
 from vae_jax.data.splits import SPLITS
-from vae_jax.errors import CheckpointError, InputError, NotFiniteError, StorageError
-from vae_jax.evaluation import Evaluator, bits_per_dim
+from vae_jax.errors import CheckpointError, InputError, StorageError
+from vae_jax.evaluation import Evaluator
 from vae_jax.inference import Params
 from vae_jax.models import VAE, build_model
 from vae_jax.reading import describe, load_images, training_images
@@ -39,7 +39,6 @@ from vae_jax.training import (
 )
 
 CONFIG_FILE = "config.json"
-EVALUATION_FILE = "evaluation.json"
 MAX_PIXELS = 1 << 28  # in an image; a config.json that says more is damaged, or a trap
 CHANGE = ("setting", "from", "to")
 _DEFAULTS = json.loads(json.dumps(flatten(Config())))  # as JSON holds them
@@ -194,8 +193,12 @@ def prepare_run(
     rows = config.train.batch_size // machine.parts_of_a_batch(config, mesh)
     sharding.check_batch_size(rows, mesh, setting=_per_dispatch(config))
     stored = read_description(directory)
-    changes = _changed_settings(stored["config"], config, directory, allow_change) if stored else []
+    # Where the same images lie may change, and what else is wrong is told before they are read.
+    differing = functools.partial(_changed_settings, directory=directory, allow_change=allow_change)
+    changes = differing(stored["config"], config, ignore={"data.name"}) if stored else []
     images = training_images(config)
+    name = data.located(config.data.name, data_dir=config.data.data_dir)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=name))
     if isinstance(images, Records):
         size = f"{len(images):,} images, {images.nbytes / 2**30:.2f} GiB"
         say(f"{config.data.name}: {size}, are streamed; a data set's first start looks through all of them once")
@@ -204,13 +207,32 @@ def prepare_run(
             f"train.batch_size: {config.train.batch_size} given, must be at most the {len(images)} training images"
         )
     description = describe(images)
-    if stored:
+    if stored and stored["data"] != description:
+        changes = differing(stored["config"], config)
         changes += _changed_data(stored["data"], description, directory, config.data, allow_change)
     if config.train.patience:
         load_images(config, "validation")  # refused if there are none: without them training would never stop early
     check_writable(directory)
     changes = (*(stored["changes"] if stored else ()), *changes)
     return Run(config, description, directory, mesh, changes, isinstance(images, Records)), images
+
+
+def check_images(run: Run) -> None:
+    """Refuses images that are no longer those of the run, by the fingerprint of its training images; InputError."""
+    try:
+        found = describe(training_images(run.config))
+    except InputError as error:
+        raise InputError(
+            f"{error}; it is {run.directory / CONFIG_FILE} that names it: `vae-jax train --workdir {run.directory} "
+            "--data.name NAME` says where the same images are now"
+        ) from None
+    if found != run.data:
+        raise InputError(_others(run.config.data, run.directory) + f", or train {run.directory} on with them: `vae-jax "
+                         f"train --workdir {run.directory} --allow-change data.name`")  # fmt: skip
+
+
+def _others(config: DataConfig, directory: Path) -> str:
+    return f"data.name: the images of {config.name} are no longer those that {directory} was trained on"
 
 
 def require_in_memory(run: Run, what: str) -> None:
@@ -227,20 +249,25 @@ def _per_dispatch(config: Config) -> str:
 
 
 def _changed_settings(
-    stored: dict[str, Any], config: Config, directory: Path, allow_change: Sequence[str]
+    stored: dict[str, Any],
+    config: Config,
+    directory: Path,
+    allow_change: Sequence[str],
+    *,
+    ignore: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     given = json.loads(json.dumps(flatten(config)))  # as JSON holds it
     for path in allow_change:
         if path not in given:
             raise InputError(f"--allow-change: {path} given, no such setting{suggestion(path, given)}")
-    changed = differences(stored, given)
+    changed = differences(stored, given, ignore=RESUMABLE.union(ignore))
     if config.optimizer.schedule in SPANS_THE_STEPS:
         changed += ["train.steps"] if stored.get("train.steps") != given["train.steps"] else []
     if refused := [path for path in changed if path not in {*allow_change, "train.steps"}]:
         told = ", ".join(f"{path}: {stored.get(path)} in {directory}, {given.get(path)} asked" for path in refused)
         fixed = any(path.startswith("model.") for path in refused)  # they are what the saved arrays are
         other = "" if fixed else f", or allow it by --allow-change {' '.join(refused)}"
-        raise InputError(f"{told}; choose another --workdir{other}")
+        raise InputError(f"{told}; choose another --workdir, or give --workdir alone and keep what the run has{other}")
     return [dict(zip(CHANGE, (path, stored.get(path), given.get(path)), strict=True)) for path in changed]
 
 
@@ -250,10 +277,8 @@ def _changed_data(
     changed = [field for field in stored if stored[field] != given[field]]
     decide = DECIDE_IMAGES | ({"seed"} if config.binarization == "static" else set())
     if "image_shape" in changed or (changed and not decide.intersection(allow_change)):
-        raise InputError(
-            f"data.name: the images of {config.name} are no longer those that {directory} was trained on; choose "
-            "another --workdir" + ("" if "image_shape" in changed else ", or allow it by --allow-change data.name")
-        )
+        allowing = "" if "image_shape" in changed else ", or allow it by --allow-change data.name"
+        raise InputError(f"{_others(config, directory)}; choose another --workdir{allowing}")
     return [dict(zip(CHANGE, (field, stored[field], given[field]), strict=True)) for field in changed]
 
 
@@ -280,7 +305,8 @@ def restore(run: Run, checkpoints: Checkpoints, *, at_most: int | None = None) -
     """The newest whole state of the run (up to step `at_most`), placed on its mesh; None where nothing is saved yet."""
     target = sharding.abstract(jax.eval_shape(run.initial_state, run.key), run.state_shardings)
     config, changed = dataclasses.asdict(run.config), {change["setting"] for change in run.changes}
-    ignore = RESUMABLE.union(changed, unread(flatten(run.config)))
+    # Where the images lie is told by config.json, and which they are by `data`.
+    ignore = RESUMABLE.union(changed, unread(flatten(run.config)), {"data.name"})
     restored = checkpoints.restore(target, config=config, data=run.data, ignore=ignore, at_most=at_most)
     if restored and "seed" in changed:
         key = jax.jit(lambda: run.key, out_shardings=sharding.replicated(run.mesh))()
@@ -308,75 +334,3 @@ def saved_params(run: Run, say: Callable[[str], None]) -> Iterator[tuple[int, Pa
 def evaluation_key(run: Run, split: str) -> jax.Array:
     """The key of all evaluations of a split: the same draws each time, so that two evaluations can be compared."""
     return jax.random.fold_in(jax.random.fold_in(run.key, EVALUATION_STREAM), SPLITS.index(split))
-
-
-def evaluate(
-    run: Run,
-    params: Params,
-    *,
-    split: str,
-    say: Callable[[int, int], None] | None = None,
-    evaluator: Evaluator | None = None,
-) -> dict[str, Any]:
-    """Every number that exists for this model on a split, each with its protocol; see vae_jax.evaluation.
-
-    `evaluator` is `run.evaluator()` unless given: runs with the same model can share what is compiled for them.
-    `undefined` says of those that do not exist why. Raises NotFiniteError that names the numbers that are not finite.
-    """
-    images = run.images(split)
-    key, evaluator = evaluation_key(run, split), evaluator or run.evaluator()
-    result: dict[str, Any] = {
-        "split": split,
-        "num_examples": len(images),
-        "binarization": run.config.data.binarization,
-        "likelihood": run.config.model.likelihood,
-    } | (protocol := evaluation_protocol(run.config))
-    with np.errstate(all="ignore"):  # said below, once
-        result |= evaluator.bound(params, key, images)
-        if "num_samples" in protocol:
-            report = None if say is None else (lambda done: say(done, len(images)))
-            amounts = {name: protocol[name] for name in ("num_samples", "chunk")}
-            result |= evaluator.likelihood(params, key, images, **amounts, report=report)
-    result["undefined"] = undefined_numbers(run.config)
-    if "bits_per_dim" not in result["undefined"]:
-        result["bits_per_dim"] = bits_per_dim(result.get("nll", -result["elbo"]), run.image_shape)
-    found = {name: value for name, value in result.items() if isinstance(value, float) and not math.isfinite(value)}
-    if found:
-        told = ", ".join(f"{name} {value}" for name, value in found.items())
-        raise NotFiniteError(f"the evaluation on the split {split} is not finite: {told}; {run.directory} has diverged")
-    return result
-
-
-def read_evaluation(directory: Path, step: int, protocol: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """What evaluation.json in a run's directory says, if it can be read and is of this step; else None.
-
-    None, too, where it was made by another `evaluation_protocol` than the one that is asked for.
-    """
-    try:
-        found = json.loads((directory / EVALUATION_FILE).read_text())
-    except (OSError, ValueError):
-        return None
-    same = protocol is None or all(found.get(n) == protocol.get(n) for n in ("batch_size", "num_samples", "chunk"))
-    return found if found.get("step") == step and same else None
-
-
-def evaluation_protocol(config: Config) -> dict[str, Any]:
-    """The settings that the numbers of `evaluate` depend on, as it tells them."""
-    settings = config.evaluation
-    found: dict[str, Any] = {"batch_size": settings.batch_size}
-    if config.model.posterior != "deterministic" and settings.num_samples:
-        found |= {"num_samples": settings.num_samples, "chunk": machine.samples_at_a_time(settings.chunk)}
-    return found
-
-
-def undefined_numbers(config: Config) -> dict[str, str]:
-    """The numbers of an evaluation that do not exist for this model and data, and why: name -> reason."""
-    model, found = config.model, {}
-    if model.posterior == "deterministic":
-        reason = "the code is a point: it has no density, hence no KL, no bound on log p(x) and no importance weights"
-        found = dict.fromkeys(("kl", "elbo", "nll", "bits_per_dim"), reason)
-    elif model.likelihood in ("gaussian", "learned-gaussian"):
-        found["bits_per_dim"] = f"{model.likelihood} is a density over real numbers, and pixels have 256 values"
-    elif model.likelihood == "bernoulli" and config.data.binarization == "none":
-        found["bits_per_dim"] = "the Bernoulli is a probability of binary pixels, and these are intensities"
-    return found

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import processes, runs, sharding, storage
+from vae_jax import judging, processes, runs, sharding, storage
 from vae_jax.checkpoints import Checkpoints, Restored, newest_step
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
@@ -282,10 +282,13 @@ class _Sweep:
         return runs.evaluation_params(self.member(i), self.recorders[i].run.config), None
 
 
-def judge(trained: Sequence[Trained], *, split: str = "test") -> list[dict[str, Any]]:
+def judge(
+    trained: Sequence[Trained], *, split: str = "test", stop: Callable[[], bool] = lambda: False
+) -> list[dict[str, Any]]:
     """The evaluation of each member, left in its directory too; `failure` in place of numbers where it diverged.
 
-    Members of one group share their compiled evaluations, whatever their numbers.
+    Members of one group share their compiled evaluations, whatever their numbers. Raises Interrupted where `stop()`
+    comes true before the end.
     """
     share: dict[tuple, Any] = {}
     results = []
@@ -293,14 +296,16 @@ def judge(trained: Sequence[Trained], *, split: str = "test") -> list[dict[str, 
         if failure is not None:
             results.append({"failure": failure})
             continue
+        if stop():
+            raise judging.Interrupted
         key = (run.model, run.config.evaluation, run.config.data.binarization)
         evaluator = share.setdefault(key, run.evaluator())
         try:
-            found = runs.evaluate(run, params, split=split, evaluator=evaluator)
+            found = judging.evaluate(run, params, split=split, evaluator=evaluator, stop=stop)
         except NotFiniteError as error:  # finite weights may have a bound that is not
             results.append({"failure": str(error)})
             continue
-        storage.write_json(run.directory / runs.EVALUATION_FILE, {"step": run.config.train.steps, **found})
+        storage.write_json(run.directory / judging.EVALUATION_FILE, {"step": run.config.train.steps, **found})
         results.append(found)
     return results
 
@@ -343,7 +348,7 @@ def markdown(summary: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in summary:
         cells = [str(value) for value in (*row["varied"].values(), *(row.get(count, 0) for count in counts))]
-        cells += [_cell(row.get(name)) for name in names]
+        cells += [_cell(row.get(name)) if row["members"] else "diverged" for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

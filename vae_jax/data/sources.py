@@ -47,6 +47,12 @@ def open_records(name: Name, split: str, *, data_dir: Name | None = None, holdou
     return Records(prepared, part, indices, _cache_dir(prepared, data_dir))
 
 
+def located(name: Name, *, data_dir: Name | None = None) -> str:
+    """The name by which a run remembers its images: a path is made absolute, to hold wherever it is opened from."""
+    path = _as_file(name, data_dir)
+    return str(name) if path is None else os.path.abspath(path)
+
+
 def _load(what: str, name: Name, split: str, data_dir: Name | None, holdout: float) -> np.ndarray:
     splits.check(split, holdout)
     if path := _as_file(name, data_dir):
