@@ -246,21 +246,22 @@ def test_a_sweep_of_which_nothing_is_left_is_not_done(data_dir, tmp_path, call):
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize(("method", "num_samples"), [("likelihood", 4), ("bound", 0)])
 def test_a_sweep_that_is_stopped_in_its_evaluation_is_evaluated_by_the_same_command(
-    data_dir, tmp_path, call, monkeypatch
+    method, num_samples, data_dir, tmp_path, call, monkeypatch
 ):
     argv = ["sweep", "--workdir", tmp_path, "--compilation-cache", "None", "--data.data-dir", data_dir,
             "--model.hidden", "8", "--model.latent-dim", "2", "--train.steps", "10", "--train.log-every", "5",
             "--train.evaluate-every", "0", "--train.save-every", "5", "--train.batch-size", "16",
-            "--evaluation.num-samples", "4", "--vary", "seed=0,1"]  # fmt: skip
-    likelihood = Evaluator.likelihood
+            "--evaluation.num-samples", str(num_samples), "--vary", "seed=0,1"]  # fmt: skip
+    measure = getattr(Evaluator, method)
 
     def interrupted(self, *args, **kwargs):
         signal.raise_signal(signal.SIGTERM)
-        return likelihood(self, *args, **kwargs)
+        return measure(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "likelihood", interrupted)
+        patch.setattr(Evaluator, method, interrupted)
         stopped = call(*argv)
     assert stopped.result["status"] == "interrupted"
     assert "the same command evaluates again" in stopped.err[-1]
