@@ -144,8 +144,9 @@ def fit(run: Run, images: Images, *, stop: Callable[[], bool] = lambda: False, p
 
 
 def _agree(run: Run) -> None:
-    """Refuses processes of unequal settings or images; where the images lie may differ."""
-    settings = {path: value for path, value in flatten(run.config).items() if path != "data.data_dir"}
+    """Refuses processes of unequal settings or images; where the images lie, and by which name, may differ."""
+    where = ("data.data_dir", "data.name")
+    settings = {path: value for path, value in flatten(run.config).items() if path not in where}
     facts = {f"data.{name}": value for name, value in run.data.items()} | {"images streamed": run.streamed}
     processes.agree(settings | facts)
 
