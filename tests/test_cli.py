@@ -300,11 +300,11 @@ def test_a_finished_run_that_is_given_other_images_is_judged_by_them(of_a_file, 
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("command", ["evaluate", "encode", "reconstruct", "interpolate"])
-def test_no_command_takes_other_images_for_those_of_the_run(command, of_a_file, call):
+def test_no_command_takes_other_images_for_those_of_the_run(of_a_file, call):
     directory, *_ = of_a_file
     np.save("pictures.npy", np.full((60, 6, 6), 255, np.uint8))
-    refused(call, directory, [command, directory], "are no longer those that", "--allow-change data.name")
+    for command in ("evaluate", "encode", "reconstruct", "interpolate"):
+        refused(call, directory, [command, directory], "are no longer those that", "--allow-change data.name")
     call("sample", directory).result  # noqa: B018  which reads none
 
 
