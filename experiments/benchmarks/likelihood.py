@@ -38,14 +38,16 @@ As two devices of a core each, as `vae-jax evaluate` has it (`XLA_FLAGS=--xla_fo
     products     337.0 (243.3 to 366.3)            0.703 (0.482 to 0.786)
     evaluation   330.3 (324.0 to 333.4)            0.670 (0.651 to 0.720)
 
-The same in five rounds on two cores of an Intel Xeon, 2026-11-27: matrix 206.5 (182.1 to 222.5),
-products 0.753 (0.614 to 0.900), evaluation 0.634 (0.394 to 0.875).
+The same in five rounds on two cores of an Intel Xeon, 2026-11-27: matrix 206.5 (182.1 to 222.5), products 0.753 (0.614
+to 0.900), evaluation 0.634 (0.394 to 0.875); and, since it joins chunks by shares of the largest weight, matrix 215.5
+(188.7 to 282.6), products 0.811 (0.639 to 0.878), evaluation 0.685 (0.565 to 0.758).
 
 On one core, of 2026-11-24, many other programs beside (`--processor-time --images 80 --rounds 3`): products 0.877
 (0.862 to 1.042), evaluation 0.640 (0.619 to 0.746) of 211.6 GFLOP/s.
 
 Memory, one core, 2026-11-25: 343 MiB at most for K = 5,000 and 342 MiB for K = 50,000 (3.2 and 45 s);
-392 and 352 MiB on a core of the Xeon (7.3 and 56 s).
+392 and 352 MiB on a core of the Xeon (7.3 and 56 s). Both cores as one device: 350 and 348 MiB; as two, whose threads
+hold more the longer they run: 354 to 362 and 424 to 438 MiB (three times each, with other work beside).
 """
 
 import argparse
