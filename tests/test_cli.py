@@ -268,18 +268,8 @@ def of_a_file(tmp_path, monkeypatch, call):
     """(run directory, its command line, what it printed) of a run on pictures.npy in the working directory."""
     monkeypatch.chdir(tmp_path)
     np.save("pictures.npy", np.random.default_rng(0).integers(0, 256, (60, 6, 6), dtype=np.uint8))
-    argv = [
-        "train",
-        "--workdir",
-        "run",
-        "--data.name",
-        "pictures.npy",
-        "--train.steps",
-        "10",
-        *SMALL,
-        "--mesh.data",
-        "1",
-    ]
+    argv = ["train", "--workdir", "run", "--data.name", "pictures.npy", "--train.steps", "10", *SMALL,
+            "--mesh.data", "1"]  # fmt: skip
     return tmp_path / "run", argv, call(*argv).result
 
 

@@ -307,16 +307,18 @@ def _draw_from_images(
     from vae_jax import runs
 
     given = getattr(asked, flag)
-    require_positive(**{flag: usual if given is None else given})
+    wanted = usual if given is None else given
+    require_positive(**{flag: wanted})
     run = runs.open_run(directory)
     to = _folder_for(asked, run)
     runs.check_images(run)
     images, split = run.images(asked.split), asked.split
     most = len(images) // images_of_each
-    count = min(usual, most) if given is None else given
+    count = min(wanted, most) if given is None else wanted
     if not 0 < count <= most:
-        told = f"must be at most {most}: the split {split} has {len(images)} image(s)"
-        raise InputError(f"--{flag}: {usual if given is None else given} given, {told}")
+        raise InputError(
+            f"--{flag}: {wanted} given, must be at most {most}: the split {split} has {len(images)} image(s)"
+        )
     with runs.saved_params(run, _say) as (step, params):
         key, shown = runs.evaluation_key(run, split), images[: count * images_of_each]
         path = draw(dataclasses.replace(run, directory=to), params, shown, key=key)

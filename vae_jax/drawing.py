@@ -78,7 +78,7 @@ def pictures(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[s
 
 def _apart(key: Array) -> Array:
     """A key for what the model sees of images, where `key` draws codes, which folds it with the number of a layer."""
-    return jax.random.fold_in(jax.random.fold_in(key, 2**31), 0)
+    return jax.random.fold_in(key, 2**31)
 
 
 def draw_samples(run: Run, params: Params, *, key: Array, count: int = 100) -> Path:
