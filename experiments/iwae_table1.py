@@ -36,9 +36,9 @@ one leaves 20, the published table 16.
 The seeds of a cell are trained side by side in one program (`vae_jax.sweeping`), over as many devices as divide both
 the seeds and the batch. Each leaves a run directory below DIR (runs/iwae_table1); table.md, table.json and table.png in
 DIR hold all cells that are found there, of this command and of earlier ones. SIGTERM and SIGINT save what the dispatch
-under way has trained. The same command goes on, where the process was killed at most 90,000 steps back in the full
-schedule, and trains and evaluates nothing twice; more `--seeds` add to those that are done. Seconds are those of
-training, over all processes that worked on a cell and for all its seeds.
+under way has trained; of an evaluation under way nothing is kept. The same command goes on, where the process was
+killed at most 90,000 steps back in the full schedule, and trains and evaluates nothing twice; more `--seeds` add to
+those that are done. Seconds are those of training, over all processes that worked on a cell and for all its seeds.
 
 Time: 85 minutes for the training of the first cell (one layer, k = 1, one seed, the full schedule) on one core, by
 `taskset -c 1`, with other work on the other core: 1,936 steps a second. With k = 5 it began at 840: some 3.3 hours. On
@@ -86,7 +86,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -222,8 +222,10 @@ def config_of(cell: Cell, *, data_dir: str | None = None) -> Config:
     )
 
 
-def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> list[str] | None:
-    """Trains and evaluates the seeds of a cell that are not done yet; what failed, in words; None if interrupted."""
+def run_cell(
+    cell: Cell, seeds: int, output: Path, *, data_dir: str | None, stop: Callable[[], bool] = lambda: False
+) -> list[str]:
+    """Trains and evaluates the seeds of a cell that are not done yet, until `stop()` is true; what failed, in words."""
     cell = cell.trained_as
     directory, config = cell.directory(output), config_of(cell, data_dir=data_dir)
     todo = [
@@ -233,13 +235,14 @@ def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None) -> l
         return []
     spread = [n for n in range(1, len(jax.devices()) + 1) if len(todo) % n == config.train.batch_size % n == 0]
     group = sweeping.members(override(config, mesh__data=max(spread)), {"seed": todo})
-    with stop_on_signals() as stop:
-        clock = Clock(directory / f"clock-of-seeds={','.join(map(str, todo))}.json", stop)
-        trained = sweeping.fit_group(group, directory, stop=clock)
-        clock.write()
-    if trained is None or stop():  # in the last dispatch, too
-        return None
-    return [result["failure"] for result in sweeping.judge(trained) if "failure" in result]
+    clock = Clock(directory / f"clock-of-seeds={','.join(map(str, todo))}.json", stop)
+    trained = sweeping.fit_group(group, directory, stop=clock)
+    clock.write()
+    try:
+        results = sweeping.judge(trained, stop=stop) if trained else []
+    except judging.Interrupted:
+        return []
+    return [result["failure"] for result in results if "failure" in result]
 
 
 # --- The table -------------------------------------------------------------------------------------------------------
@@ -374,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--k", type=int, nargs="+", choices=SAMPLES, default=SAMPLES, help="samples in training")
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS), help="ways to train")
     parser.add_argument("--seeds", type=int, default=3, help="0, 1, ..., side by side")
-    parser.add_argument("--schedule", choices=("full", "medium", "short"), default="full")
+    parser.add_argument("--schedule", choices=[name for name in SCHEDULES if name != "quick"], default="full")
     parser.add_argument("--b1", type=float, default=0.9, help="Adam's: 0.9 in the paper, 0.99 in their program")
     parser.add_argument("--quick", action="store_true", help="small digits, tiny networks: the same code in seconds")
     parser.add_argument("--data-dir", help="where prepared data sets are")
@@ -388,15 +391,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for layers, k, column in itertools.product(asked.layers, asked.k, asked.columns)
     ]
     failures, status = {}, "done"
-    for i, cell in enumerate(cells, start=1):
-        print(f"cell {i} of {len(cells)}: {', '.join(f'{n} {v}' for n, v in cell._asdict().items())}", file=sys.stderr)
-        failed = run_cell(cell, asked.seeds, asked.output, data_dir=asked.data_dir)
-        failures |= {str(cell.directory(asked.output)): told for told in failed or []}
-        rows, text = write(cells, asked.output)
-        if failed is None:
-            print("interrupted, saved; the same command goes on", file=sys.stderr)
-            status = "interrupted"
-            break
+    with stop_on_signals() as stop:
+        for i, cell in enumerate(cells, start=1):
+            told = ", ".join(f"{name} {value}" for name, value in cell._asdict().items())
+            print(f"cell {i} of {len(cells)}: {told}", file=sys.stderr)
+            failed = run_cell(cell, asked.seeds, asked.output, data_dir=asked.data_dir, stop=stop)
+            failures |= {str(cell.directory(asked.output)): reason for reason in failed}
+            rows, text = write(cells, asked.output)
+            if stop():
+                print("interrupted, saved; the same command goes on", file=sys.stderr)
+                status = "interrupted"
+                break
     print(text, file=sys.stderr)
     return {"output": str(asked.output), "status": status, "failures": failures, "rows": rows}
 

@@ -76,25 +76,26 @@ def test_a_signal_saves_and_the_same_command_goes_on(script, tmp_path, monkeypat
     argv = ["--quick", "--layers", "1", "--k", "1", "--columns", "vae", "--seeds", "1", "--output", str(tmp_path)]
     run = script.Cell(1, 1, "vae", "quick", 0.9).directory(tmp_path) / "seed=0"
 
-    def interrupted(method):
-        """The command, sent a signal at each call of this method of the clock."""
-        call = getattr(script.Clock, method)
+    def interrupted(of, name):
+        """The command, sent a signal at each call of this function."""
+        call = getattr(of, name)
 
-        def signalled(clock):
+        def signalled(*args, **kwargs):
             os.kill(os.getpid(), signal.SIGTERM)
-            return call(clock)
+            return call(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(script.Clock, method, signalled)
+            patch.setattr(of, name, signalled)
             result = script.main(argv)
         assert result["status"] == "interrupted"
         assert all(row["seeds"] == 0 for row in result["rows"])
         assert "the same command goes on" in capsys.readouterr().err
 
-    interrupted("__call__")  # after the first dispatch
+    interrupted(script.Clock, "__call__")  # after the first dispatch
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["1640"]
     first = read_metrics(run / "metrics.jsonl")
-    interrupted("write")  # after the last
+    interrupted(script.Clock, "write")  # after the last
+    interrupted(judging, "evaluate")
 
     result = script.main(argv)
     assert result["status"] == "done"
