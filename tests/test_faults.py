@@ -273,10 +273,19 @@ def test_a_change_that_is_allowed_is_told_recorded_and_remembered(run, train):
     refused(train(run, "--seed", 2), 2, "seed: 1 in ")
 
 
+def test_a_run_can_begin_to_clip_its_gradients(run, train):
+    found = train(run, "--optimizer.clip-norm", 0.5, "--train.steps", 30, "--allow-change", "optimizer.clip_norm")
+    assert found.result["step"] == 30
+    assert runs.open_run(run).config.optimizer.clip_norm == 0.5
+
+
 def test_what_the_saved_arrays_are_cannot_be_allowed(run, train):
     refused(train(run, "--allow-change", "train.batchsize"), 2, "no such setting; did you mean 'train.batch_size'?")
     line = refused(train(run, "--model.hidden", 9), 2, "model.hidden: [8] in ", "choose another --workdir")
     assert "--allow-change" not in line
+    line = refused(train(run, "--train.ema-decay", 0.9), 2, "train.ema_decay: 0.0 in ", "choose another --workdir")
+    assert "--allow-change" not in line
+    refused(train(run, "--model.activation", "relu"), 2, "allow it by --allow-change model.activation")
     before = (run / runs.CONFIG_FILE).read_bytes()
     allowed = train(run, "--model.hidden", 9, "--allow-change", "model.hidden")
     refused(allowed, 4, "kernel: float32[64, 8] in checkpoint, float32[64, 9] in state")

@@ -256,7 +256,8 @@ class Recorder:
                 f"step {first + at}: not finite ({found})"
                 + (f", after {self.max_skips} skipped steps" if self.max_skips else "")
                 + "; the checkpoints before it are whole; lower optimizer.learning_rate, set optimizer.clip_norm, "
-                f"or set train.nonfinite skip; it read the training images {_listed(self.run.examples(first + at))}"
+                "or set train.nonfinite skip, and name it in --allow-change; "
+                f"it read the training images {_listed(self.run.examples(first + at))}"
             )
         finite = rows.pop("skipped") == 0
         row = {name: float(values[finite].mean()) if finite.any() else None for name, values in rows.items()}

@@ -23,6 +23,7 @@ from vae_jax.config import RESUMABLE, SPANS_THE_STEPS, Config, DataConfig
 from vae_jax.data import Records
 from vae_jax.data.batches import batch_indices
 from vae_jax.data.splits import SPLITS
+from vae_jax.digests import named_leaves, plain, spec
 from vae_jax.errors import CheckpointError, InputError, StorageError
 from vae_jax.evaluation import Evaluator
 from vae_jax.inference import Params
@@ -41,7 +42,7 @@ from vae_jax.training import (
 CONFIG_FILE = "config.json"
 MAX_PIXELS = 1 << 28  # in an image; a config.json that says more is damaged, or a trap
 CHANGE = ("setting", "from", "to")
-_DEFAULTS = json.loads(json.dumps(flatten(Config())))  # as JSON holds them
+_DEFAULTS = plain(flatten(Config()))
 # What an older config.json does not have of these changes nothing that its run computed.
 _RESUMABLE_DEFAULTS = {path: value for path, value in _DEFAULTS.items() if path in RESUMABLE}
 DECIDE_IMAGES = {"data.name", "data.holdout", "data.binarization"}  # and the seed, where they are binarised once
@@ -195,7 +196,7 @@ def prepare_run(
     stored = read_description(directory)
     # Where the same images lie may change, and what else is wrong is told before they are read.
     differing = functools.partial(_changed_settings, directory=directory, allow_change=allow_change)
-    changes = differing(stored["config"], config, ignore={"data.name"}) if stored else []
+    changes = differing(stored, config, ignore={"data.name"}) if stored else []
     images = training_images(config)
     name = data.located(config.data.name, data_dir=config.data.data_dir)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=name))
@@ -208,7 +209,7 @@ def prepare_run(
         )
     description = describe(images)
     if stored and stored["data"] != description:
-        changes = differing(stored["config"], config)
+        changes = differing(stored, config)
         changes += _changed_data(stored["data"], description, directory, config.data, allow_change)
     if config.train.patience:
         load_images(config, "validation")  # refused if there are none: without them training would never stop early
@@ -249,14 +250,14 @@ def _per_dispatch(config: Config) -> str:
 
 
 def _changed_settings(
-    stored: dict[str, Any],
+    description: dict[str, Any],
     config: Config,
     directory: Path,
     allow_change: Sequence[str],
     *,
     ignore: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    given = json.loads(json.dumps(flatten(config)))  # as JSON holds it
+    stored, given = description["config"], plain(flatten(config))
     for path in allow_change:
         if path not in given:
             raise InputError(f"--allow-change: {path} given, no such setting{suggestion(path, given)}")
@@ -265,10 +266,17 @@ def _changed_settings(
         changed += ["train.steps"] if stored.get("train.steps") != given["train.steps"] else []
     if refused := [path for path in changed if path not in {*allow_change, "train.steps"}]:
         told = ", ".join(f"{path}: {stored.get(path)} in {directory}, {given.get(path)} asked" for path in refused)
-        fixed = any(path.startswith("model.") for path in refused)  # they are what the saved arrays are
-        other = "" if fixed else f", or allow it by --allow-change {' '.join(refused)}"
+        before = from_flat({path: stored.get(path, value) for path, value in given.items()})
+        same = _arrays(before, description["data"]) == _arrays(config, description["data"])
+        other = f", or allow it by --allow-change {' '.join(refused)}" if same else ""
         raise InputError(f"{told}; choose another --workdir, or give --workdir alone and keep what the run has{other}")
     return [dict(zip(CHANGE, (path, stored.get(path), given.get(path)), strict=True)) for path in changed]
+
+
+def _arrays(config: Config, data: dict[str, Any]) -> dict[str, str]:
+    """Dtype and shape of each array that a run with these settings saves."""
+    run = Run(config, data, Path(), mesh=None)
+    return {path: spec(leaf) for path, leaf in named_leaves(jax.eval_shape(run.initial_state, run.key))}
 
 
 def _changed_data(

@@ -71,7 +71,18 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         "sgd": lambda: optax.sgd(rate, momentum=b1),
         "lion": lambda: optax.lion(rate, b1, b2, weight_decay=config.weight_decay),
     }[config.name]()
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
+    return _clipped(optimizer, config.clip_norm) if config.clip_norm else optimizer
+
+
+def _clipped(optimizer: optax.GradientTransformation, max_norm: float) -> optax.GradientTransformation:
+    """`optimizer` for gradients of a norm of at most `max_norm`; its state is the same, so a run can begin to clip."""
+    clip = optax.clip_by_global_norm(max_norm)
+
+    def update(grads: Params, state: optax.OptState, params: Params = None) -> tuple[Params, optax.OptState]:
+        clipped, _ = clip.update(grads, optax.EmptyState())
+        return optimizer.update(clipped, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def scale_by_adam(b1: Array | float, b2: Array | float, eps: Array | float) -> optax.GradientTransformation:
