@@ -1,7 +1,6 @@
 """How long a training took that several processes may have worked on: for experiments that go on where they were."""
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from vae_jax import storage
+from vae_jax import host, storage
 
 
 class Clock:
@@ -38,5 +37,5 @@ class Clock:
 def device() -> str:
     """What this process computes with."""
     found = jax.devices()
-    cores = f", {len(os.sched_getaffinity(0))} cores" if found[0].platform == "cpu" else ""
+    cores = f", {host.cores()} cores" if found[0].platform == "cpu" else ""
     return f"{len(found)} {found[0].device_kind}{cores}, jax {jax.__version__}, Python {platform.python_version()}"

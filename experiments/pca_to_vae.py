@@ -3,8 +3,8 @@
     vae-jax data prepare mnist
     python experiments/pca_to_vae.py
 
-Each rung is a preset of `vae-jax train` of which the last three differ in what stands on their code, and in
-how long they are trained (40, 10 and 10 epochs), and the first's weight decay:
+Each rung but the first is a preset of `vae-jax train`; the last three differ in what stands on their code, in how long
+they are trained (40, 10 and 10 epochs), and in weight decay:
 
     PCA by SVD           mean and 30 leading right singular vectors of the training images: the exact optimum
     pca                  a linear autoencoder with tied weights, trained by gradient: the same subspace

@@ -14,7 +14,7 @@ from jax import lax
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vae_jax import benchmarking, cli, costs, machine, planning, reporting, runs, sharding, variants
+from vae_jax import benchmarking, costs, machine, planning, reporting, runs, sharding, variants
 from vae_jax.errors import InputError
 from vae_jax.fitting import compile_program
 from vae_jax.models.networks import convolve
@@ -360,26 +360,18 @@ def test_a_row_is_compiled_cold_though_another_has_compiled_the_same():
     assert said == [True, False, True, False]
 
 
-def called(capsys, *argv):
-    capsys.readouterr()
-    code = cli.main([str(word) for word in argv])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, capsys, monkeypatch):
+def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, call, monkeypatch):
     monkeypatch.setattr(benchmarking, "BLOCK_SECONDS", 0.01)
     monkeypatch.setattr(machine, "matrix_probe", lambda dtype, probe=machine.matrix_probe: probe(dtype, size=64))
     hits = []
     listener = lambda event, **_: hits.append(event) if event == "/jax/compilation_cache/cache_hits" else None  # noqa: E731
     jax.monitoring.register_event_listener(listener)
-    code, out, err = called(
-        capsys, "bench", *TINY, "--data.data-dir", data_dir, "--variants", "eager,remat,batch-32", "--rounds", 5,
+    done = call(
+        "bench", *TINY, "--data.data-dir", data_dir, "--variants", "eager,remat,batch-32", "--rounds", 5,
         "--workdir", tmp_path / "bench", "--profile", tmp_path / "profile",
     )  # fmt: skip
     jax.monitoring.unregister_event_listener(listener)
-    assert code == 0
-    result = json.loads(out.splitlines()[-1])
+    result, err = done.result, "\n".join(done.err)
     stored = json.loads((tmp_path / "bench" / "bench.json").read_text())
     assert {name: result[name] for name in stored} == stored
     rows = {row["row"]: row for row in result["rows"]}
@@ -419,13 +411,12 @@ def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, ca
     assert jax.config.jax_compilation_cache_dir == compiled_once
 
     path = tmp_path / "bench" / "bench.json"
-    code, out, err = called(capsys, "bench", "--compare", path, path)
-    assert code == 0
-    compared = json.loads(out)["rows"]
+    done = call("bench", "--compare", path, path)
+    compared = done.result["rows"]
     assert [row["row"] for row in compared] == list(rows)
     assert all(row["seconds"]["median"] == 1 for row in compared)
-    assert err.count("no change beyond noise") == 3
-    assert json.loads(out)["not_alike"] == {}
+    assert "\n".join(done.err).count("no change beyond noise") == 3
+    assert done.result["not_alike"] == {}
 
 
 @pytest.mark.parametrize(
@@ -442,20 +433,20 @@ def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, ca
         (["--compare", "other.json", "other.json"], ["--compare: other.json given, must be a bench.json"]),
     ],
 )
-def test_bench_refuses(flags, words, data_dir, tmp_path, monkeypatch, capsys):
+def test_bench_refuses(flags, words, data_dir, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     Path("other.json").write_text('{"rows": [{"row": "program"}]}')
-    code, out, err = called(capsys, "bench", "--data.data-dir", data_dir, *flags)
-    assert (code, out, len(err.splitlines())) == (2, "", 1), err
-    assert all(word in err for word in words), err
+    done = call("bench", "--data.data-dir", data_dir, *flags)
+    assert (done.code, done.out, len(done.err)) == (2, [], 1), done.err
+    assert all(word in done.err[0] for word in words), done.err
     assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
 
 
-def test_a_profile_that_cannot_be_written_is_refused(data_dir, tmp_path, monkeypatch, capsys):
+def test_a_profile_that_cannot_be_written_is_refused(data_dir, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
-    code, out, err = called(capsys, "bench", "--data.data-dir", data_dir, "--profile", "/proc/nonexistent")
-    assert (code, out, list(tmp_path.iterdir())) == (5, "", [])
-    assert err.startswith("vae-jax: --profile: /proc/nonexistent cannot be made or written to")
+    done = call("bench", "--data.data-dir", data_dir, "--profile", "/proc/nonexistent")
+    assert (done.code, done.out, list(tmp_path.iterdir())) == (5, [], [])
+    assert done.err[0].startswith("vae-jax: --profile: /proc/nonexistent cannot be made or written to")
 
 
 def test_the_program_that_is_measured_is_the_one_that_trains(make_run):

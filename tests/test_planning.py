@@ -1,7 +1,6 @@
 """Plans: what they say of memory is what the program then takes; what cannot fit is refused; parts add up."""
 
 import dataclasses
-import json
 import types
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import cli, costs, fitting, machine, planning, runs, sharding
+from vae_jax import costs, fitting, machine, planning, runs, sharding
 from vae_jax.errors import InputError
 from vae_jax.inference import sample_terms
 from vae_jax.settings import override
@@ -219,35 +218,26 @@ def test_the_largest_batch_is_found_in_few_compilations(memory_of, expected):
 # The commands.
 
 
-def called(capsys, *argv):
-    capsys.readouterr()
-    code = cli.main([str(word) for word in argv])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
 TINY = ["--model.hidden", 8, "--model.latent-dim", 2, "--train.batch-size", 64, "--train.log-every", 4,
         "--train.save-every", 20, "--train.evaluate-every", 0]  # fmt: skip
 
 
-def test_a_plan_from_the_command_line(data_dir, capsys, monkeypatch):
+def test_a_plan_from_the_command_line(data_dir, call, monkeypatch):
     monkeypatch.setattr(machine, "matrix_probe", lambda dtype, probe=machine.matrix_probe: probe(dtype, size=64))
     taken = lambda run: {"temporary": 1000 * run.config.train.batch_size, "total": 1000 * run.config.train.batch_size}  # noqa: E731
     monkeypatch.setattr(planning, "program_memory", taken)
     argv = ["plan", *TINY, "--data.data-dir", data_dir, "--memory", 0.001, "--train.log-every", 3]  # not of save_every
-    code, out, err = called(capsys, *argv, "--mesh.data", 1)
-    assert code == 0
-    one = json.loads(out)
+    done = call(*argv, "--mesh.data", 1)
+    one = done.result
     assert one["parameters"] == 64 * 8 + 8 + 2 * (8 * 2 + 2) + 2 * 8 + 8 + 8 * 64 + 64
     assert one["fits"] is True
     assert one["copy_while_saving_bytes"] == one["state_bytes"]
     assert one["largest_batch"] == pytest.approx((0.001 * 2**30 - one["state_bytes"]) / 1000, rel=0.03)
-    assert "largest batch" in err
+    assert "largest batch" in "\n".join(done.err)
     assert one["seconds_per_step_at_least"] == pytest.approx(
         one["flops_per_step"] / one["matrix_rate"] + one["bytes_per_step_and_device"] / one["bandwidth"]
     )
-    code, out, _ = called(capsys, *argv, "--mesh.data", 16)  # which are not here
-    many = json.loads(out)
+    many = call(*argv, "--mesh.data", 16).result  # which are not here
     assert many["compiled_for"] == "1 device(s) and their share of the batch; 16 asked"
     assert many["flops_per_step"] == one["flops_per_step"]
     gradients = 4 * one["parameters"]
@@ -270,15 +260,15 @@ def test_the_least_time_of_devices_that_spread_the_state_is_that_of_their_rates_
     assert found["seconds_per_step_at_least"] == pytest.approx(found["flops_per_step"] / devices / 1e9, rel=1e-3)
 
 
-def test_train_refuses_what_cannot_fit_before_it_compiles(data_dir, tmp_path, capsys, monkeypatch):
+def test_train_refuses_what_cannot_fit_before_it_compiles(data_dir, tmp_path, call, monkeypatch):
     monkeypatch.setattr(machine, "memory_limit", lambda sharers: 10_000)
     monkeypatch.setattr(planning, "program_memory", lambda run: pytest.fail("compiled"))
     monkeypatch.setattr(jax, "device_put", lambda *_: pytest.fail("placed"))
     argv = ["train", *TINY, "--data.data-dir", data_dir, "--workdir", tmp_path / "run", "--compilation-cache", "None"]
-    code, out, err = called(capsys, *argv, "--mesh.data", 1)
-    assert (code, out, len(err.splitlines())) == (2, "", 1), err
-    assert "train.batch_size: 64 given, a step and a copy of the state need" in err
-    assert "`vae-jax plan` finds the largest batch" in err
+    done = call(*argv, "--mesh.data", 1)
+    assert (done.code, done.out, len(done.err)) == (2, [], 1), done.err
+    assert "train.batch_size: 64 given, a step and a copy of the state need" in done.err[0]
+    assert "`vae-jax plan` finds the largest batch" in done.err[0]
     assert not (tmp_path / "run").exists()
 
 
@@ -309,10 +299,10 @@ def test_a_narrow_case_is_decided_by_compiling(make_run, monkeypatch):
         (["--data.name", "digitz"], ["data.name='digitz'", "did you mean 'digits'?"]),
     ],
 )
-def test_plan_refuses(flags, words, data_dir, capsys):
-    code, out, err = called(capsys, "plan", *TINY, "--data.data-dir", data_dir, *flags)
-    assert (code, out, len(err.splitlines())) == (2, "", 1), err
-    assert all(word in err for word in words), err
+def test_plan_refuses(flags, words, data_dir, call):
+    done = call("plan", *TINY, "--data.data-dir", data_dir, *flags)
+    assert (done.code, done.out, len(done.err)) == (2, [], 1), done.err
+    assert all(word in done.err[0] for word in words), done.err
 
 
 def test_the_memory_of_this_machine_is_told():

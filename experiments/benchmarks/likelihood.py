@@ -53,7 +53,6 @@ hold more the longer they run: 354 to 362 and 424 to 438 MiB (three times each, 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -67,7 +66,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax import machine, reading, runs, sharding
+from vae_jax import host, machine, reading, runs, sharding
 from vae_jax.config import Config
 from vae_jax.data.batches import mean_image
 from vae_jax.errors import InputError, VaeJaxError
@@ -202,12 +201,6 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         print(f"{row['row']:<14}{cell:<28}{share['median']:.3f} ({share['min']:.3f} to {share['max']:.3f})")
 
 
-def peak_memory() -> int:
-    """Bytes of resident memory that this process has had at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 def in_child(argv: Sequence[str]) -> dict[str, Any]:
     """The JSON that this program prints last in a process of its own."""
     done = subprocess.run(
@@ -255,14 +248,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         start = time.perf_counter()
         run.evaluator().likelihood(params, runs.evaluation_key(run, "test"), images, **given)
         seconds = time.perf_counter() - start
-        print(json.dumps({"num_samples": asked.peak, "peak_bytes": peak_memory(), "seconds": seconds}))
+        peak = machine.peak_memory()["process"]
+        print(json.dumps({"num_samples": asked.peak, "peak_bytes": peak, "seconds": seconds}))
         return
     scale = {"sizes": (128,), "repeats": 1, "rounds": 1} if asked.quick else {"sizes": SIZES, "repeats": 5}
     scale = {"rounds": asked.rounds, "clock": time.process_time if asked.processor_time else time.perf_counter} | scale
     rows = summarise(measure(run, params, images, **scale))
     show(rows)
     about = {
-        "device": jax.devices()[0].device_kind, "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind, "cores": host.cores(), "jax": jax.__version__,
         "images": len(images), "num_samples": run.config.evaluation.num_samples,
         "operations_per_image": operations(params, run.config.evaluation.num_samples),
     }  # fmt: skip

@@ -33,7 +33,6 @@ Numbers of 2026-11-24, ratios (one core of an AMD EPYC with AVX-512, many other 
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import sys
 import time
@@ -46,7 +45,7 @@ import jax
 import numpy as np
 import optax
 
-from vae_jax import fitting, reading, runs, sharding, training
+from vae_jax import fitting, host, reading, runs, sharding, training
 from vae_jax.errors import VaeJaxError
 from vae_jax.presets import PRESETS
 from vae_jax.settings import override
@@ -148,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         rows = summarise(measure({row: prepare(row, base, preset, steps) for row in asked.rows}, rounds), steps)
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None
-    cores = len(os.sched_getaffinity(0))
+    cores = host.cores()
     print(f"median of {rounds} rounds of {steps} steps, batches of {asked.batch_size}, {cores} core(s)")
     print(f"{'row':<16}{'steps/s':<10}{'steps/CPU-s':<14}{'ratio':<8}hours of {FULL_SCHEDULE:,} steps")
     for row in rows:

@@ -34,7 +34,6 @@ still: a thread could not be started, which Python did not tell.
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -47,7 +46,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vae_jax import data, fitting, runs
+from vae_jax import data, fitting, host, runs
 from vae_jax.errors import VaeJaxError
 from vae_jax.feeding import feeding
 from vae_jax.presets import PRESETS
@@ -209,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None
     size = data.open_records(NAME, "train", data_dir=asked.folder, holdout=0.0).nbytes
-    cores = len(os.sched_getaffinity(0))
+    cores = host.cores()
     print(f"{number} images, {size / 2**30:.2f} GiB; median of {rounds} rounds of {steps} steps, {cores} core(s)")
     print(f"{'row':<12}{'steps/s':<10}speed over memory's (least to greatest)")
     for row in rows:

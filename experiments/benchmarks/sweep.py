@@ -23,7 +23,6 @@ of an Intel Xeon, likewise: 107.4 s and 240.0 s, 0.45; of training alone 83.2 s 
 import argparse
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from vae_jax import host
 
 BETAS, SEEDS = (0.5, 1.0, 2.0, 4.0), (0, 1, 2, 3)
 COMMAND = [sys.executable, "-m", "vae_jax"]
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"{side:<8}{row['commands']:<10}{row['seconds']:<10.1f}{row['train_seconds']:.1f}")
     print(f"sweep / train {table['ratio']:.3f}")
     about = {"preset": asked.preset, "steps": asked.steps, "num_samples": asked.samples, "models": models}
-    result = about | {"cores": len(os.sched_getaffinity(0))} | table
+    result = about | {"cores": host.cores()} | table
     print(json.dumps(result))
     return result
 
