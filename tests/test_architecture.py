@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vae_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# Left to right: a module imports only from rows above its own, and, in a folder, from that folder.
+# From top to bottom: a module imports only from rows above its own, and, in a folder, from that folder.
 LAYERS = (
     ("errors",),
     ("config", "host", "processes", "random", "signals"),

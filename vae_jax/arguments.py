@@ -78,8 +78,9 @@ class Train(_Start):
 class Sweep(_Start):
     """Train the product of several values of some settings side by side, and compare the members.
 
-    Members that differ in numbers alone are one program. Each is left as a run of its own in the sweep's directory;
-    the same command goes on after an interruption.
+    Members that differ in nothing but the seed, the optimizer's rate, b1, b2, eps and weight decay, and the objective's
+    weights, floor and capacity, are one program; those that differ otherwise are another, trained after it. Each member
+    is left as a run of its own in the sweep's directory; the same command goes on after an interruption.
     """
 
     workdir: str | None = None

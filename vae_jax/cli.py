@@ -31,7 +31,7 @@ Variational autoencoders in JAX.
   train                 train on a data set, evaluate, draw; --preset NAME, --workdir DIR, --section.field VALUE
   sweep --vary ...      many models side by side: seed=0,1,2 objective.beta=0.5,1,2; a table and a figure
   bench                 the speed of a model's step beside variants of it; --compare A.json B.json
-  plan                  work, memory and least time of a training before it runs, and the largest batch that fits
+  plan                  work, memory and least time of a step before a training runs, and the largest batch that fits
   evaluate RUN          ELBO and its parts, NLL with its error, active units, bits/dim
   sample RUN            images from the prior
   reconstruct RUN       test images and their reconstructions

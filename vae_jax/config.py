@@ -13,7 +13,7 @@ class DataConfig:
     """Which images, and how they are read."""
 
     name: str = "digits"
-    """digits, moons, mnist, another TFDS name prepared on disk, a .npy or .npz file, or a folder of images."""
+    """digits, moons, mnist, another TFDS name prepared as array_record, a .npy or .npz file, or a folder of images."""
     data_dir: str | None = None
     """Where prepared TFDS data sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     holdout: float = 0.1

@@ -98,7 +98,7 @@ def elbo(terms: Terms, *, beta: float = 1.0) -> Array:
     """E_q log p(x|z) - beta KL(q(z|x) || p(z)), the KL in closed form where the code is one layer, [B].
 
     With beta = 1 a lower bound on log p(x) (Kingma & Welling, arXiv 1312.6114); other weights give the
-    beta-VAE (Higgins et al., ICLR 2017). Raises ValueError where the KL has no closed form.
+    beta-VAE (Higgins et al., ICLR 2017). Raises ValueError where the terms hold no KL (see `Terms.kl`).
     """
     return reconstruction(terms) - beta * jnp.sum(kl_divergence_of(terms), axis=0)
 

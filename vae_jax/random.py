@@ -82,7 +82,7 @@ def normal(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, *, 
     """jax.random.normal(key, shape, dtype): sqrt(2) erfinv(u) with u uniform on (-1, 1); `axis` as for `bits`."""
     if dtype != jnp.float32:
         return _drawn(lambda k, s: jax.random.normal(k, s, dtype), key, shape, axis)
-    # 23 random bits are the fraction of a float in [1, 2): the spacing of u is 2^-23 everywhere.
+    # 23 random bits are the fraction of a float in [1, 2): the spacing of u is 2^-22 everywhere.
     # The remainder changes nothing, but XLA does not compute one again for each of its readers, nor, then, the rounds.
     fraction = jax.lax.rem(bits(key, shape, axis=axis) >> 9, jnp.uint32(2**23 + 1))
     mantissa = jax.lax.bitcast_convert_type(fraction | jnp.uint32(0x3F800000), jnp.float32) - 1

@@ -113,7 +113,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, the same bytes whether or not the run was interrupted.
 
-    Opening drops the rows past `keep_through_step` (the step that was restored; -1 for a new run) and a torn
+    Opening drops the rows past `keep_through_step` (the step that was restored; 0 for a new run) and a torn
     last line. Keys are sorted after "step"; floats read back exactly, those not finite become null.
     Raises `StorageError` where the file cannot be opened; a `write` that fails later only warns, once.
     """
