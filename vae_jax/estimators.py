@@ -123,7 +123,7 @@ def gradient_statistics(
         return (new_mean, jax.tree.map(add, squares, mean, found)), None
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    steps = jnp.arange(count // chunk), keys.reshape(-1, chunk)
+    steps = jnp.arange(count // chunk), keys.reshape(-1, chunk, *keys.shape[1:])  # raw keys have an axis more
     (mean, squares), _ = lax.scan(merge, (zeros, zeros), steps)
     variance = jax.tree.map(lambda total: total / (count - 1), squares)
     return GradientStatistics(

@@ -48,7 +48,8 @@ def evaluate_examples(
 
     The key of a batch is `key` folded with its number. `placement` is where a batch is to live (a sharding of its rows
     over a mesh): where the devices do not divide `batch_size` rows are added, which change no draw of the others.
-    The next batch is dispatched before the last one is read; `report` is told how many examples are done.
+    The next batch is dispatched before the last one is read; `report` is told how many examples are done. Raises
+    ValueError where there are no images.
     """
     pending: list[tuple[int, dict[str, Array]]] = []
     rows: list[dict[str, np.ndarray]] = []
@@ -62,6 +63,8 @@ def evaluate_examples(
         if report is not None:
             report(done)
 
+    if not len(images) or batch_size < 1:
+        raise ValueError(f"{len(images)} images in batches of {batch_size} given, must be one or more of either")
     multiple = 1 if placement is None else placement.mesh.size
     for i, (count, batch) in enumerate(padded_batches(images, batch_size, multiple=multiple)):
         batch_key = jax.random.fold_in(key, i)
@@ -111,10 +114,10 @@ def likelihood_terms(
 class Evaluator:
     """The evaluations of one model, each compiled once and then called for any parameters and images."""
 
-    model: Any
+    model: Any  # with `encode`, `prior` and `decode`
     binarization: str
     batch_size: int
-    placement: Any = None
+    placement: Any = None  # where the rows of a batch live: `batch_sharding(mesh)`; one device if not given
     compiler_options: dict[str, Any] | None = None  # what XLA is told for the devices in question
 
     @functools.cached_property
@@ -151,8 +154,8 @@ class Evaluator:
         if "mean_variance" in values:
             variance -= values["mean_variance"].mean(axis=0, dtype=np.float64)
         active = variance > ACTIVE_VARIANCE
-        if self.model.latent_layers:
-            layers = np.split(active, np.cumsum(self.model.latent_layers))
+        if isinstance(posterior := self._posterior(params, images.shape[1:]), MarkovChain):
+            layers = np.split(active, np.cumsum(posterior.sizes[:-1]))
             result["active_units_by_layer"] = [int(layer.sum()) for layer in layers]
         squared_error = float(values["squared_error"].mean(dtype=np.float64))
         return result | {
@@ -160,6 +163,11 @@ class Evaluator:
             "squared_error": squared_error,
             "psnr": peak_signal_to_noise(squared_error, images.shape[1:]),
         }
+
+    def _posterior(self, params: Params, image_shape: tuple[int, ...]) -> Any:
+        """q(z|x) of one image, its arrays as shapes."""
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        return jax.eval_shape(lambda p, x: self.model.apply({"params": p}, x, method="encode"), params, image)
 
     def likelihood(
         self,

@@ -48,12 +48,14 @@ def export_programs(params: Params, *, model: Any) -> dict[str, Exported]:
       sampler: Threefry key data uint32 [B, 2] -> images float32 [B, H, W, C], see `sample`
 
     `Exported.serialize` makes bytes of one, which `jax.export.deserialize` reads where neither this package nor Flax is
-    installed, for as long as JAX promises it.
+    installed, for as long as JAX promises it. Beside `encode`, `prior` and `decode`, the model has an `image_shape`;
+    B is a symbol to it: `x.shape[0]`, not `len(x)`.
     """
     (size,) = symbolic_shape("B")
+    prior = model.apply({"params": params}, method="prior")
     takes = {
         "encoder": (encode, (size, *model.image_shape), jnp.float32),
-        "decoder": (decode, (size, sum(model.sizes)), jnp.float32),
+        "decoder": (decode, (size, *jax.eval_shape(prior.sample, jax.random.key(0)).shape), jnp.float32),
         "sampler": (_sample_by_data, (size, 2), jnp.uint32),
     }
     with jax.default_matmul_precision("highest"):

@@ -16,6 +16,7 @@ from vae_jax.data.batches import read_images
 from vae_jax.distributions import Deterministic, Normal, kl_divergence
 from vae_jax.estimators import ESTIMATORS, Estimator, pathwise
 from vae_jax.objectives import OBJECTIVES, Codes, Objective, Pair, Terms, bind, log_weights
+from vae_jax.settings import require_choices
 
 Params = Any  # a pytree of arrays
 Metrics = dict[str, Array]
@@ -27,7 +28,9 @@ def sample_terms(
 ) -> Terms:
     """The log densities of K = `num_samples` codes z ~ q(z|x) for images x [B, H, W, C], in nats, each [K, B].
 
-    z = m + σ e with e ~ N(0, I) drawn from `key`, so gradients flow through m and σ; which of them, `estimator` says.
+    z = m + σ e with e ~ N(0, I) drawn from `key`, so gradients flow through m and σ; which of them, `estimator` says
+    (`functools.partial(doubly_reparameterized, objective=iwae)` where it depends on the objective). `model` is a `VAE`,
+    or any Linen module with its `encode`, `prior` and `decode`.
     """
     return _sample_terms(params, params, key, x, model=model, num_samples=num_samples, estimator=estimator)
 
@@ -83,7 +86,8 @@ def negative_bound(
     Of a `Pair` the value is that of `generative`, whose gradient goes to what p(x|z) and p(z) use; the gradient of
     `inference` goes to what q(z|x) uses. `metrics` holds the means of the bound and of its parts:
     `reconstruction` = E_q log p(x|z) and, where the posterior has a density, `kl` (in closed form where the terms hold
-    one, else by the samples). Raises ValueError where the objective asks for what the estimator cannot give.
+    one, else by the samples). Raises ValueError where the objective asks for what the estimator cannot give,
+    or is not a number for each example.
     """
 
     terms_of = functools.partial(_sample_terms, key=key, x=x, model=model, num_samples=num_samples)
@@ -96,7 +100,8 @@ def negative_bound(
     else:
         terms = terms_of(params, params, estimator=functools.partial(estimator, objective=objective))
         bound = objective(terms)  # [B]
-    chex.assert_shape(bound, (x.shape[0],))
+    if bound.shape != x.shape[:1]:
+        raise ValueError(f"objective: it gave {list(bound.shape)} for {len(x)} examples, must be a bound for each, [B]")
     metrics = {"bound": jnp.mean(bound)} | {name: jnp.mean(part) for name, part in bound_parts(terms).items()}
     return -metrics["bound"], metrics
 
@@ -136,7 +141,10 @@ def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig, num_exam
     """The loss of a run: loss(params, key, images, step) -> (loss, metrics), for uint8 images [B, H, W, C].
 
     `key` is split once: for the binarisation, and for the posterior's noise. `num_examples`: see `objective_at`.
+    Raises InputError for an unknown name of an objective, an estimator or a binarisation.
     """
+    require_choices("objective", name=objective.name, estimator=objective.estimator)
+    require_choices("data", binarization=data.binarization)
 
     def loss(params: Params, key: random.Key, images: Array, step: Array) -> tuple[Array, Metrics]:
         read_key, noise_key = random.split(key)
@@ -162,8 +170,10 @@ def log_likelihood(
 
     log p(x) ≈ log 1/K Σ_k w_k with w = p(x|z) p(z) / q(z|x) (L_K of Burda et al., arXiv 1509.00519; a lower
     bound in expectation), ess = (Σ w)² / Σ w². The samples are streamed: memory grows with `chunk`, not with K.
-    Raises ValueError where the posterior has no density.
+    Raises ValueError where the posterior has no density, or unless there is one sample or more, and in a chunk, too.
     """
+    if num_samples < 1 or chunk < 1:
+        raise ValueError(f"num_samples: {num_samples}, chunk: {chunk} given, must be 1 or more")
 
     def sums(key: random.Key, size: int) -> tuple[Array, Array, Array]:
         """(the largest log w, Σ w, Σ w²), each [B], the weights as shares of the largest."""

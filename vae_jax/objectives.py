@@ -1,8 +1,9 @@
 """Terms -> a bound per example, in nats: larger is better, nothing is averaged over examples.
 
-An objective is a pure function of `Terms`; its settings are keyword arguments, bound with `bind`. A new one is a
-function here and a row in `OBJECTIVES`; it then works with every model, device count and command. An example's value
-depends on that example alone, except in `beta_tc` and `info_vae`, which look at the codes of the whole batch.
+An objective is a pure function of `Terms`; its settings are keyword arguments, bound with `bind`. `negative_bound`
+takes any, with every model and device count. One that the commands know is a function here, a row in `OBJECTIVES`, and
+its name and settings in `config.py`. An example's value depends on that example alone, except in `beta_tc` and
+`info_vae`, which look at the codes of the whole batch.
 """
 
 import dataclasses
@@ -206,6 +207,8 @@ def _codes_of(terms: Terms) -> Codes:
     check_terms(terms)
     if terms.codes is None:
         raise ValueError("these terms hold no codes to be compared: use terms of `sample_terms`, estimator `pathwise`")
+    if terms.kl is not None and len(terms.kl) > 1:
+        raise ValueError(f"codes of {len(terms.kl)} stochastic layers given, must be one: their latents are compared")
     if terms.codes.z.shape[1] < 2:
         raise ValueError("one example has no others to be compared with: use 2 examples or more")
     return terms.codes

@@ -5,7 +5,8 @@ jax.random leaves the rounds of Threefry-2x32 in a loop on the CPU, where each t
 and become one loop over registers. Keys of another kind than Threefry go to jax.random itself.
 
 A `RowsKey` draws the numbers of some rows of another array: a batch that is read in parts draws what it would whole,
-and so do the rows of one that has others added for its devices' sake.
+and so do the rows of one that has others added for its devices' sake. The functions here split it, fold it and draw
+from it, as they do any key; those of jax.random do not take it.
 """
 
 import dataclasses
@@ -66,7 +67,7 @@ def bits(key: Key, shape: tuple[int, ...], *, axis: int = 0) -> Array:
     rows = isinstance(key, RowsKey)
     whole, of_whole = (_whole(key, shape, axis), key.key) if rows else (shape, key)
     if not _is_partitionable_threefry(of_whole) or math.prod(whole) >= 2**32:
-        return _drawn(lambda k, s: jax.random.bits(k, s, jnp.uint32), key, shape, axis)
+        return drawn(lambda k, s: jax.random.bits(k, s, jnp.uint32), key, shape, axis=axis)
     if rows:
         iota = lambda i: jax.lax.broadcasted_iota(jnp.uint32, shape, i)  # noqa: E731
         counter = jnp.zeros(shape, jnp.uint32)
@@ -81,7 +82,7 @@ def bits(key: Key, shape: tuple[int, ...], *, axis: int = 0) -> Array:
 def normal(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, *, axis: int = 0) -> Array:
     """jax.random.normal(key, shape, dtype): sqrt(2) erfinv(u) with u uniform on (-1, 1); `axis` as for `bits`."""
     if dtype != jnp.float32:
-        return _drawn(lambda k, s: jax.random.normal(k, s, dtype), key, shape, axis)
+        return drawn(lambda k, s: jax.random.normal(k, s, dtype), key, shape, axis=axis)
     # 23 random bits are the fraction of a float in [1, 2): the spacing of u is 2^-22 everywhere.
     # The remainder changes nothing, but XLA does not compute one again for each of its readers, nor, then, the rounds.
     fraction = jax.lax.rem(bits(key, shape, axis=axis) >> 9, jnp.uint32(2**23 + 1))
@@ -94,8 +95,11 @@ def _whole(key: RowsKey, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return (*shape[:axis], key.total, *shape[axis + 1 :])
 
 
-def _drawn(draw: Callable[[Array, tuple[int, ...]], Array], key: Key, shape: tuple[int, ...], axis: int) -> Array:
-    """draw(key, shape); of a `RowsKey`, the rows cut out of the whole."""
+def drawn(draw: Callable[[Array, tuple[int, ...]], Array], key: Key, shape: tuple[int, ...], *, axis: int = 0) -> Array:
+    """draw(key, shape), with jax.random.laplace for example; of a `RowsKey` the rows, on `axis`, of the whole draw.
+
+    For a density of one's own, whose batch may be part of another, or have rows added.
+    """
     if not isinstance(key, RowsKey):
         return draw(key, shape)
     whole = draw(key.key, _whole(key, shape, axis))

@@ -131,7 +131,8 @@ def init_state(
 ) -> TrainState:
     """The state before the first step: parameters drawn from `key`, moments at zero.
 
-    With a `mean_image` [H, W, C] the output's bias starts at it (`with_output_bias`).
+    With a `mean_image` [H, W, C] the output's bias starts at it (`with_output_bias`). Of the model `image_shape` is
+    read, and then `likelihood`.
     """
     blank = jnp.zeros((1, *model.image_shape), jnp.float32)
     params = model.init(jax.random.fold_in(key, INIT_STREAM), blank)["params"]
@@ -165,14 +166,22 @@ def make_train_step(
     the gradients of others are computed: the first step with `skipped` = 1 is the one that failed, and the state after
     it is of no use. Metrics are the loss's own, `loss`, `grad_norm` and the new `skipped`, all scalars.
 
-    With `microbatches` M > 1 the batch is [M, B/M, H, W, C] and `accumulated` takes its gradient.
+    With `microbatches` M > 1 the batch is [M, B/M, H, W, C] and `accumulated` takes its gradient: the loss is handed
+    each part with a `random.RowsKey`, which `vae_jax.random` splits and folds, and jax.random does not.
+
+    Raises ValueError for a batch that is not of so many parts, or a metric of the loss that is not a scalar.
     """
     gradient = accumulated(loss, microbatches) if microbatches > 1 else jax.value_and_grad(loss, has_aux=True)
 
     def train_step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
+        if microbatches > 1 and batch.shape[0] != microbatches:
+            raise ValueError(f"batch: {list(batch.shape)} given, must be [{microbatches}, B/{microbatches}, H, W, C]")
         key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
         with jax.named_scope("loss_and_gradient"):
             (value, metrics), grads = gradient(state.params, key, batch, state.step)
+        for name, metric in metrics.items():
+            if jnp.shape(metric) != ():
+                raise ValueError(f"metrics: {name} is {list(jnp.shape(metric))}, must be a scalar")
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)

@@ -203,6 +203,8 @@ def load_folder(path: Path) -> np.ndarray:
         names = [p.name for p in path.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
     except OSError as error:
         raise StorageError(f"{where}: cannot be listed ({one_line(error)})") from None
+    if not names and (path / "dataset_info.json").exists():
+        raise InputError(f"{where}: prepared by TFDS; give its name, and as data.data_dir the folder of all of them")
     if not names:
         raise InputError(f"{where}: the folder holds no pictures ({', '.join(PICTURES)})")
     names.sort()

@@ -22,9 +22,11 @@ def load(name: Name, split: str, *, data_dir: Name | None = None, holdout: float
 
     `name`: `digits` or `moons` (made on first use), `mnist`, any other TFDS data set prepared as array_record under
     `data_dir` (`name`, `name/config`, `name:version`), a .npy or .npz file, or a folder of pictures. A bare
-    name means a data set before it means a folder; `./name` is always the folder. `split`: train, validation or
-    test; where the source lacks one of the last two, the share `holdout` of its training examples is held out,
-    the same ones on every machine. Raises InputError for input that cannot be used, StorageError for damaged data.
+    name means a data set before it means a folder; `./name` is always the folder. An array is [N, H, W] or
+    [N, H, W, 1 or 3] of uint8, bool, or floats in [0, 1], which become multiples of 1/255; of a .npz it is `images`, or
+    the only one beside `labels`. `split`: train, validation or test; where the source lacks one of the last two, the
+    share `holdout` of its training examples is held out, the same ones on every machine: first for test, and
+    of the rest for validation. Raises InputError for input that cannot be used, StorageError for damaged data.
     """
     return _load("images", name, split, data_dir, holdout)
 

@@ -80,7 +80,7 @@ class VAE(nn.Module):
     `likelihood_features(likelihood, ...)`. Any pair of Linen modules with these shapes will do. What the decoder puts
     out is added to `output_bias` [H, W, F'], which `with_output_bias` can set to what the data are on average.
 
-    A name that there is not raises InputError, in `init` and `apply`.
+    A name that there is not, or a decoder of another shape, raises InputError, in `init` and `apply`.
 
     With `latent_layers` the code has L stochastic layers, side by side, z_1 next to the image: `posterior_layers` maps
     z_1 to q(z_2|z_1) and so on, `prior_layers` z_L to p(z_{L-1}|z_L) and so on, and the decoder reads z_1 alone.
@@ -107,6 +107,9 @@ class VAE(nn.Module):
 
     def setup(self) -> None:
         require_choices("model", posterior=self.posterior, scale_head=self.scale_head, likelihood=self.likelihood)
+        for name in ("posterior_layers", "prior_layers"):
+            if (given := len(getattr(self, name))) != len(self.latent_layers):
+                raise InputError(f"{name}: {given} given, must be {len(self.latent_layers)}, as latent_layers has")
         self.posterior_mean = nn.Dense(self.sizes[0], kernel_init=_glorot)
         if self.posterior == "gaussian":
             layer = _scale_layer(self.scale_head, self.sizes[0])
@@ -169,6 +172,8 @@ class VAE(nn.Module):
             features = self.decoder(z, [*self.encoder.kernels(), mean_kernel])
         else:
             features = self.decoder(z)
+        if features.shape != (expected := (*z.shape[:-1], *self.output_bias.shape)):
+            raise InputError(f"decoder: {list(features.shape)} for codes {list(z.shape)}, must be {list(expected)}")
         features = features.astype(z.dtype) + jnp.broadcast_to(self.output_bias, features.shape)
         if self.likelihood == "bernoulli":
             return Bernoulli(features)
