@@ -42,13 +42,16 @@ those that are done. Seconds are those of training, over all processes that work
 
 Time: 85 minutes for the training of the first cell (one layer, k = 1, one seed, the full schedule) on one core, by
 `taskset -c 1`, with other work on the other core: 1,936 steps a second. With k = 5 it began at 840: some 3.3 hours. On
-a core of an Intel Xeon it began at 415, and at 570 with two layers and k = 1: 6.5 and 4.8 hours. The short schedule
-takes 1.5 to 3.5 minutes with k = 1, and 5 to 10 or more with k = 5, on one core; with k = 50 a step took 95 to 165 ms
-on one core of the Xeon, and a cell 90 minutes or more with other work on the other core. The medium one took 30 minutes
-with k = 1, and 46 with two layers. On one H100 (jax 0.11.2) a step of the full schedule with k = 5 took 145 us, which
-makes 24 minutes, and 156 us with three seeds side by side; one of the short schedule with k = 50 took 346 us.
+a core of an Intel Xeon it began at 415, and at 570 with two layers and k = 1: 6.5 and 4.8 hours; on a core of an EPYC
+that has no AVX-512 with k = 5 at 285, 9.6 hours. The short schedule takes 1.5 to 3.5 minutes with k = 1, and 5 to 10 or
+more with k = 5, on one core; with k = 50 a step took 95 to 165 ms on one core of the Xeon, and a cell 90 minutes or
+more with other work on the other core. The medium one took 30 minutes with k = 1, 46 with two layers, and 140 with
+k = 5 on a core of that EPYC, beside the other column on the other. On one H100 (jax 0.11.2) a step of the full schedule
+with k = 5 took 145 us, which makes 24 minutes, and 156 us with three seeds side by side; one of the short schedule with
+k = 50 took 346 us.
 Numbers of 2026-11-24 (full) and 2026-11-25 (short; AMD EPYC with AVX-512), and of 2026-11-26 and 27 (medium, stl with
-k = 5, all with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax 0.10.2, NLL in nats:
+k = 5, all with k = 50; Intel Xeon with AVX-512; medium with k = 5: AMD EPYC without), all with Python 3.11.7 and jax
+0.10.2, NLL in nats:
 
     layers  k  column       schedule  published   elsewhere  ours            active units (published)
     1       1  vae, iwae    full      86.76       86.35      86.31 ± 0.23    19 (19)
@@ -56,8 +59,10 @@ k = 5, all with k = 50; Intel Xeon with AVX-512), all with Python 3.11.7 and jax
     1       1  vae, iwae    short                            91.68 ± 0.24    21
     1       1  stl, dreg    medium                           86.93 ± 0.23    22
     1       1  stl, dreg    short                            91.18 ± 0.24    22
+    1       5  vae          medium   86.47       86.10       86.82 ± 0.23    21 (20)
     1       5  vae          short                            90.86 ± 0.24    21
     1       5  stl          short                            90.65 ± 0.24    22
+    1       5  iwae         medium   85.54       85.18       86.15 ± 0.23    23 (22)
     1       5  iwae         short                            90.29 ± 0.24    30
     1       5  dreg         short                            89.81 ± 0.23    30
     1       50 vae          short                            90.41 ± 0.24    21
