@@ -207,8 +207,8 @@ def _codes_of(terms: Terms) -> Codes:
     check_terms(terms)
     if terms.codes is None:
         raise ValueError("these terms hold no codes to be compared: use terms of `sample_terms`, estimator `pathwise`")
-    if terms.kl is not None and len(terms.kl) > 1:
-        raise ValueError(f"codes of {len(terms.kl)} stochastic layers given, must be one: their latents are compared")
+    if sizes := getattr(terms.codes.posterior, "sizes", ()):  # of a Markov chain
+        raise ValueError(f"codes of {len(sizes)} stochastic layers given, must be one: their latents are compared")
     if terms.codes.z.shape[1] < 2:
         raise ValueError("one example has no others to be compared with: use 2 examples or more")
     return terms.codes
