@@ -227,9 +227,7 @@ def config_of(cell: Cell, *, data_dir: str | None = None) -> Config:
     )
 
 
-def run_cell(
-    cell: Cell, seeds: int, output: Path, *, data_dir: str | None, stop: Callable[[], bool] = lambda: False
-) -> list[str]:
+def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None, stop: Callable[[], bool]) -> list[str]:
     """Trains and evaluates the seeds of a cell that are not done yet, until `stop()` is true; what failed, in words."""
     cell = cell.trained_as
     directory, config = cell.directory(output), config_of(cell, data_dir=data_dir)

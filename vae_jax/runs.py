@@ -29,7 +29,7 @@ from vae_jax.evaluation import Evaluator
 from vae_jax.inference import Params
 from vae_jax.models import VAE, build_model
 from vae_jax.reading import describe, load_images, training_images
-from vae_jax.settings import differences, flat_items, flatten, from_flat, suggestion, unread, validate
+from vae_jax.settings import differences, flat_items, flatten, from_flat, suggestion, unread, validate, with_numbers
 from vae_jax.storage import check_writable, write_json
 from vae_jax.training import (
     DATA_STREAM,
@@ -266,7 +266,7 @@ def _changed_settings(
         changed += ["train.steps"] if stored.get("train.steps") != given["train.steps"] else []
     if refused := [path for path in changed if path not in {*allow_change, "train.steps"}]:
         told = ", ".join(f"{path}: {stored.get(path)} in {directory}, {given.get(path)} asked" for path in refused)
-        before = from_flat({path: stored.get(path, value) for path, value in given.items()})
+        before = with_numbers(config, {path: value for path, value in stored.items() if path in given})
         same = _arrays(before, description["data"]) == _arrays(config, description["data"])
         other = f", or allow it by --allow-change {' '.join(refused)}" if same else ""
         raise InputError(f"{told}; choose another --workdir, or give --workdir alone and keep what the run has{other}")

@@ -275,7 +275,8 @@ def unattended(config: Config, *, log_every: int | None = None) -> Config:
 
 
 def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
-    """`config` with settings replaced by their path, not validated: for numbers that a program is yet to be given."""
+    """`config` with settings replaced by their path, not validated: for numbers that a program is yet to be given,
+    and what an older version held for valid."""
     return _from_flat(flatten(config) | numbers)
 
 
