@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from vae_jax import host, storage
+from vae_jax.runtime import atomic_files, host
 
 
 class Clock:
@@ -31,7 +31,7 @@ class Clock:
         """Leaves the seconds so far, and what they were spent on, on disk."""
         self.written = time.perf_counter()
         self.seconds = self.before + self.written - self.start
-        storage.write_json(self.path, {"seconds": self.seconds, "device": device()})
+        atomic_files.write_json(self.path, {"seconds": self.seconds, "device": device()})
 
 
 def device() -> str:

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from vae_jax.data.batches import read_images
+from vae_jax import random
+from vae_jax.data import read_images
 from vae_jax.inference import Metrics, Params
 from vae_jax.models import VAE, ConvEncoder
-from vae_jax.training import INIT_STREAM, NOISE_STREAM
 
 
 class Discriminator(nn.Module):
@@ -93,7 +93,7 @@ def _unit(vector: Array) -> Array:
 def init_gan(key: Array, vae: Params, *, gan: Gan) -> GanState:
     """The state before the first step: the generator is the decoder among a VAE's parameters."""
     generator = {name: vae[name] for name in ("decoder", "output_bias")}
-    keys = jax.random.split(jax.random.fold_in(key, INIT_STREAM), 2)
+    keys = jax.random.split(jax.random.fold_in(key, random.INIT_STREAM), 2)
     discriminator = gan.discriminator.init(keys[0], jnp.zeros((1, *gan.model.image_shape)))["params"]
     return GanState(
         step=jnp.zeros((), jnp.int32),
@@ -142,7 +142,7 @@ def generator_step(state: GanState, z: Array, *, gan: Gan) -> tuple[GanState, Me
 
 def gan_step(state: GanState, images: Array, *, gan: Gan) -> tuple[GanState, Metrics]:
     """An update of the discriminator by uint8 images [B, H, W, C], then one of the generator: `train_steps`' step."""
-    key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE_STREAM), state.step)
+    key = jax.random.fold_in(jax.random.fold_in(state.key, random.NOISE_STREAM), state.step)
     z = jax.random.normal(key, (2, images.shape[0], gan.model.latent_dim))
     state, judged = discriminator_step(state, z[0], read_images(key, images, binarization="none"), gan=gan)
     state, made = generator_step(state, z[1], gan=gan)

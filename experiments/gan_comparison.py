@@ -63,19 +63,20 @@ from gan import Discriminator, Gan, gan_step, generate, init_gan
 from jax import Array
 from picture_scores import BATCH, DOMAINS, SCORES, Judge, Scores, train_classifier
 
-from vae_jax import data, figures
+from vae_jax import data, random
 from vae_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from vae_jax.data.batches import mean_image, read_images
+from vae_jax.data import mean_image, read_images
 from vae_jax.errors import VaeJaxError
-from vae_jax.evaluation import Evaluator, evaluate_examples
-from vae_jax.inference import Params, make_loss
+from vae_jax.inference import Params
 from vae_jax.models import VAE, build_model
-from vae_jax.storage import check_writable, write_file, write_json
-from vae_jax.sweeping import mean_and_sd
+from vae_jax.runs import image_grid, mean_and_sd
+from vae_jax.runtime import atomic_files
 from vae_jax.training import (
-    EVALUATION_STREAM,
+    Evaluator,
     TrainState,
+    evaluate_examples,
     init_state,
+    make_loss,
     make_optimizer,
     make_train_step,
     train_steps,
@@ -165,7 +166,7 @@ def train(name: str, program: Callable[..., Any], state: Any, images: Array, ste
 
 def evaluation_keys(seed: int) -> Array:
     """The keys [3] of the test bound, of the codes that samples are made of, and of the reconstructions."""
-    return jax.random.split(jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM), 3)
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), random.EVALUATION_STREAM), 3)
 
 
 def picture(params: Params, key: Array, z: Array, *, model: VAE) -> dict[str, Array]:
@@ -265,7 +266,7 @@ def kept(path: Path, settings: Settings, make: Callable[[], Made]) -> Made:
                 return Made(about["numbers"], {name: file[name] for name in file.files if name != "about"})
     made = make()
     about = json.dumps({"settings": described, "numbers": made.numbers})
-    write_file(path, lambda file: np.savez_compressed(file, about=np.array(about), **made.pictures))
+    atomic_files.write_file(path, lambda file: np.savez_compressed(file, about=np.array(about), **made.pictures))
     return made
 
 
@@ -320,10 +321,10 @@ def draw(path: Path, pictures: dict[str, np.ndarray]) -> None:
         for i, (domain, binarization) in enumerate(DOMAINS.items()):
             axes = figure.add_subplot(len(DOMAINS), len(pictures), 1 + i * len(pictures) + j)
             x = np.asarray(read_images(jax.random.key(0), images, binarization=binarization))
-            axes.imshow(figures.image_grid(x, 10, scale=2), interpolation="nearest")
+            axes.imshow(image_grid(x, 10, scale=2), interpolation="nearest")
             axes.set_title(f"{name}, {domain}", fontsize=13)
             axes.axis("off")
-    write_file(path, FigureCanvasAgg(figure).print_png)
+    atomic_files.write_file(path, FigureCanvasAgg(figure).print_png)
 
 
 def compare(settings: Settings, output: Path) -> dict[str, Any]:
@@ -365,8 +366,8 @@ def compare(settings: Settings, output: Path) -> dict[str, Any]:
         # The least: that of the first seed holds the compilation.
         "seconds": {n: min(made.numbers["seconds"] for made in sets) for n, sets in (("VAE", vaes), ("GAN", gans))},
     }
-    write_json(output / "gan_comparison.json", result)
-    write_file(output / "gan_comparison.md", lambda file: file.write(markdown(result).encode()))
+    atomic_files.write_json(output / "gan_comparison.json", result)
+    atomic_files.write_file(output / "gan_comparison.md", lambda file: file.write(markdown(result).encode()))
     draw(
         output / "gan_comparison.png",
         {"test images": test[:60], "VAE": rows["VAE"][0][:60], "GAN": rows["GAN"][0][:60]},
@@ -382,7 +383,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     output = asked.output or Path("runs/gan_comparison-quick" if asked.quick else "runs/gan_comparison")
     try:
-        check_writable(output, "--output")
+        atomic_files.check_writable(output, "--output")
         result = compare(QUICK if asked.quick else FULL, output)
     except (VaeJaxError, FloatingPointError) as error:
         raise SystemExit(str(error)) from None

@@ -53,17 +53,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import reading, storage
-from vae_jax.config import Config
-from vae_jax.data.batches import mean_image, read_images
+from vae_jax.config import PRESETS, Config, override
+from vae_jax.data import load_images, mean_image, read_images
 from vae_jax.errors import VaeJaxError
-from vae_jax.estimators import ESTIMATORS, GradientStatistics, gradient_statistics, signal_to_noise
-from vae_jax.inference import Params, make_loss, negative_bound
+from vae_jax.inference import (
+    ESTIMATORS,
+    GradientStatistics,
+    Params,
+    gradient_statistics,
+    iwae,
+    negative_bound,
+    signal_to_noise,
+)
 from vae_jax.models import VAE, build_model
-from vae_jax.objectives import iwae
-from vae_jax.presets import PRESETS
-from vae_jax.settings import override
-from vae_jax.training import init_state, make_optimizer, make_train_step, train_steps
+from vae_jax.runtime import atomic_files
+from vae_jax.training import init_state, make_loss, make_optimizer, make_train_step, train_steps
 
 DECODER = ("decoder", "output_bias")
 UNBIASED = "doubly-reparameterized"
@@ -87,7 +91,7 @@ QUICK = MODEL | {"model__hidden": (32,), "model__likelihood": "bernoulli", "trai
 
 def trained(config: Config) -> tuple[VAE, Params, jax.Array]:
     """(model, its trained parameters, the binarised held-out images)."""
-    images, held_out = (reading.load_images(config, split) for split in ("train", "validation"))
+    images, held_out = (load_images(config, split) for split in ("train", "validation"))
     model = build_model(config.model, images.shape[1:])
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     program = functools.partial(
@@ -200,7 +204,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     axes.set_title("Gradients of the IWAE bound")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    storage.write_file(path, lambda file: FigureCanvasAgg(figure).print_png(file))
+    atomic_files.write_file(path, lambda file: FigureCanvasAgg(figure).print_png(file))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -214,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     scale = Scale((1, 16), gradients=40, chunk=20, images=4) if asked.quick else Scale()
     started = time.perf_counter()
     try:
-        storage.check_writable(output, "--output")
+        atomic_files.check_writable(output, "--output")
         base = PRESETS["digits" if asked.quick else "mnist"]
         config = override(base, data__data_dir=asked.data_dir, **(QUICK if asked.quick else FULL))
         model, params, x = trained(config)
@@ -222,9 +226,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         slope = slopes(rows)
         draw(output / "gradient_snr.png", rows)
         text = table(rows, slope)
-        storage.write_file(output / "gradient_snr.md", lambda file: file.write(text.encode()))
+        atomic_files.write_file(output / "gradient_snr.md", lambda file: file.write(text.encode()))
         result = {"data": config.data.name, "scale": scale._asdict(), "slopes": slope, "rows": rows}
-        storage.write_json(output / "gradient_snr.json", result)
+        atomic_files.write_json(output / "gradient_snr.json", result)
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None
     print(f"{text}\n{time.perf_counter() - started:.0f} s", file=sys.stderr)

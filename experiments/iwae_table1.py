@@ -99,12 +99,10 @@ import jax
 import numpy as np
 from clock import Clock
 
-from vae_jax import judging, storage, sweeping
-from vae_jax.config import Config
+from vae_jax.config import PRESETS, Config, override
 from vae_jax.errors import VaeJaxError
-from vae_jax.presets import PRESETS
-from vae_jax.settings import override
-from vae_jax.signals import stop_on_signals
+from vae_jax.runs import Interrupted, evaluate_members, fit_group, mean_and_sd, members, read_evaluation
+from vae_jax.runtime import atomic_files, signals
 
 LAYERS, SAMPLES = (1, 2), (1, 5, 50)
 COLUMNS = {  # (objective, estimator)
@@ -231,19 +229,17 @@ def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None, stop
     """Trains and evaluates the seeds of a cell that are not done yet, until `stop()` is true; what failed, in words."""
     cell = cell.trained_as
     directory, config = cell.directory(output), config_of(cell, data_dir=data_dir)
-    todo = [
-        seed for seed in range(seeds) if judging.read_evaluation(directory / f"seed={seed}", config.train.steps) is None
-    ]
+    todo = [seed for seed in range(seeds) if read_evaluation(directory / f"seed={seed}", config.train.steps) is None]
     if not todo:
         return []
     spread = [n for n in range(1, len(jax.devices()) + 1) if len(todo) % n == config.train.batch_size % n == 0]
-    group = sweeping.members(override(config, mesh__data=max(spread)), {"seed": todo})
+    group = members(override(config, mesh__data=max(spread)), {"seed": todo})
     clock = Clock(directory / f"clock-of-seeds={','.join(map(str, todo))}.json", stop)
-    trained = sweeping.fit_group(group, directory, stop=clock)
+    trained = fit_group(group, directory, stop=clock)
     clock.write()
     try:
-        results = sweeping.judge(trained, stop=stop) if trained else []
-    except judging.Interrupted:
+        results = evaluate_members(trained, stop=stop) if trained else []
+    except Interrupted:
         return []
     return [result["failure"] for result in results if "failure" in result]
 
@@ -255,7 +251,7 @@ def row_of(cell: Cell, output: Path) -> dict[str, Any]:
     """What the table says of a cell, from the runs on disk; `seeds` is 0 where it was not run."""
     directory, steps = cell.directory(output), SCHEDULES[cell.schedule].steps
     paths = sorted(directory.glob("seed=*"), key=lambda path: int(path.name.partition("=")[2]))
-    found = [result for path in paths if (result := judging.read_evaluation(path, steps)) is not None]
+    found = [result for path in paths if (result := read_evaluation(path, steps)) is not None]
     row: dict[str, Any] = cell._asdict() | {"seeds": len(found)}
     row["published"], row["published_active_units"] = PUBLISHED[cell.layers, cell.k].get(cell.column, (None, None))
     row["reproduced"] = REPRODUCED[cell.layers, cell.k].get(cell.column)
@@ -266,9 +262,9 @@ def row_of(cell: Cell, output: Path) -> dict[str, Any]:
     units = [result.get("active_units_by_layer", [result["active_units"]]) for result in found]
     clocks = [json.loads(path.read_text()) for path in sorted(directory.glob("clock-of-seeds=*.json"))]
     return row | {
-        "nll": sweeping.mean_and_sd([result["nll"] for result in found]),
+        "nll": mean_and_sd([result["nll"] for result in found]),
         "nll_se": max(result["nll_se"] for result in found),
-        "elbo": sweeping.mean_and_sd([result["elbo"] for result in found]),
+        "elbo": mean_and_sd([result["elbo"] for result in found]),
         "num_samples": found[0]["num_samples"],
         "active_units": units,
         "seconds": sum(clock["seconds"] for clock in clocks),
@@ -358,15 +354,15 @@ def draw(path: Path, rows: Sequence[dict[str, Any]], *, title: str) -> None:
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend(fontsize=7)
-    storage.write_file(path, lambda file: FigureCanvasAgg(figure).print_png(file))
+    atomic_files.write_file(path, lambda file: FigureCanvasAgg(figure).print_png(file))
 
 
 def write(asked: Sequence[Cell], output: Path) -> tuple[list[dict[str, Any]], str]:
     """Writes table.json, table.md and table.png from what is on disk, and returns the rows and the table."""
     rows = all_rows(asked, output)
     text = markdown(rows)
-    storage.write_json(output / "table.json", rows)
-    storage.write_file(output / "table.md", lambda file: file.write(text.encode()))
+    atomic_files.write_json(output / "table.json", rows)
+    atomic_files.write_file(output / "table.md", lambda file: file.write(text.encode()))
     schedule, b1 = asked[0].schedule, asked[0].b1
     own = [row for row in rows if (row["schedule"], row["b1"]) == (schedule, b1)]
     draw(output / "table.png", own, title=f"NLL of the test images, schedule {schedule}, b1 = {b1}")
@@ -394,7 +390,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for layers, k, column in itertools.product(asked.layers, asked.k, asked.columns)
     ]
     failures, status = {}, "done"
-    with stop_on_signals() as stop:
+    with signals.stop_on_signals() as stop:
         for i, cell in enumerate(cells, start=1):
             told = ", ".join(f"{name} {value}" for name, value in cell._asdict().items())
             print(f"cell {i} of {len(cells)}: {told}", file=sys.stderr)

@@ -89,16 +89,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import data, storage
-from vae_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
-from vae_jax.data.batches import mean_image
-from vae_jax.data.moons import Moons, draw, render
-from vae_jax.drawing import straight_paths
+from vae_jax import data
+from vae_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate
+from vae_jax.data import Moons, mean_image, moon_parameters, render_moons
 from vae_jax.errors import VaeJaxError
-from vae_jax.inference import make_loss
 from vae_jax.models import VAE, build_model
-from vae_jax.settings import validate
-from vae_jax.training import init_state, make_optimizer, make_train_step, train_steps
+from vae_jax.runs import interpolate_linearly
+from vae_jax.runtime import atomic_files
+from vae_jax.training import init_state, make_loss, make_optimizer, make_train_step, train_steps
 
 SETTINGS = ("moons_full_half", "moons_gap")
 METHODS = {  # (posterior, objective)
@@ -223,7 +221,7 @@ def sharpness(images: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.n
 def within_disc(moons: Moons, shape: tuple[int, int], share: float = 0.85) -> np.ndarray:
     """The pixels within `share` of the radius of each of N moons, bool [N, H, W]."""
     full = moons._replace(lit_fraction=np.ones_like(moons.radius), radius=share * moons.radius)
-    return render(full._replace(shading=np.zeros_like(moons.radius)), shape)[..., 0] == 255
+    return render_moons(full._replace(shading=np.zeros_like(moons.radius)), shape)[..., 0] == 255
 
 
 def gaussian_of(codes: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -240,9 +238,9 @@ class Ruler:
 
     def __init__(self, scale: Scale, shape: tuple[int, int]):
         def drawn(moons: Moons) -> np.ndarray:
-            return render(moons, shape) / np.float32(255)
+            return render_moons(moons, shape) / np.float32(255)
 
-        pairs = draw(np.arange(UNSEEN, UNSEEN + scale.pairs))
+        pairs = moon_parameters(np.arange(UNSEEN, UNSEEN + scale.pairs))
         phases = [drawn(pairs._replace(lit_fraction=np.full(scale.pairs, f))) for f in PHASES]
         self.family = np.stack(phases)  # [F, P, H, W, 1]
         self.truth = self.family[[round(100 * (0.5 + 0.5 * t)) for t in np.linspace(0, 1, FRAMES)]]  # [T, P, ...]
@@ -250,8 +248,8 @@ class Ruler:
         self.blends = self.between(PHASES)
         self.inside = within_disc(pairs, shape)
         first = UNSEEN + scale.pairs
-        self.library = drawn(draw(np.arange(first, first + scale.library)))  # [N, H, W, 1]
-        others = drawn(draw(np.arange(first + scale.library, first + scale.library + scale.calibration)))
+        self.library = drawn(moon_parameters(np.arange(first, first + scale.library)))  # [N, H, W, 1]
+        others = drawn(moon_parameters(np.arange(first + scale.library, first + scale.library + scale.calibration)))
         self.threshold = float(np.quantile(self.nearest_moon(others)[1], 0.95))
 
     def between(self, weights: np.ndarray) -> np.ndarray:
@@ -321,7 +319,9 @@ def explore(model: VAE, params: Any, ruler: Ruler, test: np.ndarray, num_codes: 
     to_code = functools.partial(encode, params, model=model)
     to_image = lambda z: np.asarray(decode(params, z, model=model))  # noqa: E731
     ends = [np.asarray(to_code(np.rint(255 * end).astype(np.uint8))) for end in (ruler.half, ruler.full)]  # [S, P, D]
-    lines = np.stack([straight_paths(*pair, FRAMES).swapaxes(0, 1) for pair in zip(*ends, strict=True)])  # [S, T, P, D]
+    lines = np.stack(
+        [interpolate_linearly(*pair, FRAMES).swapaxes(0, 1) for pair in zip(*ends, strict=True)]
+    )  # [S, T, P, D]
     codes = np.asarray(to_code(test))  # [S, N, D]
     random = np.random.default_rng(0)
     noise = random.standard_normal((num_codes, codes.shape[1]), np.float32)
@@ -400,7 +400,7 @@ def draw_paths(path: Path, pictures: dict[str, dict[str, np.ndarray]]) -> None:
         axes.set_xticks(width * np.arange(len(frames)) + (width - 2) / 2)
         axes.set_xticklabels([f"t = {t:.1f}" for t in np.linspace(0, 1, len(frames))])
         axes.tick_params(length=0)
-    storage.write_file(path, functools.partial(figure.savefig, format="png"))
+    atomic_files.write_file(path, functools.partial(figure.savefig, format="png"))
 
 
 def draw_curves(path: Path, results: dict[str, Any]) -> None:
@@ -427,7 +427,7 @@ def draw_curves(path: Path, results: dict[str, Any]) -> None:
             axes.title.set_fontsize(9)
             axes.grid(alpha=0.3)
     grid[0][1].legend(fontsize=8)
-    storage.write_file(path, functools.partial(figure.savefig, format="png"))
+    atomic_files.write_file(path, functools.partial(figure.savefig, format="png"))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -439,10 +439,10 @@ def main(argv: list[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     output = asked.output or Path("runs/moon_phases-quick" if asked.quick else "runs/moon_phases")
     try:
-        storage.check_writable(output, "--output")
+        atomic_files.check_writable(output, "--output")
         results, pictures = study(QUICK if asked.quick else Scale(), asked.data_dir)
-        storage.write_json(output / "results.json", results)
-        storage.write_file(output / "table.md", lambda file: file.write(table(results).encode()))
+        atomic_files.write_json(output / "results.json", results)
+        atomic_files.write_file(output / "table.md", lambda file: file.write(table(results).encode()))
         draw_paths(output / "paths.png", pictures)
         draw_curves(output / "curves.png", results)
     except VaeJaxError as error:

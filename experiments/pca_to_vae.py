@@ -53,12 +53,21 @@ import numpy as np
 from clock import Clock
 from scipy.linalg import subspace_angles
 
-from vae_jax import drawing, figures, fitting, judging, reading, runs, storage
-from vae_jax.config import Config
+from vae_jax.config import PRESETS, Config, override
+from vae_jax.data import load_images
 from vae_jax.errors import VaeJaxError
-from vae_jax.evaluation import peak_signal_to_noise
-from vae_jax.presets import PRESETS
-from vae_jax.settings import override
+from vae_jax.runs import (
+    comparison,
+    decode_images,
+    encode_images,
+    evaluate_run,
+    evaluation_key,
+    evaluation_params,
+    fit,
+    prepare_run,
+)
+from vae_jax.runtime import atomic_files
+from vae_jax.training import peak_signal_to_noise
 
 RUNGS = ("pca", "autoencoder", "noisy-autoencoder", "vae")
 QUICK = {
@@ -109,19 +118,19 @@ def pca_by_svd(images: np.ndarray, test: np.ndarray, latent_dim: int) -> tuple[R
 
 def train_rung(name: str, config: Config, directory: Path) -> tuple[Rung, Any]:
     """(rung, its parameters): trains, or goes on with, the run in `directory` and evaluates it on the test images."""
-    run, images = runs.prepare_run(config, directory)
+    run, images = prepare_run(config, directory)
     clock = Clock(directory / "clock.json")
-    outcome = fitting.fit(run, images, stop=clock)
+    outcome = fit(run, images, stop=clock)
     if outcome.trained_steps:
         clock.write()
-    params = runs.evaluation_params(outcome.state, config)
-    found = judging.evaluate(run, params, split="test")
-    key = runs.evaluation_key(run, "test")
+    params = evaluation_params(outcome.state, config)
+    found = evaluate_run(run, params, split="test")
+    key = evaluation_key(run, "test")
 
     def encode(x: np.ndarray) -> np.ndarray:
-        return drawing.encode_images(run, params, key, x)["mean"]
+        return encode_images(run, params, key, x)["mean"]
 
-    decode = functools.partial(drawing.decode_images, run, params)
+    decode = functools.partial(decode_images, run, params)
     return Rung(name, encode, decode, found | {"seconds": clock.seconds}), params
 
 
@@ -189,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     asked = parser.parse_args(argv)
     output = asked.output or Path("runs/pca_to_vae-quick" if asked.quick else "runs/pca_to_vae")
     configs = {name: _config(name, quick=asked.quick) for name in RUNGS}
-    images, test = (reading.load_images(configs["pca"], split) for split in ("train", "test"))
+    images, test = (load_images(configs["pca"], split) for split in ("train", "test"))
     latent_dim = configs["pca"].model.latent_dim
 
     exact, components = pca_by_svd(images, test, latent_dim)
@@ -217,11 +226,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     new_digit = nearest((test[: len(test) // 100 * 100][:GENERATED] / np.float32(255)).astype(np.float32))
 
     title = "Reconstructions of test images; decodings of N(0, I); decodings of a Gaussian fitted to the codes"
-    figures.comparison(output / "pca_to_vae.png", drawn, title=title)
+    comparison(output / "pca_to_vae.png", drawn, title=title)
     text = markdown(table, new_digit=new_digit, angles=angles)
-    storage.write_file(output / "pca_to_vae.md", lambda file: file.write(text.encode()))
+    atomic_files.write_file(output / "pca_to_vae.md", lambda file: file.write(text.encode()))
     result = {"rungs": table, "principal_angles": angles.tolist(), "nearest_test": new_digit}
-    storage.write_json(output / "pca_to_vae.json", result)
+    atomic_files.write_json(output / "pca_to_vae.json", result)
     print(text, file=sys.stderr)
     return result
 

@@ -43,15 +43,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vae_jax import reading, storage
-from vae_jax.config import Config
-from vae_jax.data.batches import mean_image
+from vae_jax.config import PRESETS, Config, override
+from vae_jax.data import load_images, mean_image
 from vae_jax.errors import VaeJaxError
-from vae_jax.inference import make_loss
 from vae_jax.models import build_model
-from vae_jax.presets import PRESETS
-from vae_jax.settings import override
-from vae_jax.training import init_state, make_optimizer, make_train_step, train_steps
+from vae_jax.runtime import atomic_files
+from vae_jax.training import init_state, make_loss, make_optimizer, make_train_step, train_steps
 
 PENALTIES = {
     "no penalty": {"objective__name": "reconstruction"},
@@ -64,7 +61,7 @@ QUICK = {"data__name": "digits", "data__holdout": 0.1, "model__hidden": (64, 32)
 
 def noise_and_spread(config: Config, *, epochs: int) -> np.ndarray:
     """[epochs + 1, 2, D]: sqrt(E σ²) and sd(m) for each number of the code, before training and after each epoch."""
-    images, held_out = (reading.load_images(config, split) for split in ("train", "validation"))
+    images, held_out = (load_images(config, split) for split in ("train", "validation"))
     held_out = held_out[:1000] / np.float32(255)
     steps = len(images) // config.train.batch_size
     config = override(config, train__steps=epochs * steps)
@@ -108,7 +105,7 @@ def draw(path: Path, measured: dict[str, np.ndarray]) -> None:
         axes.set(title=title, xlabel="epoch", yscale="log")
         axes.grid(alpha=0.3, which="both")
         axes.legend()
-    storage.write_file(path, FigureCanvasAgg(figure).print_png)
+    atomic_files.write_file(path, FigureCanvasAgg(figure).print_png)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -119,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output", type=Path, help="runs/penalty, or runs/penalty-quick, if not given")
     asked = parser.parse_args(argv)
     output = asked.output or Path("runs/penalty-quick" if asked.quick else "runs/penalty")
-    storage.check_writable(output, "--output")
+    atomic_files.check_writable(output, "--output")
     base = override(PRESETS["vae"], **(QUICK if asked.quick else {}))
     epochs = asked.epochs or (3 if asked.quick else 4)
     measured = {name: noise_and_spread(override(base, **penalty), epochs=epochs) for name, penalty in PENALTIES.items()}
@@ -132,9 +129,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     lines = ["| penalty | σ, median over the code | sd(m), median | σ / sd(m), median |", "|---|---|---|---|"]
     lines += [f"| {r['penalty']} | {r['noise']:.4f} | {r['spread']:.4f} | {r['ratio']:.4f} |" for r in at_end]
     text = "\n".join(lines) + "\n"
-    storage.write_file(output / "penalty.md", lambda file: file.write(text.encode()))
+    atomic_files.write_file(output / "penalty.md", lambda file: file.write(text.encode()))
     each_epoch = {name: values.tolist() for name, values in measured.items()}
-    storage.write_json(output / "penalty.json", {"epochs": epochs, "noise_and_spread": each_epoch})
+    atomic_files.write_json(output / "penalty.json", {"epochs": epochs, "noise_and_spread": each_epoch})
     print(text, file=sys.stderr)
     return {"epochs": epochs, "at_end": at_end, "output": str(output)}
 

@@ -14,12 +14,12 @@ import numpy as np
 import optax
 from jax import Array
 
+from vae_jax import random
 from vae_jax.config import OptimizerConfig
-from vae_jax.data.batches import read_images
-from vae_jax.evaluation import evaluate_examples
+from vae_jax.data import read_images
 from vae_jax.inference import Metrics, Params
 from vae_jax.models import ConvEncoder
-from vae_jax.training import INIT_STREAM, TrainState, make_optimizer, make_train_step, train_steps
+from vae_jax.training import TrainState, evaluate_examples, make_optimizer, make_train_step, train_steps
 
 BATCH = 500  # pictures looked at in one program
 DOMAINS = {"grey": "none", "thresholded": "threshold"}  # how pictures are read before they are judged
@@ -54,7 +54,7 @@ def train_classifier(
     classifier = Classifier(channels, int(labels.max()) + 1)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=2e-3), steps)
     key, blank = jax.random.key(0), jnp.zeros((1, *images.shape[1:]))
-    params = jax.jit(classifier.init)(jax.random.fold_in(key, INIT_STREAM), blank)["params"]
+    params = jax.jit(classifier.init)(jax.random.fold_in(key, random.INIT_STREAM), blank)["params"]
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(zero, params, optimizer.init(params), (), key, zero)
 

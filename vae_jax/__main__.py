@@ -2,7 +2,7 @@
 
 import sys
 
-from vae_jax.cli import main
+from vae_jax.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -33,7 +33,7 @@ class StorageError(VaeJaxError):
     exit_code = 5
 
 
-class LostError(VaeJaxError):
+class LostProcessError(VaeJaxError):
     """Another process of the same run has ended, and this one cannot go on without it. Exit code 7."""
 
     exit_code = 7

@@ -40,10 +40,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vae_jax import costs, fitting, host, reading, runs, sharding
+from vae_jax.bench import Product, matrix_products
+from vae_jax.config import PRESETS, override
+from vae_jax.data import describe_images, load_images
 from vae_jax.errors import VaeJaxError
-from vae_jax.presets import PRESETS
-from vae_jax.settings import override
+from vae_jax.runs import Run, build_program, build_step
+from vae_jax.runtime import host, sharding
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -65,15 +67,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def products_of(run: runs.Run) -> list[costs.Product]:
+def products_of(run: Run) -> list[Product]:
     """The products of two matrices of the step, in the order of the program."""
     state = jax.eval_shape(run.initial_state, run.key)
     batch = jax.ShapeDtypeStruct((run.config.train.batch_size, *run.image_shape), jnp.uint8)
-    products = costs.matrix_products(jax.make_jaxpr(fitting.make_step(run))(state, batch))
+    products = matrix_products(jax.make_jaxpr(build_step(run))(state, batch))
     return [product for product in products if product.equation.primitive.name == "dot_general"]
 
 
-def alone(product: costs.Product, repeats: int, options: dict[str, Any] | None) -> Callable[[], Any]:
+def alone(product: Product, repeats: int, options: dict[str, Any] | None) -> Callable[[], Any]:
     """`repeats` of one product, each waiting for the one before, compiled and once run."""
     left, right = (jnp.ones(variable.aval.shape, variable.aval.dtype) for variable in product.equation.invars)
     how = {name: product.equation.params[name] for name in ("dimension_numbers", "precision")}
@@ -86,12 +88,12 @@ def alone(product: costs.Product, repeats: int, options: dict[str, Any] | None) 
     return loop
 
 
-def programs(run: runs.Run, images: Any, steps: int) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+def programs(run: Run, images: Any, steps: int) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
     """({option: a dispatch of the run's training compiled with it, once run}, {option: why it cannot be had})."""
     found, left_out = {}, {}
     for name, options in OPTIONS.items():
         given = (sharding.compiler_options(run.mesh) or {}) | options
-        program = jax.jit(fitting.many_steps(run, sharding.place_batch(run.mesh)), compiler_options=given)
+        program = jax.jit(build_program(run, sharding.place_batch(run.mesh)), compiler_options=given)
         state = jax.jit(run.initial_state)(run.key)
         try:
             jax.block_until_ready(program(state, images, steps))
@@ -128,10 +130,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         settings |= {"model__hidden": (8,), "model__latent_dim": 2}
     try:
         config = override(PRESETS[preset], **settings, train__log_every=steps, train__save_every=steps)
-        images = reading.load_images(config, "train")
+        images = load_images(config, "train")
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None
-    run = runs.Run(config, reading.describe(images), Path(), sharding.make_mesh(1))
+    run = Run(config, describe_images(images), Path(), sharding.make_mesh(1))
     options = sharding.compiler_options(run.mesh)
     dots = [(product, alone(product, repeats, options)) for product in products_of(run)]
     compiled, left_out = programs(run, jax.device_put(images, sharding.replicated(run.mesh)), steps)

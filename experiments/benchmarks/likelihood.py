@@ -66,14 +66,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax import host, machine, reading, runs, sharding
-from vae_jax.config import Config
-from vae_jax.data.batches import mean_image
+from vae_jax.config import PRESETS, Config, override
+from vae_jax.data import describe_images, load_images, mean_image
 from vae_jax.errors import InputError, VaeJaxError
 from vae_jax.inference import Params
-from vae_jax.presets import PRESETS
-from vae_jax.runs import Run
-from vae_jax.settings import override
+from vae_jax.runs import Run, evaluation_key, open_run, restored_params
+from vae_jax.runtime import defaults, host, sharding
 
 Clock = Callable[[], float]
 
@@ -85,12 +83,12 @@ ENCODER = ("encoder", "posterior_mean", "posterior_log_variance", "posterior_log
 def model_of(directory: Path | None, config: Config) -> tuple[Run, Params]:
     """The run in a directory with its parameters, or one that was never trained; InputError unless dense, one layer."""
     if directory is not None:
-        run = runs.open_run(directory)
-        with runs.saved_params(run, lambda note: print(note, file=sys.stderr)) as (_, params):
+        run = open_run(directory)
+        with restored_params(run, lambda note: print(note, file=sys.stderr)) as (_, params):
             pass
     else:
-        images = reading.load_images(config, "train")
-        run = Run(config, reading.describe(images), Path(), sharding.make_mesh())
+        images = load_images(config, "train")
+        run = Run(config, describe_images(images), Path(), sharding.make_mesh())
         average = mean_image(images, binarization=config.data.binarization)
         params = jax.jit(run.initial_state)(run.key, average).params
     check_countable(run.config)
@@ -149,8 +147,8 @@ def measure(
 ) -> list[dict[str, float]]:
     """For each round the rates of `matrix`, `products` and `evaluation` in operations a second; one round before them
     is not counted."""
-    settings, evaluator, key = run.config.evaluation, run.evaluator(), runs.evaluation_key(run, "test")
-    given = {"num_samples": settings.num_samples, "chunk": machine.samples_at_a_time(settings.chunk)}
+    settings, evaluator, key = run.config.evaluation, run.evaluator(), evaluation_key(run, "test")
+    given = {"num_samples": settings.num_samples, "chunk": defaults.evaluation_chunk(settings.chunk)}
     codes = min(given.values()) * evaluator.batch_size
     squares = {size: square_product(size) for size in sizes}
     products = decoder_products(params, codes)
@@ -244,11 +242,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, params = model_of(asked.run, config)
     images = run.images("test")[: asked.images or (100 if asked.memory else 400)]
     if asked.peak is not None:
-        given = {"num_samples": asked.peak, "chunk": machine.samples_at_a_time(run.config.evaluation.chunk)}
+        given = {"num_samples": asked.peak, "chunk": defaults.evaluation_chunk(run.config.evaluation.chunk)}
         start = time.perf_counter()
-        run.evaluator().likelihood(params, runs.evaluation_key(run, "test"), images, **given)
+        run.evaluator().likelihood(params, evaluation_key(run, "test"), images, **given)
         seconds = time.perf_counter() - start
-        peak = machine.peak_memory()["process"]
+        peak = host.peak_memory()["process"]
         print(json.dumps({"num_samples": asked.peak, "peak_bytes": peak, "seconds": seconds}))
         return
     scale = {"sizes": (128,), "repeats": 1, "rounds": 1} if asked.quick else {"sizes": SIZES, "repeats": 5}

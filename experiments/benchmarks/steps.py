@@ -45,10 +45,12 @@ import jax
 import numpy as np
 import optax
 
-from vae_jax import fitting, host, reading, runs, sharding, training
+from vae_jax import kernels
+from vae_jax.config import PRESETS, override
+from vae_jax.data import describe_images, load_images
 from vae_jax.errors import VaeJaxError
-from vae_jax.presets import PRESETS
-from vae_jax.settings import override
+from vae_jax.runs import Run, compile_program
+from vae_jax.runtime import host, sharding
 
 FULL_SCHEDULE = 9_840_000  # steps, of which every stage has three times those before it
 SETTINGS = {
@@ -58,8 +60,8 @@ SETTINGS = {
     "optimizer__decay": 10 ** (-1 / 7), "optimizer__eps": 5e-6, "train__steps": FULL_SCHEDULE,
     "train__evaluate_every": 0, "mesh__data": 1,
 }  # fmt: skip
-ADAM = (training, "scale_by_adam", optax.scale_by_adam)
-NORM = (training, "norm", optax.tree.norm)
+ADAM = (kernels, "scale_by_adam", optax.scale_by_adam)
+NORM = (kernels, "norm", optax.tree.norm)
 WIDTH = (sharding, "compiler_options", lambda mesh: None)
 ROWS: dict[str, tuple[dict[str, Any], list[tuple[Any, str, Any]]]] = {  # settings, and what is replaced in the library
     "as it is": ({}, []),
@@ -80,15 +82,15 @@ def prepare(row: str, base: dict[str, Any], preset: str, steps: int) -> Dispatch
     settings, replaced = ROWS[row]
     scale = {"train__log_every": steps, "train__save_every": steps}
     config = override(PRESETS[preset], **base | settings | scale)
-    images = reading.load_images(config, "train")
-    run = runs.Run(config, reading.describe(images), Path(), sharding.make_mesh(1))
+    images = load_images(config, "train")
+    run = Run(config, describe_images(images), Path(), sharding.make_mesh(1))
     everywhere = sharding.replicated(run.mesh)
     images = jax.device_put(images, everywhere)
     with contextlib.ExitStack() as stack:
         for target, name, instead in replaced:
             stack.enter_context(mock.patch.object(target, name, instead))
         state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key)
-        program = fitting.compile_program(run)
+        program = compile_program(run)
         state, _ = program(state, images, steps)
 
     def dispatch() -> None:

@@ -46,11 +46,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from vae_jax import data, fitting, host, runs
+from vae_jax import data
+from vae_jax.config import PRESETS, override
 from vae_jax.errors import VaeJaxError
-from vae_jax.feeding import feeding
-from vae_jax.presets import PRESETS
-from vae_jax.settings import override
+from vae_jax.runs import compile_program, open_input_pipeline, prepare_run
+from vae_jax.runtime import host
 
 NAME, MOST = "mnist_moved", 3  # pixels
 ROWS = {
@@ -120,9 +120,9 @@ def prepared(settings: dict[str, Any]) -> Iterator[Dispatch]:
     config = override(PRESETS["mnist-conv"], **settings)
     steps = config.train.log_every
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        run, images = runs.prepare_run(config, Path(directory) / "run")
-        feed = stack.enter_context(feeding(run, images, first_step=0))
-        program = fitting.compile_program(run)
+        run, images = prepare_run(config, Path(directory) / "run")
+        feed = stack.enter_context(open_input_pipeline(run, images, first_step=0))
+        program = compile_program(run)
         state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key)
         state, metrics = program(state, feed(steps), steps)
 

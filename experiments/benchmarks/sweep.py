@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_jax import host
+from vae_jax.runtime import host
 
 BETAS, SEEDS = (0.5, 1.0, 2.0, 4.0), (0, 1, 2, 3)
 COMMAND = [sys.executable, "-m", "vae_jax"]

@@ -1,11 +1,5 @@
-"""Images by name or path, and which of them a step reads.
+"""Images by name or path: preparing, loading, streaming, the order of examples, and preprocessing."""
 
-Importing this package imports neither JAX nor TFDS: start-up time counts.
-"""
+import lazy_loader
 
-from vae_jax.data.cache import fingerprint
-from vae_jax.data.preparing import available, prepare
-from vae_jax.data.records import Records
-from vae_jax.data.sources import load, load_labels, located, open_records
-
-__all__ = ["Records", "available", "fingerprint", "load", "load_labels", "located", "open_records", "prepare"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

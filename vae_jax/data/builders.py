@@ -92,8 +92,8 @@ class Moons(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {"train": self._generate_examples(0, 10_000), "test": self._generate_examples(10_000, 12_000)}
 
     def _generate_examples(self, start, stop):
-        drawn = moons.draw(np.arange(start, stop), phases=self.phases)
-        images = moons.render(drawn, self.shape)
+        drawn = moons.moon_parameters(np.arange(start, stop), phases=self.phases)
+        images = moons.render_moons(drawn, self.shape)
         for key, (image, values) in enumerate(zip(images, zip(*drawn, strict=True), strict=True)):
             yield key, {"image": image} | dict(zip(drawn._fields, values, strict=True))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.storage import replace
+from vae_jax.runtime import atomic_files
 
 
 def fingerprint(array: np.ndarray) -> str:
@@ -47,5 +47,5 @@ def write(path: Path, array: np.ndarray, source: list) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = json.dumps({"sha256": fingerprint(array), "source": source})
-        replace(path, lambda file: np.save(file, array, allow_pickle=False))
-        replace(path.with_suffix(".json"), lambda file: file.write(beside.encode()))
+        atomic_files.replace(path, lambda file: np.save(file, array, allow_pickle=False))
+        atomic_files.replace(path.with_suffix(".json"), lambda file: file.write(beside.encode()))

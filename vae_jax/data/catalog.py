@@ -50,7 +50,7 @@ BUILTIN = {
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedDataset:
     """A data set on disk; `splits` counts examples, `features` is TFDS's own description of each feature."""
 
     name: str
@@ -116,7 +116,7 @@ def scan(root: Path, name: str = "*") -> list[Path]:
     return sorted(named, key=lambda p: (p.parent, [int(part) for part in p.name.split(".")]))
 
 
-def read_info(directory: Path) -> Prepared:
+def read_info(directory: Path) -> PreparedDataset:
     """Reads the metadata of a prepared data set. Raises StorageError if they are damaged."""
     try:
         info = json.loads((directory / "dataset_info.json").read_text())
@@ -124,7 +124,7 @@ def read_info(directory: Path) -> Prepared:
         name = "/".join(part for part in (info["name"], info.get("configName")) if part)
         if not NAME.fullmatch(f"{name}:{info['version']}") or ".." in name:  # folders are made by these names
             raise ValueError(f"the name {name} and version {info['version']}")
-        return Prepared(
+        return PreparedDataset(
             name=info["name"],
             config=info.get("configName"),
             version=info["version"],
@@ -140,7 +140,7 @@ def read_info(directory: Path) -> Prepared:
         ) from None
 
 
-def find(name: str, root: Path) -> Prepared | None:
+def find(name: str, root: Path) -> PreparedDataset | None:
     """The prepared data set that a TFDS name stands for: `name`, `name/config`, `name:version`; else None.
 
     Without a config it is TFDS's default one or the only one; without a version, the newest. Raises
@@ -172,7 +172,7 @@ def _default_config(home: Path) -> str | None:
     return None
 
 
-def unknown(name: str, root: Path) -> InputError:
+def unknown_dataset_error(name: str, root: Path) -> InputError:
     """The error for a name that is not found: how to prepare it if it is ours, else the nearest name."""
     here = f"under data.data_dir={str(root)!r}"
     if name in BUILTIN:

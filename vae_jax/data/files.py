@@ -16,8 +16,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from vae_jax import host
 from vae_jax.errors import InputError, StorageError, VaeJaxError
+from vae_jax.runtime import host
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CHUNK = 1 << 22  # elements converted at once

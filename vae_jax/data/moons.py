@@ -36,7 +36,7 @@ RANGES = Moons(  # thinner crescents than 0.1 would be lost between the pixels
 GAP = (0.65, 0.85)  # the lit fractions that `phases="gap"` leaves out, three quarters in the middle
 
 
-def draw(numbers: np.ndarray, *, phases: str = "all") -> Moons:
+def moon_parameters(numbers: np.ndarray, *, phases: str = "all") -> Moons:
     """The parameters of the moons of these numbers [N], uniform and independent over `RANGES`: the same everywhere.
 
     `phases`: "all"; "gap", none with a lit fraction in `GAP`; "full-and-half", only 0.5 and 1, each with chance 1/2.
@@ -58,7 +58,7 @@ def draw(numbers: np.ndarray, *, phases: str = "all") -> Moons:
     raise ValueError(f"phases={phases!r}: must be all, gap or full-and-half")
 
 
-def render(moons: Moons, shape: tuple[int, int] = (32, 32)) -> np.ndarray:
+def render_moons(moons: Moons, shape: tuple[int, int] = (32, 32)) -> np.ndarray:
     """The moons as uint8 [N, H, W, 1] for `shape` = (H, W): an orthographic sphere, lit from afar, the rest black.
 
     In the unit disc with u towards the light, the points with u > -cos α sqrt(1 - v²) are lit: the terminator is

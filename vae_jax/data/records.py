@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from vae_jax.data import cache, files
-from vae_jax.data.catalog import Prepared, quiet
+from vae_jax.data.catalog import PreparedDataset, quiet
 from vae_jax.errors import InputError, StorageError, VaeJaxError
 
 RECORDS = 4096  # records read at a time, where all are read
@@ -31,7 +31,7 @@ class Records:
     Another process can be sent them; it opens the files anew.
     """
 
-    prepared: Prepared
+    prepared: PreparedDataset
     part: str  # the split of the source
     indices: np.ndarray | None  # which of its examples, sorted; None: all
     cache_dir: Path
@@ -57,7 +57,7 @@ class Records:
         records, feature = self._reader
         examples = places if self.indices is None else self.indices[places]
         images = np.empty((len(places), *self._first_shape), np.uint8)
-        with naming_damage(self.prepared, self.part):
+        with report_damage(self.prepared, self.part):
             for image, example, record in zip(images, examples, records.__getitems__(examples.tolist()), strict=True):
                 picture = feature.deserialize_example_np(record)[self._key]
                 if picture.shape != image.shape:
@@ -108,13 +108,13 @@ class Records:
         if min(declared) > 0 or not self.prepared.splits[self.part]:
             return declared
         records, feature = self._reader
-        with naming_damage(self.prepared, self.part):
+        with report_damage(self.prepared, self.part):
             return feature.deserialize_example_np(records.__getitems__([0])[0])[self._key].shape
 
     @functools.cached_property
     def _reader(self) -> tuple[Any, Any]:
         """(the files' records as bytes, what decodes their image)."""
-        with naming_damage(self.prepared, self.part), quiet():
+        with report_damage(self.prepared, self.part), quiet():
             import tensorflow_datasets as tfds
             from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -136,17 +136,17 @@ def pixel_sums(images: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def naming_damage(prepared: Prepared, part: str) -> Iterator[None]:
+def report_damage(prepared: PreparedDataset, part: str) -> Iterator[None]:
     """Raises StorageError that names the file for whatever goes wrong in reading a split; our own errors pass."""
     try:
         yield
     except VaeJaxError:
         raise
     except Exception as error:  # TFDS, array_record and Pillow each raise kinds of their own
-        raise damaged(prepared, part, files.one_line(error)) from None
+        raise damaged_error(prepared, part, files.one_line(error)) from None
 
 
-def damaged(prepared: Prepared, part: str, told: str) -> StorageError:
+def damaged_error(prepared: PreparedDataset, part: str, told: str) -> StorageError:
     """The error for a split that could not be read: it names the first file that is missing or damaged, if one is."""
     where = f"data.name={prepared.full_name!r}"
     found = _damaged_file(prepared, part)
@@ -158,7 +158,7 @@ def damaged(prepared: Prepared, part: str, told: str) -> StorageError:
     )
 
 
-def _damaged_file(prepared: Prepared, part: str) -> Path | None:
+def _damaged_file(prepared: PreparedDataset, part: str) -> Path | None:
     """The folder, if it is the metadata."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_data_source import ArrayRecordDataSource

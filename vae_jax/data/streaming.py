@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vae_jax import host
-from vae_jax.data.batches import Order
 from vae_jax.data.files import one_line
-from vae_jax.data.records import Records, damaged
+from vae_jax.data.order import BatchOrder
+from vae_jax.data.records import Records, damaged_error
 from vae_jax.errors import VaeJaxError
+from vae_jax.runtime import host
 
 AT_ONCE = 1024  # images read at a time, since array_record reads many faster than few; whole steps, so about as many
 AT_ONCE_BYTES = 2**23
@@ -22,7 +22,7 @@ class _Reader:
     """part(i) -> the i-th part of the steps, uint8 [steps, n, H, W, C]. It is sent to the processes that read."""
 
     records: Records
-    order: Order
+    order: BatchOrder
     steps: range
     rows: np.ndarray  # [n], which of a batch
 
@@ -42,8 +42,8 @@ class _Reader:
 
 
 @contextlib.contextmanager
-def batches(
-    records: Records, order: Order, steps: range, rows: np.ndarray, *, workers: int = 0
+def stream_batches(
+    records: Records, order: BatchOrder, steps: range, rows: np.ndarray, *, workers: int = 0
 ) -> Iterator[Iterator[np.ndarray]]:
     """Gives the rows [n] of the batch of each step in turn, uint8 [n, H, W, C], read ahead of the one asked for.
 
@@ -83,5 +83,5 @@ def _batch_by_batch(parts: Iterator[np.ndarray], records: Records) -> Iterator[n
         except VaeJaxError:
             raise
         except Exception as error:
-            raise damaged(records.prepared, records.part, one_line(error)) from None
+            raise damaged_error(records.prepared, records.part, one_line(error)) from None
         yield from copied

@@ -1,17 +1,5 @@
-"""Encoders, decoders and the VAE that joins them: the only folder that imports flax.linen."""
+"""Encoders, decoders and the VAE that joins them; the only folder that imports flax."""
 
-from vae_jax.models.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, TiedDecoder
-from vae_jax.models.vae import VAE, ConditionalNormal, build_model, likelihood_features, with_output_bias
+import lazy_loader
 
-__all__ = [
-    "VAE",
-    "ConditionalNormal",
-    "ConvDecoder",
-    "ConvEncoder",
-    "MLPDecoder",
-    "MLPEncoder",
-    "TiedDecoder",
-    "build_model",
-    "likelihood_features",
-    "with_output_bias",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -15,25 +15,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from vae_jax.chains import MarkovChain
-from vae_jax.config import ModelConfig
+from vae_jax.config import check_choices
 from vae_jax.distributions import (
     Bernoulli,
     Deterministic,
     DiscretizedLogisticMixture,
+    MarkovChain,
     Normal,
     standard_normal,
 )
 from vae_jax.errors import InputError
-from vae_jax.models.networks import (
-    ACTIVATIONS,
-    ConvDecoder,
-    ConvEncoder,
-    MLPDecoder,
-    MLPEncoder,
-    TiedDecoder,
-)
-from vae_jax.settings import require_choices
+from vae_jax.models.mlp import TiedDecoder
 
 _glorot = nn.initializers.glorot_uniform()
 
@@ -106,7 +98,7 @@ class VAE(nn.Module):
         return (*self.latent_layers, self.latent_dim)
 
     def setup(self) -> None:
-        require_choices("model", posterior=self.posterior, scale_head=self.scale_head, likelihood=self.likelihood)
+        check_choices("model", posterior=self.posterior, scale_head=self.scale_head, likelihood=self.likelihood)
         for name in ("posterior_layers", "prior_layers"):
             if (given := len(getattr(self, name))) != len(self.latent_layers):
                 raise InputError(f"{name}: {given} given, must be {len(self.latent_layers)}, as latent_layers has")
@@ -205,44 +197,3 @@ def with_output_bias(params: Any, mean_image: Array, *, likelihood: str) -> Any:
         bias = jnp.log(clipped) - jnp.log1p(-clipped)
     chex.assert_equal_shape([bias, params["output_bias"]])
     return params | {"output_bias": bias.astype(params["output_bias"].dtype)}
-
-
-def build_model(config: ModelConfig, image_shape: tuple[int, int, int], *, training: bool = False) -> VAE:
-    """The model that `config` describes, for images [H, W, C].
-
-    Parameters and densities are those of float32 layers; with `training` the layers compute in `config.compute_dtype`
-    and, if `config.remat`, the inside of a block is not kept for its gradient but computed again. Raises InputError
-    for an unknown name in `config`.
-    """
-    require_choices("model", **vars(config))
-    dtype = jnp.bfloat16 if training and config.compute_dtype == "bfloat16" else None
-    height, width, channels = image_shape
-    activation, head = ACTIVATIONS[config.activation], config.scale_head
-    sizes = (*config.latent_layers, config.latent_dim)
-    features = likelihood_features(config.likelihood, channels, config.mixture_components)
-    if config.network == "mlp":
-        encoder: nn.Module = MLPEncoder(config.hidden, activation, dtype)
-        if config.tied:
-            # A linear chain of shared kernels; its last product has H·W·C rows, so features are channels.
-            decoder: nn.Module = TiedDecoder(activation, (height, width), channels, dtype)
-        else:
-            decoder = MLPDecoder(config.hidden[::-1], activation, (height, width), features, dtype)
-    else:
-        how = {"residual": config.network == "residual", "dtype": dtype, "remat": training and config.remat}
-        encoder = ConvEncoder(config.hidden, config.blocks, activation, **how)
-        decoder = ConvDecoder(config.hidden, config.blocks, activation, (height, width), features, **how)
-    return VAE(
-        encoder=encoder,
-        decoder=decoder,
-        latent_dim=config.latent_dim,
-        image_shape=image_shape,
-        posterior=config.posterior,
-        noise_scale=config.noise_scale,
-        scale_head=config.scale_head,
-        likelihood=config.likelihood,
-        likelihood_scale=config.likelihood_scale,
-        mixture_components=config.mixture_components,
-        latent_layers=config.latent_layers,
-        posterior_layers=tuple(ConditionalNormal(config.layer_hidden, activation, s, head) for s in sizes[1:]),
-        prior_layers=tuple(ConditionalNormal(config.layer_hidden[::-1], activation, s, head) for s in sizes[-2::-1]),
-    )

@@ -12,15 +12,17 @@ VERSIONS = ("jax", "flax", "optax")
 def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
     """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
 
-    def make(dispatched: int) -> tuple[Callable[[], float], Callable[[], float]]:
+    def make(record_dispatch: int) -> tuple[Callable[[], float], Callable[[], float]]:
         import jax
         import numpy as np
 
-        from vae_jax import fitting, presets, reading, runs, settings, sharding
-        from vae_jax.data.batches import mean_image
+        from vae_jax.config import PRESETS, override
+        from vae_jax.data import describe_images, mean_image
+        from vae_jax.runs import Run, compile_program, evaluation_key
+        from vae_jax.runtime import sharding
 
-        config = settings.override(
-            presets.PRESETS["mnist-400"],
+        config = override(
+            PRESETS["mnist-400"],
             model__network=task["network"],
             model__hidden=tuple(task["hidden"]),
             model__latent_dim=task["latent_dim"],
@@ -34,31 +36,31 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
             optimizer__schedule="constant",
             optimizer__learning_rate=task["learning_rate"],
             train__batch_size=task["batch_size"],
-            train__log_every=dispatched,
+            train__log_every=record_dispatch,
             train__evaluate_every=0,
-            train__save_every=dispatched,
+            train__save_every=record_dispatch,
         )
-        run = runs.Run(config, reading.describe(train), Path(), sharding.make_mesh())
+        run = Run(config, describe_images(train), Path(), sharding.make_mesh())
         everywhere = sharding.replicated(run.mesh)
         average = mean_image(train, binarization=config.data.binarization)  # where the output's bias starts
         state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key, average)
         images = jax.device_put(train, everywhere)
-        program, evaluator = fitting.compile_program(run), run.evaluator(batch_size=1000)
+        program, evaluator = compile_program(run), run.evaluator(batch_size=1000)
 
         def epoch() -> float:
             nonlocal state
             rows = []
-            for _ in range(0, steps, dispatched):
-                state, metrics = program(state, images, dispatched)
+            for _ in range(0, steps, record_dispatch):
+                state, metrics = program(state, images, record_dispatch)
                 # Of single steps only what is looked at: each number is fetched from the device by itself.
-                rows.append(metrics if dispatched > 1 else {name: metrics[name] for name in ("loss", "skipped")})
+                rows.append(metrics if record_dispatch > 1 else {name: metrics[name] for name in ("loss", "skipped")})
             rows = jax.device_get(rows)
             if any(row["skipped"].any() for row in rows):
                 raise FloatingPointError("a step was not finite")
             return float(np.mean([row["loss"] for row in rows], dtype=np.float64))
 
         def test_elbo() -> float:
-            return evaluator.bound(state.params, runs.evaluation_key(run, "test"), test)["elbo"]
+            return evaluator.bound(state.params, evaluation_key(run, "test"), test)["elbo"]
 
         return epoch, test_elbo
 

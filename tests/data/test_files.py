@@ -1,0 +1,338 @@
+"""Files: arrays and pictures are read as they are, and those that cannot be are refused in one line."""
+
+import functools
+import io
+import os
+import sys
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from inputs import SHARED, images_like, picture, refused, save
+from PIL import Image
+
+from vae_jax.data import catalog, files, loading, splits
+from vae_jax.data.loading import load, load_labels, open_records
+from vae_jax.errors import InputError, StorageError, VaeJaxError
+from vae_jax.runtime import host
+
+# ------------------------------------------------------------------------------------------------------ .npy, .npz
+
+
+@pytest.mark.parametrize("shape", [(5, 28, 20), (5, 28, 20, 1), (5, 4, 6, 3)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy_gives_the_pixels_as_they_are(tmp_path, shape, order):
+    x = images_like(*shape)
+    loaded = load(save(tmp_path / "x.npy", np.asarray(x, order=order)), "train", holdout=0)
+    assert loaded.dtype == np.uint8
+    assert loaded.flags.c_contiguous
+    np.testing.assert_array_equal(loaded, x if x.ndim == 4 else x[..., None])
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", np.longdouble])
+def test_floats_are_rounded_to_eight_bits(tmp_path, dtype, monkeypatch):
+    monkeypatch.setattr(files, "CHUNK", 100)
+    x = images_like(7, 6, 5)
+    loaded = load(save(tmp_path / "x.npy", (x / 255).astype(dtype)), "train", holdout=0)
+    np.testing.assert_array_equal(loaded[..., 0], x)
+
+
+def test_every_half_precision_number_is_rounded_once(tmp_path):
+    x = np.arange(0x3C01, dtype=np.uint16).view(np.float16).reshape(-1, 1, 1)  # all of [0, 1]
+    loaded = load(save(tmp_path / "x.npy", x), "train", holdout=0)
+    np.testing.assert_array_equal(loaded[..., 0], np.rint(x.astype(np.float64) * 255))
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((2, 3, 4, 3), np.int64), ["int64", "uint8"]),
+        (np.zeros((2, 3, 32, 32), np.uint8), ["[2, 3, 32, 32]", "[N, H, W, 1 or 3]"]),
+        (np.zeros((2, 784), np.uint8), ["[2, 784]"]),
+        (np.zeros((0, 28, 28), np.uint8), ["empty"]),
+        (np.zeros((2, 0, 28), np.uint8), ["[2, 0, 28]"]),
+        (np.linspace(-1, 255, 8).reshape(2, 2, 2), ["-1", "255", "[0, 1]"]),
+        (np.linspace(-0.25, 0.75, 8).reshape(2, 2, 2), ["-0.25", "0.75", "[0, 1]"]),
+        (np.array([0.5, np.nan] * 4).reshape(2, 2, 2), ["nan", "[0, 1]"]),
+        (np.array([0.5, np.inf] * 4).reshape(2, 2, 2), ["inf", "[0, 1]"]),
+        (np.zeros((2, 2, 2), "u1,f4"), ["dtype"]),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(tmp_path, array, words):
+    with refused(InputError, "data.name", "x.npy", *words):
+        load(save(tmp_path / "x.npy", array), "train")
+    np.savez_compressed(tmp_path / "x.npz", array)
+    with refused(InputError, "data.name", "x.npz", *words):
+        load(tmp_path / "x.npz", "train")
+
+
+class Canary:
+    def __reduce__(self):
+        return os.mkdir, ("unpickled",)
+
+
+@pytest.mark.fault
+def test_a_pickle_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    array = np.array([Canary()], dtype=object)
+    np.savez(tmp_path / "x.npz", images=array)
+    for path in (save(tmp_path / "x.npy", array, allow_pickle=True), tmp_path / "x.npz"):
+        with refused(InputError, "pickle", "uint8"):
+            load(path, "train")
+    (tmp_path / "bare.npy").write_bytes(b"\x80\x04cos\nsystem\n.")
+    with refused(InputError, ".npy format"):
+        load(tmp_path / "bare.npy", "train")
+    assert not (tmp_path / "unpickled").exists()
+
+
+def npy_bytes(shape, descr="|u1", payload=b"\0" * 64):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue() + payload
+
+
+def zip_bytes(content, compression=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr("images.npy", content)
+    return file.getvalue()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("shape", [(1 << 40, 28, 28), (2, -28, 28), (1 << 62, 1 << 62, 1 << 62), (3, 5, 5)])
+def test_a_header_that_declares_more_than_there_is_takes_no_memory(tmp_path, shape, monkeypatch):
+    monkeypatch.setattr(np, "empty", None)  # nothing may be allocated
+    for suffix, content in {".npy": npy_bytes(shape), ".npz": zip_bytes(npy_bytes(shape))}.items():
+        (tmp_path / f"x{suffix}").write_bytes(content)
+        with refused(StorageError, "declares", "64 bytes"):
+            load(tmp_path / f"x{suffix}", "train")
+
+
+def test_pages_of_files_that_give_way_do_not_count_against_a_group_of_processes(tmp_path, monkeypatch):
+    """What was read of data and checkpoints lies in a container's page cache, and counts as its memory."""
+    monkeypatch.setattr(host, "GROUP", tmp_path)
+    assert host._of_group() is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("990\n")
+    (tmp_path / "memory.stat").write_text("anon 300\nfile 690\ninactive_file 600\nactive_file 90\n")
+    assert host._of_group() == 610
+    assert host.available_memory() == 610
+    (tmp_path / "memory.max").write_text("max\n")
+    assert host._of_group() is None
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("kind", ["folder", "records"])
+def test_pictures_and_records_larger_than_the_memory_are_refused(kind, tmp_path, data_dir, monkeypatch):
+    monkeypatch.setattr(host, "available_memory", lambda: 999)
+    if kind == "records":
+        with refused(InputError, "memory"):
+            open_records("digits", "train", data_dir=data_dir, holdout=0.1).read_all()
+        return
+    for i in range(10):
+        Image.fromarray(images_like(10, 10, seed=i)).save(tmp_path / f"{i}.png")
+    with refused(InputError, "memory"):
+        load(tmp_path, "train")
+
+
+def test_truth_values_are_black_and_white_and_bytes_of_0_and_1_are_refused(tmp_path):
+    truth = images_like(20, 4, 4) > 127
+    np.testing.assert_array_equal(
+        load(save(tmp_path / "x.npy", truth), "train", holdout=0.1)[..., 0].max(axis=0), 255 * np.ones((4, 4))
+    )
+    assert set(np.unique(load(tmp_path / "x.npy", "train", holdout=0.1))) == {0, 255}
+    with refused(InputError, "values of 0 and 1 given as uint8, whose white is 255; multiply them by 255"):
+        load(save(tmp_path / "y.npy", truth.astype(np.uint8)), "train")
+
+
+def test_what_is_kept_quiet_in_two_threads_ends_in_both():
+    inside, out = threading.Event(), sys.stdout
+
+    def first():
+        with catalog.quiet():
+            inside.set()
+            time.sleep(0.1)
+
+    def second():
+        inside.wait()
+        with catalog.quiet():
+            time.sleep(0.2)
+
+    both = [threading.Thread(target=f) for f in (first, second)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert sys.stdout is out
+
+
+@pytest.mark.fault
+def test_arrays_larger_than_the_memory_are_refused(tmp_path, monkeypatch):
+    path = save(tmp_path / "x.npy", images_like(10, 10, 10))
+    assert host.available_memory() > 1 << 20
+    monkeypatch.setattr(host, "available_memory", lambda: 999)
+    monkeypatch.setattr(np, "empty", None)
+    with refused(InputError, "memory"):
+        load(path, "train")
+
+
+@pytest.mark.fault
+def test_zip_bombs_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "GIB", 1 << 20)
+    (tmp_path / "x.npz").write_bytes(
+        zip_bytes(npy_bytes((1 << 14, 32, 32), payload=bytes(1 << 24)), zipfile.ZIP_DEFLATED)
+    )
+    with refused(InputError, "bomb"):
+        load(tmp_path / "x.npz", "train")
+
+
+def test_the_array_of_an_npz_is_found_by_its_key_or_by_being_alone(tmp_path):
+    x, y = images_like(6, 4, 4), np.array([3, 1, 4, 1, 5, 9])
+    load = functools.partial(loading.load, tmp_path / "x.npz", "train", holdout=0)
+    labels = functools.partial(load_labels, tmp_path / "x.npz", "train", holdout=0)
+    for arrays in ({"images": x, "other": x[:1], "labels": y}, {"anything": x, "labels": y}):
+        np.savez(tmp_path / "x.npz", **arrays)
+        np.testing.assert_array_equal(load()[..., 0], x)
+        np.testing.assert_array_equal(labels(), y)
+        assert labels().dtype == np.int32
+    np.savez(tmp_path / "x.npz", a=x, b=x)
+    with refused(InputError, "['a', 'b']", "'images'"):
+        load()
+    np.savez(tmp_path / "x.npz", images=x)
+    with refused(InputError, "'labels'"):
+        labels()
+    for bad in (y[:5], y / 2, np.full(6, 2**31)):
+        np.savez(tmp_path / "x.npz", images=x, labels=bad)
+        with refused(InputError, "labels"):
+            labels()
+    with refused(InputError, "labels"):
+        load_labels(save(tmp_path / "x.npy", x), "train")
+
+
+def test_labels_stay_with_their_images(tmp_path):
+    y = np.arange(50)
+    np.savez(tmp_path / "x.npz", images=np.broadcast_to(y.astype(np.uint8)[:, None, None], (50, 2, 2)), labels=y)
+    for split in splits.SPLITS:
+        x = load(tmp_path / "x.npz", split, holdout=0.2)
+        np.testing.assert_array_equal(x[:, 0, 0, 0], load_labels(tmp_path / "x.npz", split, holdout=0.2))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_no_damaged_byte_of_an_npz_gives_other_pixels_or_a_foreign_error(tmp_path, compression):
+    x = images_like(2, 4, 4)
+    content, path = zip_bytes(npy_bytes((2, 4, 4), payload=x.tobytes()), compression), tmp_path / "x.npz"
+    outcomes = []
+    for flip in range(len(content)):
+        damaged = bytearray(content)
+        damaged[flip] ^= 0x5A
+        path.write_bytes(damaged)
+        try:
+            outcomes.append(load(path, "train", holdout=0)[..., 0])
+        except VaeJaxError as error:
+            outcomes.append(str(error))
+    messages = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    assert len(messages) > len(content) // 2
+    assert not any("\n" in message for message in messages)
+    for outcome in outcomes:
+        np.testing.assert_array_equal(x if isinstance(outcome, str) else outcome, x)
+    for length in range(0, len(content), 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(VaeJaxError):
+            load(path, "train")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", InputError),
+        (b"hello", InputError),
+        (b"\x93NUMPY\x07\x00" + bytes(100), InputError),
+        (b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16, InputError),
+        (b"\x93NUMPY\x01\x00\x20\x00{'descr': '|u1', 'shape': 'no'}\n", InputError),
+        (npy_bytes((1, 8, 8), payload=bytes(63)), StorageError),
+        (npy_bytes((1, 8, 8), payload=bytes(65)), StorageError),
+    ],
+)
+def test_damaged_npy_files_are_refused(tmp_path, content, kind):
+    (tmp_path / "x.npy").write_bytes(content)
+    with refused(kind, "x.npy", "write it"):
+        load(tmp_path / "x.npy", "train")
+
+
+def test_paths_that_lead_nowhere(tmp_path):
+    with refused(InputError, "no such file"):
+        load(tmp_path / "missing.npz", "train")
+    with refused(InputError, "no such folder"):
+        load(str(tmp_path / "missing"), "train")
+    os.mkfifo(tmp_path / "pipe.npy")
+    with refused(StorageError, "not a plain file"):
+        load(tmp_path / "pipe.npy", "train")
+
+
+def test_colour_images_of_an_npz():
+    path = SHARED / "cifar10_4k.npz"
+    if not path.is_file():
+        pytest.skip("cifar10_4k.npz is not in ../shared/data")
+    parts = {split: load(path, split) for split in splits.SPLITS}
+    assert {s: p.shape for s, p in parts.items()} == {
+        "train": (3240, 32, 32, 3),
+        "validation": (360, 32, 32, 3),
+        "test": (400, 32, 32, 3),
+    }
+    with np.load(path) as original:
+        np.testing.assert_array_equal(load(path, "train", holdout=0), original["images"])
+
+
+# --------------------------------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
+    x = images_like(3, 28, 20)
+    for name, image in zip(("b.png", "a.PNG", "c.bmp"), x[[1, 0, 2]], strict=True):
+        picture(tmp_path / name, image)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / ".hidden.png").write_text("not a picture")
+    loaded = load(tmp_path, "train", holdout=0)
+    assert loaded.shape == (3, 28, 20, 1)
+    np.testing.assert_array_equal(loaded[..., 0], x)
+
+
+def test_transparency_is_dropped_and_grey_among_colour_becomes_colour(tmp_path):
+    grey, colour = images_like(4, 6), images_like(4, 6, 4, seed=1)
+    picture(tmp_path / "a.png", grey)
+    picture(tmp_path / "b.png", np.stack([grey, grey], -1))
+    assert load(tmp_path, "train", holdout=0).shape == (2, 4, 6, 1)
+    np.testing.assert_array_equal(load(tmp_path, "train", holdout=0)[1, ..., 0], grey)
+    picture(tmp_path / "c.png", colour)
+    picture(tmp_path / "d.png", np.full((4, 6, 3), [255, 0, 0], np.uint8), mode="P")
+    loaded = load(tmp_path, "train", holdout=0)
+    np.testing.assert_array_equal(loaded[0], np.repeat(grey[..., None], 3, -1))
+    np.testing.assert_array_equal(loaded[2], colour[..., :3])
+    assert loaded[3].reshape(-1, 3).tolist() == [[255, 0, 0]] * 24
+
+
+def test_bad_folders_are_refused(tmp_path):
+    with refused(InputError, "no pictures", ".png"):
+        load(tmp_path, "train")
+    picture(tmp_path / "a.png", images_like(4, 6))
+    picture(tmp_path / "b.png", images_like(4, 7))
+    with refused(InputError, "b.png is 7x4", "a.png is 6x4"):
+        load(tmp_path, "train")
+    picture(tmp_path / "b.png", images_like(4, 6).astype(np.uint16))
+    with refused(InputError, "b.png", "I;16", "8 bits"):
+        load(tmp_path, "train")
+    picture(tmp_path / "b.png", images_like(4, 6))
+    for damaged in ((tmp_path / "b.png").read_bytes()[:-30], b"<html>", b""):
+        (tmp_path / "b.png").write_bytes(damaged)
+        with refused(StorageError, "b.png"):
+            load(tmp_path, "train")
+    (tmp_path / "b.png").unlink()
+    os.mkfifo(tmp_path / "b.png")
+    with refused(StorageError, "b.png", "not a plain file"):
+        load(tmp_path, "train")
+    with refused(InputError, "labels"):
+        load_labels(tmp_path, "train")

@@ -1,0 +1,64 @@
+"""Signals: the first one asks, a SIGINT after it ends the process at once, whatever it is in the middle of."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vae_jax.runtime.signals import stop_on_signals
+
+pytestmark = pytest.mark.fault
+
+CHILD = """
+import ctypes, signal, sys, time
+from vae_jax.signals import stop_on_signals
+
+with stop_on_signals() as stop:
+    libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(lock)
+    print("ready", flush=True)
+    if sys.argv[1] == "between two steps":
+        while not stop():
+            time.sleep(0.01)
+        print("asked to stop", flush=True)
+    libc.pthread_mutex_lock(lock)  # for ever, and outside Python, as in XLA's compiler
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["between two steps", "in the compiler"])
+def test_the_second_signal_ends_the_process_at_once(first, moment):
+    with subprocess.Popen([sys.executable, "-c", CHILD, moment], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(0.3)  # until it is where it says
+            child.send_signal(first)
+            if moment == "between two steps":
+                assert child.stdout.readline() == "asked to stop\n"
+            with pytest.raises(subprocess.TimeoutExpired):  # the first alone does not end it
+                child.wait(timeout=0.3)
+            child.send_signal(signal.SIGINT)
+            assert child.wait(timeout=60) in (-signal.SIGINT, 128 + signal.SIGINT)  # a shell tells 130 of both
+        finally:
+            child.kill()
+
+
+def test_the_first_signal_is_told_and_the_handlers_are_put_back():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        with stop_on_signals() as stop:
+            assert not stop()
+            signal.raise_signal(number)
+            time.sleep(0)  # Python calls the handler between two instructions
+            assert stop()
+        assert {n: signal.getsignal(n) for n in before} == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_scheduler_may_repeat_its_request():
+    with stop_on_signals() as stop:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop()

@@ -1,0 +1,5 @@
+"""What a program costs and how fast it runs: cost analysis, plans, timing, tables and figures."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

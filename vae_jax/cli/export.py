@@ -1,0 +1,45 @@
+"""`vae-jax export RUN`: the encoder, the decoder and a sampler as programs that need JAX only."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from vae_jax.cli.messages import log
+from vae_jax.cli.output import output_folder
+from vae_jax.cli.parsing import OutputOptions, parse_run_command
+from vae_jax.runtime import atomic_files
+
+HELP = (("export RUN", "the encoder, the decoder and a sampler as programs for JAX without this package"),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Export(OutputOptions):
+    """Write the encoder, the decoder and a sampler as programs that contain the weights: exported/*.jax.
+
+    They need JAX and flatbuffers, and nothing of this package. Each takes any number of examples, on a CPU, a GPU or a
+    TPU. The encoder takes images as the model saw them: float32 in [0, 1], binarised if the model was trained on
+    binarised images. programs.json lists inputs, outputs, the step, and the binarisation.
+    """
+
+
+def run(argv: Sequence[str]) -> dict[str, Any]:
+    """Write the programs of a run; return what they take and return."""
+    directory, options = parse_run_command("export", Export, argv)
+    import jax
+
+    from vae_jax.models import PLATFORMS, export_programs
+    from vae_jax.runs import open_run, restored_params
+
+    opened = open_run(directory)
+    folder = output_folder(options, opened) / "exported"
+    with restored_params(opened, log) as (step, params):
+        programs = export_programs(params, model=opened.model)
+    written = {}
+    for name, program in programs.items():
+        path, content = folder / f"{name}.jax", program.serialize()
+        atomic_files.write_file(path, lambda file, content=content: file.write(content))
+        outputs = jax.tree.unflatten(program.out_tree, map(str, program.out_avals))
+        written[name] = {"file": path.name, "takes": str(program.in_avals[0]), "gives": outputs}
+    result = {"step": step, "binarization": opened.config.data.binarization, "platforms": PLATFORMS}
+    atomic_files.write_json(folder / "programs.json", result | {"programs": written})
+    return {"workdir": str(directory), "exported": str(folder)} | result | {"programs": written}

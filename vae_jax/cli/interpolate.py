@@ -1,0 +1,38 @@
+"""`vae-jax interpolate RUN`: images decoded from codes between those of two images."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from vae_jax.cli.output import plot_split
+from vae_jax.cli.parsing import OutputOptions, parse_run_command
+from vae_jax.errors import InputError
+
+HELP = (("interpolate RUN", "images decoded between the codes of pairs of test images"),)
+_DEFAULT_PAIRS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolate(OutputOptions):
+    """Decode points between the codes of two test images: figures/interpolations.png."""
+
+    pairs: int | None = None
+    """Number of pairs, of the first `pairs` images and the next `pairs`; default: 8, or all if there are fewer."""
+    frames: int = 11
+    """Points on each path, both ends included."""
+    split: str = "test"
+    """train, validation or test."""
+
+
+def run(argv: Sequence[str]) -> dict[str, Any]:
+    """Plot interpolations of a run; return the figure's path."""
+    directory, options = parse_run_command("interpolate", Interpolate, argv)
+    if options.frames < 2:
+        raise InputError(f"--frames={options.frames} must be at least 2: both ends are included")
+    from vae_jax.runs import plots
+
+    return plot_split(
+        directory, options, split=options.split, flag="pairs", requested=options.pairs, default=_DEFAULT_PAIRS,
+        plot=functools.partial(plots.plot_interpolations, frames=options.frames), images_per_item=2,
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""The entry point of `vae-jax`: lists the commands, runs one of them, and turns errors into exit codes.
+
+Text for people goes to stderr. The last line on stdout is one JSON object with the results.
+"""
+
+import errno
+import importlib
+import os
+import platform
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from types import ModuleType
+
+from vae_jax.config import PRESETS, suggestion
+from vae_jax.errors import InputError, StorageError, VaeJaxError
+from vae_jax.runtime import multihost
+
+# Each is the module of this folder that holds its arguments, its function `run`, and its lines of the help.
+COMMANDS = (
+    "train", "sweep", "bench", "plan", "evaluate", "sample", "reconstruct", "interpolate", "encode", "export", "data",
+)  # fmt: skip
+_PACKAGES = ("vae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")  # versions that a bug report needs
+
+
+def command(name: str) -> ModuleType:
+    """Import and return the module of a command."""
+    return importlib.import_module(f"vae_jax.cli.{name}")
+
+
+def help_text() -> str:
+    """Return the text of `vae-jax --help`."""
+    lines = [line for name in COMMANDS for line in command(name).HELP]
+    return "\n".join(
+        (
+            "usage: vae-jax COMMAND [ARGUMENTS]",
+            "",
+            "Variational autoencoders in JAX.",
+            "",
+            *(f"  {usage:<21} {summary}" for usage, summary in lines),
+            "",
+            f"`vae-jax COMMAND --help` lists the options of a command, `vae-jax --version` prints the versions in use.\n"
+            f"Presets: {', '.join(PRESETS)}.",
+            "The last line on stdout is a JSON object with the results. Exit codes: 0 finished, or interrupted and saved;",
+            "2 invalid input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use;",
+            "7 another process of the run has ended; 130 SIGINT with nothing to save, or a second SIGINT; 134 as 7, if JAX",
+            "detects it first; 143 SIGTERM with nothing to save.",
+            "",
+        )
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a user's error is one line on stderr, never a traceback."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        return _write_stdout(lambda: print(help_text(), end=""))
+    if argv[0] in ("-V", "--version"):
+        versions = [*(f"{name} {version(name)}" for name in _PACKAGES), f"Python {platform.python_version()}"]
+        return _write_stdout(lambda: print(", ".join(versions)))
+    try:
+        if argv[0] not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise InputError(f"{argv[0]!r} is not a command; use one of {known}{suggestion(argv[0], COMMANDS)}")
+        result = command(argv[0]).run(argv[1:])
+    except VaeJaxError as error:
+        _print_error(error)
+        if not multihost.is_single_process():
+            multihost.exit_process(error.exit_code, with_all=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("vae-jax: interrupted", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)  # immediately: XLA's compilation threads do not survive a normal exit
+    except Exception as error:
+        if multihost.is_single_process():
+            raise
+        return _exit_alone(error)
+    from vae_jax.runs import print_json
+
+    return _write_stdout(lambda: print_json(result)) if multihost.is_primary() else 0
+
+
+def _exit_alone(error: Exception) -> int:
+    """End this process of several, so that the next exchange of the others fails."""
+    if isinstance(error, multihost.LocalError) and isinstance(error.__cause__, VaeJaxError):
+        _print_error(error.__cause__)
+        multihost.exit_process(error.__cause__.exit_code)
+    traceback.print_exception(error)
+    lost = multihost.lost_process_error(error)
+    if lost:
+        _print_error(lost)
+    multihost.exit_process(lost.exit_code if lost else 1)
+
+
+def _write_stdout(write: Callable[[], None]) -> int:
+    """Call `write`, which prints on stdout; return the exit code, after one line on stderr if stdout fails."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        write()
+        sys.stdout.flush()
+    except OSError as error:
+        if sys.stdout is not None:  # the buffered output needs a valid descriptor at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        failure = StorageError(f"stdout: cannot write the results ({error.strerror})")
+        _print_error(failure)
+        return failure.exit_code
+    return 0
+
+
+def _print_error(error: VaeJaxError) -> None:
+    print(f"vae-jax: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

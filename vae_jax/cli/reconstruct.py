@@ -1,0 +1,32 @@
+"""`vae-jax reconstruct RUN`: images of a split and their reconstructions."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from vae_jax.cli.output import plot_split
+from vae_jax.cli.parsing import OutputOptions, parse_run_command
+
+HELP = (("reconstruct RUN", "test images and their reconstructions"),)
+_DEFAULT_COUNT = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct(OutputOptions):
+    """Decode the codes of test images: figures/reconstructions.png."""
+
+    count: int | None = None
+    """Number of images; default: 30, or all if there are fewer."""
+    split: str = "test"
+    """train, validation or test."""
+
+
+def run(argv: Sequence[str]) -> dict[str, Any]:
+    """Plot reconstructions of a run; return the figure's path."""
+    directory, options = parse_run_command("reconstruct", Reconstruct, argv)
+    from vae_jax.runs import plots
+
+    return plot_split(
+        directory, options, split=options.split, flag="count", requested=options.count, default=_DEFAULT_COUNT,
+        plot=plots.plot_reconstructions,
+    )  # fmt: skip

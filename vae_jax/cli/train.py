@@ -1,0 +1,157 @@
+"""`vae-jax train`: train a model or resume a run, evaluate it, and plot its figures."""
+
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vae_jax.cli.evaluate import evaluate_and_log
+from vae_jax.cli.messages import log
+from vae_jax.cli.parsing import TrainingOptions, flag_value, parse_train_command
+from vae_jax.config import Config
+from vae_jax.runtime import atomic_files, multihost, signals
+
+if TYPE_CHECKING:
+    from vae_jax.data import Images
+    from vae_jax.runs import Run, TrainResult
+
+HELP = (("train", "train on a data set, evaluate, plot; --preset NAME, --workdir DIR, --section.field VALUE"),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Distributed:
+    """Several processes that train one run. SLURM, Open MPI, Kubernetes and TPU pods need none of these options.
+
+    Elsewhere each process needs the first three. The results do not depend on them, so a run does not store them.
+    """
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, reachable by all."""
+    num_processes: int | None = None
+    """Number of processes; 1: this one only, even under a scheduler."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
+    initialization_timeout: int = 300
+    """Seconds to wait for all processes at the start."""
+    heartbeat_timeout: int = 100
+    """Seconds without a heartbeat from a process after which the others end."""
+    shutdown_timeout: int = 300
+    """Seconds to wait for all processes at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(TrainingOptions):
+    """Train a model, or resume a run; then evaluate it on the test images and plot its figures.
+
+    Without arguments it trains on handwritten digits, which need no download. The same command resumes an
+    interrupted run with identical results; a larger --train.steps continues a finished run.
+    """
+
+    workdir: str | None = None
+    """The run's directory; default: runs/PRESET. Without --preset, an existing run keeps its settings."""
+    allow_change: tuple[str, ...] = ()
+    """Settings that a resumed run may change: train.batch_size data.holdout; config.json records the step."""
+    distributed: Distributed = dataclasses.field(default_factory=Distributed)
+    profile: str | None = None
+    """Folder for a trace of one dispatch, for Perfetto and TensorBoard."""
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[Train, Config]:
+    """Return (options, config)."""
+    return parse_train_command(Train, argv, workdir=flag_value(argv, "--workdir"))
+
+
+def run(argv: Sequence[str]) -> dict[str, Any]:
+    """Train, evaluate and plot; return the results."""
+    options, config = parse_arguments(argv)
+    directory = Path(options.workdir or f"runs/{options.preset}")
+    use_compilation_cache(options.compilation_cache)
+    start = time.perf_counter()
+    multihost.initialize(**dataclasses.asdict(options.distributed))
+    with signals.stop_on_signals() as received:
+        from vae_jax.runs import fit
+
+        stop = multihost.any_process(received)
+        profile = None if options.profile is None else Path(options.profile)
+        prepared, images = multihost.run_on_all(lambda: _prepare(config, directory, options, profile))
+        log(_description(prepared, len(images)))
+        outcome = fit(prepared, images, stop=stop, profile=profile)
+        trained = time.perf_counter() - start
+        result: dict[str, Any] = {
+            "workdir": str(directory), "status": outcome.status, "step": outcome.step, "seed": config.seed,
+        }  # fmt: skip
+        if outcome.status == "interrupted":
+            saved = "saved" if outcome.step else "nothing to save yet"
+            log(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command resumes")
+            return result
+        return result | _evaluate_result(prepared, outcome, stop, start=start, trained=trained)
+
+
+def use_compilation_cache(folder: str | None) -> None:
+    """Store compiled programs in a folder, so that the next start of the same program need not compile."""
+    if folder is None or folder == "None":
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _prepare(config: Config, directory: Path, options: Train, profile: Path | None) -> "tuple[Run, Images]":
+    """Return the run and its images; whatever is wrong is refused here, before the training."""
+    from vae_jax.bench import check_memory
+    from vae_jax.runs import prepare_run
+
+    allowed = [path.replace("-", "_") for path in options.allow_change]  # settings, or their flags
+    run, images = prepare_run(config, directory, allow_change=allowed, log=log)
+    run.images("test")
+    if profile is not None:
+        atomic_files.check_writable(profile, "--profile")
+    check_memory(run)
+    return run, images
+
+
+def _evaluate_result(
+    run: "Run", outcome: "TrainResult", stop: Callable[[], bool], *, start: float, trained: float
+) -> dict[str, Any]:
+    """Plot and evaluate a trained model, or read the evaluation of a run that was finished before."""
+    from vae_jax.runs import (
+        EVALUATION_FILE,
+        Interrupted,
+        evaluation_params,
+        evaluation_protocol,
+        plots,
+        read_evaluation,
+    )
+
+    protocol = evaluation_protocol(run)
+    read = functools.partial(read_evaluation, run.directory, outcome.step, protocol)
+    if not outcome.trained_steps and (earlier := multihost.broadcast_from_primary(read)) is not None:
+        log(f"all {outcome.step} steps are finished ({outcome.status}); these are the results")
+        return earlier
+    params = evaluation_params(outcome.state, run.config)
+    log("plotted: " + ", ".join(str(path) for path in plots.plot_all(run, params)))
+    try:
+        evaluation = evaluate_and_log(run, params, split="test", stop=stop)
+    except Interrupted:
+        log("interrupted during the evaluation, after the training; the same command evaluates again")
+        return {"status": "interrupted"}
+    atomic_files.write_json(run.directory / EVALUATION_FILE, {"step": outcome.step, **evaluation})
+    times = {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
+    return times | evaluation
+
+
+def _description(run: "Run", num_images: int) -> str:
+    import jax
+
+    shapes = jax.eval_shape(run.initial_state, run.key).params
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    height, width, channels = run.image_shape
+    return (
+        f"{run.config.data.name}: {num_images} images of {height}x{width}x{channels}; "
+        f"{run.config.model.network} with {count:,} parameters and {run.config.model.latent_dim} latents; "
+        f"{run.config.objective.name}; {run.mesh.size} {jax.devices()[0].device_kind} device(s); {run.directory}"
+    )

@@ -1,0 +1,46 @@
+"""distributions.kl."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from vae_jax.distributions.base import Array, Shape, expand, joint_shape, sum_event
+from vae_jax.distributions.bernoulli import Bernoulli
+from vae_jax.distributions.normal import Normal
+
+
+def kl_divergence(q: Normal | Bernoulli, p: Normal | Bernoulli) -> Array:
+    """Returns KL(q ‖ p) = E_q[log q − log p] in closed form, summed over the event, in nats.
+
+    Normal ‖ Normal:        Σ ½(exp(2d) − 1 − 2d + ((m_q − m_p)/σ_p)²) with d = log σ_q − log σ_p.
+    Bernoulli ‖ Bernoulli:  Σ q log(q/p) + (1 − q) log((1 − q)/(1 − p)).
+
+    With s = log σ² the divergence of N(m, σ²) from N(0, I) is ½ Σ exp(s) + m² − 1 − s.
+    As with `log_prob`, one of the two may lack leading axes: a posterior `[B, D]` against a prior `[D]`.
+    Raises TypeError where there is no closed form, ValueError where the shapes or the event axes do not fit.
+    """
+    match q, p:
+        case Normal(), Normal():
+            chex.assert_equal_shape([q.loc, q.log_scale])
+            chex.assert_equal_shape([p.loc, p.log_scale])
+            shape = _common_shape(q, p, q.loc, p.loc)
+            q_loc, q_log_scale, p_loc, p_log_scale = expand(shape, q.loc, q.log_scale, p.loc, p.log_scale)
+            log_ratio = q_log_scale - p_log_scale
+            distance = (q_loc - p_loc) * jnp.exp(-p_log_scale)
+            return sum_event(0.5 * (jnp.expm1(2 * log_ratio) - 2 * log_ratio + distance**2), q.event_ndims)
+        case Bernoulli(), Bernoulli():
+            shape = _common_shape(q, p, q.logits, p.logits)
+            q_logits, p_logits = expand(shape, q.logits, p.logits)
+
+            def half(a: Array, b: Array) -> Array:  # P_q(1) log(P_q(1) / P_p(1)), and with −a, −b that of 0
+                return jax.nn.sigmoid(a) * (jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b))
+
+            return sum_event(half(q_logits, p_logits) + half(-q_logits, -p_logits), q.event_ndims)
+        case _:
+            raise TypeError(f"no closed form for KL({type(q).__name__} ‖ {type(p).__name__})")
+
+
+def _common_shape(q: Normal | Bernoulli, p: Normal | Bernoulli, q_array: Array, p_array: Array) -> Shape:
+    if q.event_ndims != p.event_ndims:
+        raise ValueError(f"q and p must have equal event_ndims, got {q.event_ndims} and {p.event_ndims}")
+    return joint_shape(q.event_ndims, q_array.shape, p_array.shape)

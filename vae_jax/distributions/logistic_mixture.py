@@ -1,0 +1,158 @@
+"""distributions.logistic_mixture."""
+
+import dataclasses
+from typing import ClassVar
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from vae_jax.distributions.base import Array, Shape, joint_shape, sum_event
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiscretizedLogisticMixture:
+    """M mixed logistics for 8-bit pixels: a probability for each of the 256 values i/255 of each channel.
+
+    The parameters live in the units y = 2x − 1 of [−1, 1]. Each pixel picks one component m for all its
+    channels; then channel c is logistic around loc_mc + Σ_{j<c} a_mcj·y_j, rounded to the grid, the tails
+    falling to 0 and 255. Pixels are independent. The scale is exp(log_scale), where log_scale below −7 counts
+    as −7, as in the paper. bits/dim = −log_prob / (H·W·C·ln 2).
+
+    Salimans et al., PixelCNN++, 2017.
+
+    Attributes:
+      logits: `[*batch, H, W, M]`, unnormalised log weights of the components.
+      loc: `[*batch, H, W, M, C]`.
+      log_scale: `[*batch, H, W, M, C]`.
+      coefficients: `[*batch, H, W, M, C(C−1)/2]`, a_mcj in the order (1,0), (2,0), (2,1), ...; empty if grey.
+    """
+
+    logits: Array
+    loc: Array
+    log_scale: Array
+    coefficients: Array
+    event_ndims: ClassVar[int] = 3
+
+    @staticmethod
+    def num_features(num_components: int, num_channels: int) -> int:
+        """Returns F = M(1 + 2C + C(C−1)/2), the features of a pixel: 3M if grey, 10M in colour."""
+        return num_components * (1 + 2 * num_channels + num_channels * (num_channels - 1) // 2)
+
+    @classmethod
+    def from_features(cls, features: Array, num_components: int, num_channels: int) -> "DiscretizedLogisticMixture":
+        """Reads a decoder's output `[*batch, H, W, F]` as a density.
+
+        Coefficients pass through tanh, as in the paper.
+        Raises ValueError unless F is `num_features(num_components, num_channels)`.
+        """
+        expected = cls.num_features(num_components, num_channels)
+        if features.ndim < 3 or features.shape[-1] != expected:
+            raise ValueError(f"features must be [..., H, W, {expected}], got {features.shape}")
+        pixels, m, c = features.shape[:-1], num_components, num_channels
+        logits, loc, log_scale, coefficients = jnp.split(features, [m, m + m * c, m + 2 * m * c], axis=-1)
+        return cls(
+            logits=logits,
+            loc=loc.reshape(*pixels, m, c),
+            log_scale=log_scale.reshape(*pixels, m, c),
+            coefficients=jnp.tanh(coefficients.reshape(*pixels, m, c * (c - 1) // 2)),
+        )
+
+    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+        """Draws images on the grid i/255, `[*sample_shape, *batch, H, W, C]`; without gradient."""
+        density = self._repeated((*sample_shape, *self._value_shape()[:-3]))
+        key_component, key_noise = jax.random.split(key)
+        component = jax.random.categorical(key_component, density.logits)[..., None, None]
+        loc, log_scale, coefficients = (
+            jnp.take_along_axis(parameter, component, axis=-2)[..., 0, :]  # [..., H, W, C]
+            for parameter in (density.loc, density.log_scale, density.coefficients)
+        )
+        noise = jnp.exp(_clip(log_scale)) * jax.random.logistic(key_noise, loc.shape, loc.dtype)
+        bins = []
+        for channel in range(loc.shape[-1]):
+            centre = _centre(loc, coefficients, [_bin_centre(b) for b in bins])
+            bins.append(jnp.clip(jnp.round(127.5 * (centre + noise[..., channel] + 1)), 0, 255))
+        return jnp.stack(bins, axis=-1) / 255
+
+    def log_prob(self, value: Array) -> Array:
+        """Returns Σ_pixels log Σ_m π_m Π_c P_mc(x_c), in nats; exp of it sums to one over all images.
+
+        `value` is `[..., H, W, C]` on the grid i/255 of [0, 1] and is read at the nearest grid value. The
+        probability of a bin (a, b), in units of the scale, is
+        sigmoid(b) − sigmoid(a) = sigmoid(b)·sigmoid(−a)·(1 − exp(a − b)):
+        three factors whose logarithms are finite and accurate however narrow or far away the bin. The bin of
+        0 has a = −∞, that of 255 has b = ∞.
+        Raises ValueError where `value` and the parameters differ by more than leading axes.
+        """
+        chex.assert_type(value, float)
+        shape = joint_shape(self.event_ndims, value.shape, self._value_shape())
+        density = self._repeated(shape[:-3])
+        value = jnp.broadcast_to(jnp.broadcast_to(value, shape)[..., None, :], density.loc.shape)
+        bins = jnp.round(255 * value)  # [..., H, W, M, C]
+        y = [_bin_centre(bins[..., channel]) for channel in range(shape[-1])]
+        centres = [_centre(density.loc, density.coefficients, y[:channel]) for channel in range(shape[-1])]
+        centre = jnp.stack(centres, axis=-1)  # [..., H, W, M, C]
+        log_scale = _clip(density.log_scale)
+        # Neighbouring bins share an edge to the last bit, so that the probabilities sum to one.
+        upper = ((2 * bins - 254) / 255 - centre) * jnp.exp(-log_scale)
+        lower = ((2 * bins - 256) / 255 - centre) * jnp.exp(-log_scale)
+        log_below = jnp.where(bins == 255, 0.0, jax.nn.log_sigmoid(upper))
+        log_above = jnp.where(bins == 0, 0.0, jax.nn.log_sigmoid(-lower))
+        log_width = jnp.log(-jnp.expm1(-2 / 255 * jnp.exp(-log_scale)))
+        log_width = jnp.where((bins == 0) | (bins == 255), 0.0, log_width)
+        log_channels = jnp.sum(log_below + log_above + log_width, axis=-1)  # [..., H, W, M]
+        log_pixel = jax.nn.logsumexp(jax.nn.log_softmax(density.logits) + log_channels, axis=-1)
+        return sum_event(log_pixel, 2)
+
+    def mean(self) -> Array:
+        """Returns Σ_m π_m·clip(centre of component m), `[*batch, H, W, C]` in [0, 1]: an image to draw.
+
+        It is the mean of the density up to what rounding to the grid and the tails beyond 0 and 255 move.
+        """
+        self._check_shapes()
+        centres = []
+        for _ in range(self.loc.shape[-1]):
+            centres.append(jnp.clip(_centre(self.loc, self.coefficients, centres), -1, 1))
+        weights = jax.nn.softmax(self.logits)
+        y = [jnp.sum(weights * centre, axis=-1) for centre in centres]
+        return jnp.clip((jnp.stack(y, axis=-1) + 1) / 2, 0, 1)
+
+    def _check_shapes(self):
+        channels = self.loc.shape[-1]
+        chex.assert_equal_shape([self.loc, self.log_scale])
+        chex.assert_shape(self.loc, (*self.logits.shape, channels))
+        chex.assert_shape(self.coefficients, (*self.logits.shape, channels * (channels - 1) // 2))
+
+    def _value_shape(self) -> Shape:
+        """Returns `(*batch, H, W, C)`."""
+        self._check_shapes()
+        return (*self.logits.shape[:-1], self.loc.shape[-1])
+
+    def _repeated(self, batch: Shape) -> "DiscretizedLogisticMixture":
+        """Repeats the density along new leading axes, until its batch shape is `batch`."""
+        height_width = self.logits.shape[-3:-1]
+
+        def repeat(parameter: Array) -> Array:
+            own = parameter.shape[self.logits.ndim - 1 :]
+            return jnp.broadcast_to(parameter, (*batch, *height_width, *own))
+
+        return jax.tree.map(repeat, self)
+
+
+def _clip(log_scale: Array) -> Array:
+    """Keeps log_scale in [−7, 60]: below as in the paper, above so that no bin's width underflows."""
+    return jnp.clip(log_scale, -7.0, 60.0)
+
+
+def _bin_centre(bins: Array) -> Array:
+    """Maps the bins 0, ..., 255 to y in [−1, 1]."""
+    return (2 * bins - 255) / 255
+
+
+def _centre(loc: Array, coefficients: Array, earlier: list[Array]) -> Array:
+    """Returns loc_c + Σ_{j<c} a_cj·y_j for channel c = len(earlier), the earlier channels being y_j."""
+    channel = len(earlier)
+    first = channel * (channel - 1) // 2
+    shifts = (coefficients[..., first + j] * y for j, y in enumerate(earlier))
+    return sum(shifts, start=loc[..., channel])

@@ -1,0 +1,50 @@
+from .aggregate import (
+    beta_tc as beta_tc,
+    info_vae as info_vae,
+    kl_decomposition as kl_decomposition,
+    squared_mmd as squared_mmd,
+)
+from .bound import (
+    Metrics as Metrics,
+    Params as Params,
+    bound_parts as bound_parts,
+    negative_bound as negative_bound,
+    sample_terms as sample_terms,
+)
+from .elbos import (
+    capacity as capacity,
+    elbo as elbo,
+    free_bits as free_bits,
+    reconstruction as reconstruction,
+    sampled_elbo as sampled_elbo,
+)
+from .estimators import (
+    ESTIMATORS as ESTIMATORS,
+    Estimator as Estimator,
+    doubly_reparameterized as doubly_reparameterized,
+    pathwise as pathwise,
+    sticking_the_landing as sticking_the_landing,
+)
+from .gradient_statistics import (
+    GradientStatistics as GradientStatistics,
+    gradient_statistics as gradient_statistics,
+    signal_to_noise as signal_to_noise,
+)
+from .importance import (
+    ciwae as ciwae,
+    cubo as cubo,
+    iwae as iwae,
+    miwae as miwae,
+    negative_cubo as negative_cubo,
+    renyi as renyi,
+)
+from .likelihood import log_likelihood as log_likelihood
+from .objectives import OBJECTIVES as OBJECTIVES
+from .terms import (
+    Codes as Codes,
+    Objective as Objective,
+    Pair as Pair,
+    Terms as Terms,
+    bind as bind,
+    log_weights as log_weights,
+)

@@ -1,0 +1,112 @@
+"""runs.curves."""
+
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vae_jax.runtime import atomic_files
+
+_PANELS = {  # metric: (title, unit, scale of the y axis)
+    "bound": ("Bound on log p(x)", "nats per example", "robust"),
+    "reconstruction": ("Reconstruction, E log p(x|z)", "nats per example", "robust"),
+    "kl": ("KL(q(z|x) ‖ p(z))", "nats per example", "robust"),
+    "grad_norm": ("Norm of the gradient", "norm", "log"),
+    "learning_rate": ("Learning rate", "learning rate", "linear"),
+}
+
+
+def _series(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """The finite values of one metric in order of their steps, `[N, 2]`: step, value."""
+    points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
+    points = sorted(point for point in points if math.isfinite(point[1]))
+    return np.array(points, float).reshape(-1, 2)
+
+
+def _limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Limits of the y axis without the first twentieth of the steps and without rare spikes."""
+    points = np.concatenate(curves)
+    first, last = points[:, 0].min(), points[:, 0].max()
+    settled = points[points[:, 0] >= first + 0.05 * (last - first), 1]
+    low, high = np.quantile(settled, [0.01, 0.99])
+    margin = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def save_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, title: str = "") -> None:
+    """Draws the metrics of a run against its steps, one panel for each metric that `rows` hold.
+
+    `rows` are those of `metrics.jsonl`; a metric `validation_NAME` is drawn in the panel of NAME. Values that
+    are missing, None or not finite are left out.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    rows = list(rows)
+    found = {
+        panel: {name: points for name in (panel, f"validation_{panel}") if len(points := _series(rows, name))}
+        for panel in _PANELS
+    }
+    panels = [panel for panel, series in found.items() if series] or ["bound"]
+    columns = 1 if len(panels) == 1 else 2
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(6 * columns, 3.6 * lines), dpi=110, layout="constrained")
+    if title:
+        figure.suptitle(title)
+    for index, panel in enumerate(panels):
+        axes = figure.add_subplot(lines, columns, index + 1)
+        heading, unit, scale = _PANELS[panel]
+        for name, points in found[panel].items():
+            marker = "o" if len(points) < 30 else ""
+            label, color = ("training", "C0") if name == panel else ("validation", "C1")
+            axes.plot(*points.T, marker=marker, markersize=4, linewidth=1.3, label=label, color=color)
+        axes.set(title=heading, xlabel="step", ylabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(alpha=0.3)
+        if found[panel] and scale == "robust":
+            axes.legend()
+            axes.set_ylim(_limits(list(found[panel].values())))
+        elif scale == "log" and all(points[:, 1].min() > 0 for points in found[panel].values()):
+            axes.set_yscale("log")
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png)
+    atomic_files.write_file_locally(Path(path), lambda file: file.write(png.getvalue()))
+
+
+def save_rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str, Any]]) -> None:
+    """Draws a sweep: what the code costs (KL) against what it misses (-E log p(x|z)), a point for each setting.
+
+    `summary` is that of `sweeping.summarise`: means, and standard deviations over seeds where there are several. On
+    the dashed lines -ELBO, the sum of the two, is the same. Settings without a KL are left out.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.8), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    rows = [row for row in summary if "kl" in row and "reconstruction" in row]
+    points = np.array([(row["kl"]["mean"], -row["reconstruction"]["mean"]) for row in rows]).reshape(-1, 2)
+    for row, (rate, distortion) in zip(rows, points, strict=True):
+        label = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in row["varied"].items()) or "all"
+        errors = {"xerr": row["kl"]["sd"], "yerr": row["reconstruction"]["sd"]}
+        axes.errorbar(rate, distortion, **errors, marker="o", markersize=5, capsize=3, linestyle="", label=label)
+    if len(points):
+        order = points[np.argsort(points[:, 0])]
+        axes.plot(*order.T, color="0.8", zorder=0)
+        axes.margins(0.15)
+        (left, right), limits = axes.get_xlim(), axes.get_ylim()
+        for total in np.linspace(points.sum(axis=1).min(), points.sum(axis=1).max(), 4):
+            axes.plot([left, right], [total - left, total - right], "--", color="0.7", linewidth=0.8, zorder=0)
+        axes.set_xlim(left, right)
+        axes.set_ylim(limits)
+        axes.legend(fontsize=8)
+    axes.set(title="Rate and distortion", xlabel="KL(q(z|x) ‖ p(z)), nats", ylabel="-E log p(x|z), nats")
+    axes.grid(alpha=0.3)
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png)
+    atomic_files.write_file_locally(Path(path), lambda file: file.write(png.getvalue()))

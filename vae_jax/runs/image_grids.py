@@ -1,0 +1,199 @@
+"""Pictures of a run as PNG files: grids of images with labels, and curves of its metrics.
+
+Images are `[..., H, W, C]`, C = 1 or 3: uint8, or floats in [0, 1]; others are clipped, NaN is black.
+"""
+
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vae_jax.runtime import atomic_files
+
+_BACKGROUND = 255
+_MIN_CELL = 48  # pixels
+_LINE, _GAP, _MARGIN = 4, 16, 12  # pixels: between cells, between groups of cells, around text
+
+
+class _Tiles(NamedTuple):
+    pixels: np.ndarray  # [H', W', 3]
+    tops: list[int]  # of each row of cells
+    lefts: list[int]  # of each column of cells
+    cell: tuple[int, int]  # height, width
+
+
+def _to_uint8(images: np.ndarray, ndim: int) -> np.ndarray:
+    """Checks `[..., H, W, C]` and returns it as uint8 with C = 3."""
+    images = np.asarray(images)
+    if images.ndim != ndim or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"images must have {ndim} axes, none empty, the last 1 or 3; got {images.shape}")
+    if images.dtype != np.uint8:
+        if images.dtype.kind in "iuc":
+            raise ValueError(f"images must be uint8 or floats in [0, 1], got {images.dtype}")
+        images = np.nan_to_num(images.astype(np.float32))
+        images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+    return np.broadcast_to(images, (*images.shape[:-1], 3))
+
+
+def _table(images: np.ndarray, columns: int) -> np.ndarray:
+    """`[N, H, W, 3]` as `[rows, columns, H, W, 3]`; cells left over are background."""
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    rows = math.ceil(len(images) / columns)
+    table = np.full((rows * columns, *images.shape[1:]), _BACKGROUND, np.uint8)
+    table[: len(images)] = images
+    return table.reshape(rows, columns, *images.shape[1:])
+
+
+def _tile(
+    cells: np.ndarray, scale: int | None = None, row_gaps: Iterable[int] = (), column_gaps: Iterable[int] = ()
+) -> _Tiles:
+    """Puts cells `[R, T, H, W, 3]` side by side, with a wider gap before the rows and columns named."""
+    rows, columns, height, width, _ = cells.shape
+    scale = scale or max(1, math.ceil(_MIN_CELL / min(height, width)))
+    height, width = scale * height, scale * width
+    tops = [i * (height + _LINE) + sum(g <= i for g in row_gaps) * _GAP for i in range(rows)]
+    lefts = [j * (width + _LINE) + sum(g <= j for g in column_gaps) * _GAP for j in range(columns)]
+    pixels = np.full((tops[-1] + height, lefts[-1] + width, 3), _BACKGROUND, np.uint8)
+    for top, row in zip(tops, cells, strict=True):
+        for left, image in zip(lefts, row, strict=True):
+            pixels[top : top + height, left : left + width] = image.repeat(scale, 0).repeat(scale, 1)
+    return _Tiles(pixels, tops, lefts, (height, width))
+
+
+def image_grid(images: np.ndarray, columns: int, *, scale: int | None = None) -> np.ndarray:
+    """Images `[N, H, W, C]` row by row in a grid, uint8 `[H', W', 3]`.
+
+    Each is enlarged `scale` times, by default until its shorter side has 48 pixels.
+    """
+    return _tile(_table(_to_uint8(images, 4), columns), scale).pixels
+
+
+def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Writes uint8 `[H, W]`, `[H, W, 1]` or `[H, W, 3]` whole or not at all, and creates the folder.
+
+    Raises `StorageError` where the file cannot be written.
+    """
+    from PIL import Image
+
+    array = array[:, :, 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    png = io.BytesIO()
+    Image.fromarray(array).save(png, "png")
+    atomic_files.write_file_locally(Path(path), lambda file: file.write(png.getvalue()))
+
+
+def _sheet(
+    path: str | os.PathLike,
+    tiles: _Tiles,
+    *,
+    title: str,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    corner: str = "",
+) -> None:
+    """Saves tiles with a title, labels left of rows and above columns; fewer where they would touch."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = tiles.cell
+    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    font = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), min(max(height // 4, 14), 24))
+    bold = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), font.size + 2)
+    margin_left = _MARGIN
+    if row_labels or corner:
+        margin_left += math.ceil(max(map(font.getlength, [*row_labels, corner]))) + _MARGIN
+    title_height = 2 * bold.size
+    margin_top = _MARGIN + title_height + (2 * font.size if column_labels else 0)
+    right = max(margin_left + tiles.pixels.shape[1], _MARGIN + math.ceil(bold.getlength(title))) + _MARGIN
+    sheet = Image.new("RGB", (right, margin_top + tiles.pixels.shape[0] + _MARGIN), (_BACKGROUND,) * 3)
+    sheet.paste(Image.fromarray(tiles.pixels), (margin_left, margin_top))
+
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN), title, "black", bold)
+    for top, label in zip(tiles.tops, row_labels, strict=bool(row_labels)):
+        draw.text((margin_left - _MARGIN, margin_top + top + height // 2), label, "black", font, anchor="rm")
+    baseline = margin_top - font.size // 2
+    draw.text((margin_left - _MARGIN, baseline), corner, "black", font, anchor="rs")
+    widest = max(map(font.getlength, column_labels), default=0)
+    every = math.ceil((widest + font.size / 2) / (width + _LINE))
+    for index, (left, label) in enumerate(zip(tiles.lefts, column_labels, strict=bool(column_labels))):
+        if index % every == 0:
+            draw.text((margin_left + left + width // 2, baseline), label, "black", font, anchor="ms")
+    save_png(path, np.asarray(sheet))
+
+
+def save_samples(
+    path: str | os.PathLike, images: np.ndarray, *, columns: int | None = None, title: str = "Prior samples"
+) -> None:
+    """Draws images `[N, H, W, C]` as a grid, about square unless `columns` is given."""
+    images = _to_uint8(images, 4)
+    _sheet(path, _tile(_table(images, columns or math.ceil(math.sqrt(len(images))))), title=title)
+
+
+def save_reconstructions(
+    path: str | os.PathLike,
+    originals: np.ndarray,
+    reconstructed: np.ndarray,
+    *,
+    columns: int = 10,
+    title: str = "Reconstructions",
+) -> None:
+    """Draws originals `[N, H, W, C]` each above its reconstruction, in as many pairs of rows as it takes."""
+    if np.shape(originals) != np.shape(reconstructed):
+        raise ValueError(f"shapes differ: {np.shape(originals)} and {np.shape(reconstructed)}")
+    columns = min(columns, len(originals))
+    above, below = (_table(_to_uint8(images, 4), columns) for images in (originals, reconstructed))
+    cells = np.stack([above, below], axis=1).reshape(-1, *above.shape[1:])
+    tiles = _tile(cells, row_gaps=range(2, len(cells), 2))
+    _sheet(path, tiles, title=title, row_labels=["original", "reconstruction"] * len(above))
+
+
+def save_interpolations(
+    path: str | os.PathLike,
+    left: np.ndarray,
+    frames: np.ndarray,
+    right: np.ndarray,
+    *,
+    title: str = "Interpolations in the latent space",
+) -> None:
+    """Draws P rows: `left` `[P, H, W, C]`, equal steps on the path `frames` `[P, T, H, W, C]`, `right`."""
+    cells = np.concatenate([_to_uint8(left, 4)[:, None], _to_uint8(frames, 5), _to_uint8(right, 4)[:, None]], axis=1)
+    last = cells.shape[1] - 1
+    tiles = _tile(cells, column_gaps=(1, last))
+    steps = [f"{t:.0%}" for t in np.linspace(0, 1, last - 1)]
+    _sheet(path, tiles, title=title, column_labels=["A", *steps, "B"])
+
+
+def save_comparison(path: str | os.PathLike, groups: Sequence[Mapping[str, np.ndarray]], *, title: str) -> None:
+    """Draws groups of labelled rows, a gap between groups; each row is images `[T, H, W, C]`, T the same for all."""
+    cells = np.stack([_to_uint8(images, 4) for group in groups for images in group.values()])
+    starts = np.cumsum([len(group) for group in groups])[:-1]
+    labels = [label for group in groups for label in group]
+    _sheet(path, _tile(cells, row_gaps=starts.tolist()), title=title, row_labels=labels)
+
+
+def save_traversals(
+    path: str | os.PathLike,
+    frames: np.ndarray,
+    labels: Sequence[str],
+    values: Sequence[float],
+    *,
+    title: str = "Latent traversals",
+) -> None:
+    """Draws `frames` `[D, T, H, W, C]`: a row for each latent and its label, a column for each value."""
+    tiles = _tile(_to_uint8(frames, 5))
+    columns = [f"{v:.1f}" for v in values]
+    _sheet(path, tiles, title=title, row_labels=labels, column_labels=columns, corner="z =")
+
+
+def save_manifold(
+    path: str | os.PathLike, grid: np.ndarray, values: Sequence[float], *, title: str = "Latent manifold"
+) -> None:
+    """Draws `grid` `[S, S, H, W, C]`, [i, j] decoded at z₁ = values[j], z₂ = values[i]; z₂ points upwards."""
+    tiles = _tile(_to_uint8(grid, 5)[::-1])
+    labels = [f"{v:.2f}" for v in values]
+    _sheet(path, tiles, title=title, row_labels=labels[::-1], column_labels=labels, corner="z₂ ↑  z₁ →")

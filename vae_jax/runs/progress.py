@@ -1,0 +1,97 @@
+"""runs.progress."""
+
+import math
+import sys
+import time
+from datetime import timedelta
+from typing import Any, TextIO
+
+_PLAIN_LINE_SECONDS = 10.0
+
+
+class Progress:
+    """How far a run is: a live bar on a terminal, elsewhere a line every ten seconds and one at the end.
+
+    Rates count this process's own steps, and those after the first `update` as soon as there are any, so that
+    the time to compile does not weigh on them. `stream` is stderr unless given.
+    """
+
+    def __init__(self, total_steps: int, *, images_per_step: int, initial_step: int = 0, stream: TextIO | None = None):
+        self._total_steps = total_steps
+        self._images_per_step = images_per_step
+        self._stream = sys.stderr if stream is None else stream
+        self._step = initial_step
+        self._bounds: dict[str, float] = {}
+        self._live = None
+        self._unprinted, self._print_from = False, -math.inf
+        self._start = self._last = (time.monotonic(), initial_step)
+        self._first: tuple[float, int] | None = None
+
+    def __enter__(self) -> "Progress":
+        self._start = self._last = (time.monotonic(), self._step)
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=self._stream, highlight=False)
+            if console.is_terminal and not console.is_dumb_terminal:
+                self._live = Live(
+                    console=console, get_renderable=self._render, refresh_per_second=4, redirect_stdout=False
+                )
+                self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        elif self._unprinted:
+            self.print(self._status())
+
+    def update(self, step: int, bound: float | None = None, validation_bound: float | None = None) -> None:
+        """Tells that `step` of the run's steps are done; a bound (nats) that is not given stays as it was."""
+        self._step = int(step)
+        self._last = (time.monotonic(), self._step)
+        self._first = self._first or self._last
+        for name, value in (("bound", bound), ("validation bound", validation_bound)):
+            if value is not None:
+                self._bounds[name] = float(value)
+        self._unprinted = True
+        if self._live is None and self._last[0] >= self._print_from:
+            self.print(self._status())
+            self._unprinted, self._print_from = False, self._last[0] + _PLAIN_LINE_SECONDS
+
+    def print(self, line: str) -> None:
+        """Prints `line` above the bar."""
+        if self._live is None:
+            print(line, file=self._stream, flush=True)
+        else:
+            self._live.console.print(line, markup=False, soft_wrap=True)
+
+    def _steps_per_second(self) -> float:
+        time_then, step_then = self._start
+        if self._first is not None and self._step > self._first[1]:
+            time_then, step_then = self._first
+        return (self._step - step_then) / max(self._last[0] - time_then, 1e-9)
+
+    def _status(self) -> str:
+        rate = self._steps_per_second()
+        done = 100 * self._step / max(self._total_steps, 1)
+        parts = [f"step {self._step}/{self._total_steps} ({done:.0f} %)"]
+        parts += [f"{name} {value:.2f} nats" for name, value in self._bounds.items()]
+        if rate > 0:
+            parts.append(f"{rate:,.{0 if rate >= 100 else 2}f} steps/s")
+            parts.append(f"{rate * self._images_per_step:,.0f} images/s")
+        parts.append(f"elapsed {timedelta(seconds=int(time.monotonic() - self._start[0]))}")
+        if rate > 0 and self._step < self._total_steps:
+            parts.append(f"left {timedelta(seconds=round((self._total_steps - self._step) / rate))}")
+        return ", ".join(parts)
+
+    def _render(self) -> Any:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        rows = Table.grid(expand=True)
+        rows.add_row(ProgressBar(total=max(self._total_steps, 1), completed=self._step))
+        rows.add_row(self._status())
+        return rows
