@@ -171,11 +171,11 @@ MODEL = build_model(ModelConfig(hidden=(8,), latent_dim=2), SHAPE)
     ("call", "kind", "words"),
     [
         (lambda: made_of(), InputError, ["decoder: [12, 12] for codes [12, 2]", "must be [12, 4, 3, 1]"]),
-        (lambda: made_of(latent_layers=(3,)), InputError, ["posterior_layers: 0 given, must be 1"]),
+        (lambda: made_of(latent_layers=(3,)), InputError, ["posterior_layers=0 must be 1"]),
         (
             lambda: made_of(prior_layers=(ConditionalNormal((4,), nn.relu, 3),)),
             InputError,
-            ["prior_layers: 1 given, must be 0"],
+            ["prior_layers=1 must be 0"],
         ),
         (lambda: bound_by(lambda t: t.log_px_z), ValueError, ["objective: it gave [2, 12] for 12 examples"]),
         (lambda: bound_by(lambda t: t.log_px_z.mean()), ValueError, ["objective: it gave [] for 12 examples"]),
@@ -186,7 +186,7 @@ MODEL = build_model(ModelConfig(hidden=(8,), latent_dim=2), SHAPE)
             ["2 stochastic layers given, must be one"],
         ),
         (lambda: step_of(metric=jnp.zeros(3)), ValueError, ["metrics: mine is [3], must be a scalar"]),
-        (lambda: step_of(microbatches=2), ValueError, ["batch: [12, 4, 3, 1] given, must be [2, B/2, H, W, C]"]),
+        (lambda: step_of(microbatches=2), ValueError, ["batch=[12, 4, 3, 1] must be [2, B/2, H, W, C]"]),
         (lambda: likelihood(num_samples=5, chunk=0), ValueError, ["chunk: 0 given"]),
         (lambda: likelihood(num_samples=0, chunk=1), ValueError, ["num_samples: 0, chunk: 1 given"]),
         (lambda: Evaluator(Own(), "none", 5).bound(own_params(), KEY, IMAGES[:0]), ValueError, ["0 images in batches"]),

@@ -219,11 +219,11 @@ def test_a_batch_of_another_dtype_or_layout_is_refused_and_compiles_nothing(fini
     state, _ = program(jax.jit(run.initial_state)(run.key), images, 2)
     state, _ = program(state, images, 2)
     wrong = {
-        "float32[16, 8, 8, 1] given, must be uint8 [N, H, W, C]": images.astype(np.float32) / 255,
-        "int32[16, 8, 8, 1] given, must be uint8 [N, H, W, C]": images.astype(np.int32),
-        "uint8[16, 8, 8] given, must be uint8 [N, H, W, C]": images[..., 0],
-        "float32[16, 1, 8, 8] given, must be floats [B, 8, 8, 1]": images.transpose(0, 3, 1, 2),
-        "float32[16, 8, 8, 3] given, must be floats [B, 8, 8, 1]": images.repeat(3, axis=-1),
+        "float32[16, 8, 8, 1] must be uint8 [N, H, W, C]": images.astype(np.float32) / 255,
+        "int32[16, 8, 8, 1] must be uint8 [N, H, W, C]": images.astype(np.int32),
+        "uint8[16, 8, 8] must be uint8 [N, H, W, C]": images[..., 0],
+        "float32[16, 1, 8, 8] must be floats [B, 8, 8, 1]": images.transpose(0, 3, 1, 2),
+        "float32[16, 8, 8, 3] must be floats [B, 8, 8, 1]": images.repeat(3, axis=-1),
     }
     with compilations("train_steps") as found:
         for told, given in wrong.items():

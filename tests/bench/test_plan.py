@@ -101,10 +101,10 @@ def test_a_batch_in_parts_gives_the_numbers_of_the_whole(devices, settings, make
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"train__microbatches": 3}, r"train\.microbatches: 3 given, must be a divisor .*\(16\), for example 2"),
-        ({"train__microbatches": -1}, r"train\.microbatches: -1 given, must be 0 or more"),
-        ({"train__microbatches": 2, "objective__name": "beta-tc"}, r"train\.microbatches: 2 given, must be 1 for"),
-        ({"model__remat": True}, r"model\.remat: True given, must be False where model\.network is mlp"),
+        ({"train__microbatches": 3}, r"train\.microbatches=3 must be a divisor .*\(16\), for example 2"),
+        ({"train__microbatches": -1}, r"train\.microbatches=-1 must be 0 or more"),
+        ({"train__microbatches": 2, "objective__name": "beta-tc"}, r"train\.microbatches=2 must be 1 for"),
+        ({"model__remat": True}, r"model\.remat=True must be False where model\.network is mlp"),
         ({"model__compute_dtype": "float16"}, r"model\.compute_dtype: 'float16' given"),
     ],
 )

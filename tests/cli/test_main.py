@@ -171,7 +171,7 @@ def test_more_steps_under_a_schedule_that_spans_them_are_told_and_kept_and_fewer
     before = (directory / "config.json").read_bytes()
     fewer = call(*argv, "--train.steps", 10)
     assert (fewer.code, fewer.out) == (2, [])
-    assert fewer.err[-1] == f"vae-jax: train.steps: 10 given, must be at least the 20 of {directory}"
+    assert fewer.err[-1] == f"vae-jax: train.steps=10 must be at least the 20 of {directory}"
     assert (directory / "config.json").read_bytes() == before
     more = call(*argv, "--train.steps", 25)
     told = "train.steps: 20 until step 20, 25 from then on, which the schedule cosine of the learning rate spans"
@@ -572,7 +572,7 @@ def test_a_directory_that_cannot_be_is_refused_before_anything_is_compiled(
         (["interpolate", "RUN", "--pairs", "180"], ["--pairs: 180 given", "at most 179: the split test has 359 image"]),
         (["sample", "RUN", "--count", "0"], ["--count: 0 given"]),
         (["sample", "RUN", "--seed", "9" * 20], ["--seed: 9999"]),
-        (["interpolate", "RUN", "--frames", "1"], ["--frames: 1 given, must be 2 or more"]),
+        (["interpolate", "RUN", "--frames", "1"], ["--frames=1 must be 2 or more"]),
         (["encode", "RUN", "--splt", "test"], ["--splt", "--split"]),
         (["data"], ["list,prepare"]),
         (["data", "lst"], ["lst", "list"]),

@@ -156,10 +156,10 @@ def test_a_streamed_run_needs_the_memory_of_two_dispatches_of_images(small, tmp_
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"data__binarization": "static", "model__likelihood": "bernoulli"}, "binarization: static given, must be"),
-        ({"data__streaming": "never", "data__workers": 2}, "data.workers: 2 given, must be 0 where"),
-        ({"data__workers": -1}, "data.workers: -1 given, must be 0 or more"),
-        ({"data__name": "images.npy"}, "data.streaming: always given, must be auto or never where data.name is a path"),
+        ({"data__binarization": "static", "model__likelihood": "bernoulli"}, "binarization=static must be"),
+        ({"data__streaming": "never", "data__workers": 2}, "data.workers=2 must be 0 where"),
+        ({"data__workers": -1}, "data.workers=-1 must be 0 or more"),
+        ({"data__name": "images.npy"}, "data.streaming=always must be auto or never where data.name is a path"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused(small, tmp_path, monkeypatch, settings, line):

@@ -323,5 +323,5 @@ class TestGradientStatistics:
 
     @pytest.mark.parametrize(("count", "chunk"), [(10, 3), (1, 1)])
     def test_keys_that_cannot_be_used_are_refused(self, count, chunk):
-        with pytest.raises(ValueError, match=f"chunk: {chunk} given, must divide the number of keys, {count}"):
+        with pytest.raises(ValueError, match=f"chunk={chunk} must divide the number of keys, {count}"):
             gradient_statistics(self.loss, self.params, jax.random.split(jax.random.key(0), count), chunk=chunk)

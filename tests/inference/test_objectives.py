@@ -210,7 +210,7 @@ def test_extreme_weights_give_finite_values_and_gradients():
 
 
 def test_samples_that_cannot_be_split_are_refused():
-    with pytest.raises(ValueError, match="num_inner_samples: 4 given, must divide the 6 samples"):
+    with pytest.raises(ValueError, match="num_inner_samples=4 must divide the 6 samples"):
         importance.miwae(random_terms(), num_inner_samples=4)
 
 
@@ -272,7 +272,7 @@ class TestWholeBatch:
                 objective(terms._replace(codes=None))
             with pytest.raises(ValueError, match="2 examples or more"):
                 objective(one)
-        with pytest.raises(ValueError, match="num_examples: 3 given, must be at least the 4"):
+        with pytest.raises(ValueError, match="num_examples=3 must be at least the 4"):
             aggregate.beta_tc(terms, num_examples=3)
 
 

@@ -178,7 +178,7 @@ def test_members_that_are_done_are_left_alone_where_another_joins_them(config, t
     seen.clear()
     fit_group(make_members(longer, {"seed": [4, 3]}), tmp_path)
     assert seen == [5, 10, 0, 5, 10]  # one that has begun does not wait for one that has not
-    with pytest.raises(InputError, match=r"^train\.steps: 5 given, must be at least the 10 of "):
+    with pytest.raises(InputError, match=r"^train\.steps=5 must be at least the 10 of "):
         fit_group(make_members(override(config, train__steps=5), {"seed": [0, 1]}), tmp_path)
     assert {path: path.read_bytes() for path in kept} == kept
 
@@ -320,13 +320,13 @@ def test_the_command(config, data_dir, tmp_path, capsys):
     ("vary", "told"),
     [
         ([], "--vary: nothing given"),
-        (["seed"], "--vary: seed given, must be SETTING=VALUE,VALUE,..."),
+        (["seed"], "--vary=seed must be SETTING=VALUE,VALUE,..."),
         (["objective.betta=1,2"], "objective.betta: no such setting; did you mean 'objective.beta'?"),
         (["model.hidden=1,2"], "model.hidden: a list of values can be given for numbers and names only"),
         (["seed=1", "seed=2"], "--vary: seed given twice"),
         (["seed=1,2", "--vary", "objective.beta=1,2"], "--vary: given twice, must be once"),
-        (["seed=a,b"], "seed: 'a' given, must be of type int"),
-        (["objective.name=elbo,elbow"], "objective.name: 'elbow' given, must be one of elbo"),
+        (["seed=a,b"], "seed='a' must be of type int"),
+        (["objective.name=elbo,elbow"], "objective.name='elbow' must be one of elbo"),
     ],
 )
 def test_what_cannot_be_varied_is_one_line(vary, told, tmp_path, capsys):

@@ -51,13 +51,13 @@ def free_port():
     [
         ({"process_id": 0}, "--distributed.coordinator, --distributed.num-processes: missing"),
         ({"coordinator": "a:1", "num_processes": 2}, "--distributed.process-id: missing"),
-        ({"num_processes": 0}, "--distributed.num-processes: 0 given, must be 1 or more"),
+        ({"num_processes": 0}, "--distributed.num-processes=0 must be 1 or more"),
         (
             {"coordinator": "a:1", "num_processes": 2, "process_id": 2},
-            "process-id: 2 given, must be at least 0",
+            "process-id=2 must be at least 0",
         ),
-        ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "coordinator: a given, must be HOST:PORT"),
-        ({"heartbeat_timeout": 0}, "--distributed.heartbeat-timeout: 0 given, must be 1 or more"),
+        ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "coordinator=a must be HOST:PORT"),
+        ({"heartbeat_timeout": 0}, "--distributed.heartbeat-timeout=0 must be 1 or more"),
     ],
 )
 def test_what_the_flags_say_must_fit_together(given, line):

@@ -49,11 +49,11 @@ def test_a_mesh_takes_the_devices_asked_for():
 @pytest.mark.parametrize(
     ("data", "fsdp", "line"),
     [
-        (9, 1, "mesh.data: 9 given, must be at most the 8 devices here, or 0"),
-        (4, 4, "mesh.data: 4 given, must be at most 2 with mesh.fsdp 4 on the 8 devices here, or 0"),
-        (1, 9, "mesh.fsdp: 9 given, must be at most the 8 devices here"),
-        (0, 3, "mesh.fsdp: 3 given, must divide the 8 devices here, for example 2"),
-        (0, 7, "mesh.fsdp: 7 given, must divide the 8 devices here, for example 8"),
+        (9, 1, "mesh.data=9 must be at most the 8 devices here, or 0"),
+        (4, 4, "mesh.data=4 must be at most 2 with mesh.fsdp 4 on the 8 devices here, or 0"),
+        (1, 9, "mesh.fsdp=9 must be at most the 8 devices here"),
+        (0, 3, "mesh.fsdp=3 must divide the 8 devices here, for example 2"),
+        (0, 7, "mesh.fsdp=7 must divide the 8 devices here, for example 8"),
     ],
 )
 def test_a_mesh_that_the_devices_cannot_make_is_refused(data, fsdp, line):
@@ -87,7 +87,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(batch_size, nearest):
     with pytest.raises(InputError) as caught:
         sharding.check_batch_size(batch_size, mesh)
     assert str(caught.value) == (
-        f"train.batch_size: {batch_size} given, must be a multiple of the 8 devices, for example {nearest}"
+        f"train.batch_size={batch_size} must be a multiple of the 8 devices, for example {nearest}"
     )
     sharding.check_batch_size(nearest, mesh)
     sharding.check_batch_size(batch_size, sharding.make_mesh(1))

@@ -66,7 +66,7 @@ def test_no_step_is_made_of_a_batch_that_is_not_there(images):
     state, metrics = run(initial(), images, 5)
     assert (int(state.step), metrics["loss"].shape) == (3, (3,))
     equal(state, run(initial(), images, 3)[0])
-    with pytest.raises(ValueError, match=r"^num_steps: 5 given, must be at most max_steps \(3\)$"):
+    with pytest.raises(ValueError, match=r"^num_steps=5 must be at most max_steps \(3\)$"):
         train_steps(initial(), images, 5, step=make_train_step(LOSS, OPTIMIZER), batch_size=BATCH, max_steps=3)
 
 

@@ -110,5 +110,5 @@ def read_report(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"--compare: {path} cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError):
-        raise InputError(f"--compare: {path} given, must be a bench.json of `vae-jax bench`") from None
+        raise InputError(f"--compare={path} must be a bench.json of `vae-jax bench`") from None
     return report

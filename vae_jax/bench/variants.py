@@ -184,7 +184,7 @@ def check_names(names: list[str]) -> None:
         if name not in _FIXED and not (kind in _COUNTED and count.isdigit() and int(count)):
             known = [*_FIXED, *(f"{kind}-{count}" for kind in _COUNTED)] if count.isdigit() else KNOWN
             raise InputError(
-                f"--variants: {name} given, must be one of {', '.join(KNOWN)}, N a number{suggestion(name, known)}"
+                f"--variants={name} must be one of {', '.join(KNOWN)}, N a number{suggestion(name, known)}"
             )
 
 

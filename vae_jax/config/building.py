@@ -67,4 +67,4 @@ def parse_setting(path: str, text: str) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise InputError(f"{path}: {text!r} given, must be of type {kind.__name__}") from None
+        raise InputError(f"{path}={text!r} must be of type {kind.__name__}") from None

@@ -59,7 +59,7 @@ def validate(config: Config) -> Config:
         _check_type(path, value, FIELD_TYPES[path])
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise InputError(f"{path}: {value} given, must be finite")
+            raise InputError(f"{path}={value} must be finite")
     for path in _POSITIVE:
         _require(values[path] > 0, path, values[path], "greater than 0")
     for path in _NOT_NEGATIVE:
@@ -157,7 +157,7 @@ def _check_microbatches(config: Config) -> None:
 
 def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
     if not condition:
-        raise InputError(f"{path}: {value} given, must be {allowed}")
+        raise InputError(f"{path}={value} must be {allowed}")
 
 
 def _check_type(path: str, value: Any, annotation: Any) -> None:

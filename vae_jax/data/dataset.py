@@ -7,8 +7,8 @@ import numpy as np
 
 from vae_jax import random
 from vae_jax.config import Config
-from vae_jax.data.cache import fingerprint
 from vae_jax.data import loading
+from vae_jax.data.cache import fingerprint
 from vae_jax.data.preprocess import binarize_once
 from vae_jax.data.records import Records
 from vae_jax.data.splits import SPLITS
@@ -46,7 +46,7 @@ def _streams(config: Config) -> bool:
     if config.data.streaming == "always":
         if records is None:
             raise InputError(
-                f"data.streaming: always given, must be auto or never where data.name is a path ({config.data.name}); "
+                f"data.streaming=always must be auto or never where data.name is a path ({config.data.name}); "
                 "a data set prepared as array_record can be streamed"
             )
         return True

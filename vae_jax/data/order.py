@@ -58,7 +58,7 @@ def _place(step: Any, num_examples: int, batch_size: int) -> tuple[Any, Any]:
     """(epoch of a step, the place in it of the batch's first example)."""
     steps_per_epoch = num_examples // batch_size
     if steps_per_epoch == 0:
-        raise ValueError(f"batch_size: {batch_size} given, must be at most the {num_examples} examples")
+        raise ValueError(f"batch_size={batch_size} must be at most the {num_examples} examples")
     return step // steps_per_epoch, step % steps_per_epoch * batch_size
 
 

@@ -32,7 +32,7 @@ def read_images(key: random.Key, images: Array, *, binarization: str) -> Array:
     """
     check_choices("data", binarization=binarization)
     if images.dtype != jnp.uint8 or images.ndim != 4:
-        raise InputError(f"images: {images.dtype}{list(images.shape)} given, must be uint8 [N, H, W, C]")
+        raise InputError(f"images={images.dtype}{list(images.shape)} must be uint8 [N, H, W, C]")
     if binarization == "dynamic":
         return kernels.compute_once_binary(bernoulli_pixels(key, images).astype(jnp.float32))
     if binarization == "threshold":

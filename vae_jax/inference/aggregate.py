@@ -40,7 +40,7 @@ def kl_decomposition(terms: Terms, *, num_examples: int) -> tuple[Array, Array, 
     z, posterior, _ = _codes_of(terms)
     k, b, d = z.shape
     if num_examples < b:
-        raise ValueError(f"num_examples: {num_examples} given, must be at least the {b} examples of the batch")
+        raise ValueError(f"num_examples={num_examples} must be at least the {b} examples of the batch")
     log_ratio = terms.log_qz - terms.log_pz
     pairs = _each_latent(posterior).log_prob(jnp.broadcast_to(z[:, :, None], (k, b, b, d)))  # log q(z_d of i | x_j)
     others = (num_examples - 1) / num_examples / (b - 1)

@@ -29,7 +29,7 @@ def gradient_statistics(
     """
     count = keys.shape[0]
     if count < 2 or count % chunk:
-        raise ValueError(f"chunk: {chunk} given, must divide the number of keys, {count}, which must be 2 or more")
+        raise ValueError(f"chunk={chunk} must divide the number of keys, {count}, which must be 2 or more")
     gradients = jax.vmap(jax.grad(loss), in_axes=(None, 0))
 
     def merge(carry: tuple[Any, Any], step: tuple[Array, Array]) -> tuple[tuple[Any, Any], None]:

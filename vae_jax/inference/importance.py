@@ -48,7 +48,7 @@ def miwae(terms: Terms, *, num_inner_samples: int) -> Array:
     """
     log_w = log_weights(terms)
     if log_w.shape[0] % num_inner_samples:
-        raise ValueError(f"num_inner_samples: {num_inner_samples} given, must divide the {log_w.shape[0]} samples")
+        raise ValueError(f"num_inner_samples={num_inner_samples} must divide the {log_w.shape[0]} samples")
     groups = log_w.reshape(-1, num_inner_samples, log_w.shape[1])  # [M, N, B]
     return jnp.mean(log_mean_exp(groups, axis=1), axis=0)
 

@@ -20,7 +20,7 @@ def log_likelihood(
     Raises ValueError where the posterior has no density, or unless there is one sample or more, and in a chunk, too.
     """
     if num_samples < 1 or chunk < 1:
-        raise ValueError(f"num_samples: {num_samples}, chunk: {chunk} given, must be 1 or more")
+        raise ValueError(f"num_samples={num_samples} and chunk={chunk} must each be 1 or more")
 
     def sums(key: random.Key, size: int) -> tuple[Array, Array, Array]:
         """(the largest log w, Σ w, Σ w²), each [B], the weights as shares of the largest."""

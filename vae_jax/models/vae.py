@@ -101,7 +101,7 @@ class VAE(nn.Module):
         check_choices("model", posterior=self.posterior, scale_head=self.scale_head, likelihood=self.likelihood)
         for name in ("posterior_layers", "prior_layers"):
             if (given := len(getattr(self, name))) != len(self.latent_layers):
-                raise InputError(f"{name}: {given} given, must be {len(self.latent_layers)}, as latent_layers has")
+                raise InputError(f"{name}={given} must be {len(self.latent_layers)}, as latent_layers has")
         self.posterior_mean = nn.Dense(self.sizes[0], kernel_init=_glorot)
         if self.posterior == "gaussian":
             layer = _scale_layer(self.scale_head, self.sizes[0])
@@ -125,7 +125,7 @@ class VAE(nn.Module):
         """
         if x.shape[-3:] != tuple(self.image_shape) or not jnp.issubdtype(x.dtype, jnp.floating):
             expected = f"floats [B, {', '.join(map(str, self.image_shape))}]"
-            raise InputError(f"images: {x.dtype}{list(x.shape)} given, must be {expected}")
+            raise InputError(f"images={x.dtype}{list(x.shape)} must be {expected}")
         h = self.encoder(x).astype(x.dtype)  # densities are of the images' precision, whatever the layers'
         mean = self.posterior_mean(h)
         if self.posterior == "deterministic":
@@ -155,7 +155,7 @@ class VAE(nn.Module):
         Raises InputError for codes of integers, whose kind the densities would be of.
         """
         if not jnp.issubdtype(z.dtype, jnp.floating):
-            raise InputError(f"codes: {z.dtype}{list(z.shape)} given, must be floats [..., {sum(self.sizes)}]")
+            raise InputError(f"codes={z.dtype}{list(z.shape)} must be floats [..., {sum(self.sizes)}]")
         if self.latent_layers:
             chex.assert_axis_dimension(z, -1, sum(self.sizes))
             z = z[..., : self.sizes[0]]

@@ -61,7 +61,7 @@ def prepare_run(
         log(f"{config.data.name}: {size}, are streamed; a data set's first start looks through all of them once")
     if config.train.batch_size > len(images):
         raise InputError(
-            f"train.batch_size: {config.train.batch_size} given, must be at most the {len(images)} training images"
+            f"train.batch_size={config.train.batch_size} must be at most the {len(images)} training images"
         )
     description = describe_images(images)
     if stored and stored["data"] != description:

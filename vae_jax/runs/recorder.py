@@ -39,9 +39,7 @@ class Recorder:
     def __init__(self, run: Run, checkpoints: Checkpoints, *, first_step: int):
         self.run, self.config, self.checkpoints = run, run.config.train, checkpoints
         if first_step > self.config.steps:
-            raise InputError(
-                f"train.steps: {self.config.steps} given, must be at least the {first_step} of {run.directory}"
-            )
+            raise InputError(f"train.steps={self.config.steps} must be at least the {first_step} of {run.directory}")
         self.step = first_step
         self.schedule = make_schedule(run.config.optimizer, self.config.steps)
         self.max_skips = self.config.max_skips if self.config.nonfinite == "skip" else 0

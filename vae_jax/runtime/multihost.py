@@ -42,7 +42,7 @@ def initialize(
     times = {"initialization": initialization_timeout, "heartbeat": heartbeat_timeout, "shutdown": shutdown_timeout}
     for name, seconds in times.items():
         if seconds < 1:
-            raise InputError(f"--distributed.{name}-timeout: {seconds} given, must be 1 or more")
+            raise InputError(f"--distributed.{name}-timeout={seconds} must be 1 or more")
     if num_processes == 1 or (coordinator is None and not _scheduled()):
         return
     if coordinator is not None:
@@ -75,16 +75,14 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
     given = dict(zip(_FLAGS, (coordinator, num_processes, process_id), strict=True))
     missing = [name for name, value in given.items() if value is None]
     if num_processes is not None and num_processes < 1:
-        raise InputError(f"--distributed.num-processes: {num_processes} given, must be 1 or more")
+        raise InputError(f"--distributed.num-processes={num_processes} must be 1 or more")
     if num_processes != 1 and 0 < len(missing) < len(given):
         flags = ", ".join(f"--distributed.{name.replace('_', '-')}" for name in missing)
         raise InputError(f"{flags}: missing; the three say together which processes there are")
     if process_id is not None and not 0 <= process_id < (num_processes or 1):
-        raise InputError(
-            f"--distributed.process-id: {process_id} given, must be at least 0 and less than {num_processes}"
-        )
+        raise InputError(f"--distributed.process-id={process_id} must be at least 0 and less than {num_processes}")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
-        raise InputError(f"--distributed.coordinator: {coordinator} given, must be HOST:PORT")
+        raise InputError(f"--distributed.coordinator={coordinator} must be HOST:PORT")
 
 
 def _scheduled() -> bool:

@@ -27,16 +27,16 @@ def make_mesh(data: int = 0, fsdp: int = 1) -> Mesh:
     if data == 0 or processes > 1:
         nearest = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - fsdp))
         if fsdp != nearest:
-            raise InputError(f"mesh.fsdp: {fsdp} given, must divide the {count} devices here, for example {nearest}")
+            raise InputError(f"mesh.fsdp={fsdp} must divide the {count} devices here, for example {nearest}")
         share = count // fsdp
         if data not in (0, share):
-            raise InputError(f"mesh.data: {data} given, must be {share}, or 0: {processes} processes use all devices")
+            raise InputError(f"mesh.data={data} must be {share}, or 0: {processes} processes use all devices")
         data = share
     if fsdp > count:
-        raise InputError(f"mesh.fsdp: {fsdp} given, must be at most the {count} devices here")
+        raise InputError(f"mesh.fsdp={fsdp} must be at most the {count} devices here")
     if data * fsdp > count:
         most = f"{count // fsdp} with mesh.fsdp {fsdp} on " if fsdp > 1 else ""
-        raise InputError(f"mesh.data: {data} given, must be at most {most}the {count} devices here, or 0")
+        raise InputError(f"mesh.data={data} must be at most {most}the {count} devices here, or 0")
     devices = jax.devices()[: data * fsdp]
     if len(devices) == count:  # neighbours are those that have a link
         arranged = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
@@ -50,9 +50,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, setting: str = "train.batch
     share = mesh.size
     if batch_size % share:
         nearest = max(1, round(batch_size / share)) * share
-        raise InputError(
-            f"{setting}: {batch_size} given, must be a multiple of the {share} devices, for example {nearest}"
-        )
+        raise InputError(f"{setting}={batch_size} must be a multiple of the {share} devices, for example {nearest}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -41,7 +41,7 @@ def train_steps(
     if not isinstance(num_steps, int):
         num_steps = jnp.minimum(num_steps, max_steps)
     elif num_steps > max_steps:
-        raise ValueError(f"num_steps: {num_steps} given, must be at most max_steps ({max_steps})")
+        raise ValueError(f"num_steps={num_steps} must be at most max_steps ({max_steps})")
     if microbatches > 1:
         place_batch = jax.vmap(place_batch)
     batch = (lambda i: images[i]) if streamed else _in_order(state, images, batch_size, max_steps, microbatches)

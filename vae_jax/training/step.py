@@ -47,7 +47,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
         if microbatches > 1 and batch.shape[0] != microbatches:
-            raise ValueError(f"batch: {list(batch.shape)} given, must be [{microbatches}, B/{microbatches}, H, W, C]")
+            raise ValueError(f"batch={list(batch.shape)} must be [{microbatches}, B/{microbatches}, H, W, C]")
         key = jax.random.fold_in(jax.random.fold_in(state.key, random.NOISE_STREAM), state.step)
         with jax.named_scope("loss_and_gradient"):
             (value, metrics), grads = gradient(state.params, key, batch, state.step)
