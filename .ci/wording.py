@@ -18,7 +18,7 @@ GUIDE = (
     (r"(?<=vae_jax[./])(reading|drawing|fitting|digests|chains)", "dataset, plots, train_loop, checksums"),
     (r"reader with fresh eyes|read again|read once more", "review"),
     (r"talk(s|ing|ed)?( to)?", "communicate, communication"),
-    (r"(is|are|was|were|be|been) (not )?told|tells?|told", "receives, reports, prints"),
+    (r"(is|are|was|were|be|been) (not )?told|tells?(?!\()|told", "receives, reports, prints"),
     (r"says?|said", "reports, states, specifies"),
     (r"wholly|whole", "replicated, complete, entire"),
     (r"(its|one's|their|his) own|(of|on) (your|our) own", "custom, user-defined, separate"),
@@ -63,7 +63,7 @@ def main(paths: list[str]) -> int:
     chosen = [Path(path).resolve().relative_to(ROOT) for path in paths]
     count = 0
     for path in tracked_files():
-        if chosen and not any(path == c or c in path.parents for c in chosen) or not (ROOT / path).exists():
+        if not (ROOT / path).exists() or (chosen and not any(c in (path, *path.parents) for c in chosen)):
             continue
         for number, words, term in findings((ROOT / path).read_text()):
             print(f"{path}:{number}: {words!r}: {term}")

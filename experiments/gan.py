@@ -1,7 +1,7 @@
-"""A generative adversarial network whose generator is a VAE's decoder: two players, each with an update of its own.
+"""A generative adversarial network whose generator is the decoder of a VAE, with one update step for each network.
 
-The discriminator is built as the VAE's encoder is, with one number out and spectral normalisation (Miyato et al., arXiv
-1802.05957); the generator has the non-saturating loss (Goodfellow et al., arXiv 1406.2661). Losses are in nats.
+The discriminator has the architecture of the VAE's encoder, with one output and spectral normalization (Miyato et al.,
+arXiv 1802.05957). The generator has the non-saturating loss (Goodfellow et al., arXiv 1406.2661). Losses are in nats.
 """
 
 import functools
@@ -20,7 +20,7 @@ from vae_jax.models import VAE, ConvEncoder
 
 
 class Discriminator(nn.Module):
-    """The log odds [B] that images [B, H, W, C] are real: the VAE's encoder with leaky ReLUs and one number out."""
+    """The log odds [B] that images [B, H, W, C] are real: the VAE's encoder with leaky ReLUs and one output."""
 
     channels: tuple[int, ...]
 
@@ -32,7 +32,7 @@ class Discriminator(nn.Module):
 
 
 class Gan(NamedTuple):
-    """The two players: networks and optimizers, no arrays. The generator is the decoder of `model`."""
+    """The two networks and their optimizers, without arrays. The generator is the decoder of `model`."""
 
     model: VAE
     discriminator: Discriminator
@@ -41,30 +41,30 @@ class Gan(NamedTuple):
 
 
 class GanState(NamedTuple):
-    """Everything that the training of a GAN carries from step to step: arrays only, as in `TrainState`."""
+    """The state that a step of a GAN's training updates: arrays only, as in `TrainState`."""
 
     step: Array  # int32 []
     generator: Params
     discriminator: Params
-    directions: Params  # of each of the discriminator's kernels: its first right singular vector, as estimated so far
+    directions: Params  # for each kernel of the discriminator: the estimate of its first right singular vector
     generator_opt_state: optax.OptState
     discriminator_opt_state: optax.OptState
     key: Array
 
 
 def generate(params: Params, z: Array, *, model: VAE) -> Array:
-    """The images [B, H, W, C] in [0, 1] of codes z [B, D]: the mean of p(x|z), sigmoid(decoder(z) + bias)."""
+    """Decode codes z [B, D] to images [B, H, W, C] in [0, 1]: the mean of p(x|z), sigmoid(decoder(z) + bias)."""
     return model.apply({"params": params}, z, method="decode").mean()
 
 
-def spectral_normalise(params: Params, directions: Params) -> tuple[Params, Params]:
-    """(params with each kernel over its largest singular value, directions after one more power iteration).
+def spectral_normalize(params: Params, directions: Params) -> tuple[Params, Params]:
+    """Return (params with each kernel divided by its largest singular value, directions after one power iteration).
 
-    A kernel W is read as a matrix [inputs, outputs]: u = W v / |W v|, v' = Wᵀ u / |Wᵀ u|, σ = uᵀ W v'. Gradients
-    flow through the W of σ, not through u and v'. Biases stay as they are (Miyato et al., arXiv 1802.05957).
+    A kernel W is reshaped to a matrix [inputs, outputs]: u = W v / |W v|, v' = Wᵀ u / |Wᵀ u|, σ = uᵀ W v'. Gradients
+    flow through the W of σ, not through u and v'. Biases are unchanged (Miyato et al., arXiv 1802.05957).
     """
 
-    def normalise(kernel: Array, v: Array) -> tuple[Array, Array]:
+    def normalize(kernel: Array, v: Array) -> tuple[Array, Array]:
         if kernel.ndim == 1:
             return kernel, v
         matrix = kernel.reshape(-1, kernel.shape[-1])  # [inputs, outputs]
@@ -73,12 +73,12 @@ def spectral_normalise(params: Params, directions: Params) -> tuple[Params, Para
         v = _unit(u @ fixed)
         return kernel / (u @ matrix @ v), v
 
-    pairs = jax.tree.map(normalise, params, directions)
+    pairs = jax.tree.map(normalize, params, directions)
     return jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
 
 
 def init_directions(key: Array, params: Params) -> Params:
-    """Where the power iterations start: a random unit vector [outputs] for each kernel, and [0] for a bias."""
+    """Return the start of the power iterations: a random unit vector [outputs] for each kernel, [0] for a bias."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     sizes = [leaf.shape[-1] if leaf.ndim > 1 else 0 for leaf in leaves]
@@ -91,7 +91,7 @@ def _unit(vector: Array) -> Array:
 
 
 def init_gan(key: Array, vae: Params, *, gan: Gan) -> GanState:
-    """The state before the first step: the generator is the decoder among a VAE's parameters."""
+    """Return the state before the first step; the generator starts from the decoder in a VAE's parameters."""
     generator = {name: vae[name] for name in ("decoder", "output_bias")}
     keys = jax.random.split(jax.random.fold_in(key, random.INIT_STREAM), 2)
     discriminator = gan.discriminator.init(keys[0], jnp.zeros((1, *gan.model.image_shape)))["params"]
@@ -107,17 +107,18 @@ def init_gan(key: Array, vae: Params, *, gan: Gan) -> GanState:
 
 
 def discriminator_step(state: GanState, z: Array, x: Array, *, gan: Gan) -> tuple[GanState, Metrics]:
-    """One update of the discriminator alone, by codes z [B, D] and real images x [B, H, W, C] in [0, 1].
+    """Update the discriminator only, with codes z [B, D] and real images x [B, H, W, C] in [0, 1].
 
-    It minimises -E log D(x) - E log(1 - D(G(z))), 2 log 2 where it cannot tell (Goodfellow et al., arXiv 1406.2661).
+    The loss is -E log D(x) - E log(1 - D(G(z))). It is 2 log 2 for a discriminator that cannot distinguish generated
+    images from real ones (Goodfellow et al., arXiv 1406.2661).
     """
     fake = generate(state.generator, z, model=gan.model)
 
     def loss(params: Params) -> tuple[Array, Params]:
-        normalised, directions = spectral_normalise(params, state.directions)
-        logits = gan.discriminator.apply({"params": normalised}, jnp.concatenate([x, fake]))
-        of_real, of_fake = jnp.split(logits, 2)
-        return jnp.mean(jax.nn.softplus(-of_real)) + jnp.mean(jax.nn.softplus(of_fake)), directions
+        normalized, directions = spectral_normalize(params, state.directions)
+        logits = gan.discriminator.apply({"params": normalized}, jnp.concatenate([x, fake]))
+        real_logits, fake_logits = jnp.split(logits, 2)
+        return jnp.mean(jax.nn.softplus(-real_logits)) + jnp.mean(jax.nn.softplus(fake_logits)), directions
 
     (value, directions), grads = jax.value_and_grad(loss, has_aux=True)(state.discriminator)
     updates, opt_state = gan.discriminator_optimizer.update(grads, state.discriminator_opt_state, state.discriminator)
@@ -127,11 +128,11 @@ def discriminator_step(state: GanState, z: Array, x: Array, *, gan: Gan) -> tupl
 
 
 def generator_step(state: GanState, z: Array, *, gan: Gan) -> tuple[GanState, Metrics]:
-    """One update of the generator alone, by codes z [B, D]: it minimises -E log D(G(z)), the non-saturating loss."""
-    normalised, _ = spectral_normalise(state.discriminator, state.directions)
+    """Update the generator only, with codes z [B, D]; its loss is -E log D(G(z)), the non-saturating loss."""
+    normalized, _ = spectral_normalize(state.discriminator, state.directions)
 
     def loss(params: Params) -> Array:
-        logits = gan.discriminator.apply({"params": normalised}, generate(params, z, model=gan.model))
+        logits = gan.discriminator.apply({"params": normalized}, generate(params, z, model=gan.model))
         return jnp.mean(jax.nn.softplus(-logits))
 
     value, grads = jax.value_and_grad(loss)(state.generator)
@@ -141,9 +142,9 @@ def generator_step(state: GanState, z: Array, *, gan: Gan) -> tuple[GanState, Me
 
 
 def gan_step(state: GanState, images: Array, *, gan: Gan) -> tuple[GanState, Metrics]:
-    """An update of the discriminator by uint8 images [B, H, W, C], then one of the generator: `train_steps`' step."""
+    """Update the discriminator with uint8 images [B, H, W, C], then the generator; a step for `train_steps`."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, random.NOISE_STREAM), state.step)
     z = jax.random.normal(key, (2, images.shape[0], gan.model.latent_dim))
-    state, judged = discriminator_step(state, z[0], read_images(key, images, binarization="none"), gan=gan)
-    state, made = generator_step(state, z[1], gan=gan)
-    return state._replace(step=state.step + 1), judged | made
+    state, metrics = discriminator_step(state, z[0], read_images(key, images, binarization="none"), gan=gan)
+    state, generator_metrics = generator_step(state, z[1], gan=gan)
+    return state._replace(step=state.step + 1), metrics | generator_metrics

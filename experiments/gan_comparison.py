@@ -1,30 +1,31 @@
-"""Are a GAN's pictures better than a VAE's? One generator network, trained in both ways, judged by the same numbers.
+"""Compare the samples of a GAN and of a VAE with one generator network, by the same scores.
 
     vae-jax data prepare mnist
     python experiments/gan_comparison.py
 
-The generator is the decoder of a convolutional VAE and the sigmoid of what it puts out; for a seed both trainings
-start from the same weights, take as many updates of as many images each, and draw from the same codes z ~ N(0, I).
+The generator is the decoder of a convolutional VAE followed by a sigmoid. For each seed, both trainings start from the
+same weights, make the same number of updates with the same batch size, and sample with the same codes z ~ N(0, I).
 
-    VAE    the library's own: ELBO, Bernoulli likelihood, images binarised anew at each read; its picture of a code
-           is the mean of p(x|z)
-    GAN    a discriminator built as the VAE's encoder is, spectrally normalised, against the generator (see gan.py): an
-           update of each in turn, on grey images, many of them in one program
+    VAE    the training of this library: ELBO, Bernoulli likelihood, images binarized again in each epoch; the image of
+           a code is the mean of p(x|z)
+    GAN    a discriminator with the architecture of the VAE's encoder and spectral normalization (see gan.py); one
+           update of the discriminator and one of the generator in each step, on grey images, many steps in one program
 
-Pictures are judged against the 10,000 test images by 64 features of a classifier that is trained on half of the
-training images: Fréchet distance, precision and recall (k = 3), and sharpness, the variance of the Laplacian (see
-picture_scores.py). The row `training images` is the floor: images of the other half, a third for each seed. The row
-`VAE, reconstructions` has codes of training images in place of codes from the prior, and so tells the decoder's share
-of the VAE's distance from the prior's. The means of a Bernoulli are grey where it is in doubt, and grey is what the
-GAN learns from: so all is judged twice, as it is and thresholded at one half, against test images read alike.
-Mean ± standard deviation over three seeds. The classifier never sees thresholded pictures in training.
+Images are compared with the 10,000 test images by 64 features of a classifier that is trained on half of the training
+images: Fréchet distance, precision and recall (k = 3), and sharpness, the variance of the Laplacian (see
+image_scores.py). The row `training images` is the best score that can be expected: images of the other half, a third
+for each seed. The row `VAE, reconstructions` decodes the codes of training images instead of codes from the prior. It
+separates the decoder's part of the VAE's distance from the prior's part. The mean of a Bernoulli is grey where the
+decoder is uncertain, and the GAN is trained on grey images. Therefore every score is computed twice: for the grey
+images, and for images thresholded at one half, each against test images with the same preprocessing. The classifier is
+never trained on thresholded images. Scores are the mean ± standard deviation over three seeds.
 
-Results go to DIR (runs/gan_comparison): gan_comparison.png, gan_comparison.md, gan_comparison.json, and the pictures
-of each trained model. The same command goes on after an interruption, at the first model that is not finished.
+Output in DIR (runs/gan_comparison): gan_comparison.png, gan_comparison.md, gan_comparison.json, and the images of each
+trained model. If the experiment is interrupted, the same command continues with the first model that is not finished.
 
-Time: 60 minutes on two cores with much other work beside it, of which it had 22 minutes of processor time.
-Numbers of 2026-11-24 (Python 3.11.7, jax 0.10.2), mean ± sd over three seeds; the classifier is right on 99.31 % of the
-grey test images and 99.07 % of the thresholded ones:
+Time: 60 minutes on two shared cores, 22 minutes of processor time.
+Results of 2026-11-24 (Python 3.11.7, jax 0.10.2), mean ± sd over three seeds. The classifier's accuracy is 99.31 % on
+the grey test images and 99.07 % on the thresholded ones:
 
                               Fréchet distance   precision        recall           sharpness (test images: 1)
     grey
@@ -38,12 +39,12 @@ grey test images and 99.07 % of the thresholded ones:
       VAE, reconstructions      4.18 ±  0.09     0.842 ± 0.001    0.867 ± 0.002    0.950 ± 0.001
       GAN                     115.34 ± 32.72     0.551 ± 0.010    0.820 ± 0.018    1.027 ± 0.016
 
-    VAE: -95.97 ± 0.26 nats (ELBO), 30.97 ± 0.17 of them code; seconds of training, the least of the seeds: VAE 191,
-    GAN 504 (both beside other work).
+    VAE: ELBO -95.97 ± 0.26 nats, of which the KL is 30.97 ± 0.17. Seconds of training, the minimum over the seeds:
+    VAE 191, GAN 504 (both on shared cores).
 
-The GAN's samples are nearer to the test images as a whole, cover more of them, and are as sharp; the VAE's, one by one,
-lie more often among the test images. The VAE's reconstructions are nearly as good as images: what its samples lack is
-not the decoder's fault but the prior's, whose codes are not those of images.
+The GAN's samples are closer to the distribution of the test images, cover more of it, and are as sharp. A larger share
+of the VAE's samples lies within the test images (precision). The VAE's reconstructions score nearly as well as images:
+the deficit of its samples comes from the prior, which does not match the codes of images, and not from the decoder.
 """
 
 import argparse
@@ -60,8 +61,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gan import Discriminator, Gan, gan_step, generate, init_gan
+from image_scores import BATCH, DOMAINS, SCORES, Scorer, Scores, train_classifier
 from jax import Array
-from picture_scores import BATCH, DOMAINS, SCORES, Judge, Scores, train_classifier
 
 from vae_jax import data, random
 from vae_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -69,7 +70,7 @@ from vae_jax.data import mean_image, read_images
 from vae_jax.errors import VaeJaxError
 from vae_jax.inference import Params
 from vae_jax.models import VAE, build_model
-from vae_jax.runs import image_grid, mean_and_sd
+from vae_jax.runs import image_grids, mean_and_sd
 from vae_jax.runtime import atomic_files
 from vae_jax.training import (
     Evaluator,
@@ -83,22 +84,22 @@ from vae_jax.training import (
 )
 
 DISPATCH = 250  # steps in one program
-DIGITS = {"frechet_distance": 2, "precision": 3, "recall": 3, "sharpness": 3}  # behind the point, in the tables
+DIGITS = {"frechet_distance": 2, "precision": 3, "recall": 3, "sharpness": 3}  # decimal places in the tables
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained, for how long, and on how much it is judged."""
+    """The trainings, and the number of images in the comparison."""
 
-    vae: Config  # its decoder is the generator of both; its batch size and number of steps are the GAN's too
+    vae: Config  # its decoder is the generator of both; batch size and number of steps hold for the GAN too
     generator_optimizer: OptimizerConfig
     discriminator_optimizer: OptimizerConfig
     seeds: int
     count: int  # images on each side of a comparison
-    classifier_images: int  # the first of the training images; the floor is measured on others
+    classifier_images: int  # the first training images; the row `training images` uses the others
     classifier_channels: tuple[int, ...]
     classifier_steps: int
-    classifier_shift: int  # pixels by which the classifier's images are moved at random
+    classifier_shift: int  # largest random shift of the classifier's images, in pixels
 
 
 FULL = Settings(
@@ -134,58 +135,58 @@ QUICK = dataclasses.replace(
 )
 
 
-# --- Training and drawing --------------------------------------------------------------------------------------------
+# --- Training and sampling -------------------------------------------------------------------------------------------
 
 
-class Made(NamedTuple):
-    """What a trained model leaves: numbers, and uint8 pictures by name."""
+class ModelOutput(NamedTuple):
+    """Numbers of a trained model, and its uint8 images by name."""
 
     numbers: dict[str, float]
-    pictures: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]
 
 
 def make_program(step: Callable[..., Any], *, batch_size: int) -> Callable[..., Any]:
-    """program(state, images, num_steps) -> (state, metrics): DISPATCH steps at most, donating the state."""
+    """Return program(state, images, num_steps) -> (state, metrics), at most DISPATCH steps, with a donated state."""
     program = functools.partial(train_steps, step=step, batch_size=batch_size, max_steps=DISPATCH)
     return jax.jit(program, donate_argnums=0)
 
 
 def train(name: str, program: Callable[..., Any], state: Any, images: Array, steps: int) -> Any:
-    """The state after `steps` steps, said on stderr as they go; raises FloatingPointError where it diverges."""
+    """Return the state after `steps` steps, with progress on stderr; raise FloatingPointError if it diverges."""
     start = time.perf_counter()
     for done in range(0, steps, DISPATCH):
         count = min(DISPATCH, steps - done)
         state, metrics = program(state, images, count)
         means = {key: float(np.asarray(values)[:count].mean()) for key, values in metrics.items()}
-        told = "  ".join(f"{key} {value:.4g}" for key, value in means.items())
-        print(f"{name}: step {done + count}, {time.perf_counter() - start:.0f} s  {told}", file=sys.stderr)
+        line = "  ".join(f"{key} {value:.4g}" for key, value in means.items())
+        print(f"{name}: step {done + count}, {time.perf_counter() - start:.0f} s  {line}", file=sys.stderr)
         if not np.isfinite(list(means.values())).all():
-            raise FloatingPointError(f"{name}: not finite by step {done + count}")
+            raise FloatingPointError(f"{name}: a metric is not finite at step {done + count}")
     return state
 
 
 def evaluation_keys(seed: int) -> Array:
-    """The keys [3] of the test bound, of the codes that samples are made of, and of the reconstructions."""
+    """Return the keys [3] of the test bound, of the codes of the samples, and of the reconstructions."""
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), random.EVALUATION_STREAM), 3)
 
 
-def picture(params: Params, key: Array, z: Array, *, model: VAE) -> dict[str, Array]:
-    """{"x": the images of codes z [B, D] as 8-bit pictures, uint8 [B, H, W, C], which is how all are judged}."""
+def decode(params: Params, key: Array, z: Array, *, model: VAE) -> dict[str, Array]:
+    """Return {"x": the images of codes z [B, D], uint8 [B, H, W, C]}; all scores are computed on 8-bit images."""
     del key
     return {"x": jnp.round(255 * generate(params, z, model=model)).astype(jnp.uint8)}
 
 
 def reconstruct(params: Params, key: Array, images: Array, *, model: VAE, binarization: str) -> dict[str, Array]:
-    """`picture` of codes z ~ q(z|x) of uint8 images [B, H, W, C]."""
+    """Decode codes z ~ q(z|x) of uint8 images [B, H, W, C]."""
     read_key, noise_key = jax.random.split(key)
     x = read_images(read_key, images, binarization=binarization)
     z = model.apply({"params": params}, x, method="encode").sample(noise_key)
-    return picture(params, key, z, model=model)
+    return decode(params, key, z, model=model)
 
 
 def sampler(model: VAE, count: int) -> Callable[[Params, Array], np.ndarray]:
-    """(params, key) -> pictures of `count` codes from the prior, uint8 [count, H, W, C]; compiled once."""
-    program = jax.jit(functools.partial(picture, model=model))
+    """Return (params, key) -> uint8 images [count, H, W, C] of codes from the prior; compiled once."""
+    program = jax.jit(functools.partial(decode, model=model))
 
     def sample(params: Params, key: Array) -> np.ndarray:
         z = np.asarray(jax.random.normal(key, (count, model.latent_dim)))
@@ -195,7 +196,7 @@ def sampler(model: VAE, count: int) -> Callable[[Params, Array], np.ndarray]:
 
 
 def vae_initialiser(settings: Settings, model: VAE, images: np.ndarray) -> Callable[[int], TrainState]:
-    """seed -> the state that a VAE's training starts from; its decoder is where the GAN's generator starts."""
+    """Return seed -> the initial state of a VAE's training; its decoder is the GAN's initial generator."""
     config = settings.vae
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     average = mean_image(images, binarization=config.data.binarization)
@@ -205,33 +206,36 @@ def vae_initialiser(settings: Settings, model: VAE, images: np.ndarray) -> Calla
 
 def vae_trainer(
     settings: Settings, model: VAE, init: Callable[[int], TrainState], images: np.ndarray, test: np.ndarray
-) -> Callable[[int], Made]:
-    """seed -> what a VAE trained from it makes: its `numbers` on the test images, its prior `samples`, its `decoded`
-    reconstructions of the last training images."""
+) -> Callable[[int], ModelOutput]:
+    """Return seed -> numbers and images of a trained VAE.
+
+    The numbers are those of the test images. The images are `samples` from the prior, and `decoded`, the
+    reconstructions of the last training images.
+    """
     config, binarization = settings.vae, settings.vae.data.binarization
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     step = make_train_step(make_loss(model, config.objective, config.data), optimizer)
     program = make_program(step, batch_size=config.train.batch_size)
     evaluator, sample = Evaluator(model, binarization, batch_size=BATCH), sampler(model, settings.count)
-    decode = jax.jit(functools.partial(reconstruct, model=model, binarization=binarization))
+    reconstruction = jax.jit(functools.partial(reconstruct, model=model, binarization=binarization))
     on_device = jnp.asarray(images)
 
-    def make(seed: int) -> Made:
+    def make(seed: int) -> ModelOutput:
         start, keys = time.perf_counter(), evaluation_keys(seed)
         state = train(f"VAE, seed {seed}", program, init(seed), on_device, config.train.steps)
         seconds = time.perf_counter() - start
         numbers = evaluator.bound(state.params, keys[0], test) | {"seconds": seconds}
         last = images[-settings.count :]
-        decoded = evaluate_examples(decode, state.params, keys[2], last, batch_size=BATCH)["x"]
-        return Made(numbers, {"samples": sample(state.params, keys[1]), "decoded": decoded})
+        decoded = evaluate_examples(reconstruction, state.params, keys[2], last, batch_size=BATCH)["x"]
+        return ModelOutput(numbers, {"samples": sample(state.params, keys[1]), "decoded": decoded})
 
     return make
 
 
 def gan_trainer(
     settings: Settings, model: VAE, init: Callable[[int], TrainState], images: np.ndarray
-) -> Callable[[int], Made]:
-    """seed -> what a GAN trained from it makes: `samples`, and no numbers of its own, for it has no density."""
+) -> Callable[[int], ModelOutput]:
+    """Return seed -> `samples` of a trained GAN, and its training time: a GAN has no density to evaluate."""
     config, steps = settings.vae, settings.vae.train.steps
     gan = Gan(
         model,
@@ -241,94 +245,94 @@ def gan_trainer(
     )
     program = make_program(functools.partial(gan_step, gan=gan), batch_size=config.train.batch_size)
     sample, on_device = sampler(model, settings.count), jnp.asarray(images)
-    begin = jax.jit(functools.partial(init_gan, gan=gan))
+    initial_state = jax.jit(functools.partial(init_gan, gan=gan))
 
-    def make(seed: int) -> Made:
+    def make(seed: int) -> ModelOutput:
         start, keys = time.perf_counter(), evaluation_keys(seed)
-        state = begin(jax.random.key(seed), init(seed).params)
+        state = initial_state(jax.random.key(seed), init(seed).params)
         state = train(f"GAN, seed {seed}", program, state, on_device, steps)
         seconds = time.perf_counter() - start
-        return Made({"seconds": seconds}, {"samples": sample(state.generator, keys[1])})
+        return ModelOutput({"seconds": seconds}, {"samples": sample(state.generator, keys[1])})
 
     return make
 
 
-# --- What is kept, and the report ------------------------------------------------------------------------------------
+# --- Stored results and the report -----------------------------------------------------------------------------------
 
 
-def kept(path: Path, settings: Settings, make: Callable[[], Made]) -> Made:
-    """What `make` makes; read from `path` where a run with the same settings has left it, else made and left there."""
+def cached(path: Path, settings: Settings, make: Callable[[], ModelOutput]) -> ModelOutput:
+    """Return the output stored at `path` if its settings are the same; otherwise call `make` and store its output."""
     described = json.loads(json.dumps(dataclasses.asdict(settings)))
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             if about["settings"] == described:
-                return Made(about["numbers"], {name: file[name] for name in file.files if name != "about"})
-    made = make()
-    about = json.dumps({"settings": described, "numbers": made.numbers})
-    atomic_files.write_file(path, lambda file: np.savez_compressed(file, about=np.array(about), **made.pictures))
-    return made
+                return ModelOutput(about["numbers"], {name: file[name] for name in file.files if name != "about"})
+    output = make()
+    about = json.dumps({"settings": described, "numbers": output.numbers})
+    atomic_files.write_file(path, lambda file: np.savez_compressed(file, about=np.array(about), **output.images))
+    return output
 
 
-def summarise(seeds: list[Scores]) -> dict[str, dict[str, dict[str, float]]]:
-    """{domain: {score: its mean and sd}} of the scores of each seed."""
+def summarize(seeds: list[Scores]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return {domain: {score: its mean and sd}} for the scores of each seed."""
     return {d: {score: mean_and_sd([scores[d][score] for scores in seeds]) for score in SCORES} for d in DOMAINS}
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The report's tables."""
+    """Return the report's tables in Markdown."""
 
-    def shown(value: dict[str, float], digits: int) -> str:
+    def cell(value: dict[str, float], digits: int) -> str:
         return f"{value['mean']:.{digits}f} ± {value['sd']:.{digits}f}"
 
     accuracy = result["classifier_accuracy"]
     lines = []
     for domain in DOMAINS:
         lines += [
-            f"{domain.capitalize()} pictures against test images read in the same way "
-            f"(the classifier's accuracy on these: {accuracy[domain]:.2%})",
+            f"{domain.capitalize()} images against test images with the same preprocessing "
+            f"(accuracy of the classifier on these: {accuracy[domain]:.2%})",
             "",
-            "| pictures | Fréchet distance ↓ | precision ↑ | recall ↑ | sharpness (test images: 1) |",
+            "| images | Fréchet distance ↓ | precision ↑ | recall ↑ | sharpness (test images: 1) |",
             "|---|---|---|---|---|",
         ]
-        for row, found in result["scores"].items():
-            cells = [shown(found[domain][score], DIGITS[score]) for score in SCORES]
+        for row, scores in result["scores"].items():
+            cells = [cell(scores[domain][score], DIGITS[score]) for score in SCORES]
             lines.append(f"| {row} | " + " | ".join(cells) + " |")
         lines.append("")
-    vae = {name: shown(value, 2) for name, value in result["vae"].items()}
+    vae = {name: cell(value, 2) for name, value in result["vae"].items()}
     return "\n".join(
         [
             *lines,
-            "| what else it gives | VAE | GAN |",
+            "| other results | VAE | GAN |",
             "|---|---|---|",
             f"| code of an image, reconstruction | {vae['reconstruction']} nats (log p(x given z)), "
-            f"{vae['kl']} nats of code | no encoder: no reconstruction, no latent code |",
-            f"| likelihood of binarised test images | {vae['elbo']} nats (ELBO) | no likelihood: no NLL |",
-            f"| seconds of training, the least of the seeds | {result['seconds']['VAE']:.0f} | "
+            f"{vae['kl']} nats (KL) | no encoder: no reconstruction, no latent code |",
+            f"| likelihood of binarized test images | {vae['elbo']} nats (ELBO) | no likelihood: no NLL |",
+            f"| seconds of training, minimum over the seeds | {result['seconds']['VAE']:.0f} | "
             f"{result['seconds']['GAN']:.0f} |",
             "",
         ]
     )
 
 
-def draw(path: Path, pictures: dict[str, np.ndarray]) -> None:
-    """Writes a panel for each set of pictures [N, H, W, C], titled by its name: grey above, thresholded below."""
+def plot(path: Path, panels: dict[str, np.ndarray]) -> None:
+    """Write a figure with a column for each set of images [N, H, W, C], by name: grey above, thresholded below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(pictures), 7.4), dpi=110, layout="constrained")
-    for j, (name, images) in enumerate(pictures.items()):
+    figure = Figure(figsize=(5.2 * len(panels), 7.4), dpi=110, layout="constrained")
+    for j, (name, images) in enumerate(panels.items()):
         for i, (domain, binarization) in enumerate(DOMAINS.items()):
-            axes = figure.add_subplot(len(DOMAINS), len(pictures), 1 + i * len(pictures) + j)
+            axes = figure.add_subplot(len(DOMAINS), len(panels), 1 + i * len(panels) + j)
             x = np.asarray(read_images(jax.random.key(0), images, binarization=binarization))
-            axes.imshow(image_grid(x, 10, scale=2), interpolation="nearest")
+            axes.imshow(image_grids.image_grid(x, 10, scale=2), interpolation="nearest")
             axes.set_title(f"{name}, {domain}", fontsize=13)
             axes.axis("off")
     atomic_files.write_file(path, FigureCanvasAgg(figure).print_png)
 
 
 def compare(settings: Settings, output: Path) -> dict[str, Any]:
-    """Trains what `output` does not hold yet, judges all of it, and writes gan_comparison.json, .md and .png."""
+    """Train the models that `output` lacks, score all of them, and write gan_comparison.json, .md and .png."""
     name, holdout = settings.vae.data.name, settings.vae.data.holdout
     images, labels, test, test_labels = (
         read(name, split, holdout=holdout) for split in ("train", "test") for read in (data.load, data.load_labels)
@@ -337,54 +341,55 @@ def compare(settings: Settings, output: Path) -> dict[str, Any]:
     init = vae_initialiser(settings, model, images)
     make_vae, make_gan = vae_trainer(settings, model, init, images, test), gan_trainer(settings, model, init, images)
     seeds = range(settings.seeds)
-    vaes = [kept(output / f"vae-{seed}.npz", settings, functools.partial(make_vae, seed)) for seed in seeds]
-    gans = [kept(output / f"gan-{seed}.npz", settings, functools.partial(make_gan, seed)) for seed in seeds]
+    vaes = [cached(output / f"vae-{seed}.npz", settings, functools.partial(make_vae, seed)) for seed in seeds]
+    gans = [cached(output / f"gan-{seed}.npz", settings, functools.partial(make_gan, seed)) for seed in seeds]
 
-    seen = settings.classifier_images
+    split = settings.classifier_images
     classifier, params = train_classifier(
-        images[:seen],
-        labels[:seen],
+        images[:split],
+        labels[:split],
         channels=settings.classifier_channels,
         steps=settings.classifier_steps,
-        most=settings.classifier_shift,
+        max_shift=settings.classifier_shift,
     )
-    judge = Judge(classifier, params, test[: settings.count])
-    unseen = np.array_split(images[seen:], settings.seeds)  # by the classifier
+    scorer = Scorer(classifier, params, test[: settings.count])
+    others = np.array_split(images[split:], settings.seeds)  # not used to train the classifier
     rows = {
-        "training images": [part[: settings.count] for part in unseen],
-        "VAE": [made.pictures["samples"] for made in vaes],
-        "VAE, reconstructions": [made.pictures["decoded"] for made in vaes],
-        "GAN": [made.pictures["samples"] for made in gans],
+        "training images": [part[: settings.count] for part in others],
+        "VAE": [trained.images["samples"] for trained in vaes],
+        "VAE, reconstructions": [trained.images["decoded"] for trained in vaes],
+        "GAN": [trained.images["samples"] for trained in gans],
     }
-    scores = {row: [judge.scores(pictures) for pictures in sets] for row, sets in rows.items()}
+    scores = {row: [scorer.scores(images) for images in sets] for row, sets in rows.items()}
     result = {
         "settings": dataclasses.asdict(settings),
-        "classifier_accuracy": {d: judge.accuracy(test_labels[: settings.count], d) for d in DOMAINS},
-        "scores": {row: summarise(seeds) for row, seeds in scores.items()},
+        "classifier_accuracy": {d: scorer.accuracy(test_labels[: settings.count], d) for d in DOMAINS},
+        "scores": {row: summarize(seeds) for row, seeds in scores.items()},
         "scores_of_seeds": scores,
-        "vae": {n: mean_and_sd([made.numbers[n] for made in vaes]) for n in ("elbo", "reconstruction", "kl")},
-        # The least: that of the first seed holds the compilation.
-        "seconds": {n: min(made.numbers["seconds"] for made in sets) for n, sets in (("VAE", vaes), ("GAN", gans))},
+        "vae": {n: mean_and_sd([trained.numbers[n] for trained in vaes]) for n in ("elbo", "reconstruction", "kl")},
+        # The minimum over the seeds: the time of the first seed includes compilation.
+        "seconds": {
+            name: min(trained.numbers["seconds"] for trained in models)
+            for name, models in (("VAE", vaes), ("GAN", gans))
+        },
     }
     atomic_files.write_json(output / "gan_comparison.json", result)
     atomic_files.write_file(output / "gan_comparison.md", lambda file: file.write(markdown(result).encode()))
-    draw(
-        output / "gan_comparison.png",
-        {"test images": test[:60], "VAE": rows["VAE"][0][:60], "GAN": rows["GAN"][0][:60]},
-    )
+    shown = {"test images": test[:60], "VAE": rows["VAE"][0][:60], "GAN": rows["GAN"][0][:60]}
+    plot(output / "gan_comparison.png", shown)
     return result
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Compares, prints the tables, and last one line of JSON."""
+    """Run the comparison, and print the tables and, on the last line, JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="8 x 8 digits and short trainings: does it run at all?")
-    parser.add_argument("--output", type=Path, help="runs/gan_comparison, or runs/gan_comparison-quick, if not given")
-    asked = parser.parse_args(argv)
-    output = asked.output or Path("runs/gan_comparison-quick" if asked.quick else "runs/gan_comparison")
+    parser.add_argument("--quick", action="store_true", help="8x8 digits and short trainings, to test the code")
+    parser.add_argument("--output", type=Path, help="default: runs/gan_comparison, or runs/gan_comparison-quick")
+    options = parser.parse_args(argv)
+    output = options.output or Path("runs/gan_comparison-quick" if options.quick else "runs/gan_comparison")
     try:
         atomic_files.check_writable(output, "--output")
-        result = compare(QUICK if asked.quick else FULL, output)
+        result = compare(QUICK if options.quick else FULL, output)
     except (VaeJaxError, FloatingPointError) as error:
         raise SystemExit(str(error)) from None
     print(markdown(result))

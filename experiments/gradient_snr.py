@@ -1,28 +1,30 @@
-"""More samples make a better bound and a worse gradient: signal to noise at the encoder against K.
+"""The signal-to-noise ratio (SNR) of the encoder's gradient against the number of samples K of the IWAE bound.
 
     vae-jax data prepare mnist
     python experiments/gradient_snr.py
 
-The IWAE bound tightens as its number of samples K grows, and its gradient to the decoder gets better. To the encoder
-the gradient itself vanishes as 1/K, its standard deviation only as 1/sqrt(K): the ratio falls as 1/sqrt(K), and the
-encoder learns from noise (Rainforth et al., arXiv 1802.04537). Two other rules for the same bound send the gradient
-through the samples alone: sticking the landing (Roeder et al., arXiv 1703.09194), which for K > 1 is biased, and the
-doubly reparameterised one (Tucker et al., arXiv 1810.04152), which is not, and whose ratio does not fall. The powers
-of K are those of many samples with weights nearly equal: a linear-Gaussian model has them (tests/test_estimators.py).
+As K grows, the IWAE bound tightens and its gradient with respect to the decoder improves. The gradient with respect to
+the encoder vanishes as 1/K, and its standard deviation only as 1/sqrt(K). Its SNR therefore falls as 1/sqrt(K), until
+the encoder is trained on noise (Rainforth et al., arXiv 1802.04537). Two other estimators of the same gradient pass it
+through the samples only: sticking the landing (Roeder et al., arXiv 1703.09194), which is biased for K > 1, and the
+doubly reparameterized estimator (Tucker et al., arXiv 1810.04152), which is unbiased and whose SNR does not fall. These
+powers of K hold for many samples with nearly equal weights, for example in a linear-Gaussian model
+(tests/inference/test_estimators.py).
 
-One VAE is trained on IWAE with K = 8. Then its parameters and a batch of images are held fixed, and for each K and each
-rule the gradient of the IWAE bound to all encoder parameters is drawn many times (`gradient_statistics`):
+One VAE is trained on IWAE with K = 8. Then its parameters and a batch of images are held fixed. For each K and each
+estimator, the gradient of the IWAE bound with respect to all encoder parameters is sampled many times
+(`gradient_statistics`):
 
     SNR          ‖E g‖ / sqrt(Σ Var g), over all parameters of the encoder; of the decoder too, for comparison
-    bias         ‖E g - E g'‖ / ‖E g'‖ with g' doubly reparameterised: how much of the gradient is wrong
+    bias         ‖E g - E g'‖ / ‖E g'‖ with g' doubly reparameterized: the relative error of the mean gradient
 
-both with the noise of their means taken off their squares; g and g' are of the same codes. A slope is that of log SNR
-against log K from K = 4 on.
+In both, the variance of the estimated means is subtracted from their squares; g and g' use the same codes. A slope is
+that of log SNR against log K for K >= 4.
 
-Results go to DIR (runs/gradient_snr): gradient_snr.png, gradient_snr.md, gradient_snr.json.
+Output in DIR (runs/gradient_snr): gradient_snr.png, gradient_snr.md, gradient_snr.json.
 
 Time: 625 s on two cores that two trainings shared (2026-11-27, Intel Xeon, Python 3.11.7, jax 0.10.2).
-Numbers of that run, MNIST, SNR at the encoder:
+Results of that run, MNIST, SNR of the encoder's gradient:
 
 | K | pathwise | sticking-the-landing | doubly-reparameterized | bias of sticking-the-landing | decoder, pathwise |
 |---|---|---|---|---|---|
@@ -36,8 +38,9 @@ Numbers of that run, MNIST, SNR at the encoder:
 | 128 | 0.073 | 3.353 | 1.360 | 24.066 | 20.95 |
 | slope | -0.47 | 0.41 | 0.21 | | |
 
-The pathwise ratio falls eight times from 1 sample to 128; the doubly reparameterised one does not, it rises. What
-sticking the landing gains is not signal: with 128 samples its mean lies 24 lengths of the true gradient away from it.
+From 1 sample to 128, the pathwise SNR falls by a factor of eight, while that of the doubly reparameterized estimator
+rises. The gain of sticking the landing is bias, not signal: with 128 samples, the error of its mean is 24 times the
+norm of the true gradient.
 """
 
 import argparse
@@ -74,12 +77,12 @@ UNBIASED = "doubly-reparameterized"
 
 
 class Scale(NamedTuple):
-    """How much is computed."""
+    """The amount of computation."""
 
     num_samples: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
-    gradients: int = 400  # drawn for each K and rule
-    chunk: int = 20  # of them at once
-    images: int = 4  # in the batch that is held fixed
+    gradients: int = 400  # sampled for each K and estimator
+    chunk: int = 20  # gradients computed at a time
+    images: int = 4  # in the fixed batch
 
 
 MODEL = {"model__hidden": (200,), "model__latent_dim": 4, "objective__name": "iwae", "objective__num_samples": 8,
@@ -89,8 +92,8 @@ FULL = MODEL | {"train__steps": 1500}
 QUICK = MODEL | {"model__hidden": (32,), "model__likelihood": "bernoulli", "train__steps": 200}
 
 
-def trained(config: Config) -> tuple[VAE, Params, jax.Array]:
-    """(model, its trained parameters, the binarised held-out images)."""
+def train_model(config: Config) -> tuple[VAE, Params, jax.Array]:
+    """Train a model; return (model, parameters, binarized held-out images)."""
     images, held_out = (load_images(config, split) for split in ("train", "validation"))
     model = build_model(config.model, images.shape[1:])
     optimizer = make_optimizer(config.optimizer, config.train.steps)
@@ -100,62 +103,73 @@ def trained(config: Config) -> tuple[VAE, Params, jax.Array]:
         batch_size=config.train.batch_size,
         max_steps=config.train.steps,
     )
-    start = functools.partial(init_state, model=model, optimizer=optimizer)
+    init = functools.partial(init_state, model=model, optimizer=optimizer)
     average = mean_image(images, binarization=config.data.binarization)
-    state = jax.jit(start)(jax.random.key(config.seed), mean_image=average)
+    state = jax.jit(init)(jax.random.key(config.seed), mean_image=average)
     state, _ = jax.jit(program, donate_argnums=0)(state, jax.device_put(images), config.train.steps)
     x = read_images(jax.random.key(config.seed + 1), held_out, binarization=config.data.binarization)
     return model, state.params, x
 
 
 def statistics_of(
-    model: VAE, params: Params, x: jax.Array, *, rule: str, less: str | None = None, num_samples: int, scale: Scale
+    model: VAE,
+    params: Params,
+    x: jax.Array,
+    *,
+    estimator: str,
+    subtract: str | None = None,
+    num_samples: int,
+    scale: Scale,
 ) -> GradientStatistics:
-    """Moments of the gradient of minus the IWAE bound to all parameters, `less` that of another rule, codes alike."""
+    """Return moments of the gradient of minus the IWAE bound with respect to all parameters.
 
-    def loss_of(rule: str, params: Params, key: jax.Array) -> jax.Array:
-        settings = {"objective": iwae, "num_samples": num_samples, "estimator": ESTIMATORS[rule]}
+    With `subtract`, they are those of the difference to the gradient of another estimator with the same codes.
+    """
+
+    def loss_of(name: str, params: Params, key: jax.Array) -> jax.Array:
+        settings = {"objective": iwae, "num_samples": num_samples, "estimator": ESTIMATORS[name]}
         return negative_bound(params, key, x, model=model, **settings)[0]
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
-        return loss_of(rule, params, key) - (0 if less is None else loss_of(less, params, key))
+        return loss_of(estimator, params, key) - (0 if subtract is None else loss_of(subtract, params, key))
 
     keys = jax.random.split(jax.random.key(num_samples), scale.gradients)
     return jax.jit(lambda keys: gradient_statistics(loss, params, keys, chunk=scale.chunk))(keys)
 
 
 def part(statistics: GradientStatistics, *, decoder: bool) -> GradientStatistics:
-    """The statistics of the decoder's parameters, or of the encoder's."""
+    """Select the statistics of the decoder's parameters, or of the encoder's."""
     keep = lambda tree: {name: leaf for name, leaf in tree.items() if (name in DECODER) == decoder}  # noqa: E731
     return GradientStatistics(*(None if tree is None else keep(tree) for tree in statistics))
 
 
 def relative_bias(difference: GradientStatistics, unbiased: GradientStatistics, count: int) -> float:
-    """‖E (g - g')‖ / ‖E g'‖ from the statistics of g - g' and of g', the noise of both means taken off the squares."""
+    """Compute ‖E (g - g')‖ / ‖E g'‖ from statistics of g - g' and g', without the variance of the means."""
 
-    def signal(found: GradientStatistics) -> float:
-        squares = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(found.mean))
-        return squares - sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(found.variance)) / count
+    def signal(statistics: GradientStatistics) -> float:
+        squares = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(statistics.mean))
+        return squares - sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(statistics.variance)) / count
 
     return float(np.sqrt(max(signal(difference), 0.0) / max(signal(unbiased), 1e-30)))
 
 
 def measure(model: VAE, params: Params, x: jax.Array, scale: Scale) -> list[dict[str, Any]]:
-    """A row for each rule and K: SNR at encoder and decoder, and the encoder's bias."""
+    """Return a row for each estimator and K: SNR of encoder and decoder, and the bias of the encoder's gradient."""
     rows = []
     for k in scale.num_samples:
-        measured = functools.partial(statistics_of, model, params, x, num_samples=k, scale=scale)
-        found = {rule: measured(rule=rule) for rule in ESTIMATORS}
-        for rule, statistics in found.items():
-            own, bias = part(statistics, decoder=False), None
-            if rule != UNBIASED:
-                pair = (part(s, decoder=False) for s in (measured(rule=rule, less=UNBIASED), found[UNBIASED]))
+        compute = functools.partial(statistics_of, model, params, x, num_samples=k, scale=scale)
+        measured = {name: compute(estimator=name) for name in ESTIMATORS}
+        for name, statistics in measured.items():
+            encoder, bias = part(statistics, decoder=False), None
+            if name != UNBIASED:
+                difference = compute(estimator=name, subtract=UNBIASED)
+                pair = (part(s, decoder=False) for s in (difference, measured[UNBIASED]))
                 bias = relative_bias(*pair, scale.gradients)
             rows.append(
                 {
-                    "estimator": rule,
+                    "estimator": name,
                     "num_samples": k,
-                    "encoder_snr": float(signal_to_noise(own, scale.gradients)),
+                    "encoder_snr": float(signal_to_noise(encoder, scale.gradients)),
                     "decoder_snr": float(signal_to_noise(part(statistics, decoder=True), scale.gradients)),
                     "encoder_bias": bias,
                 }
@@ -165,41 +179,41 @@ def measure(model: VAE, params: Params, x: jax.Array, scale: Scale) -> list[dict
 
 
 def slopes(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The slope of log SNR at the encoder against log K from K = 4 on, for each rule that has two ratios above 0."""
+    """Fit log SNR of the encoder against log K for K >= 4; estimators with fewer than two SNRs above 0 are omitted."""
     result = {}
-    for rule in ESTIMATORS:
+    for name in ESTIMATORS:
         points = np.array(
             [(r["num_samples"], r["encoder_snr"]) for r in rows
-             if r["estimator"] == rule and r["num_samples"] >= 4 and r["encoder_snr"] > 0]
+             if r["estimator"] == name and r["num_samples"] >= 4 and r["encoder_snr"] > 0]
         )  # fmt: skip
         if len(points) > 1:
-            result[rule] = float(np.polyfit(*np.log(points.T), 1)[0])
+            result[name] = float(np.polyfit(*np.log(points.T), 1)[0])
     return result
 
 
 def table(rows: list[dict[str, Any]], slope: dict[str, float]) -> str:
-    """SNR at the encoder as a Markdown table, a line for each K; the bias of sticking the landing beside it."""
+    """Return the encoder's SNR and the bias of sticking the landing as a Markdown table with a line for each K."""
     lines = [f"| K | {' | '.join(ESTIMATORS)} | bias of sticking-the-landing | decoder, pathwise |", "|---" * 6 + "|"]
     for k in sorted({row["num_samples"] for row in rows}):
         at = {row["estimator"]: row for row in rows if row["num_samples"] == k}
-        cells = [f"{at[rule]['encoder_snr']:.3f}" for rule in ESTIMATORS]
+        cells = [f"{at[name]['encoder_snr']:.3f}" for name in ESTIMATORS]
         cells += [f"{at['sticking-the-landing']['encoder_bias']:.3f}", f"{at['pathwise']['decoder_snr']:.2f}"]
         lines.append(f"| {k} | {' | '.join(cells)} |")
     lines.append("| slope | " + " | ".join(f"{slope[r]:.2f}" if r in slope else "" for r in ESTIMATORS) + " | | |")
     return "\n".join(lines) + "\n"
 
 
-def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """SNR at the encoder against K, both on log scales, a line for each rule."""
+def plot(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Plot the encoder's SNR against K on log scales, with a line for each estimator."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    for rule in ESTIMATORS:
-        points = [(r["num_samples"], r["encoder_snr"]) for r in rows if r["estimator"] == rule and r["encoder_snr"] > 0]
+    for name in ESTIMATORS:
+        points = [(r["num_samples"], r["encoder_snr"]) for r in rows if r["estimator"] == name and r["encoder_snr"] > 0]
         if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=rule)
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="number of samples K", ylabel="SNR of the encoder's gradient")
     axes.set_title("Gradients of the IWAE bound")
     axes.grid(alpha=0.3, which="both")
@@ -208,23 +222,25 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Trains, measures, writes the figure and the table, prints the table, and returns what is in the JSON file."""
+    """Train and measure; write the figure and the table, print the table, and return the content of the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small digits, few gradients: the same code in seconds")
-    parser.add_argument("--data-dir", help="where prepared data sets are")
-    parser.add_argument("--output", type=Path, help="runs/gradient_snr, or runs/gradient_snr-quick, if not given")
-    asked = parser.parse_args(argv)
-    output = asked.output or Path("runs/gradient_snr-quick" if asked.quick else "runs/gradient_snr")
-    scale = Scale((1, 16), gradients=40, chunk=20, images=4) if asked.quick else Scale()
+    parser.add_argument(
+        "--quick", action="store_true", help="small digits and few gradients, to test the code in seconds"
+    )
+    parser.add_argument("--data-dir", help="folder of prepared data sets")
+    parser.add_argument("--output", type=Path, help="default: runs/gradient_snr, or runs/gradient_snr-quick")
+    options = parser.parse_args(argv)
+    output = options.output or Path("runs/gradient_snr-quick" if options.quick else "runs/gradient_snr")
+    scale = Scale((1, 16), gradients=40, chunk=20, images=4) if options.quick else Scale()
     started = time.perf_counter()
     try:
         atomic_files.check_writable(output, "--output")
-        base = PRESETS["digits" if asked.quick else "mnist"]
-        config = override(base, data__data_dir=asked.data_dir, **(QUICK if asked.quick else FULL))
-        model, params, x = trained(config)
+        base = PRESETS["digits" if options.quick else "mnist"]
+        config = override(base, data__data_dir=options.data_dir, **(QUICK if options.quick else FULL))
+        model, params, x = train_model(config)
         rows = measure(model, params, x[: scale.images], scale)
         slope = slopes(rows)
-        draw(output / "gradient_snr.png", rows)
+        plot(output / "gradient_snr.png", rows)
         text = table(rows, slope)
         atomic_files.write_file(output / "gradient_snr.md", lambda file: file.write(text.encode()))
         result = {"data": config.data.name, "scale": scale._asdict(), "slopes": slope, "rows": rows}

@@ -1,50 +1,52 @@
-"""What lies half-way between the code of a half moon and that of a full moon: a three-quarter moon, or a blend?
+"""Interpolation between the codes of a half moon and a full moon: is the midpoint a three-quarter moon, or a blend?
 
-The claim, often told in lectures: an autoencoder has learned what a moon is, so the point half-way between the codes
-of a half and of a full moon decodes to a moon of three quarters. Here it is put to the test where the truth is known,
-on moons of 32x32 pixels that `vae_jax.data.moons` draws from their phase, tilt, size, position and shading.
+A claim often made in lectures: an autoencoder learns the concept of a moon, and therefore the midpoint between the
+codes of a half moon and a full moon decodes to a three-quarter moon. This experiment tests the claim on images with
+known truth, moons of 32x32 pixels that `vae_jax.data.moons` renders from their phase, tilt, size, position and shading.
 
-    moons_full_half   only half and full moons are seen in training, so a three-quarter moon is never one of them
-    moons_gap         all phases from 0.1 to 1 are seen, but for lit fractions from 0.65 to 0.85
+    moons_full_half   the training images are half and full moons only, so that no three-quarter moon is among them
+    moons_gap         the training images have all phases from 0.1 to 1, except lit fractions from 0.65 to 0.85
 
     autoencoder         posterior deterministic, objective reconstruction
-    noisy autoencoder   posterior fixed-noise (its scale 1, and nothing keeps the codes small), objective reconstruction
+    noisy autoencoder   posterior fixed-noise (its scale is 1, and nothing bounds the codes), objective reconstruction
     VAE                 posterior gaussian, objective elbo
-    pixel blend         (1 - t) half + t full, no model at all
+    pixel blend         (1 - t) half + t full, without a model
 
-Each is a 1024-256-128-8 MLP and its mirror, with the cross entropy of the pixels' intensities as the reconstruction,
-trained for 1500 steps of 64 by Adam. The 16 seeds of one setting and method (weights, order of the data, noise) are
-one program: `jax.vmap` over the library's own `init_state` and `train_steps`.
+Each model is a 1024-256-128-8 MLP and its mirror. The reconstruction is the cross entropy of the pixels' intensities.
+Each is trained for 1500 steps with batches of 64 and Adam. The 16 seeds of one setting and method (weights, order of
+the data, noise) are one program: `jax.vmap` over `init_state` and `train_steps` of the library.
 
-What is measured, on 64 pairs of a half and a full moon alike in all but the phase, which no training has seen. The
-codes (posterior means) of a pair are joined by a straight line, and its points at t = 0, 0.1, ..., 1 are decoded:
+The metrics are measured on 64 pairs of a half and a full moon, equal except for the phase, that no training contains.
+The codes (posterior means) of a pair are joined by a straight line, and its points at t = 0, 0.1, ..., 1 are decoded:
 
     error        squared error, summed over the pixels, to the true moon of lit fraction 0.5 + 0.5 t
-    lit          lit fraction: that of the moon nearest in squared error among those with the pair's own tilt, size,
-                 position and shading and the lit fractions 0, 0.01, ..., 1. (The sum of the pixels would not do: it
-                 grows along a blend just as along the moons.) An even blend is equally far from all phases from half
-                 to full, so the lit fraction along a blend jumps from 0.5 to 1
-    off a moon   squared error to that nearest moon: what no phase explains
-    off a blend  the same to the nearest of the blends w half + (1 - w) full, w = 0, 0.01, ..., 1
-    sharpness    sum of the squared differences of neighbouring pixels inside the disc (within 0.85 of its radius,
-                 where only the terminator is an edge), over that of the true moon: 1 is as sharp, and an edge of half
-                 the contrast counts a quarter
-    moons        share of random codes that decode to a moon at all, for 128 codes of each seed from N(0, I) (what the
-                 VAE is trained for) and from the Gaussian with mean and covariance of the test images' codes.
-                 An image counts as a moon if its squared error to the nearest of 20,000 moons drawn at random from
-                 all phases, tilts, sizes, positions and shadings is below a threshold that 95 % of 2,000 other true
-                 moons meet, and below half of what a black image would have (darkness is no thin crescent). For
-                 comparison: the share of reconstructed test images that count
-    claim        share of the pairs for which it is true: the decoding at t = 0.5 counts as a moon, and its lit
-                 fraction is within 0.05 of 0.75
+    lit          lit fraction of the nearest moon in squared error, among the moons with the pair's tilt, size,
+                 position and shading and the lit fractions 0, 0.01, ..., 1. (The sum of the pixels is no substitute:
+                 it grows along a blend exactly as along the moons.) An even blend has the same distance to all phases
+                 from half to full, so that the lit fraction along a blend jumps from 0.5 to 1
+    off a moon   squared error to that nearest moon: the part that no phase explains
+    off a blend  squared error to the nearest of the blends w half + (1 - w) full, w = 0, 0.01, ..., 1
+    sharpness    sum of the squared differences of neighboring pixels inside the disc (within 0.85 of its radius, where
+                 the terminator is the only edge), divided by that of the true moon: 1 is as sharp, and an edge of half
+                 the contrast has a quarter
+    moons        share of random codes that decode to a moon, for 128 codes of each seed from N(0, I) (the prior of the
+                 VAE) and from the Gaussian with the mean and covariance of the test images' codes.
+                 An image counts as a moon if its squared error to the nearest of 20,000 random moons of all phases,
+                 tilts, sizes, positions and shadings is below a threshold, and below half of that of a black image
+                 (so that a dark image does not count as a thin crescent). The threshold is the 95 % quantile over 2,000
+                 other true moons. For comparison: the share of reconstructed test images that count
+    claim        share of the pairs for which the claim is true: the decoded midpoint, t = 0.5, counts as a moon, and
+                 its lit fraction is within 0.05 of 0.75
 
     python experiments/moon_phases.py --output runs/moon_phases
 
-writes paths.png, curves.png, table.md and results.json there, and prints the results as one line of JSON.
+The output folder contains paths.png, curves.png, table.md and results.json; the results are printed as one line of
+JSON.
 
-Time: 11 minutes on two cores of an AMD EPYC, 33 on an Intel Xeon's that two trainings shared (2026-11-27, Python
-3.11.7, jax 0.10.2: the same numbers).
-Numbers (mean ± standard deviation over the seeds, at t = 0.5; a decoding below 7.4 squared errors counts as a moon):
+Time: 11 minutes on two cores of an AMD EPYC; 33 minutes on two cores of an Intel Xeon that two trainings shared, with
+the same results (2026-11-27, Python 3.11.7, jax 0.10.2).
+Results (mean ± standard deviation over the seeds, at t = 0.5; a decoded image with a squared error below 7.4 counts as
+a moon):
 
                                 error         lit           off a moon   off a blend  sharpness    claim
     moons_full_half
@@ -58,7 +60,7 @@ Numbers (mean ± standard deviation over the seeds, at t = 0.5; a decoding below
         noisy autoencoder        6.3 ± 0.7    0.76 ± 0.01    4.9 ± 0.6   26.5 ± 0.4   0.56 ± 0.02  0.87 ± 0.05
         VAE                     11.2 ± 1.1    0.72 ± 0.01    6.7 ± 1.3   21.6 ± 1.0   0.39 ± 0.02  0.49 ± 0.10
 
-    share of moons among the decodings of   N(0, I)       fitted codes  test codes
+    share of moons among decoded codes of   N(0, I)       fitted codes  test codes
     moons_full_half     autoencoder         0.01 ± 0.01   0.70 ± 0.04   0.95 ± 0.01
                         noisy autoencoder   0.00 ± 0.00   0.72 ± 0.04   0.96 ± 0.01
                         VAE                 0.74 ± 0.04   0.78 ± 0.02   0.96 ± 0.01
@@ -66,14 +68,15 @@ Numbers (mean ± standard deviation over the seeds, at t = 0.5; a decoding below
                         noisy autoencoder   0.02 ± 0.01   0.74 ± 0.03   0.99 ± 0.00
                         VAE                 0.74 ± 0.05   0.82 ± 0.02   0.99 ± 0.01
 
-Where the claim holds: with phases on both sides of the gap, both autoencoders put a true three-quarter moon half-way
-for nearly nine pairs in ten, at the right phase though none like it was in the data; the VAE, whose decodings are the
-softest, does for every second pair. Where it does not: seeing only half and full moons, no method has learned that
-there is anything between. What it decodes half-way is neither a moon nor the blend of the pixels: in paths.png, a half
-moon whose dark side fills with patches. The mean lit fraction of 0.72 to 0.76 there flatters: of a single pair it is
-off by 0.11 on average for the VAE, by 0.08 for the autoencoders (with the gap: by 0.05 and 0.02). What the VAE's
-penalty buys is not the path but the prior: about three quarters of what N(0, I) draws decodes to moons, a tenth or
-less for the autoencoders, whose codes lie elsewhere; a Gaussian fitted to their codes makes up for most of it.
+The claim holds if the training images have phases on both sides of the gap: both autoencoders decode the midpoint of
+nearly nine pairs in ten to a three-quarter moon of the right phase, although the data contain none. The VAE, whose
+decoded images are the least sharp, does so for every second pair. The claim does not hold if the training images are
+half and full moons only. No method then learns that there are intermediate phases. The decoded midpoint is neither a
+moon nor the blend of the pixels: in paths.png, it is a half moon with patches on its dark side. The mean lit fraction
+of 0.72 to 0.76 is misleading there: for a single pair, its mean error is 0.11 for the VAE and 0.08 for the autoencoders
+(with the gap: 0.05 and 0.02). The VAE's KL improves the samples from the prior, not the path: about three quarters of
+the samples from N(0, I) decode to moons. For the autoencoders, whose codes have another distribution, it is a tenth or
+less, and a Gaussian fitted to their codes recovers most of the difference.
 """
 
 import argparse
@@ -88,10 +91,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from moon_metrics import CLAIMED, FRAMES, MIDDLE, TOLERANCE, MoonMetrics, gaussian_of
 
 from vae_jax import data
 from vae_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate
-from vae_jax.data import Moons, mean_image, moon_parameters, render_moons
+from vae_jax.data import mean_image
 from vae_jax.errors import VaeJaxError
 from vae_jax.models import VAE, build_model
 from vae_jax.runs import interpolate_linearly
@@ -105,22 +109,17 @@ METHODS = {  # (posterior, objective)
     "VAE": ("gaussian", "elbo"),
 }
 BLEND = "pixel blend"
-FRAMES = 11
-MIDDLE = FRAMES // 2
-PHASES = np.linspace(0, 1, 101)  # the lit fractions, and the weights of blends, that are tried
-UNSEEN = 12_000  # numbers of moons from here on are in no data set
-CLAIMED, TOLERANCE = 0.75, 0.05
 
 
 class Scale(NamedTuple):
-    """How much is done."""
+    """The amount of computation."""
 
     seeds: int = 16
     steps: int = 1500
-    pairs: int = 64
-    codes: int = 128
-    library: int = 20_000
-    calibration: int = 2_000
+    pairs: int = 64  # of a half and a full moon
+    codes: int = 128  # decoded for each seed and distribution
+    library: int = 20_000  # moons that define what counts as a moon
+    calibration: int = 2_000  # moons that determine the threshold
 
 
 QUICK = Scale(seeds=2, steps=20, pairs=4, codes=8, library=200, calibration=50)
@@ -131,9 +130,9 @@ QUICK = Scale(seeds=2, steps=20, pairs=4, codes=8, library=200, calibration=50)
 
 @functools.cache
 def make_program(method: str, steps: int, shape: tuple[int, int, int]) -> tuple[VAE, Callable]:
-    """(model, program(seeds [S], images, their mean) -> (parameters, each leaf [S, ...], steps skipped [S, steps])).
+    """Return (model, program) of a complete training of S seeds, compiled once for both settings.
 
-    The program is a whole training of S seeds at once, compiled once for both settings.
+    program(seeds [S], images, mean image) returns (parameters, each leaf [S, ...]; skipped steps, [S, steps]).
     """
     posterior, objective = METHODS[method]
     config = validate(
@@ -158,9 +157,10 @@ def make_program(method: str, steps: int, shape: tuple[int, int, int]) -> tuple[
 
 
 def train(method: str, images: np.ndarray, scale: Scale) -> tuple[VAE, Any]:
-    """(model, its parameters after training, each leaf [S, ...]) for the seeds 0..S-1.
+    """Train the seeds 0..S-1; return (model, parameters, each leaf [S, ...]).
 
-    Raises FloatingPointError where a step of a seed was not finite.
+    Raises:
+      FloatingPointError: a step of a seed was not finite.
     """
     model, program = make_program(method, scale.steps, images.shape[1:])
     params, skipped = program(jnp.arange(scale.seeds), images, mean_image(images, binarization="none"))
@@ -171,179 +171,84 @@ def train(method: str, images: np.ndarray, scale: Scale) -> tuple[VAE, Any]:
 
 @functools.partial(jax.jit, static_argnames="model")
 def encode(params: Any, images: jax.Array, *, model: VAE) -> jax.Array:
-    """The posterior means [S, N, D] of uint8 images [N, H, W, C], for parameters [S, ...]."""
+    """Return the posterior means [S, N, D] of uint8 images [N, H, W, C], for parameters [S, ...]."""
     x = images.astype(jnp.float32) / 255
     return jax.vmap(lambda p: model.apply({"params": p}, x, method="encode").mean())(params)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def decode(params: Any, z: jax.Array, *, model: VAE) -> jax.Array:
-    """The images [S, ..., H, W, C] in [0, 1] of codes [S, ..., D], for parameters [S, ...]."""
+    """Decode codes [S, ..., D] to images [S, ..., H, W, C] in [0, 1], with parameters [S, ...]."""
     return jax.vmap(lambda p, z: model.apply({"params": p}, z, method="decode").mean())(params, z)
 
 
-# --- Measuring: images are floats in [0, 1] --------------------------------------------------------------------------
+# --- Experiment ------------------------------------------------------------------------------------------------------
 
 
-def squared_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Σ (x - y)² over the pixels of images [..., H, W, C] and [..., H, W, C]: [...]."""
-    return np.sum((x - y) ** 2, axis=(-3, -2, -1))
+def run_experiment(scale: Scale, data_dir: str | None) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """Train all models; return (results, {setting: {row: images on the path of the first seed and pair}}).
 
-
-def match(images: np.ndarray, family: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(number of the nearest, squared error to it), each [..., P]: images [..., P, H, W, C], each among its own F.
-
-    `family` is [F, P, H, W, C]: member f of the family of pair p. |x - m|² = |x|² - 2 x·m + |m|², by matrix products.
+    The images of a path are [T, H, W, 1].
     """
-    count, pairs, lead = family.shape[0], family.shape[1], images.shape[:-4]
-    x = images.reshape(-1, pairs, family[0, 0].size).swapaxes(0, 1)  # [P, M, pixels]
-    m = family.reshape(count, pairs, -1).transpose(1, 2, 0)  # [P, pixels, F]
-    errors = np.sum(x**2, axis=2)[..., None] - 2 * x @ m + np.sum(m**2, axis=1)[:, None]  # [P, M, F]
-    nearest = errors.argmin(axis=2)
-    least = np.take_along_axis(errors, nearest[..., None], axis=2)[..., 0]
-    return nearest.T.reshape(*lead, pairs), np.maximum(least, 0).T.reshape(*lead, pairs)
-
-
-def sharpness(images: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Squared differences of neighbouring pixels in images [..., P, H, W, 1] over those in the truth [P, H, W, 1].
-
-    Both are summed over the pixels of `inside`, bool [P, H, W]; returns [..., P].
-    """
-
-    def energy(x: np.ndarray) -> np.ndarray:
-        x = x[..., 0]
-        squares = np.diff(x, axis=-1)[..., :-1, :] ** 2 + np.diff(x, axis=-2)[..., :-1] ** 2
-        return np.sum(squares * inside[:, :-1, :-1], axis=(-2, -1))
-
-    return energy(images) / energy(truth)
-
-
-def within_disc(moons: Moons, shape: tuple[int, int], share: float = 0.85) -> np.ndarray:
-    """The pixels within `share` of the radius of each of N moons, bool [N, H, W]."""
-    full = moons._replace(lit_fraction=np.ones_like(moons.radius), radius=share * moons.radius)
-    return render_moons(full._replace(shading=np.zeros_like(moons.radius)), shape)[..., 0] == 255
-
-
-def gaussian_of(codes: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Draws [S, n, D] from N(mean, covariance) of codes [S, N, D] by standard normal `noise` [n, N].
-
-    mean + Σ_i noise_i (z_i - mean) / sqrt(N): no factor of the covariance is needed, so unused latents do no harm.
-    """
-    mean = codes.mean(axis=1, keepdims=True)
-    return mean + noise @ (codes - mean) / np.sqrt(np.float32(codes.shape[1]))
-
-
-class Ruler:
-    """The true moons that decodings are held against: the pairs, their families, and a library of all moons."""
-
-    def __init__(self, scale: Scale, shape: tuple[int, int]):
-        def drawn(moons: Moons) -> np.ndarray:
-            return render_moons(moons, shape) / np.float32(255)
-
-        pairs = moon_parameters(np.arange(UNSEEN, UNSEEN + scale.pairs))
-        phases = [drawn(pairs._replace(lit_fraction=np.full(scale.pairs, f))) for f in PHASES]
-        self.family = np.stack(phases)  # [F, P, H, W, 1]
-        self.truth = self.family[[round(100 * (0.5 + 0.5 * t)) for t in np.linspace(0, 1, FRAMES)]]  # [T, P, ...]
-        self.half, self.full = self.truth[0], self.truth[-1]
-        self.blends = self.between(PHASES)
-        self.inside = within_disc(pairs, shape)
-        first = UNSEEN + scale.pairs
-        self.library = drawn(moon_parameters(np.arange(first, first + scale.library)))  # [N, H, W, 1]
-        others = drawn(moon_parameters(np.arange(first + scale.library, first + scale.library + scale.calibration)))
-        self.threshold = float(np.quantile(self.nearest_moon(others)[1], 0.95))
-
-    def between(self, weights: np.ndarray) -> np.ndarray:
-        """The blends (1 - w) half + w full for weights [F]: [F, P, H, W, 1]."""
-        w = weights.astype(np.float32)[:, None, None, None, None]
-        return (1 - w) * self.half + w * self.full
-
-    def nearest_moon(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(number of the nearest moon of the library, squared error to it), each [...], for images [..., H, W, 1]."""
-        number, off = match(images[..., None, :, :, :], self.library[:, None])
-        return number[..., 0], off[..., 0]
-
-    def are_moons(self, images: np.ndarray) -> np.ndarray:
-        """Which images [..., H, W, 1] count as moons: bool [...]."""
-        number, off = self.nearest_moon(images)
-        light = np.sum(self.library**2, axis=(1, 2, 3))  # [N]
-        return (off < self.threshold) & (off < 0.5 * light[number])
-
-    def measure(self, paths: np.ndarray) -> dict[str, np.ndarray]:
-        """What the docstring names, for decoded paths [S, T, P, H, W, 1]: means over the pairs, [S, T] or [S]."""
-        nearest, off_moon = match(paths, self.family)  # [S, T, P]
-        lit, middle = PHASES[nearest], paths[:, MIDDLE]
-        wanted = np.linspace(0.5, 1, FRAMES)[:, None]
-        right = self.are_moons(middle) & (np.abs(lit[:, MIDDLE] - CLAIMED) < TOLERANCE + 1e-9)
-        measured = {
-            "error": squared_error(paths, self.truth),
-            "lit": lit,
-            "lit_error": np.abs(lit - wanted).mean(axis=1),
-            "off_moon": off_moon,
-            "off_blend": match(paths, self.blends)[1],
-            "sharpness": sharpness(middle, self.truth[MIDDLE], self.inside),
-            "claim": right.astype(float),
-        }
-        return {name: values.mean(axis=-1) for name, values in measured.items()}
-
-
-# --- The study -------------------------------------------------------------------------------------------------------
-
-
-def study(scale: Scale, data_dir: str | None) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """(results, {setting: {row: path of the first seed and pair, [T, H, W, 1]}}), training all that is compared."""
     results: dict[str, Any] = {"scale": scale._asdict(), "settings": {}}
-    pictures: dict[str, dict[str, np.ndarray]] = {}
-    ruler = None
+    frames: dict[str, dict[str, np.ndarray]] = {}
+    metrics = None
     for setting in SETTINGS:
         images = data.load(setting, "train", data_dir=data_dir, holdout=0)
         test = data.load(setting, "test", data_dir=data_dir)
-        ruler = ruler or Ruler(scale, images.shape[1:3])
-        blend = ruler.between(np.linspace(0, 1, FRAMES))
-        rows = {BLEND: {name: summary(values) for name, values in ruler.measure(blend[None]).items()}}
-        pictures[setting] = {"truth": ruler.truth[:, 0], BLEND: blend[:, 0]}
+        metrics = metrics or MoonMetrics(
+            images.shape[1:3], pairs=scale.pairs, library=scale.library, calibration=scale.calibration
+        )
+        blend = metrics.blend(np.linspace(0, 1, FRAMES))
+        rows = {BLEND: {name: summary(values) for name, values in metrics.measure(blend[None]).items()}}
+        frames[setting] = {"truth": metrics.truth[:, 0], BLEND: blend[:, 0]}
         for method in METHODS:
             start = time.perf_counter()
             model, params = train(method, images, scale)
             seconds = time.perf_counter() - start
-            paths, shares = explore(model, params, ruler, test, scale.codes)
-            measured = ruler.measure(paths) | shares
+            paths, shares = decode_paths(model, params, metrics, test, scale.codes)
+            measured = metrics.measure(paths) | shares
             rows[method] = {name: summary(values) for name, values in measured.items()} | {"seconds": seconds}
-            pictures[setting][method] = paths[0, :, 0]
+            frames[setting][method] = paths[0, :, 0]
             print(f"{setting}, {method}: trained in {seconds:.0f} s", file=sys.stderr, flush=True)
         results["settings"][setting] = rows
-    return results | {"threshold": ruler.threshold}, pictures
+    return results | {"threshold": metrics.threshold}, frames
 
 
-def explore(model: VAE, params: Any, ruler: Ruler, test: np.ndarray, num_codes: int) -> tuple[np.ndarray, dict]:
-    """(decoded paths [S, T, P, H, W, 1], shares of random and of test codes that decode to moons, [S])."""
+def decode_paths(
+    model: VAE, params: Any, metrics: MoonMetrics, test: np.ndarray, num_codes: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return (decoded paths [S, T, P, H, W, 1], shares of random and of test codes that decode to moons, [S])."""
     to_code = functools.partial(encode, params, model=model)
     to_image = lambda z: np.asarray(decode(params, z, model=model))  # noqa: E731
-    ends = [np.asarray(to_code(np.rint(255 * end).astype(np.uint8))) for end in (ruler.half, ruler.full)]  # [S, P, D]
+    ends = [
+        np.asarray(to_code(np.rint(255 * end).astype(np.uint8))) for end in (metrics.half, metrics.full)
+    ]  # [S, P, D]
     lines = np.stack(
         [interpolate_linearly(*pair, FRAMES).swapaxes(0, 1) for pair in zip(*ends, strict=True)]
     )  # [S, T, P, D]
     codes = np.asarray(to_code(test))  # [S, N, D]
     random = np.random.default_rng(0)
     noise = random.standard_normal((num_codes, codes.shape[1]), np.float32)
-    drawn = {
+    sampled = {
         "moons_prior": random.standard_normal((codes.shape[0], num_codes, codes.shape[2]), np.float32),
         "moons_fitted": gaussian_of(codes, noise),
         "moons_reconstructed": codes[:, :num_codes],
     }
-    return to_image(lines), {name: ruler.are_moons(to_image(z)).mean(axis=1) for name, z in drawn.items()}
+    return to_image(lines), {name: metrics.are_moons(to_image(z)).mean(axis=1) for name, z in sampled.items()}
 
 
 def summary(values: np.ndarray) -> dict[str, Any]:
-    """{"mean", "sd"} over the seeds, values [S, ...]; the divisor of the variance is S - 1, and one seed has none."""
+    """Return {"mean", "sd"} over the seeds of values [S, ...]; the variance has divisor S - 1, or 1 for one seed."""
     return {"mean": values.mean(axis=0).tolist(), "sd": values.std(axis=0, ddof=min(1, len(values) - 1)).tolist()}
 
 
-# --- What people look at ---------------------------------------------------------------------------------------------
+# --- Table and figures -----------------------------------------------------------------------------------------------
 
-COLUMNS = {  # heading: (measure, at the middle of the path?, digits)
+COLUMNS = {  # heading: (metric, whether at the midpoint of the path, decimal places)
     "error": ("error", True, 1),
     "lit": ("lit", True, 2),
-    "error of lit, whole path": ("lit_error", False, 3),
+    "error of lit, mean over the path": ("lit_error", False, 3),
     "off a moon": ("off_moon", True, 1),
     "off a blend": ("off_blend", True, 1),
     "sharpness": ("sharpness", False, 2),
@@ -355,23 +260,23 @@ COLUMNS = {  # heading: (measure, at the middle of the path?, digits)
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results in Markdown: a table for each setting, a row for each method, mean ± sd over the seeds."""
+    """Return the results in Markdown: a table for each setting, a row for each method, mean ± sd over the seeds."""
     lines = []
     for setting, rows in results["settings"].items():
         lines += [f"### {setting}", "", f"| method | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
         lines += [f"| {' | '.join([row, *cells(measured, row == BLEND)])} |" for row, measured in rows.items()] + [""]
     scale = results["scale"]
     lines.append(
-        f"Mean ± standard deviation over {scale['seeds']} seeds of the means over {scale['pairs']} pairs; at the "
-        f"middle of the path unless it says otherwise. An image whose squared error to the library is below "
-        f"{results['threshold']:.1f} counts as a moon. `claim` is the share of pairs whose middle is a moon lit to "
-        f"{CLAIMED} ± {TOLERANCE}."
+        f"Mean ± standard deviation over {scale['seeds']} seeds of the means over {scale['pairs']} pairs, at the "
+        f"midpoint of the path unless stated otherwise. An image whose squared error to the library is below "
+        f"{results['threshold']:.1f} counts as a moon. `claim` is the share of pairs whose midpoint is a moon with a "
+        f"lit fraction of {CLAIMED} ± {TOLERANCE}."
     )
     return "\n".join(lines) + "\n"
 
 
 def cells(measured: dict[str, Any], single: bool) -> list[str]:
-    """The cells of one row of the table; `single` has no seeds to vary over."""
+    """Return the cells of one row of the table, without standard deviations if it is `single`."""
 
     def cell(name: str, middle: bool, digits: int) -> str:
         if name not in measured:
@@ -383,15 +288,15 @@ def cells(measured: dict[str, Any], single: bool) -> list[str]:
     return [cell(*column) for column in COLUMNS.values()]
 
 
-def draw_paths(path: Path, pictures: dict[str, dict[str, np.ndarray]]) -> None:
-    """For each setting, a row for each method: the path from the half moon to the full one, first seed, first pair."""
+def plot_paths(path: Path, settings: dict[str, dict[str, np.ndarray]]) -> None:
+    """Plot the path from the half to the full moon, of the first seed and pair, for each setting and method."""
     from matplotlib.figure import Figure
 
-    rows = next(iter(pictures.values()))
-    figure = Figure(figsize=(11, 0.95 * len(rows) * len(pictures) + 1), dpi=110, layout="constrained")
-    for panel, (setting, found) in zip(figure.subfigures(len(pictures), 1), pictures.items(), strict=True):
+    rows = next(iter(settings.values()))
+    figure = Figure(figsize=(11, 0.95 * len(rows) * len(settings) + 1), dpi=110, layout="constrained")
+    for panel, (setting, paths) in zip(figure.subfigures(len(settings), 1), settings.items(), strict=True):
         panel.suptitle(setting)
-        for axes, (row, frames) in zip(panel.subplots(len(found), 1), found.items(), strict=True):
+        for axes, (row, frames) in zip(panel.subplots(len(paths), 1), paths.items(), strict=True):
             gapped = np.pad(frames[..., 0], ((0, 0), (0, 0), (0, 2)), constant_values=1)  # [T, H, W + 2]
             axes.imshow(np.concatenate(gapped, axis=1)[:, :-2], cmap="gray", vmin=0, vmax=1)
             axes.set_ylabel(row, rotation=0, ha="right", va="center")
@@ -403,8 +308,8 @@ def draw_paths(path: Path, pictures: dict[str, dict[str, np.ndarray]]) -> None:
     atomic_files.write_file(path, functools.partial(figure.savefig, format="png"))
 
 
-def draw_curves(path: Path, results: dict[str, Any]) -> None:
-    """A row of panels for each setting: squared error, lit fraction and residual along the path, ± sd over seeds."""
+def plot_curves(path: Path, results: dict[str, Any]) -> None:
+    """Plot squared error, lit fraction and residual along the path, ± sd over seeds, in a row for each setting."""
     from matplotlib.figure import Figure
 
     panels = {
@@ -431,20 +336,20 @@ def draw_curves(path: Path, results: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Trains, measures, writes the figures and tables, and prints one line of JSON."""
+    """Run the experiment, write the figures and the table, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, help="runs/moon_phases, or runs/moon_phases-quick, if not given")
-    parser.add_argument("--quick", action="store_true", help="two seeds of twenty steps: does it run at all?")
-    parser.add_argument("--data-dir", help="where data sets are")
-    asked = parser.parse_args(argv)
-    output = asked.output or Path("runs/moon_phases-quick" if asked.quick else "runs/moon_phases")
+    parser.add_argument("--output", type=Path, help="default: runs/moon_phases, or runs/moon_phases-quick")
+    parser.add_argument("--quick", action="store_true", help="two seeds of twenty steps, to test the code")
+    parser.add_argument("--data-dir", help="folder of data sets")
+    options = parser.parse_args(argv)
+    output = options.output or Path("runs/moon_phases-quick" if options.quick else "runs/moon_phases")
     try:
         atomic_files.check_writable(output, "--output")
-        results, pictures = study(QUICK if asked.quick else Scale(), asked.data_dir)
+        results, frames = run_experiment(QUICK if options.quick else Scale(), options.data_dir)
         atomic_files.write_json(output / "results.json", results)
         atomic_files.write_file(output / "table.md", lambda file: file.write(table(results).encode()))
-        draw_paths(output / "paths.png", pictures)
-        draw_curves(output / "curves.png", results)
+        plot_paths(output / "paths.png", frames)
+        plot_curves(output / "curves.png", results)
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None
     print(json.dumps(results))

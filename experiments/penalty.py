@@ -1,33 +1,34 @@
-"""What the VAE's penalty is for: take it away, and the noise on the code dies.
+"""The effect of the KL penalty of a VAE: without it, the noise of the code vanishes.
 
     vae-jax data prepare mnist
     python experiments/penalty.py
 
-The encoder gives a mean m and s = log σ² for each number of the code, and z = m + exp(s/2) e. Trained on the
-reconstruction alone, nothing pays for a small σ, and noise only hurts: σ falls, and the means spread, until the code
-is that of a plain autoencoder. Lecture notes write the penalty as Σ exp(s) - (1 + s) + m². Its least value, 0, is at
-s = 0 and m = 0; -s grows without bound as σ falls, so that the noise stays alive; m² keeps the means where the noise
-reaches them. That sum is twice the KL divergence of N(m, σ²) from N(0, 1), which is what the bound on log p(x) asks for
-(Kingma & Welling, arXiv 1312.6114): beside the cross entropy, which is -log p(x|z), the notes' form is a beta-VAE with
-beta = 2. (Beside |x - x̂|², twice the -log p(x|z) of a Gaussian with σ = 1, it would be twice the bound: beta = 1.)
+The encoder returns a mean m and s = log σ² for each dimension of the code, and z = m + exp(s/2) e. With the
+reconstruction as the only loss, a small σ has no cost and noise raises the loss: σ falls and the means spread, until
+the code is that of a plain autoencoder. Lecture notes define the penalty as Σ exp(s) - (1 + s) + m². Its minimum, 0, is
+at s = 0 and m = 0. The term -s grows without bound as σ falls, which preserves the noise. The term m² keeps the means
+within the range of the noise. The sum is twice the KL divergence of N(m, σ²) from N(0, 1), which is the term in the
+bound on log p(x) (Kingma & Welling, arXiv 1312.6114). Together with the cross entropy, which is -log p(x|z), the notes'
+penalty is therefore a beta-VAE with beta = 2. (Together with |x - x̂|², which is twice the -log p(x|z) of a Gaussian
+with σ = 1, it is twice the bound: beta = 1.)
 
-Preset `vae` (784-1000-500-250-30) is trained three times from the same weights on the same batches and noise: without
-the penalty, with the KL, and with twice the KL. Every epoch the noise is compared with the spread of the means over
-1,000 held-out images: σ = sqrt(mean of σ²) and sd(m), both over images, for each of the 30 numbers; the figure draws
-the quartiles over the 30. At σ = 1 and sd(m) = 0 a number carries nothing.
+Preset `vae` (784-1000-500-250-30) is trained three times with the same initial weights, batches and noise: without the
+penalty, with the KL, and with twice the KL. After each epoch, the noise is compared with the spread of the means over
+1,000 held-out images: σ = sqrt(mean of σ²) and sd(m), both over images, for each of the 30 dimensions. The figure shows
+the quartiles over the 30 dimensions. A dimension with σ = 1 and sd(m) = 0 carries no information.
 
-Results go to DIR (runs/penalty): penalty.png, penalty.md, penalty.json.
+Output in DIR (runs/penalty): penalty.png, penalty.md, penalty.json.
 
-Time: 97 seconds on two cores, with tests beside it.
-Numbers of 2026-11-24 (Python 3.11.7, jax 0.10.2) after four epochs, each the median over the 30 numbers of the code:
+Time: 97 seconds on two cores, while tests ran on the same machine.
+Results of 2026-11-24 (Python 3.11.7, jax 0.10.2) after four epochs, each the median over the 30 dimensions of the code:
 
                     σ         sd(m)     σ / sd(m)
     no penalty      0.0028    2.29       0.0012
     KL              0.98      0.18       5.6
     twice the KL    0.996     0.043     23
 
-With a penalty the median number carries nothing; a quarter of them have σ below 0.25 (KL) and 0.55 (twice the KL).
-Without it the noise falls below 1/800 of the spread of the means, and is still falling.
+With a penalty, the median dimension carries no information; a quarter of the dimensions have σ below 0.25 (KL) and 0.55
+(twice the KL). Without a penalty, the noise falls below 1/800 of the spread of the means, and still decreases.
 """
 
 import argparse
@@ -60,7 +61,7 @@ QUICK = {"data__name": "digits", "data__holdout": 0.1, "model__hidden": (64, 32)
 
 
 def noise_and_spread(config: Config, *, epochs: int) -> np.ndarray:
-    """[epochs + 1, 2, D]: sqrt(E σ²) and sd(m) for each number of the code, before training and after each epoch."""
+    """Train; return sqrt(E σ²) and sd(m) of each dimension before and after each epoch: [epochs + 1, 2, D]."""
     images, held_out = (load_images(config, split) for split in ("train", "validation"))
     held_out = held_out[:1000] / np.float32(255)
     steps = len(images) // config.train.batch_size
@@ -76,8 +77,8 @@ def noise_and_spread(config: Config, *, epochs: int) -> np.ndarray:
         ),
         donate_argnums=0,
     )
-    start = functools.partial(init_state, model=model, optimizer=optimizer)
-    state = jax.jit(start)(jax.random.key(config.seed), mean_image=mean_image(images, binarization="none"))
+    init = functools.partial(init_state, model=model, optimizer=optimizer)
+    state = jax.jit(init)(jax.random.key(config.seed), mean_image=mean_image(images, binarization="none"))
     encode = jax.jit(functools.partial(model.apply, method="encode"))
 
     def measure() -> np.ndarray:
@@ -92,8 +93,8 @@ def noise_and_spread(config: Config, *, epochs: int) -> np.ndarray:
     return np.stack(measured)
 
 
-def draw(path: Path, measured: dict[str, np.ndarray]) -> None:
-    """Two panels against the epoch, on log scales: σ, and sd(m); median and quartiles over the numbers of the code."""
+def plot(path: Path, measured: dict[str, np.ndarray]) -> None:
+    """Plot σ and sd(m) against the epoch on log scales, with median and quartiles over the dimensions of the code."""
     figure = Figure(figsize=(10, 4), dpi=110, layout="constrained")
     for panel, title in enumerate(("Noise on the code, σ", "Spread of the means over images, sd(m)")):
         axes = figure.add_subplot(1, 2, panel + 1)
@@ -109,18 +110,18 @@ def draw(path: Path, measured: dict[str, np.ndarray]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Trains the three, writes the figure, the table and what was measured in each epoch; returns the table's rows."""
-    parser = argparse.ArgumentParser(description="What the VAE's penalty is for.")
-    parser.add_argument("--quick", action="store_true", help="small digits, few epochs: the same code in seconds")
+    """Train the three models; write the figure, the table and the values of each epoch; return the table's rows."""
+    parser = argparse.ArgumentParser(description="The effect of the KL penalty of a VAE.")
+    parser.add_argument("--quick", action="store_true", help="small digits and few epochs, to test the code in seconds")
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--output", type=Path, help="runs/penalty, or runs/penalty-quick, if not given")
-    asked = parser.parse_args(argv)
-    output = asked.output or Path("runs/penalty-quick" if asked.quick else "runs/penalty")
+    parser.add_argument("--output", type=Path, help="default: runs/penalty, or runs/penalty-quick")
+    options = parser.parse_args(argv)
+    output = options.output or Path("runs/penalty-quick" if options.quick else "runs/penalty")
     atomic_files.check_writable(output, "--output")
-    base = override(PRESETS["vae"], **(QUICK if asked.quick else {}))
-    epochs = asked.epochs or (3 if asked.quick else 4)
+    base = override(PRESETS["vae"], **(QUICK if options.quick else {}))
+    epochs = options.epochs or (3 if options.quick else 4)
     measured = {name: noise_and_spread(override(base, **penalty), epochs=epochs) for name, penalty in PENALTIES.items()}
-    draw(output / "penalty.png", measured)
+    plot(output / "penalty.png", measured)
     at_end = [
         {"penalty": name}
         | {k: float(np.median(v)) for k, v in (("noise", noise), ("spread", spread), ("ratio", noise / spread))}

@@ -1,4 +1,4 @@
-"""Makes JAX strict, quick to compile, and gives it eight CPU devices, before JAX starts."""
+"""Fixtures of all tests; configures JAX before its first import: strict rank promotion and eight CPU devices."""
 
 import json
 import os
@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What is left out is not worth its time for programs that run for a moment; child processes leave it out, too.
+# The programs of the tests run for a moment, so most optimizations cost more time than they save. Child processes
+# inherit the setting.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 if platform.machine() in ("x86_64", "AMD64"):
-    # A third to a half of the time to compile. Without the newer emitters it depends on the fusion whether a product
-    # and a sum are rounded once, and programs alike differ in the last bit; below AVX2 each is rounded.
+    # The first flag saves a third to a half of the compilation time. Without the newer emitters, whether a product and
+    # a sum are rounded once depends on the fusion, so that equivalent programs differ in the last bit. Below AVX2 there
+    # is no fused multiply-add, and each operation is rounded.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX"
 
 import jax
@@ -24,7 +26,7 @@ import pytest  # noqa: E402
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """Where the data sets of all runs lie: a folder of this session that holds `digits`."""
+    """Folder with the data sets of all runs of this session; it holds `digits`."""
     from vae_jax.data import load
 
     folder = str(tmp_path_factory.mktemp("datasets"))
@@ -34,7 +36,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def archives():
-    """The official archives of MNIST."""
+    """Folder with the official archives of MNIST."""
     from inputs import SHARED
 
     folder = SHARED / "mnist"
@@ -45,7 +47,7 @@ def archives():
 
 @pytest.fixture(scope="session")
 def mnist_dir(archives, tmp_path_factory):
-    """A folder of this session that holds MNIST."""
+    """Folder of this session that holds MNIST."""
     from vae_jax.data import prepare
 
     folder = tmp_path_factory.mktemp("mnist")
@@ -55,14 +57,14 @@ def mnist_dir(archives, tmp_path_factory):
 
 @pytest.fixture
 def digits_dir(data_dir, tmp_path):
-    """A copy to damage. It has no cache: the copied files are new, so an old cache would not count."""
+    """Copy of `digits` that a test may damage. The copied files are new, so a cache of the original does not apply."""
     shutil.copytree(Path(data_dir) / "digits", tmp_path / "data" / "digits")
     return tmp_path / "data"
 
 
 @pytest.fixture(scope="session")
 def small(data_dir):
-    """small(train__steps=7, ...): the config of a run on `digits` that takes seconds; settings as for `override`."""
+    """small(train__steps=7, ...): config of a run on `digits` that takes seconds; arguments as for `override`."""
     from vae_jax.config import PRESETS, override
 
     def make(**settings):
@@ -79,26 +81,27 @@ def small(data_dir):
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
-    """A folder where programs lie once this worker has compiled them: for all its tests, and their child processes."""
+    """Compilation cache of this worker, for all of its tests and their child processes."""
     folder = str(tmp_path_factory.mktemp("compiled"))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder
 
 
-class Called:
-    """A command run in this process: its exit code, and the lines of stdout and stderr."""
+class CommandResult:
+    """A command that was run in this process: its exit code, and the lines of stdout and stderr."""
 
     def __init__(self, argv, capsys):
         from vae_jax.cli.main import main
 
         capsys.readouterr()
         self.code = main([str(word) for word in argv])
-        said = capsys.readouterr()
-        self.out, self.err = said.out.splitlines(), said.err.splitlines()
+        captured = capsys.readouterr()
+        self.out, self.err = captured.out.splitlines(), captured.err.splitlines()
 
     @property
     def result(self):
+        """JSON object on stdout; fails unless the command succeeded."""
         assert self.code == 0, self.err
         assert len(self.out) == 1
         return json.loads(self.out[0])
@@ -106,5 +109,5 @@ class Called:
 
 @pytest.fixture
 def call(capsys):
-    """call("train", "--workdir", directory, ...) -> Called."""
-    return lambda *argv: Called(argv, capsys)
+    """call("train", "--workdir", directory, ...) -> CommandResult."""
+    return lambda *argv: CommandResult(argv, capsys)

@@ -12,7 +12,7 @@ structure = load_script(".ci/structure.py")
 PACKAGE = ROOT / "vae_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# A module imports only from its own folder and from lower layers; the last layer is on top.
+# A module imports only from the same folder and from lower layers; the last layer is on top.
 LAYERS = (
     ("errors", "kernels"),
     ("random",),

@@ -1,4 +1,4 @@
-"""What users bring, a model, a density, a decoder, a bound, a loss: it is taken everywhere, or refused in words."""
+"""Custom parts: a user-defined model, density, decoder, objective or loss works everywhere, or raises a clear error."""
 
 import dataclasses
 import functools
@@ -59,8 +59,8 @@ class Laplace:
         return self.loc
 
 
-class Own(nn.Module):
-    """A model that has nothing of `VAE` but its three functions, and the shape of its images."""
+class CustomModel(nn.Module):
+    """A model that shares with `VAE` only the three functions and `image_shape`."""
 
     image_shape = SHAPE
 
@@ -81,63 +81,63 @@ class Own(nn.Module):
 
 
 @functools.cache
-def own_params():
-    return init_state(KEY, model=Own(), optimizer=optax.identity()).params
+def custom_params():
+    return init_state(KEY, model=CustomModel(), optimizer=optax.identity()).params
 
 
-def own_loss(params, key, images, step):
+def custom_loss(params, key, images, step):
     del step
     read_key, noise_key = random.split(key)
     x = read_images(read_key, images, binarization="dynamic")
-    return negative_bound(params, noise_key, x, model=Own(), objective=importance.iwae, num_samples=3)
+    return negative_bound(params, noise_key, x, model=CustomModel(), objective=importance.iwae, num_samples=3)
 
 
-def test_a_step_in_parts_draws_what_it_draws_whole():
-    state = init_state(KEY, model=Own(), optimizer=(optimizer := optax.sgd(0.1)))
-    whole, _ = jax.jit(make_train_step(own_loss, optimizer))(state, IMAGES)
-    parts, _ = jax.jit(make_train_step(own_loss, optimizer, microbatches=3))(state, IMAGES.reshape(3, 4, *SHAPE))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole.params, parts.params)
-    assert not np.allclose(whole.params["code"]["kernel"], state.params["code"]["kernel"], atol=1e-3)
+def test_a_step_in_microbatches_uses_the_random_numbers_of_the_complete_batch():
+    state = init_state(KEY, model=CustomModel(), optimizer=(optimizer := optax.sgd(0.1)))
+    complete, _ = jax.jit(make_train_step(custom_loss, optimizer))(state, IMAGES)
+    parts, _ = jax.jit(make_train_step(custom_loss, optimizer, microbatches=3))(state, IMAGES.reshape(3, 4, *SHAPE))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), complete.params, parts.params)
+    assert not np.allclose(complete.params["code"]["kernel"], state.params["code"]["kernel"], atol=1e-3)
 
 
-def test_evaluations_of_devices_that_do_not_divide_the_batch_are_those_of_one():
+def test_evaluations_on_devices_that_do_not_divide_the_batch_equal_those_on_one():
     spread = sharding.batch_sharding(sharding.make_mesh(4))
-    alone, together = (Evaluator(Own(), "dynamic", batch_size=5, placement=where) for where in (None, spread))
-    for name, given in (("bound", {}), ("likelihood", {"num_samples": 6, "chunk": 4})):
-        one, four = (getattr(e, name)(own_params(), KEY, IMAGES, **given) for e in (alone, together))
+    alone, together = (Evaluator(CustomModel(), "dynamic", batch_size=5, placement=where) for where in (None, spread))
+    for name, settings in (("bound", {}), ("likelihood", {"num_samples": 6, "chunk": 4})):
+        one, four = (getattr(e, name)(custom_params(), KEY, IMAGES, **settings) for e in (alone, together))
         assert one == pytest.approx(four, rel=1e-5)
     assert one["nll"] > 0
 
 
-def test_its_programs():
-    programs = export.export_programs(own_params(), model=Own())
+def test_exported_programs_equal_the_model():
+    programs = export.export_programs(custom_params(), model=CustomModel())
     codes = programs["encoder"].call(X)
     assert codes["mean"].shape == (12, 2)
-    expected = export.decode(own_params(), codes["mean"], model=Own())
+    expected = export.decode(custom_params(), codes["mean"], model=CustomModel())
     np.testing.assert_allclose(programs["decoder"].call(codes["mean"]), expected, rtol=1e-5)
     rows = jax.random.key_data(jax.random.split(KEY, 5))
     assert programs["sampler"].call(rows).shape == (5, *SHAPE)
 
 
-def test_statistics_take_raw_keys():
+def test_gradient_statistics_accept_raw_keys():
     def loss(params, key):
-        return own_loss(params, key, IMAGES, 0)[0]
+        return custom_loss(params, key, IMAGES, 0)[0]
 
     raw = jax.random.split(jax.random.PRNGKey(1), 4)
     typed = jax.random.wrap_key_data(raw)
-    found, expected = (gradient_statistics(loss, own_params(), keys, chunk=2).variance for keys in (raw, typed))
+    found, expected = (gradient_statistics(loss, custom_params(), keys, chunk=2).variance for keys in (raw, typed))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 class Flat(nn.Module):
-    """A decoder that forgets to make an image of its features."""
+    """A decoder whose output has not the shape of an image."""
 
     @nn.compact
     def __call__(self, z):
         return nn.Dense(12)(z)
 
 
-def made_of(**parts):
+def init_vae(**parts):
     return VAE(MLPEncoder((8,), nn.relu), Flat(), latent_dim=2, image_shape=SHAPE, **parts).init(KEY, X)
 
 
@@ -149,19 +149,19 @@ def two_layers():
 
 
 def bound_by(objective):
-    return negative_bound(own_params(), KEY, X, model=Own(), objective=objective, num_samples=2)
+    return negative_bound(custom_params(), KEY, X, model=CustomModel(), objective=objective, num_samples=2)
 
 
 def step_of(*, metric=0.0, **settings):
     def loss(params, key, images, step):
-        return own_loss(params, key, images, step)[0], {"mine": metric}
+        return custom_loss(params, key, images, step)[0], {"custom": metric}
 
     step = make_train_step(loss, optax.sgd(0.1), **settings)
-    return step(init_state(KEY, model=Own(), optimizer=optax.sgd(0.1)), IMAGES)
+    return step(init_state(KEY, model=CustomModel(), optimizer=optax.sgd(0.1)), IMAGES)
 
 
 def likelihood(**settings):
-    return log_likelihood(own_params(), KEY, X, model=Own(), **settings)
+    return log_likelihood(custom_params(), KEY, X, model=CustomModel(), **settings)
 
 
 MODEL = build_model(ModelConfig(hidden=(8,), latent_dim=2), SHAPE)
@@ -170,46 +170,66 @@ MODEL = build_model(ModelConfig(hidden=(8,), latent_dim=2), SHAPE)
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
-        (lambda: made_of(), InputError, ["decoder: [12, 12] for codes [12, 2]", "must be [12, 4, 3, 1]"]),
-        (lambda: made_of(latent_layers=(3,)), InputError, ["posterior_layers=0 must be 1"]),
+        (lambda: init_vae(), InputError, ["decoder returned shape [12, 12] for codes [12, 2]", "return [12, 4, 3, 1]"]),
+        (lambda: init_vae(latent_layers=(3,)), InputError, ["posterior_layers has 0 modules; pass 1,"]),
         (
-            lambda: made_of(prior_layers=(ConditionalNormal((4,), nn.relu, 3),)),
+            lambda: init_vae(prior_layers=(ConditionalNormal((4,), nn.relu, 3),)),
             InputError,
-            ["prior_layers=1 must be 0"],
+            ["prior_layers has 1 modules; pass 0,"],
         ),
-        (lambda: bound_by(lambda t: t.log_px_z), ValueError, ["objective: it gave [2, 12] for 12 examples"]),
-        (lambda: bound_by(lambda t: t.log_px_z.mean()), ValueError, ["objective: it gave [] for 12 examples"]),
-        (lambda: aggregate.squared_mmd(two_layers()), ValueError, ["2 stochastic layers given, must be one"]),
+        (
+            lambda: bound_by(lambda t: t.log_px_z),
+            ValueError,
+            ["objective returned shape [2, 12]; return a bound for each example, [12]"],
+        ),
+        (
+            lambda: bound_by(lambda t: t.log_px_z.mean()),
+            ValueError,
+            ["objective returned shape []; return a bound for each example, [12]"],
+        ),
+        (
+            lambda: aggregate.squared_mmd(two_layers()),
+            ValueError,
+            ["terms.codes has 2 stochastic layers; use a model with one"],
+        ),
         (
             lambda: aggregate.beta_tc(two_layers(), num_examples=12),
             ValueError,
-            ["2 stochastic layers given, must be one"],
+            ["terms.codes has 2 stochastic layers; use a model with one"],
         ),
-        (lambda: step_of(metric=jnp.zeros(3)), ValueError, ["metrics: mine is [3], must be a scalar"]),
-        (lambda: step_of(microbatches=2), ValueError, ["batch=[12, 4, 3, 1] must be [2, B/2, H, W, C]"]),
-        (lambda: likelihood(num_samples=5, chunk=0), ValueError, ["chunk: 0 given"]),
-        (lambda: likelihood(num_samples=0, chunk=1), ValueError, ["num_samples: 0, chunk: 1 given"]),
-        (lambda: Evaluator(Own(), "none", 5).bound(own_params(), KEY, IMAGES[:0]), ValueError, ["0 images in batches"]),
-        (lambda: Evaluator(Own(), "none", 0).bound(own_params(), KEY, IMAGES), ValueError, ["in batches of 0 given"]),
+        (lambda: step_of(metric=jnp.zeros(3)), ValueError, ["metrics['custom'] has shape [3]; return a scalar"]),
+        (lambda: step_of(microbatches=2), ValueError, ["batch has shape [12, 4, 3, 1]; pass [2, B/2, H, W, C]"]),
+        (lambda: likelihood(num_samples=5, chunk=0), ValueError, ["num_samples=5 and chunk=0 must each be 1 or more"]),
+        (lambda: likelihood(num_samples=0, chunk=1), ValueError, ["num_samples=0 and chunk=1 must each be 1 or more"]),
+        (
+            lambda: Evaluator(CustomModel(), "none", 5).bound(custom_params(), KEY, IMAGES[:0]),
+            ValueError,
+            ["images has length 0; pass one image or more"],
+        ),
+        (
+            lambda: Evaluator(CustomModel(), "none", 0).bound(custom_params(), KEY, IMAGES),
+            ValueError,
+            ["batch_size=0 must be 1 or more"],
+        ),
         (
             lambda: make_loss(MODEL, ObjectiveConfig(name="iwea"), DataConfig()),
             InputError,
-            ["objective.name: 'iwea' given", "did you mean 'iwae'?"],
+            ["objective.name='iwea' must be one of", "did you mean 'iwae'?"],
         ),
         (
             lambda: make_loss(MODEL, ObjectiveConfig(estimator="dreg"), DataConfig()),
             InputError,
-            ["objective.estimator: 'dreg' given"],
+            ["objective.estimator='dreg' must be one of"],
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused(call, kind, words):
+def test_unsupported_parts_and_settings_are_refused(call, kind, words):
     with refused(kind, *words):
         call()
 
 
-def test_the_folder_of_a_prepared_data_set_is_told_from_one_of_pictures(data_dir):
+def test_the_folder_of_a_prepared_data_set_is_distinguished_from_a_folder_of_images(data_dir):
     load("digits", "train", data_dir=data_dir)
     (folder,) = (path.parent for path in Path(data_dir).glob("digits/*/dataset_info.json"))
-    with refused(InputError, "prepared by TFDS; give its name"):
+    with refused(InputError, "prepared by TFDS; use its name"):
         load(folder, "train")

@@ -1,8 +1,12 @@
-"""What can go wrong for a user: each kind is one line on stderr and one exit code, without a traceback."""
+"""Errors that a user can cause or meet. The command line prints each as one line on stderr, with an exit code."""
 
 
 class VaeJaxError(Exception):
-    """An error that its message explains: which setting, what was given, what is allowed."""
+    """An error whose message is one line: which setting, what is wrong with its value, and what to do.
+
+    Attributes:
+      exit_code: exit code of the command line.
+    """
 
     exit_code = 2
 
@@ -12,34 +16,34 @@ class InputError(VaeJaxError):
 
 
 class NoExamplesError(InputError):
-    """A split for which nothing is held out, and which the data set does not have. Exit code 2."""
+    """A split that the data set does not have, and for which no training examples are held out. Exit code 2."""
 
 
 class NotFiniteError(VaeJaxError):
-    """Training met a loss, gradient or parameter that is not finite. Exit code 3."""
+    """A loss, gradient or parameter that is not finite during training. Exit code 3."""
 
     exit_code = 3
 
 
 class CheckpointError(VaeJaxError):
-    """No checkpoint of the run can be used. Exit code 4."""
+    """A run without a checkpoint that can be used. Exit code 4."""
 
     exit_code = 4
 
 
 class StorageError(VaeJaxError):
-    """The file system refused a read or a write. Exit code 5."""
+    """A read or write that the file system refused. Exit code 5."""
 
     exit_code = 5
 
 
-class LostProcessError(VaeJaxError):
-    """Another process of the same run has ended, and this one cannot go on without it. Exit code 7."""
-
-    exit_code = 7
-
-
 class LockedError(VaeJaxError):
-    """Another process works in the same run directory. Exit code 6."""
+    """A run directory in which another process is working. Exit code 6."""
 
     exit_code = 6
+
+
+class LostProcessError(VaeJaxError):
+    """The end of another process of the same run, without which this process cannot continue. Exit code 7."""
+
+    exit_code = 7

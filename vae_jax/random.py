@@ -3,20 +3,20 @@
 `bits` and `normal` return what jax.random returns for the same key, computed by `kernels.threefry2x32`. Keys of another
 implementation than Threefry are passed to jax.random.
 
-A `RowsKey` draws the numbers of some rows of a larger array. A batch that is read in parts thus draws the same numbers as
-the complete batch, and rows that are added as padding for the devices change no other row. The functions here accept a
-`RowsKey` wherever they accept a key; those of jax.random do not.
+A `RowsKey` draws the numbers of some rows of a larger array. A batch that is processed in parts thus draws the same
+numbers as the complete batch, and rows that are added as padding for the devices change no other row. The functions
+here accept a `RowsKey` wherever they accept a key; those of jax.random do not.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from vae_jax import kernels
 
@@ -90,7 +90,7 @@ def bits(key: Key, shape: tuple[int, ...], *, axis: int = 0) -> Array:
     return (x0 ^ x1).reshape(shape)
 
 
-def normal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32, *, axis: int = 0) -> Array:
+def normal(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, *, axis: int = 0) -> Array:
     """Return jax.random.normal(key, shape, dtype) = sqrt(2)·erfinv(u) with u uniform on (−1, 1).
 
     Args:
@@ -137,4 +137,5 @@ def _full_shape(key: RowsKey, shape: tuple[int, ...], axis: int) -> tuple[int, .
 
 def _is_partitionable_threefry(key: Array) -> bool:
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return jax.config.jax_threefry_partitionable and typed and str(jax.random.key_impl(key)) == "threefry2x32"
+    partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]  # made by jax
+    return partitionable and typed and str(jax.random.key_impl(key)) == "threefry2x32"

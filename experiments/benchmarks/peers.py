@@ -1,47 +1,48 @@
-"""Steady epochs of vae_jax and of its peers on one machine, and the seconds that each takes to a test ELBO.
+"""The speed of vae_jax and of comparable trainers on one machine: seconds per epoch, and seconds to a test ELBO.
 
-Two models, with batch 128 and Adam at 1e-3 on MNIST's pixel intensities as they are. `--model mlp` is the VAE of the
-PyTorch examples: 784-400-20 and its mirror with relu. `--model residual` is the network of the preset mnist-conv: two
-levels of residual blocks with 16 and 32 channels, 50 latents, gelu; in PyTorch (`trainers/torch_networks.py`) it is the
-same function with as many parameters. Each row is one way of training, written in the file of `trainers/` that it
-names; a row is there with both models, platforms and precisions unless something else is said:
+There are two models, trained with batch 128 and Adam at 1e-3 on the pixel intensities of MNIST. `--model mlp` is the
+VAE of the PyTorch examples: 784-400-20 and its mirror with relu. `--model residual` is the network of the preset
+mnist-conv: two levels of residual blocks with 16 and 32 channels, 50 latents, gelu; in PyTorch
+(`trainers/torch_networks.py`) it is the same function with the same number of parameters. Each row is one way of
+training, implemented in a file of `trainers/`. A row is available with both models, platforms and precisions unless
+stated otherwise:
 
-    vae_jax           `fitting.compile_program`, as `vae-jax train` runs it, from its first weights: one dispatch for
-                      each epoch of 469 steps, every loss and gradient checked to be finite, every step's metrics read
-                      back after each dispatch
-    vae_jax-per-step  the same with train.log_every = 1, a dispatch for each step: none is waited for within an epoch,
-                      whose losses and checks are read back at its end
-    torch-example     the loop of the PyTorch example: a shuffling DataLoader over images that become a PIL image and
-                      then a float32 tensor, one by one, in every epoch, as torchvision's MNIST and ToTensor make them;
-                      loss.item() in every step (mlp, CPU)
+    vae_jax           `runs.compile_program`, as `vae-jax train` runs it, from its first weights: one dispatch for each
+                      epoch of 469 steps; every loss and gradient is checked to be finite, and the metrics of every step
+                      are transferred to the host after each dispatch
+    vae_jax-per-step  the same with train.log_every = 1, one dispatch for each step: no step is waited for within an
+                      epoch, and losses and checks are transferred at its end
+    torch-example     the loop of the PyTorch example: a shuffling DataLoader over images that are converted to a PIL
+                      image and then to a float32 tensor, one by one, in every epoch, as torchvision's MNIST and
+                      ToTensor do; loss.item() in every step (mlp, CPU)
     torch-loader      the same with a DataLoader over one float32 tensor in memory, pinned for a GPU (mlp)
     torch-plain       the fastest plain form: one tensor on the device, randperm and an index for each batch, the cross
                       entropy of logits, fused Adam, no loss.item() in the loop
-    torch-compiled    torch-plain with loss and model in torch.compile (needs a C++ compiler; left out where it fails)
-    torch-cuda-graph  torch-plain with its whole step, from the batch's index to Adam, captured as a CUDA graph and
+    torch-compiled    torch-plain with loss and model in torch.compile (needs a C++ compiler; omitted if it fails)
+    torch-cuda-graph  torch-plain with its complete step, from the batch's index to Adam, captured as a CUDA graph and
                       replayed for each batch (GPU)
     pythae            pythae's VAE with these networks, trained by its BaseTrainer (mlp, CPU, float32)
-    flax-example      Linen and optax as in Flax's own example: a jitted step, called for each batch (mlp, float32)
-    numpyro           SVI with the closed-form KL, an epoch in one jitted loop, as in numpyro's own example (mlp,
-                      float32)
+    flax-example      Linen and optax as in Flax's example: a jitted step, called for each batch (mlp, float32)
+    numpyro           SVI with the closed-form KL, an epoch in one jitted loop, as in numpyro's example (mlp, float32)
 
 `--precision bfloat16` is model.compute_dtype in vae_jax, and torch.autocast around the network in PyTorch, where the
 layers of mean and log variance are in bfloat16 too; parameters, loss, optimizer and test ELBO are float32 in both. With
-float32 on a GPU, XLA's products are TF32 unless told otherwise, and PyTorch is allowed the same there
-(set_float32_matmul_precision "high"; cuDNN's convolutions are TF32 by default, and its algorithms are tried out first).
-vae_jax alone computes the test ELBO in full float32 then.
+float32 on a GPU, XLA's products are TF32 by default, and PyTorch may use TF32 as well (set_float32_matmul_precision
+"high"; cuDNN's convolutions are TF32 by default, and its algorithms are benchmarked first). Only vae_jax computes the
+test ELBO in full float32 then.
 
-Protocol: a process for each file of `trainers/`, kept alive, each with all cores, in a virtual environment of its own
-that this program makes (vae_jax runs in the Python that runs this); warm-up epochs first; then rounds of one epoch for
-each row in turn, while the other processes sleep, so that what else the machine does hits all rows alike. An epoch is
-as many steps as 60,000 images need, and has ended when the device has. The ratio is vae_jax's time over the row's,
-round by round: below 1, vae_jax is faster. The seconds to the test ELBO are those of all epochs, the first with its
-compilation too, until the ELBO of the 10,000 test images is that good, which is looked at after each epoch and is not
-counted. `--overlap` saves most of the time of compilations: the first epochs run side by side, and there are no seconds
-to a test ELBO; what a compiler tries out on the device, it then tries out beside the others.
+Protocol: one process for each file of `trainers/`, which runs until the end and may use all cores. Each process has a
+separate virtual environment that this program creates (vae_jax runs in the Python of this program). First the warm-up
+epochs; then rounds of one epoch of each row in turn, while the other processes sleep, so that other load of the machine
+affects all rows equally. An epoch has the number of steps of 60,000 images, and ends when the device has finished. The
+ratio is vae_jax's time divided by the row's time in the same round: below 1, vae_jax is faster. The seconds to the test
+ELBO are the sum over all epochs, including the first with its compilation, until the ELBO of the 10,000 test images
+reaches the target. The ELBO is computed after each epoch, and its time is not counted. `--overlap` saves most of the
+compilation time: the first epochs of all rows run at the same time, and there are no seconds to a test ELBO. A compiler
+that benchmarks algorithms on the device then does so while the others run.
 
-On a GPU (`--platform gpu`) all rows run in the Python that runs this (`--here`), which needs JAX and PyTorch for it;
-their processes share the card, so JAX takes memory as it needs it (XLA_PYTHON_CLIENT_PREALLOCATE=false).
+On a GPU (`--platform gpu`) all rows run in the Python of this program (`--here`), which needs JAX and PyTorch for it.
+Their processes share the GPU, so that JAX allocates memory on demand (XLA_PYTHON_CLIENT_PREALLOCATE=false).
 
     vae-jax data prepare mnist
     python experiments/benchmarks/peers.py
@@ -50,11 +51,11 @@ their processes share the card, so JAX takes memory as it needs it (XLA_PYTHON_C
     python experiments/benchmarks/peers.py --platform gpu --here --overlap
     python experiments/benchmarks/peers.py --platform gpu --here --overlap --model residual --precision bfloat16
 
-Time: 5 minutes on two cores for all rows, 17 rounds and 2 epochs of warm-up, the environments made before.
-Numbers of 2026-11-25 (mlp, float32, two cores of an AMD EPYC with AVX-512, nothing else at work, Python 3.11.7, jax
-0.10.2, flax 0.12.8, torch 2.13.0+cpu, pythae 0.1.2, numpyro 0.22.0, `--rounds 17 --warmup 2`; the last batch of an
-epoch was a smaller one in PyTorch then), seconds an epoch and vae_jax's time over the row's, each the median (least to
-greatest); seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
+Time: 5 minutes on two cores for all rows, 17 rounds and 2 warm-up epochs, without the creation of the environments.
+Results of 2026-11-25 (mlp, float32, two cores of an AMD EPYC with AVX-512, no other load, Python 3.11.7, jax 0.10.2,
+flax 0.12.8, torch 2.13.0+cpu, pythae 0.1.2, numpyro 0.22.0, `--rounds 17 --warmup 2`; in this run, the last batch of an
+epoch was smaller in PyTorch): seconds per epoch and vae_jax's time divided by the row's, each the median (min to max);
+seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
 
     vae_jax          0.666 (0.632 to 0.895)                                  14.4    -104.46
     torch-example    2.881 (2.591 to 3.211)      0.236 (0.210 to 0.305)      35.7    -103.80
@@ -65,8 +66,8 @@ greatest); seconds to a test ELBO of -105 nats; the test ELBO after 19 epochs:
     flax-example     1.043 (0.928 to 1.244)      0.658 (0.571 to 0.851)      18.3    -104.25
     numpyro          0.717 (0.680 to 0.934)      0.940 (0.705 to 1.144)      18.3    -104.48
 
-On 2026-11-26, on two cores of an Intel Xeon with AVX-512 (large products at 213 to 285 GFLOP/s, on the EPYC at 495),
-the same versions and flags:
+On 2026-11-26, on two cores of an Intel Xeon with AVX-512 (large products at 213 to 285 GFLOP/s; on the EPYC at 495),
+with the same versions and flags:
 
     vae_jax           1.287 (1.174 to 2.557)                                  19.8    -103.88
     vae_jax-per-step  1.558 (1.313 to 3.302)      0.824 (0.627 to 0.937)      22.1    -103.85
@@ -78,21 +79,22 @@ the same versions and flags:
     flax-example      1.740 (1.597 to 4.005)      0.715 (0.378 to 0.791)      36.1    -104.25
     numpyro           1.652 (1.165 to 2.950)      0.960 (0.522 to 1.196)      34.0    -104.48
 
-In the first of these tables vae_jax's output bias started at zero. In the second it starts at the mean image, as
-`vae-jax train` has it, and fewer epochs lead to -105. Earlier on the Xeon (`--rounds 9 --warmup 2`) the ratios of
-torch-plain, torch-compiled, pythae, flax-example and numpyro were 0.557, 0.616, 0.355, 0.790 and 1.020.
+In the first table, vae_jax's output bias starts at zero. In the second, it starts at the mean image, as in
+`vae-jax train`, and fewer epochs are needed to reach -105. In an earlier run on the Xeon (`--rounds 9 --warmup 2`), the
+ratios of torch-plain, torch-compiled, pythae, flax-example and numpyro were 0.557, 0.616, 0.355, 0.790 and 1.020.
 
-The residual model there on 5,400 images (`--rounds 9 --warmup 1`), where PyTorch is faster. By a profile half of
-vae_jax's time are convolutions, those over 14x14 pixels at a quarter of the rate of large products:
+The residual model there on 5,400 images (`--rounds 9 --warmup 1`), where PyTorch is faster. According to a profile,
+half of vae_jax's time is spent in convolutions; those over 14x14 pixels reach a quarter of the rate of large products:
 
     vae_jax          2.560 (2.133 to 3.181)
     torch-plain      1.821 (1.425 to 2.584)      1.390 (1.048 to 1.863)
     torch-compiled   2.413 (1.887 to 2.907)      1.074 (0.901 to 1.229)
 
 On one NVIDIA H100 80GB, 2026-11-26 (driver 580.159.04, Python 3.12.3, jax 0.11.2, flax 0.12.10, torch 2.11.0+cu130,
-`--platform gpu --here --overlap --rounds 5 --warmup 1`, without torch-loader), seconds an epoch and vae_jax's time over
-the row's. Of the residual model 3 rounds in float32 and 2 in bfloat16, which is where the time for it was up. vae_jax's
-program was told its number of steps when it ran; it is compiled for it since (docs/performance.md), not measured here:
+`--platform gpu --here --overlap --rounds 5 --warmup 1`, without torch-loader): seconds per epoch and vae_jax's time
+divided by the row's. The residual model was measured for 3 rounds in float32 and for 2 in bfloat16, because the
+available time ended. vae_jax's program received its number of steps at run time; since then, it is compiled for that
+number (docs/measurements.md), which is not measured here:
 
     mlp, float32        vae_jax           0.0573 (0.0570 to 0.0583)
                         vae_jax-per-step  0.4986 (0.4508 to 0.6080)   0.114 (0.095 to 0.126)
@@ -117,31 +119,27 @@ program was told its number of steps when it ran; it is compiled for it since (d
                         torch-compiled    2.9639 (2.8301 to 3.0978)   0.089 (0.089 to 0.089)
                         torch-cuda-graph  0.4060 (0.4058 to 0.4062)   0.650 (0.621 to 0.679)
 
-numpyro's epoch is shorter there. Its loop has a known number of steps, it keeps no metrics of each step, and it neither
-takes the gradient's norm nor checks that anything is finite; what of that costs how much was not tried.
+numpyro's epoch is shorter in this run. Its loop has a static number of steps and stores no metrics of each step. It
+neither computes the norm of the gradient nor checks that values are finite. The cost of each of these was not measured.
 """
 
 import argparse
 import contextlib
-import importlib.util
 import itertools
 import json
 import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
-TRAINERS = Path(__file__).parent / "trainers"
+from peer_workers import Worker, environment_python
+
 MODELS = {
     "mlp": {"network": "mlp", "hidden": [400], "latent_dim": 20, "activation": "relu"},
     "residual": {"network": "residual", "hidden": [16, 32], "latent_dim": 50, "activation": "gelu"},
@@ -151,7 +149,7 @@ BATCH_SIZE, LEARNING_RATE = 128, 1e-3
 
 
 class Row(NamedTuple):
-    """A way of training: the file of `trainers/` that has it, and what it can be asked for with."""
+    """A way of training: its file of `trainers/`, and the models, platforms and precisions that it supports."""
 
     trainer: str
     models: tuple[str, ...] = tuple(MODELS)
@@ -173,141 +171,20 @@ ROWS = {
 }
 
 
-def refusal(name: str, model: str, platform: str, precision: str) -> str | None:
-    """Why there is no such row with these, in words, or None where there is."""
+def unsupported(name: str, model: str, platform: str, precision: str) -> str | None:
+    """Return an error message if a row does not support these settings, otherwise None."""
     row = ROWS[name]
-    asked = {"--model": (model, row.models), "--platform": (platform, row.platforms),
+    settings = {"--model": (model, row.models), "--platform": (platform, row.platforms),
              "--precision": (precision, row.precisions)}  # fmt: skip
-    for option, (given, allowed) in asked.items():
-        if given not in allowed:
-            return f"--rows: {name} is there with {option} {' or '.join(allowed)} only, {given} given"
+    for option, (value, supported) in settings.items():
+        if value not in supported:
+            return f"{option}={value} is not supported by --rows={name}; use {option} {' or '.join(supported)}"
     return None
-
-
-def load_trainer(name: str) -> ModuleType:
-    """The file `trainers/name.py`, which imports what it compares only when it is asked for its rows."""
-    spec = importlib.util.spec_from_file_location(f"trainer_{name}", TRAINERS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# --- In the process of a row -----------------------------------------------------------------------------------------
-
-
-def serve(name: str, path: Path, steps: int, task: dict[str, Any]) -> None:
-    """Answers each line on stdin, ["epoch" or "test", row], by a JSON line on the stdout that the parent reads."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed goes to stderr
-
-    def answer(**content: Any) -> None:
-        print(json.dumps(content), file=answers, flush=True)
-
-    def attempt(act: Any) -> Any:
-        try:
-            return act()
-        except Exception as error:  # the parent says it, and goes on without the row
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            text = " ".join(str(error).split())[:200]
-            answer(error=f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {text}")
-
-    from importlib.metadata import version
-
-    import numpy as np
-
-    with np.load(path, allow_pickle=False) as images:
-        train, test = images["train"], images["test"]
-    module = load_trainer(name)
-    makers = attempt(lambda: module.trainers(train, test, steps, task))
-    if makers is None:
-        return
-    answer(versions={package: version(package) for package in module.VERSIONS})
-    started: dict[str, tuple] = {}
-
-    def epoch(row: str) -> dict[str, float]:
-        start = time.perf_counter()
-        if row not in started:
-            started[row] = makers[row]()
-        loss = started[row][0]()
-        return {"seconds": time.perf_counter() - start, "loss": loss}
-
-    def test_elbo(row: str) -> dict[str, float]:
-        return {"elbo": started[row][1]()}
-
-    for line in sys.stdin:
-        what, row = json.loads(line)
-        found = attempt(lambda what=what, row=row: (epoch if what == "epoch" else test_elbo)(row))
-        if found is not None:
-            answer(**found)
-
-
-class Worker:
-    """A process kept alive: `ask("epoch", row)` runs one epoch there and sleeps until it is done.
-
-    It is to be waited for once, until it is `ready`.
-    """
-
-    def __init__(self, python: str, trainer: str, path: Path, steps: int, task: dict[str, Any]):
-        command = [python, str(Path(__file__).resolve()), "--serve", trainer, str(path), str(steps), json.dumps(task)]
-        environment = os.environ | {
-            "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[task["platform"]],
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share a card
-        }
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.error: str | None = None
-        self.versions: dict[str, str] = {}
-
-    def ready(self) -> None:
-        """Waits for its first answer: the versions of what it compares, or why it cannot."""
-        first = self._read()
-        self.error, self.versions = first.get("error"), first.get("versions", {})
-
-    def _read(self) -> dict[str, Any]:
-        line = self.process.stdout.readline()
-        if not line:
-            return {"error": f"its process ended with code {self.process.wait()}"}
-        return json.loads(line)
-
-    def ask(self, what: str, row: str) -> dict[str, Any]:
-        if self.error is None:
-            try:
-                print(json.dumps([what, row]), file=self.process.stdin, flush=True)
-            except BrokenPipeError:
-                self.error = f"its process ended with code {self.process.wait()}"
-        return {"error": self.error} if self.error is not None else self._read()
-
-    def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
-# --- The parent ------------------------------------------------------------------------------------------------------
-
-
-def environment_python(trainer: str, folder: Path) -> str:
-    """The Python of the virtual environment for `trainer`, made in `folder` unless it is there already, whole."""
-    requirements = load_trainer(trainer).REQUIREMENTS
-    if not requirements:
-        return sys.executable
-    environment, python = folder / trainer, folder / trainer / "bin" / "python"
-    stamp = environment / "requirements.txt"
-    if not stamp.exists() or stamp.read_text().split() != list(requirements):
-        print(f"{environment}: installing {', '.join(requirements)}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
-        constraints = [] if "torch" in "".join(requirements) else ["-c", str(TRAINERS.parents[2] / "constraints.txt")]
-        command = [str(python), "-m", "pip", "install", "--quiet", *requirements, *constraints]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        stamp.write_text("\n".join(requirements))  # last: an environment without it is not whole
-    return str(python)
 
 
 @contextlib.contextmanager
 def stored_images(name: str, data_dir: str | None, holdout: float) -> Iterator[tuple[Path, int]]:
-    """(an .npz with all training and test images, uint8 [N, H, W, C], N of the first): what all processes load."""
+    """Yield (path of an .npz file with all training and test images, uint8 [N, H, W, C]; N of the training images)."""
     import numpy as np
 
     from vae_jax import data
@@ -323,42 +200,42 @@ def stored_images(name: str, data_dir: str | None, holdout: float) -> Iterator[t
         yield path, len(train)
 
 
-Answers = tuple[dict[str, Any], dict[str, Any]]
+Results = tuple[dict[str, Any], dict[str, Any]]
 
 
-def ask(workers: dict[str, Worker], row: str) -> Answers:
-    """(epoch, test) of a row: the answers to both questions, or the error of the first twice."""
-    epoch = workers[row].ask("epoch", row)
-    return epoch, epoch if "error" in epoch else workers[row].ask("test", row)
+def run_epoch(workers: dict[str, Worker], row: str) -> Results:
+    """Run an epoch and a test of a row; return both results, or the error of the epoch twice."""
+    epoch = workers[row].request("epoch", row)
+    return epoch, epoch if "error" in epoch else workers[row].request("test", row)
 
 
-def ask_all(workers: dict[str, Worker], rows: list[str]) -> dict[str, Answers]:
-    """`ask` of all rows, the processes at work side by side."""
+def run_epochs(workers: dict[str, Worker], rows: list[str]) -> dict[str, Results]:
+    """Run an epoch and a test of every row, with all processes at the same time."""
     shared: dict[int, list[str]] = {}
     for row in rows:
         shared.setdefault(id(workers[row]), []).append(row)
     with ThreadPoolExecutor(len(shared)) as pool:
-        parts = list(pool.map(lambda own: [(row, ask(workers, row)) for row in own], shared.values()))
+        parts = list(pool.map(lambda group: [(row, run_epoch(workers, row)) for row in group], shared.values()))
     return dict(itertools.chain(*parts))
 
 
 def measure(
     workers: dict[str, Worker], rows: list[str], *, warmup: int, rounds: int, target: float | None
 ) -> dict[str, dict[str, Any]]:
-    """{row: {"epochs": those measured, "to_target": seconds or None, "elbo": the last}}; failed rows are left out.
+    """Return {row: {"epochs": measured epochs, "to_target": seconds or None, "elbo": the last}} without failed rows.
 
-    Without a target, for which their time would count, the first epochs of all rows run side by side.
+    Without a target, to which their time would count, the first epochs of all rows run at the same time.
     """
-    found: dict[str, dict[str, Any]] = {
+    results: dict[str, dict[str, Any]] = {
         row: {"epochs": [], "spent": 0.0, "to_target": None, "elbo": -math.inf} for row in rows
     }
     for i in range(-warmup, rounds):
-        answers = ask_all(workers, rows) if target is None and i == -warmup else {}
-        for row in list(found):
-            this, (epoch, tested) = found[row], answers.get(row) or ask(workers, row)
+        first_epochs = run_epochs(workers, rows) if target is None and i == -warmup else {}
+        for row in list(results):
+            this, (epoch, tested) = results[row], first_epochs.get(row) or run_epoch(workers, row)
             if "error" in tested:
-                print(f"{row}: left out ({tested['error']})", file=sys.stderr)
-                del found[row]
+                print(f"{row}: omitted ({tested['error']})", file=sys.stderr)
+                del results[row]
                 continue
             this["spent"] += epoch["seconds"]
             this["elbo"] = tested["elbo"]
@@ -366,21 +243,21 @@ def measure(
                 this["to_target"] = this["spent"]
             if i >= 0:
                 this["epochs"].append(epoch)
-        line = "  ".join(f"{row} {f['epochs'][-1]['seconds']:.4f} s" for row, f in found.items() if f["epochs"])
+        line = "  ".join(f"{row} {f['epochs'][-1]['seconds']:.4f} s" for row, f in results.items() if f["epochs"])
         print(f"round {i + 1} of {rounds}: {line}" if line else "warm-up", file=sys.stderr)
-    return found
+    return results
 
 
-def summarise(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each row: the median, least and greatest seconds of an epoch, and the same of vae_jax's time over its own."""
+def summarize(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return median, minimum and maximum of each row's seconds per epoch, and of the ratio of vae_jax's to them."""
 
     def spread(values: list[float]) -> dict[str, float]:
         return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
-    seconds = {row: [epoch["seconds"] for epoch in this["epochs"]] for row, this in found.items()}
+    seconds = {row: [epoch["seconds"] for epoch in this["epochs"]] for row, this in results.items()}
     table = []
     for row, times in seconds.items():
-        this = found[row]
+        this = results[row]
         entry = {"row": row, "seconds": spread(times), "loss": this["epochs"][-1]["loss"], "test_elbo": this["elbo"],
                  "seconds_to_target": this["to_target"]}  # fmt: skip
         if row != "vae_jax" and "vae_jax" in seconds:
@@ -389,10 +266,10 @@ def summarise(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def show(
+def print_table(
     table: list[dict[str, Any]], versions: dict[str, dict[str, str]], *, rounds: int, target: float | None
 ) -> None:
-    """Prints the table for people."""
+    """Print the results as a table."""
 
     def span(entry: dict[str, float] | None, digits: int = 3) -> str:
         return "{median:.{n}f} ({min:.{n}f} to {max:.{n}f})".format(**entry, n=digits) if entry else ""
@@ -400,70 +277,70 @@ def show(
     def reached(entry: dict[str, Any]) -> str:
         if target is None:
             return ""
-        return "not yet" if entry["seconds_to_target"] is None else f"{entry['seconds_to_target']:.1f}"
+        return "not reached" if entry["seconds_to_target"] is None else f"{entry['seconds_to_target']:.1f}"
 
     for name, packages in versions.items():
         print(f"{name}: " + ", ".join(f"{package} {number}" for package, number in packages.items()))
-    print(f"median (least to greatest) of {rounds} rounds")
+    print(f"median (min to max) of {rounds} rounds")
     to = "" if target is None else f"s to {target:g}"
-    print(f"{'row':<18}{'seconds an epoch':<30}{'vae_jax / row':<28}{to:<12}test ELBO at the end")
+    print(f"{'row':<18}{'seconds per epoch':<30}{'vae_jax / row':<28}{to:<12}test ELBO at the end")
     for entry in table:
         seconds, ratio = span(entry["seconds"], digits=4), span(entry.get("ratio"))
         print(f"{entry['row']:<18}{seconds:<30}{ratio:<28}{reached(entry):<12}{entry['test_elbo']:.2f} nats")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures, prints a table, and last one line of JSON."""
+    """Measure, and print a table and, on the last line, JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, help="which rows to measure, of all that there are")
-    parser.add_argument("--model", choices=MODELS, default="mlp", help="what is trained")
-    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="where; gpu needs --here")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="rows to measure; default: all")
+    parser.add_argument("--model", choices=MODELS, default="mlp", help="model to train")
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="device; gpu needs --here")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the networks in training")
     parser.add_argument("--rounds", type=int, default=15, help="measured epochs of each row")
-    parser.add_argument("--warmup", type=int, default=3, help="epochs of each row before those")
-    parser.add_argument("--target", type=float, default=-105.0, help="the test ELBO, in nats, to be reached")
-    parser.add_argument("--overlap", action="store_true", help="no target: first epochs, which compile, side by side")
-    parser.add_argument("--environments", type=Path, default=Path("runs/environments"), help="where they are made")
-    parser.add_argument("--here", action="store_true", help="make none: rows that this Python lacks are left out")
-    parser.add_argument("--quick", action="store_true", help="one round of three steps: does it run at all?")
-    parser.add_argument("--data", default="mnist", help="a data set of vae_jax.data.load, by name or path")
-    parser.add_argument("--data-dir", help="where data sets are")
-    parser.add_argument("--holdout", type=float, default=0.0, help="share to test on, of data without a test split")
-    asked = parser.parse_args(argv)
-    rounds, warmup = (1, 1) if asked.quick else (asked.rounds, asked.warmup)
+    parser.add_argument("--warmup", type=int, default=3, help="warm-up epochs of each row")
+    parser.add_argument("--target", type=float, default=-105.0, help="test ELBO to reach, in nats")
+    parser.add_argument("--overlap", action="store_true", help="no target; run the first epochs of all rows together")
+    parser.add_argument("--environments", type=Path, default=Path("runs/environments"), help="their folder")
+    parser.add_argument("--here", action="store_true", help="use this Python; omit rows that it cannot run")
+    parser.add_argument("--quick", action="store_true", help="one round of three steps, to test the code")
+    parser.add_argument("--data", default="mnist", help="name or path of a data set for vae_jax.data.load")
+    parser.add_argument("--data-dir", help="folder of data sets")
+    parser.add_argument("--holdout", type=float, default=0.0, help="share of test images, without a test split")
+    options = parser.parse_args(argv)
+    rounds, warmup = (1, 1) if options.quick else (options.rounds, options.warmup)
     if rounds < 1 or warmup < 1:
         parser.error("--rounds and --warmup must be 1 or more")
-    if asked.platform == "gpu" and not asked.here:
-        parser.error("--platform gpu needs --here: the environments are made for CPUs")
-    refusals = {row: refusal(row, asked.model, asked.platform, asked.precision) for row in ROWS}
-    for row in asked.rows or ():
-        if refusals[row]:
-            parser.error(refusals[row])
-    rows = [row for row in ROWS if row in (asked.rows or ROWS) and not refusals[row]]
-    target = None if asked.overlap else asked.target
-    task = MODELS[asked.model] | {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE,
-                                  "platform": asked.platform, "precision": asked.precision}  # fmt: skip
-    with stored_images(asked.data, asked.data_dir, asked.holdout) as (path, count), contextlib.ExitStack() as stack:
-        steps = 3 if asked.quick else -(-count // BATCH_SIZE)
+    if options.platform == "gpu" and not options.here:
+        parser.error("--platform=gpu needs --here; the environments are for CPUs")
+    errors = {row: unsupported(row, options.model, options.platform, options.precision) for row in ROWS}
+    for row in options.rows or ():
+        if errors[row]:
+            parser.error(errors[row])
+    rows = [row for row in ROWS if row in (options.rows or ROWS) and not errors[row]]
+    target = None if options.overlap else options.target
+    task = MODELS[options.model] | {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE,
+                                  "platform": options.platform, "precision": options.precision}  # fmt: skip
+    with (
+        stored_images(options.data, options.data_dir, options.holdout) as (path, count),
+        contextlib.ExitStack() as stack,
+    ):
+        steps = 3 if options.quick else -(-count // BATCH_SIZE)
         started: dict[str, Worker] = {}
         for name in dict.fromkeys(ROWS[row].trainer for row in rows):
-            python = sys.executable if asked.here else environment_python(name, asked.environments.resolve())
+            python = sys.executable if options.here else environment_python(name, options.environments.resolve())
             started[name] = Worker(python, name, path, steps, task)
             stack.callback(started[name].close)
         for worker in started.values():
-            worker.ready()
+            worker.wait_until_ready()
         workers = {row: started[ROWS[row].trainer] for row in rows}
-        table = summarise(measure(workers, rows, warmup=warmup, rounds=rounds, target=target))
+        table = summarize(measure(workers, rows, warmup=warmup, rounds=rounds, target=target))
         versions = {"machine": {"python": platform.python_version(), "cores": str(len(os.sched_getaffinity(0)))}}
         versions |= {name: worker.versions for name, worker in started.items() if worker.versions}
-    show(table, versions, rounds=rounds, target=target)
+    print_table(table, versions, rounds=rounds, target=target)
     result = {"task": task, "steps": steps, "rounds": rounds, "versions": versions, "rows": table}
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        serve(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5]))
-    else:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # here only data are loaded: a card is for the processes of the rows
-        main()
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only loads data; the GPU is for the processes of the rows
+    main()

@@ -1,13 +1,9 @@
-"""Moons: what is drawn is what the parameters say, at any size, and TFDS gives it back."""
+"""Rendered moons: the images have the parameters' properties at any size."""
 
 import numpy as np
 import pytest
 
-from vae_jax.data import catalog
-from vae_jax.data.builders import MoonsGap
-from vae_jax.data.loading import load
 from vae_jax.data.moons import GAP, RANGES, Moons, moon_parameters, render_moons
-from vae_jax.data.preparation import available
 
 
 def moons(**columns):
@@ -22,12 +18,12 @@ def lit_share(images, radius):
     return images.sum(axis=(1, 2, 3)) / 255 / (np.pi * (np.asarray(radius) * unit) ** 2)
 
 
-def test_the_lit_share_of_the_pixels_is_the_one_asked_for():
-    asked = np.linspace(0, 1, 21)
+def test_the_lit_share_of_the_pixels_is_the_parameter():
+    expected = np.linspace(0, 1, 21)
     for tilt in (0.0, 0.4, -1.1, 3.0):
         for radius in (0.5, 0.75):
-            got = lit_share(render_moons(moons(lit_fraction=asked, tilt=tilt, radius=radius)), radius)
-            np.testing.assert_allclose(got, asked, atol=0.002)
+            got = lit_share(render_moons(moons(lit_fraction=expected, tilt=tilt, radius=radius)), radius)
+            np.testing.assert_allclose(got, expected, atol=0.002)
 
 
 def test_the_terminator_is_half_an_ellipse():
@@ -37,7 +33,7 @@ def test_the_terminator_is_half_an_ellipse():
     assert np.mean((image >= 128) != lit) < 0.001
 
 
-def test_half_full_and_new():
+def test_half_full_and_new_moons():
     half, full, new = render_moons(moons(lit_fraction=[0.5, 1.0, 0.0]))[..., 0]
     assert half[:, :16].max() < 128 == full.max() - 127
     np.testing.assert_allclose(half[:, 17:].astype(int), full[:, 17:], atol=4)  # the horns have soft tips
@@ -58,17 +54,17 @@ def test_a_quarter_turn_of_the_light_turns_the_image(shape, turns):
 
 
 def test_the_moon_scales_with_the_image():
-    drawn = moon_parameters(np.arange(20))
-    small, large = (render_moons(drawn, (size, size)).astype(float) for size in (32, 96))
+    parameters = moon_parameters(np.arange(20))
+    small, large = (render_moons(parameters, (size, size)).astype(float) for size in (32, 96))
     shrunk = large.reshape(20, 32, 3, 32, 3, 1).mean(axis=(2, 4))
     assert np.abs(shrunk - small).mean() < 0.5
     assert np.abs(shrunk - small).max() < 32
-    wide = render_moons(drawn, (32, 48))
+    wide = render_moons(parameters, (32, 48))
     np.testing.assert_allclose(wide[:, :, 8:40], small, atol=1)
     assert wide.shape == (20, 32, 48, 1)
 
 
-def test_the_centre_and_the_shading():
+def test_the_centre_and_the_shading_are_the_parameters():
     (image,) = render_moons(moons(lit_fraction=1.0, x=0.2, y=0.1, shading=0.6), (64, 64))[..., 0] / 255.0
     column, row = (np.average(np.arange(64) + 0.5 - 32, weights=image.sum(axis)) for axis in (0, 1))
     np.testing.assert_allclose([column / 32, -row / 32], [0.2, 0.1], atol=1e-3)
@@ -87,7 +83,7 @@ def test_images_change_smoothly_with_each_parameter():
         assert np.abs(images[-1] - images[0]).max() > 64, name
 
 
-def test_a_drawn_moon_depends_on_its_number_alone():
+def test_a_moon_depends_on_its_number_alone():
     some, all_ = moon_parameters(np.array([7, 3])), moon_parameters(np.arange(10))
     for a, b in zip(some, all_, strict=True):
         np.testing.assert_array_equal(a, b[[7, 3]])
@@ -98,9 +94,9 @@ def test_a_drawn_moon_depends_on_its_number_alone():
 
 
 def test_the_parameters_are_uniform_and_independent():
-    drawn = np.stack(moon_parameters(np.arange(20_000)))
+    parameters = np.stack(moon_parameters(np.arange(20_000)))
     low, high = np.array(RANGES).T
-    uniform = (drawn - low[:, None]) / (high - low)[:, None]
+    uniform = (parameters - low[:, None]) / (high - low)[:, None]
     for column in uniform:
         counts = np.histogram(column, bins=10, range=(0, 1))[0]
         assert counts.sum() == 20_000
@@ -108,7 +104,7 @@ def test_the_parameters_are_uniform_and_independent():
     assert np.abs(np.corrcoef(uniform) - np.eye(6)).max() < 5 / np.sqrt(20_000)
 
 
-def test_the_two_settings():
+def test_the_phases_gap_and_full_and_half():
     gap = moon_parameters(np.arange(5000), phases="gap").lit_fraction
     assert not np.any((gap > GAP[0]) & (gap < GAP[1]))
     assert (gap.min(), gap.max()) == (pytest.approx(0.1, abs=0.01), pytest.approx(1, abs=0.01))
@@ -118,47 +114,3 @@ def test_the_two_settings():
     assert only.mean() == pytest.approx(0.75, abs=0.02)
     with pytest.raises(ValueError, match="gap"):
         moon_parameters(np.arange(2), phases="gaps")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with the smallest of builders prepared: eight moons of 12x20 pixels, through the real one's code."""
-    folder = tmp_path_factory.mktemp("moons")
-    with catalog.quiet():
-
-        class Few(MoonsGap, skip_registration=True):
-            name = "few_moons"
-            shape = (12, 20)
-
-            def _split_generators(self, dl_manager):
-                del dl_manager
-                return {"train": self._generate_examples(0, 8), "test": self._generate_examples(8, 11)}
-
-        Few(data_dir=folder).download_and_prepare(file_format="array_record")
-    return folder
-
-
-def test_a_builder_of_another_shape_gives_back_images_and_parameters(folder):
-    drawn = moon_parameters(np.arange(8), phases="gap")
-    images = load("few_moons", "train", data_dir=folder, holdout=0)
-    np.testing.assert_array_equal(images, render_moons(drawn, (12, 20)))
-    with catalog.quiet():
-        import tensorflow_datasets as tfds
-
-        records = list(tfds.data_source("few_moons", split="train", data_dir=folder))
-    for name, column in drawn._asdict().items():
-        np.testing.assert_array_equal([record[name] for record in records], column.astype(np.float32))
-    np.testing.assert_array_equal([record["image"] for record in records], images)
-    assert len(load("few_moons", "test", data_dir=folder)) == 3
-
-
-def test_moons_are_made_on_first_use_and_listed(tmp_path):
-    listed = {entry["name"]: entry for entry in available(tmp_path)}
-    assert not any(listed[name]["prepared"] for name in ("moons", "moons_gap", "moons_full_half"))
-    test = load("moons_full_half", "test", data_dir=tmp_path)
-    np.testing.assert_array_equal(
-        test, render_moons(moon_parameters(np.arange(10_000, 12_000), phases="full-and-half"))
-    )
-    found = {entry["name"]: entry for entry in available(tmp_path)}["moons_full_half"]
-    assert found["prepared"]
-    assert (found["splits"], found["shape"]) == ({"train": 10_000, "test": 2_000}, [32, 32, 1])

@@ -1,4 +1,4 @@
-"""Preparing: a built-in data set is there whole or not at all, and no archive but the official one is taken."""
+"""Preparation: a dataset is complete or absent, and only the official archives are accepted."""
 
 import functools
 import gzip
@@ -15,11 +15,22 @@ from inputs import refused
 
 from vae_jax.data import cache, catalog, preparation
 from vae_jax.data.loading import load
-from vae_jax.data.preparation import prepare
+from vae_jax.data.preparation import available, prepare
 from vae_jax.errors import InputError, StorageError
 
 
-def test_two_processes_may_prepare_at_once(tmp_path):
+def test_available_lists_the_built_in_datasets(tmp_path):
+    entries = available(tmp_path / "nowhere")
+    assert [(e["name"], e["version"], e["prepared"]) for e in entries] == [
+        ("digits", "1.0.0", False),
+        ("mnist", "3.0.1", False),
+        ("moons", "1.0.0", False),
+        ("moons_full_half", "1.0.0", False),
+        ("moons_gap", "1.0.0", False),
+    ]
+
+
+def test_two_processes_can_prepare_at_once(tmp_path):
     code = (
         "import sys; from vae_jax import data; print(data.prepare('digits', data_dir=sys.argv[1])['already_prepared'])"
     )
@@ -33,16 +44,16 @@ def test_two_processes_may_prepare_at_once(tmp_path):
 
 
 @pytest.mark.fault
-def test_what_a_killed_process_left_is_cleared(tmp_path):
-    rubbish = tmp_path / catalog.HIDDEN / "staging" / "digits" / "1.0.0"
-    rubbish.mkdir(parents=True)
-    (rubbish / "dataset_info.json").write_text("{")
+def test_files_that_a_killed_process_left_are_removed(tmp_path):
+    unfinished = tmp_path / catalog.CACHE_FOLDER / "staging" / "digits" / "1.0.0"
+    unfinished.mkdir(parents=True)
+    (unfinished / "dataset_info.json").write_text("{")
     assert prepare("digits", data_dir=tmp_path)["splits"] == {"train": 1438, "test": 359}
-    assert not (tmp_path / catalog.HIDDEN / "staging").exists()
+    assert not (tmp_path / catalog.CACHE_FOLDER / "staging").exists()
 
 
 @pytest.mark.fault
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_one_line_and_no_file_remains(tmp_path):
     code = """if True:
         import resource, signal, sys
         from vae_jax import data
@@ -57,22 +68,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.count("\n") == 1
-    assert "data.data_dir" in run.stdout
-    assert [p.name for p in tmp_path.rglob("*")] == [catalog.HIDDEN, "prepare.lock"]
+    assert run.stdout.startswith(f"data.data_dir={str(tmp_path)!r} cannot store digits (")
+    assert [p.name for p in tmp_path.rglob("*")] == [catalog.CACHE_FOLDER, "prepare.lock"]
 
 
 @pytest.mark.fault
-def test_a_data_dir_that_cannot_be_written(tmp_path):
+def test_a_data_dir_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with refused(StorageError, "data.data_dir", "file"):
         load("digits", "train", data_dir=tmp_path / "file")
 
 
-# ------------------------------------------------------------------------------------------------- preparing MNIST
-
-
 @pytest.fixture
 def source(archives, tmp_path):
+    """A copy of the official archives that a test can damage."""
     shutil.copytree(archives, tmp_path / "source")
     for path in (tmp_path / "source", *(tmp_path / "source").iterdir()):
         path.chmod(0o755)
@@ -93,9 +102,9 @@ DAMAGES = {
     "swapped": (lambda p: p.write_bytes((p.parent / "t10k-labels-idx1-ubyte.gz").read_bytes()), "magic number"),
     "counts": (
         lambda p: p.write_bytes((p.parent / "train-images-idx3-ubyte.gz").read_bytes()),
-        "holds 60000 images, but",
+        "has 60000 images in ",
     ),
-    "one pixel": (lambda p: alter(p, 5000), "wrong SHA-256"),  # only the SHA-256 can tell
+    "one pixel": (lambda p: alter(p, 5000), "wrong SHA-256"),  # only the SHA-256 detects it
 }
 
 
@@ -105,17 +114,17 @@ def test_archives_that_are_not_the_official_ones_are_refused(source, tmp_path, d
     change, word = DAMAGES[damage]
     change(source / "t10k-images-idx3-ubyte.gz")
     before = {path.name: path.read_bytes() for path in source.iterdir()}
-    with refused(InputError, "t10k-images-idx3-ubyte.gz", word):
+    with refused(InputError, f"--from='{source}' has ", "t10k-images-idx3-ubyte.gz", word):
         prepare("mnist", source=source, data_dir=tmp_path / "data")
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
-    left = [p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*")]
-    assert set(left) <= {catalog.HIDDEN, f"{catalog.HIDDEN}/prepare.lock"}
+    remaining = [p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*")]
+    assert set(remaining) <= {catalog.CACHE_FOLDER, f"{catalog.CACHE_FOLDER}/prepare.lock"}
     assert capfd.readouterr() == ("", "")
 
 
 def test_preparing_again_does_nothing(mnist_dir, tmp_path):
     folder = mnist_dir / "mnist" / "3.0.1"
-    before = cache.stamp(folder)
+    before = cache.file_stats(folder)
     assert prepare("mnist", source=tmp_path, data_dir=mnist_dir) == {
         "name": "mnist",
         "version": "3.0.1",
@@ -125,14 +134,14 @@ def test_preparing_again_does_nothing(mnist_dir, tmp_path):
         "directory": str(folder),
         "already_prepared": True,
     }
-    assert cache.stamp(folder) == before
-    assert sorted(p.name for p in mnist_dir.iterdir()) == [catalog.HIDDEN, "mnist"]
-    assert not (mnist_dir / catalog.HIDDEN / "staging").exists()
+    assert cache.file_stats(folder) == before
+    assert sorted(p.name for p in mnist_dir.iterdir()) == [catalog.CACHE_FOLDER, "mnist"]
+    assert not (mnist_dir / catalog.CACHE_FOLDER / "staging").exists()
 
 
 @contextmanager
 def served(folder, monkeypatch):
-    """Serves a folder over HTTP in the place of the mirror."""
+    """Serve a folder over HTTP in place of the official address of MNIST."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     handler.func.log_message = lambda *args: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -144,18 +153,18 @@ def served(folder, monkeypatch):
 
 
 @pytest.mark.fault
-def test_downloads_are_checked_and_cleared_away(source, tmp_path, monkeypatch):
+def test_downloads_are_checked_and_removed(source, tmp_path, monkeypatch):
     with served(source, monkeypatch):
         preparation._download("mnist", tmp_path / "archives")
         assert {p.name: p.read_bytes() for p in (tmp_path / "archives").iterdir()} == {
             p.name: p.read_bytes() for p in source.iterdir()
         }
         alter(source / "t10k-images-idx3-ubyte.gz", 5000)
-        with refused(InputError, "wrong SHA-256"):
+        with refused(InputError, "name='mnist' has ", "wrong SHA-256"):
             prepare("mnist", data_dir=tmp_path / "other")
         (source / "t10k-images-idx3-ubyte.gz").unlink()
         with refused(InputError, "cannot be downloaded", "404", "--from"):
             prepare("mnist", data_dir=tmp_path / "other")
     with refused(InputError, "cannot be downloaded", "refused", "--from"):  # the server is gone
         prepare("mnist", data_dir=tmp_path / "other")
-    assert [p.name for p in (tmp_path / "other").rglob("*")] == [catalog.HIDDEN, "prepare.lock"]
+    assert [p.name for p in (tmp_path / "other").rglob("*")] == [catalog.CACHE_FOLDER, "prepare.lock"]

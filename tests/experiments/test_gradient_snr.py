@@ -1,4 +1,4 @@
-"""experiments/gradient_snr.py: the quick form runs through, and its parts measure what they say."""
+"""experiments/gradient_snr.py: its computations, and a complete run with --quick."""
 
 import functools
 import json
@@ -22,16 +22,16 @@ def script():
     return load("gradient_snr")
 
 
-def test_the_quick_form(script, data_dir, tmp_path, capsys):
+def test_quick_run(script, data_dir, tmp_path, capsys):
     result = script.main(["--quick", "--data-dir", data_dir, "--output", str(tmp_path / "out")])
     assert json.loads((tmp_path / "out" / "gradient_snr.json").read_text()) == json.loads(json.dumps(result))
     rows = {(row["estimator"], row["num_samples"]): row for row in result["rows"]}
-    assert set(rows) == {(rule, k) for rule in ESTIMATORS for k in (1, 16)}
+    assert set(rows) == {(estimator, k) for estimator in ESTIMATORS for k in (1, 16)}
     ratio = {key: row["encoder_snr"] for key, row in rows.items()}
     assert ratio["pathwise", 16] < ratio["pathwise", 1]
     assert ratio["doubly-reparameterized", 16] > 2 * ratio["pathwise", 16]
-    assert rows["pathwise", 16]["decoder_snr"] > rows["pathwise", 1]["decoder_snr"]  # more samples serve the decoder
-    # With one sample the two rules are one, and draw by draw the same.
+    assert rows["pathwise", 16]["decoder_snr"] > rows["pathwise", 1]["decoder_snr"]  # more samples help the decoder
+    # With one sample, both estimators are equal for every sample.
     assert ratio["sticking-the-landing", 1] == pytest.approx(ratio["doubly-reparameterized", 1], rel=1e-4)
     with Image.open(tmp_path / "out" / "gradient_snr.png") as image:
         assert len(np.unique(np.asarray(image))) > 2
@@ -52,7 +52,7 @@ def statistics(mean, variance):
     return GradientStatistics(as_tree(mean), as_tree(variance), None, None, None)
 
 
-def test_bias_is_what_is_left_when_the_noise_of_the_means_is_taken_off(script):
+def test_the_variance_of_the_means_is_subtracted_from_the_bias(script):
     unbiased = statistics([3.0, 4.0], [10.0, 10.0])
     exact = script.relative_bias(statistics([0.0, 0.5], [0.0, 0.0]), statistics([3.0, 4.0], [0.0, 0.0]), 10)
     assert exact == pytest.approx(0.1)
@@ -61,28 +61,28 @@ def test_bias_is_what_is_left_when_the_noise_of_the_means_is_taken_off(script):
     assert found == pytest.approx(np.sqrt((25 - 1) / (25 - 2)))
 
 
-def test_the_bias_is_that_of_gradients_by_the_same_codes(script):
-    """So the noise that both share is in neither: of the same rule nothing is left, one number exactly."""
+def test_the_bias_is_computed_from_gradients_with_the_same_codes(script):
+    """The common noise cancels: the difference of an estimator to itself is exactly zero."""
     model = build_model(ModelConfig(hidden=(8,), latent_dim=2), (4, 4, 1))
     x = jax.random.bernoulli(jax.random.key(0), 0.4, (3, 4, 4, 1)).astype(jnp.float32)
     params = init(model, jax.random.key(1), x)["params"]
     scale = script.Scale((4,), gradients=40, chunk=20, images=3)
-    found = functools.partial(script.statistics_of, model, params, x, num_samples=4, scale=scale)
+    compute = functools.partial(script.statistics_of, model, params, x, num_samples=4, scale=scale)
     variance = lambda s: sum(float(jnp.sum(v)) for v in jax.tree.leaves(s.variance))  # noqa: E731
-    assert variance(found(rule=script.UNBIASED, less=script.UNBIASED)) == 0
-    pathwise, unbiased = found(rule="pathwise"), found(rule=script.UNBIASED)
-    both = found(rule="pathwise", less=script.UNBIASED)
+    assert variance(compute(estimator=script.UNBIASED, subtract=script.UNBIASED)) == 0
+    pathwise, unbiased = compute(estimator="pathwise"), compute(estimator=script.UNBIASED)
+    difference = compute(estimator="pathwise", subtract=script.UNBIASED)
     expected = jax.tree.map(jnp.subtract, pathwise.mean, unbiased.mean)
-    for a, b in zip(*map(jax.tree.leaves, (both.mean, expected)), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (difference.mean, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    assert 0 < variance(both) < variance(pathwise) + variance(unbiased)
+    assert 0 < variance(difference) < variance(pathwise) + variance(unbiased)
 
 
-def test_slopes_are_those_of_powers(script):
+def test_slopes_are_the_exponents_of_powers(script):
     power = {"pathwise": -0.5, "sticking-the-landing": 0.0, "doubly-reparameterized": 0.5}
     rows = [
-        {"estimator": rule, "num_samples": k, "encoder_snr": 3 * k**p if k >= 4 else 9.0}
-        for rule, p in power.items()
+        {"estimator": estimator, "num_samples": k, "encoder_snr": 3 * k**p if k >= 4 else 9.0}
+        for estimator, p in power.items()
         for k in (1, 2, 4, 8, 16)
     ]
     assert script.slopes(rows) == pytest.approx(power, abs=1e-9)

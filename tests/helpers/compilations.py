@@ -1,4 +1,4 @@
-"""A count of XLA compilations."""
+"""Recording of XLA compilations."""
 
 import contextlib
 
@@ -7,16 +7,16 @@ import jax
 
 @contextlib.contextmanager
 def compilations(name):
-    """Gives a list that grows with each XLA compilation of a jitted function of that name."""
-    found = []
+    """Yield a list that grows by one name with each XLA compilation of a jitted function called `name`."""
+    compiled = []
 
     def listen(event, duration, **facts):
         del duration
         if event == "/jax/core/compile/backend_compile_duration" and name in str(facts.get("fun_name")):
-            found.append(facts["fun_name"])
+            compiled.append(facts["fun_name"])
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        yield found
+        yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

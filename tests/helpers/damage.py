@@ -36,7 +36,7 @@ def full_disk():
 
 
 def damage_unseen(path):
-    """Flips one bit of a file, which keeps its time of change."""
+    """Flip one bit of a file without a change of its modification time."""
     times, content = path.stat(), bytearray(path.read_bytes())
     content[int(0.8 * len(content))] ^= 1
     path.write_bytes(content)

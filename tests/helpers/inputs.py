@@ -1,4 +1,4 @@
-"""Images that tests make up, and how bad input is refused."""
+"""Random images, files of images, and a check of the message of a refused input."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,7 @@ SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 @contextmanager
 def refused(kind, *words):
-    """Expects an error of this kind, on one line, that says these words."""
+    """Expect an error of exactly this class whose message is one line and contains these words."""
     with pytest.raises(kind) as caught:
         yield
     message = str(caught.value)
@@ -21,15 +21,18 @@ def refused(kind, *words):
     assert all(word in message for word in words), message
 
 
-def images_like(*shape, seed=0):
+def random_images(*shape, seed=0):
+    """Return uniform uint8 pixels of this shape."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def save(path, array, **kwargs):
+def save_array(path, array, **kwargs):
+    """Save an array as .npy and return the path."""
     np.save(path, array, **kwargs)
     return path
 
 
-def picture(path, array, mode=None):
+def save_image(path, array, mode=None):
+    """Save an array as an image file, converted to another Pillow mode if one is given."""
     image = Image.fromarray(array)
     (image.convert(mode) if mode else image).save(path)

@@ -1,4 +1,4 @@
-"""What tests call of the library as programs, as users do: one compilation, not one of each operation."""
+"""Jitted versions of the library's functions, so that a test compiles one program instead of one for each operation."""
 
 import jax
 

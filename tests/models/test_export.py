@@ -1,4 +1,4 @@
-"""Programs of a model are the model, for any number of examples, and need JAX and flatbuffers alone."""
+"""Exported programs equal the model for any number of examples, and need JAX and flatbuffers alone."""
 
 import functools
 import subprocess
@@ -28,23 +28,23 @@ MODELS = {
 }
 
 
-def made(**changes):
+def perturbed_model(**changes):
     model = build_model(ModelConfig(hidden=(8, 6), latent_dim=3, **changes), SHAPE)
     params = init(model, jax.random.key(0), jnp.zeros((1, *SHAPE)))["params"]
-    # Away from the initial point, where scales are one and outputs near a half.
+    # At the initial point scales are one and outputs are close to a half.
     return model, jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
 
 
 @functools.cache
 def exported(name):
-    """(model, weights, its programs after they have been bytes)."""
-    model, params = made(**MODELS[name])
+    """Return (model, parameters, programs that were serialized and deserialized)."""
+    model, params = perturbed_model(**MODELS[name])
     programs = export.export_programs(params, model=model)
     return model, params, {kind: deserialize(program.serialize()) for kind, program in programs.items()}
 
 
 @pytest.mark.parametrize(("name", "count"), [("mlp", 1), ("residual", 1), *((name, 3) for name in MODELS)])
-class TestProgramsAreTheModel:
+class TestProgramsEqualTheModel:
     def test_encoder(self, name, count):
         model, params, programs = exported(name)
         x = jax.random.uniform(jax.random.key(1), (count, *SHAPE))
@@ -72,13 +72,13 @@ class TestProgramsAreTheModel:
         found = programs["sampler"].call(jax.random.key_data(keys))
         assert found.shape == (count, *SHAPE)
         prior = model.apply({"params": params}, method="prior")
-        for key, image in zip(keys, found, strict=True):  # of each key alone, whatever stands beside it
+        for key, image in zip(keys, found, strict=True):  # each image depends on its key alone
             alone = programs["decoder"].call(prior.sample(key)[None])[0]
             np.testing.assert_allclose(image, alone, rtol=1e-5, atol=1e-6)
         assert len({image.tobytes() for image in np.asarray(found)}) == count
 
 
-def test_a_program_needs_nothing_of_this_package(tmp_path):
+def test_a_program_runs_without_this_package(tmp_path):
     model, params, programs = exported("residual")
     z = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
     (tmp_path / "decoder.jax").write_bytes(programs["decoder"].serialize())
@@ -96,15 +96,15 @@ np.save("images.npy", program.call(np.load("z.npy", allow_pickle=False)))
     np.testing.assert_allclose(np.load(tmp_path / "images.npy", allow_pickle=False), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_on_many_devices_make_programs_for_one():
-    model, params = made()
-    whole = jax.device_put(params, sharding.replicated(sharding.make_mesh()))
-    assert len(jax.tree.leaves(whole)[0].sharding.device_set) == 8
-    for program in export.export_programs(whole, model=model).values():
+def test_parameters_on_many_devices_export_programs_for_one():
+    model, params = perturbed_model()
+    replicated = jax.device_put(params, sharding.replicated(sharding.make_mesh()))
+    assert len(jax.tree.leaves(replicated)[0].sharding.device_set) == 8
+    for program in export.export_programs(replicated, model=model).values():
         assert (program.nr_devices, program.platforms) == (1, ("cpu", "cuda", "rocm", "tpu"))
 
 
-def test_products_are_of_float32_where_a_device_would_round_to_less():
+def test_matrix_products_have_the_highest_precision():
     _, _, programs = exported("mlp")
     for program in programs.values():
         products = [line for line in program.mlir_module().splitlines() if "stablehlo.dot_general" in line]

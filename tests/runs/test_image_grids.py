@@ -1,16 +1,15 @@
-"""Figures, read back from their PNG files."""
+"""Image grids, read back from their PNG files."""
 
 import gzip
 import math
 
-import matplotlib.axes
 import numpy as np
 import pytest
 from inputs import SHARED
 from PIL import Image
 
 from vae_jax.errors import StorageError
-from vae_jax.runs import curves, image_grids
+from vae_jax.runs import image_grids
 
 
 def _read(path):
@@ -18,7 +17,7 @@ def _read(path):
 
 
 def _find(sheet, image, scale):
-    """Positions (top, left) at which `image`, enlarged `scale` times, stands in the sheet."""
+    """Return the positions (top, left) of `image`, enlarged `scale` times, in the sheet."""
     image = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, 0).repeat(scale, 1)
     height, width = image.shape[:2]
     corners = np.argwhere((sheet[: -height + 1, : -width + 1] == image[0, 0]).all(-1))
@@ -38,7 +37,7 @@ def test_grid_holds_every_image_in_order(shape, scale):
     for index, image in enumerate(images):
         place = (index // 3 * (height + 4), index % 3 * (width + 4))
         assert _find(grid, image, scale) == [place]
-    assert (grid[height + 4 :, 2 * (width + 4) :] == 255).all()  # the cell left over
+    assert (grid[height + 4 :, 2 * (width + 4) :] == 255).all()  # the empty cell
 
 
 def test_grid_of_floats_and_booleans():
@@ -53,12 +52,12 @@ def test_grid_of_floats_and_booleans():
     "images",
     [np.zeros((2, 4, 4)), np.zeros((2, 4, 4, 2)), np.zeros((0, 4, 4, 1)), np.zeros((2, 4, 4, 1), int)],
 )
-def test_what_is_not_an_image_is_refused(images):
-    with pytest.raises(ValueError, match="images must"):
+def test_arrays_that_are_not_images_are_refused(images):
+    with pytest.raises(ValueError, match=r"^images has (shape|dtype) .*; pass "):
         image_grids.image_grid(images, 2)
 
 
-def test_png_is_whole_or_absent(tmp_path):
+def test_a_png_file_is_complete_or_absent(tmp_path):
     path = tmp_path / "new" / "a.png"
     array = _images(5, 4, 1)
     image_grids.save_png(path, array)
@@ -76,7 +75,7 @@ def _has_ink(region):
     return (region < 100).all(-1).any()
 
 
-def test_reconstructions_stand_below_their_originals(tmp_path):
+def test_reconstructions_are_below_their_originals(tmp_path):
     originals, reconstructed = _images(7, 8, 8, 1), _images(7, 8, 8, 1, seed=1)
     image_grids.save_reconstructions(tmp_path / "r.png", originals, reconstructed, columns=5)
     sheet = _read(tmp_path / "r.png")
@@ -85,10 +84,10 @@ def test_reconstructions_stand_below_their_originals(tmp_path):
         assert below == (top + 52, left)
     (top, left), (next_top, next_left) = places[0][0][0], places[5][0][0]
     assert next_left == left
-    assert next_top > top + 2 * 52  # pairs of rows are set apart
+    assert next_top > top + 2 * 52  # a gap between pairs of rows
     assert _has_ink(sheet[top : top + 48, :left])
     assert _has_ink(sheet[top + 52 : top + 100, :left])
-    with pytest.raises(ValueError, match="shapes differ"):
+    with pytest.raises(ValueError, match=r"^originals has shape .*; pass the same shape"):
         image_grids.save_reconstructions(tmp_path / "r.png", originals, reconstructed[:3])
 
 
@@ -101,7 +100,7 @@ def test_samples_are_about_square(tmp_path):
     assert places == sorted(places)
 
 
-def test_interpolation_ends_are_set_apart(tmp_path):
+def test_a_gap_separates_the_ends_of_an_interpolation(tmp_path):
     left, right, frames = _images(2, 8, 8, 1), _images(2, 8, 8, 1, seed=1), _images(2, 5, 8, 8, 1, seed=2)
     image_grids.save_interpolations(tmp_path / "i.png", left, frames, right)
     sheet = _read(tmp_path / "i.png")
@@ -135,84 +134,28 @@ def test_manifold_points_right_and_up(tmp_path):
     assert (np.diff(places[..., 1], axis=1) == 52).all()
 
 
-def _rows():
-    rows = [
-        {
-            "step": s,
-            "bound": -100 - 50_000 / s,
-            "reconstruction": -80.0,
-            "kl": 20 + 900 / s,
-            "grad_norm": 1e3 / s,
-        }
-        for s in range(10, 10_001, 10)
-    ]
-    rows[500]["bound"] = None
-    rows[501]["kl"] = math.nan
-    rows[502]["bound"] = -1e9
-    return [*rows, *({"step": s, "validation_bound": -105.0 - s / 1e4} for s in (5000, 10_000))]
+def test_a_comparison_has_a_row_for_each_label_and_a_gap_between_groups(tmp_path):
+    first, second, third = (_images(3, 8, 8, 1, seed=seed) for seed in range(3))
+    groups = [{"original": first, "model A": second}, {"model B": third}]
+    image_grids.save_comparison(tmp_path / "c.png", groups, title="comparison")
+    sheet = _read(tmp_path / "c.png")
+    (tops, lefts) = zip(*[_find(sheet, row[0], 6)[0] for row in (first, second, third)], strict=True)
+    assert np.diff(tops).tolist() == [52, 68]
+    assert len(set(lefts)) == 1
+    assert all(_has_ink(sheet[top : top + 48, : lefts[0]]) for top in tops)
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The axes that a figure was drawn with."""
-    axes = []
-    original = matplotlib.axes.Axes.__init__
-
-    def record(self, *arguments, **keywords):
-        original(self, *arguments, **keywords)
-        axes.append(self)
-
-    monkeypatch.setattr(matplotlib.axes.Axes, "__init__", record)
-    return axes
-
-
-def test_curves_show_how_training_ends(tmp_path, drawn):
-    curves.save_curves(tmp_path / "figures" / "c.png", _rows(), title="run")
-    bound, reconstruction, kl, grad_norm = drawn
-    assert [axes.get_ylabel() for axes in (bound, reconstruction, kl)] == ["nats per example"] * 3
-    assert all(axes.get_xlabel() == "step" for axes in drawn)
-    assert [text.get_text() for text in bound.get_legend().get_texts()] == ["training", "validation"]
-    training, validation = bound.lines
-    assert len(training.get_xdata()) == 999
-    assert validation.get_ydata().tolist() == [-105.5, -106.0]
-    low, high = bound.get_ylim()
-    assert -300 < low < -150 < -105 < high < -80
-    assert kl.get_ylim()[1] < 25
-    assert grad_norm.get_yscale() == "log"
-    assert _read(tmp_path / "figures" / "c.png").shape[2] == 4
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [],
-        [{"step": 1, "bound": math.nan, "kl": None}],
-        [{"step": 100, "bound": -120.1, "reconstruction": -100.2, "kl": 0.0, "grad_norm": 0.0}],
-        [{"step": 5, "validation_bound": -3.0}],
-    ],
-)
-def test_curves_of_few_rows(tmp_path, drawn, rows):
-    curves.save_curves(tmp_path / "c.png", rows)
-    assert _read(tmp_path / "c.png").size
-    for axes in drawn:
-        for line in axes.lines:
-            assert line.get_marker() == "o"
-            assert axes.get_ylim()[0] < line.get_ydata()[0] < axes.get_ylim()[1]
-
-
-def test_figures_are_the_same_bytes_twice(tmp_path):
+def test_grids_are_the_same_bytes_twice(tmp_path):
     for name in ("a", "b"):
-        curves.save_curves(tmp_path / f"{name}.png", _rows())
-        image_grids.save_traversals(tmp_path / f"{name}_t.png", _images(2, 2, 8, 8, 1), ["z0", "z1"], [0, 1])
+        image_grids.save_traversals(tmp_path / f"{name}.png", _images(2, 2, 8, 8, 1), ["z0", "z1"], [0, 1])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert (tmp_path / "a_t.png").read_bytes() == (tmp_path / "b_t.png").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_figures_of_real_images(tmp_path, name):
+def test_grids_of_real_images(tmp_path, name):
     path = SHARED / {"mnist": "mnist/t10k-images-idx3-ubyte.gz", "cifar10": "cifar10_4k.npz"}[name]
     if not path.exists():
-        pytest.skip("the images are not on this machine")
+        pytest.skip("the images are not in ../shared/data")
     if name == "mnist":
         images = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16).reshape(-1, 28, 28, 1)
     else:

@@ -1,4 +1,4 @@
-"""Signals: the first one asks, a SIGINT after it ends the process at once, whatever it is in the middle of."""
+"""Signals: the first one requests a stop, a SIGINT after it ends the process at once, also outside Python."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.fault
 
 CHILD = """
 import ctypes, signal, sys, time
-from vae_jax.signals import stop_on_signals
+from vae_jax.runtime.signals import stop_on_signals
 
 with stop_on_signals() as stop:
     libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
@@ -22,8 +22,8 @@ with stop_on_signals() as stop:
     if sys.argv[1] == "between two steps":
         while not stop():
             time.sleep(0.01)
-        print("asked to stop", flush=True)
-    libc.pthread_mutex_lock(lock)  # for ever, and outside Python, as in XLA's compiler
+        print("stop requested", flush=True)
+    libc.pthread_mutex_lock(lock)  # never returns, and runs outside Python as XLA's compiler does
 """
 
 
@@ -33,31 +33,31 @@ def test_the_second_signal_ends_the_process_at_once(first, moment):
     with subprocess.Popen([sys.executable, "-c", CHILD, moment], stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout.readline() == "ready\n"
-            time.sleep(0.3)  # until it is where it says
+            time.sleep(0.3)  # until it has reached the moment to test
             child.send_signal(first)
             if moment == "between two steps":
-                assert child.stdout.readline() == "asked to stop\n"
+                assert child.stdout.readline() == "stop requested\n"
             with pytest.raises(subprocess.TimeoutExpired):  # the first alone does not end it
                 child.wait(timeout=0.3)
             child.send_signal(signal.SIGINT)
-            assert child.wait(timeout=60) in (-signal.SIGINT, 128 + signal.SIGINT)  # a shell tells 130 of both
+            assert child.wait(timeout=60) in (-signal.SIGINT, 128 + signal.SIGINT)  # a shell reports 130 for both
         finally:
             child.kill()
 
 
-def test_the_first_signal_is_told_and_the_handlers_are_put_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
+def test_the_first_signal_is_reported_and_the_handlers_are_restored():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in handlers:
         with stop_on_signals() as stop:
             assert not stop()
             signal.raise_signal(number)
-            time.sleep(0)  # Python calls the handler between two instructions
+            time.sleep(0)  # Python runs the handler between two instructions.
             assert stop()
-        assert {n: signal.getsignal(n) for n in before} == before
+        assert {n: signal.getsignal(n) for n in handlers} == handlers
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_scheduler_may_repeat_its_request():
+def test_a_scheduler_may_repeat_sigterm():
     with stop_on_signals() as stop:
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)

@@ -1,17 +1,19 @@
+"""Evaluations: every example once, for any batch size and any number of devices, against exact models."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jitted import init
-from linear_gaussian import IMAGE_SHAPE, exact_model
-from scipy.stats import multivariate_normal
+from linear_gaussian import IMAGE_SHAPE, LATENT, exact_model
+from two_layer_gaussian import affine, two_layer_model
 
 from vae_jax.config.schema import ModelConfig
-from vae_jax.models.build import build_model
+from vae_jax.models.build import ACTIVATIONS, build_model
+from vae_jax.models.vae import ConditionalNormal
 from vae_jax.runtime import sharding
 from vae_jax.training import evaluator
 from vae_jax.training.evaluator import Evaluator, evaluate_examples, padded_batches
-from vae_jax.training.metrics import bits_per_dim, peak_signal_to_noise
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, *IMAGE_SHAPE), dtype=np.uint8)
 
@@ -29,7 +31,7 @@ def test_every_example_is_evaluated_once_and_in_order(batch_size):
     assert all(batch.shape == (batch_size, *IMAGE_SHAPE) for _, batch in padded_batches(IMAGES, batch_size))
 
 
-def test_each_batch_has_a_key_of_its_own():
+def test_each_batch_has_a_separate_key():
     def per_example(params, key, images):
         return {"draw": jax.random.uniform(key, (len(images),))}
 
@@ -59,20 +61,22 @@ def test_numbers_of_the_exact_model(batch_size):
 
 @pytest.mark.parametrize("layers", [(), (5,)])
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
-def test_devices_that_do_not_divide_the_batch_change_no_draw(layers, impl):
+def test_devices_that_do_not_divide_the_batch_change_no_random_number(layers, impl):
     assert jax.device_count() == 8
     model = build_model(ModelConfig(hidden=(6,), latent_dim=2, latent_layers=layers), IMAGE_SHAPE)
     params = init(model, jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    key, whole = jax.random.key(1, impl=impl), IMAGES[:23]
+    key = jax.random.key(1, impl=impl)
     found = []
     for devices in (1, 3, 8):
         evaluator = Evaluator(model, "dynamic", 10, sharding.batch_sharding(sharding.make_mesh(devices)))
-        values = evaluator.likelihood(params, key, whole, num_samples=7, chunk=3) | evaluator.bound(params, key, whole)
+        values = evaluator.likelihood(params, key, IMAGES, num_samples=7, chunk=3) | evaluator.bound(
+            params, key, IMAGES
+        )
         found.append({name: value for name, value in values.items() if isinstance(value, float)})
     assert found[1] == pytest.approx(found[0], rel=1e-5)
     assert found[2] == pytest.approx(found[0], rel=1e-5)
-    other = Evaluator(model, "dynamic", 12).bound(params, key, whole)["elbo"]
+    other = Evaluator(model, "dynamic", 12).bound(params, key, IMAGES)["elbo"]
     assert abs(other - found[0]["elbo"]) > 1e-3
 
 
@@ -81,12 +85,12 @@ def test_active_units_are_counted_by_the_variance_of_their_mean():
     gain = params["posterior_mean"]["kernel"]
     images = np.random.default_rng(1).integers(0, 2, size=(50, *IMAGE_SHAPE), dtype=np.uint8) * 255
     assert Evaluator(model, "none", 10).bound(params, jax.random.key(0), images)["active_units"] == 2
-    asleep = params | {"posterior_mean": params["posterior_mean"] | {"kernel": gain.at[:, 0].set(0)}}
-    assert Evaluator(model, "none", 10).bound(asleep, jax.random.key(0), images)["active_units"] == 1
+    inactive = params | {"posterior_mean": params["posterior_mean"] | {"kernel": gain.at[:, 0].set(0)}}
+    assert Evaluator(model, "none", 10).bound(inactive, jax.random.key(0), images)["active_units"] == 1
 
 
-def test_a_unit_is_active_from_a_hundredth():
-    """Of a posterior mean that is one pixel, off or on in half of the images, and of gain a the variance is a²/4."""
+def test_a_unit_is_active_above_a_variance_of_one_hundredth():
+    """A posterior mean that is a times a pixel, which is on in half of the images, has the variance a²/4."""
     model, params, _ = exact()
     images = np.zeros((40, *IMAGE_SHAPE), np.uint8)
     images[::2, 0, 0] = 255
@@ -98,8 +102,8 @@ def test_a_unit_is_active_from_a_hundredth():
     assert Evaluator(model, "none", 10).bound(params, jax.random.key(0), images)["active_units"] == 1
 
 
-def test_bound_and_likelihood_are_of_the_same_draw_of_an_image():
-    """The decoder of the exact model at the prior's mean, for all codes: both are log p(x|0) of what was drawn."""
+def test_bound_and_likelihood_use_the_same_binarized_images():
+    """With a decoder that ignores the code, both are log p(x|0) of the binarized images."""
     model, params, _ = exact()
     params = params | {"decoder": jax.tree.map(jnp.zeros_like, params["decoder"])}
     params["posterior_mean"] = jax.tree.map(jnp.zeros_like, params["posterior_mean"])
@@ -119,7 +123,7 @@ def test_the_effective_sample_size_is_the_median_over_the_images(monkeypatch):
     assert result["ess"] == 3
 
 
-def test_the_same_key_gives_the_same_numbers_and_one_compilation_serves():
+def test_equal_keys_have_equal_results_and_one_compilation():
     model, params, _ = exact()
     evaluator = Evaluator(model, "dynamic", 10)
     first, again = (evaluator.bound(params, jax.random.key(4), IMAGES) for _ in range(2))
@@ -129,22 +133,32 @@ def test_the_same_key_gives_the_same_numbers_and_one_compilation_serves():
     assert evaluator._elbo._cache_size() == 1
 
 
-def test_bits_per_dim():
-    pixels = multivariate_normal([0.0], [[1.0]]).entropy()  # any number of nats
-    assert bits_per_dim(float(pixels) * 12, (2, 2, 3)) == pytest.approx(float(pixels) / np.log(2))
-    assert bits_per_dim(np.log(256) * 3072, (32, 32, 3)) == pytest.approx(8)
-
-
 def test_the_squared_error_is_that_of_decoding_the_mean_and_the_psnr_follows():
     model, params, _ = exact()
     found = Evaluator(model, "none", 10).bound(params, jax.random.key(0), IMAGES)
     x = jnp.asarray(IMAGES / 255, jnp.float32)
-    missed = x - model.apply({"params": params}, x).mean()
-    expected = float(jnp.square(missed).sum(axis=(1, 2, 3)).mean())
+    residual = x - model.apply({"params": params}, x).mean()
+    expected = float(jnp.square(residual).sum(axis=(1, 2, 3)).mean())
     assert found["squared_error"] == pytest.approx(expected, rel=1e-4)
     assert found["psnr"] == pytest.approx(-10 * np.log10(expected / IMAGES[0].size), rel=1e-4)
 
 
-def test_psnr():
-    assert peak_signal_to_noise(7.84, (28, 28, 1)) == pytest.approx(20)
-    assert peak_signal_to_noise(0.0, (28, 28, 1)) is None
+def test_an_upper_layer_without_information_about_the_image_is_not_active():
+    """Its mean given the layer below varies, but a unit is active only if the mean varies with the image."""
+    model, params, _ = two_layer_model()
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    pixels = np.random.default_rng(1).integers(0, 2, size=(400, *IMAGE_SHAPE), dtype=np.uint8) * 255
+    units = lambda p: Evaluator(model, "none", 50).bound(p, jax.random.key(0), pixels)["active_units_by_layer"]  # noqa: E731
+    assert units(params) == [2, 2]
+    head = params["posterior_mean"]
+    uninformed = params | {"posterior_mean": head | {"kernel": jnp.zeros_like(head["kernel"])}}
+    uninformed["posterior_log_variance"] = jax.tree.map(jnp.zeros_like, params["posterior_log_variance"])
+    uninformed["posterior_layers_0"] = affine(np.array([1.0, -2.0]), np.zeros(2), np.ones(2))
+    assert units(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), uninformed)) == [0, 0]
+    # z_1 has one mean for all images and a width for each. z_2 is its positive part, whose mean depends on the width.
+    rectified = ConditionalNormal((LATENT,), ACTIVATIONS["relu"], LATENT)
+    model = model.clone(posterior_layers=(rectified,))
+    uninformed["posterior_log_variance"] = {"kernel": head["kernel"] * 3, "bias": jnp.zeros(LATENT)}
+    plain = affine(np.array([1.0, 1.0]), np.zeros(2), np.ones(2))
+    uninformed["posterior_layers_0"] = plain | {"Dense_0": plain["mean"]}
+    assert units(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), uninformed)) == [0, 2]

@@ -1,4 +1,4 @@
-"""What a program costs and how fast it runs: cost analysis, plans, timing, tables and figures."""
+"""The cost and speed of a training program: cost analysis, plans, timing, tables and figures."""
 
 import lazy_loader
 

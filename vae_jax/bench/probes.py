@@ -1,5 +1,6 @@
-"""What the machine can do, measured: its rate of matrix products, its memory's bandwidth; and how much it can hold."""
+"""Measured rates of the machine: matrix products and memory bandwidth. Also a description of the machine."""
 
+import importlib.metadata
 import platform
 import time
 from collections.abc import Callable
@@ -10,21 +11,25 @@ import jax.numpy as jnp
 
 from vae_jax.runtime import host
 
-GIB = 2**30
 CALLS = 8
 
 
 class Probe(NamedTuple):
-    """A computation whose work is known: `work` floating-point operations, or bytes, in one call."""
+    """A computation of known work.
+
+    Attributes:
+        call: Dispatches the computation and returns its result.
+        work: The floating-point operations, or the bytes read and written, of one call.
+    """
 
     call: Callable[[], Any]
     work: float
 
     def seconds(self) -> float:
-        """The least that one of `CALLS` calls takes by the clock, the device synchronised.
+        """Return the minimum wall time of `CALLS` calls in seconds, each synchronized with the device.
 
-        The least, since a single product of some milliseconds was seen to take twice as long as the next one, and a
-        machine that seems slow makes a program seem near to what it could do.
+        It is the minimum, because a single product of a few milliseconds can take twice as long as the next one, and an
+        underestimate of the machine's rate makes a program look closer to its lower bound than it is.
         """
         times = []
         for _ in range(CALLS):
@@ -34,40 +39,51 @@ class Probe(NamedTuple):
         return min(times)
 
     def rate(self) -> float:
-        """Work in a second."""
+        """Return the work per second."""
         return self.work / self.seconds()
 
 
 def matrix_probe(dtype: Any, *, size: int | None = None) -> Probe:
-    """The product of two square matrices of `dtype`, on the first device, in JAX's default precision; warmed up.
+    """Return a probe of matrix products: two square matrices on the first device, in JAX's default precision.
 
-    By default of side 1024 on a CPU and 8192 elsewhere, where smaller ones do not fill the device.
+    Args:
+        dtype: The dtype of the matrices.
+        size: Their side. By default 1024 on a CPU and 8192 on other devices, which smaller products do not fill.
+
+    Returns:
+        The probe, already compiled and run. Its work is in floating-point operations.
     """
     size = size or (1024 if jax.default_backend() == "cpu" else 8192)
     matrix = jnp.full((size, size), 1 / size, dtype)
     product = jax.jit(lambda a: a @ a)
-    return _warm(Probe(lambda: product(matrix), 2.0 * size**3))
+    return _warmed_up(Probe(lambda: product(matrix), 2.0 * size**3))
 
 
 def bandwidth_probe(working_set: int) -> Probe:
-    """y = a x + b over `working_set` bytes, again and again, each turn reading and writing them once; warmed up.
+    """Return a probe of memory bandwidth: repeated y = a x + b over an array, each repetition reads and writes it once.
 
-    What fits a cache is faster than what does not, so the size should be that of the traffic in question.
+    The working set should have the size of the traffic in question, because data in a cache are read faster.
+
+    Args:
+        working_set: The size of the array in bytes.
+
+    Returns:
+        The probe, already compiled and run. Its work is in bytes.
     """
-    numbers = jnp.ones((max(1, working_set // 4),), jnp.float32)
-    turns = max(4, 2**27 // numbers.nbytes)
-    stream = jax.jit(lambda x: jax.lax.fori_loop(0, turns, lambda _, x: 0.5 * x + 0.5, x))
-    return _warm(Probe(lambda: stream(numbers), 2.0 * numbers.nbytes * turns))
+    array = jnp.ones((max(1, working_set // 4),), jnp.float32)
+    repeats = max(4, 2**27 // array.nbytes)
+    stream = jax.jit(lambda x: jax.lax.fori_loop(0, repeats, lambda _, x: 0.5 * x + 0.5, x))
+    return _warmed_up(Probe(lambda: stream(array), 2.0 * array.nbytes * repeats))
 
 
-def _warm(probe: Probe) -> Probe:
+def _warmed_up(probe: Probe) -> Probe:
     jax.block_until_ready(probe.call())
     jax.block_until_ready(probe.call())
     return probe
 
 
 def machine_description() -> dict[str, Any]:
-    """The machine and the versions that a measurement belongs to."""
+    """Return the device, the platform, the numbers of devices and cores, and the versions of Python, JAX and jaxlib."""
     return {
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
@@ -75,5 +91,5 @@ def machine_description() -> dict[str, Any]:
         "cores": host.cores(),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "jaxlib": jax.lib.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
     }

@@ -1,4 +1,4 @@
-"""bench.scopes."""
+"""Time of the parts of a training step, from a profiler trace and the named scopes of the compiled program."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,38 +6,55 @@ from typing import Any
 
 from vae_jax.bench.cost_analysis import COLLECTIVES
 
-SCOPES = ("read_images", "encoder", "sampling", "decoder", "likelihood", "optimizer")  # named where they are computed
-_LOSS = "loss_and_gradient"  # what of it lies in none of these: divergences, the objective
+SCOPES = (
+    "read_images",
+    "encoder",
+    "sampling",
+    "decoder",
+    "likelihood",
+    "optimizer",
+)  # `jax.named_scope` of each part of a step
+_LOSS = "loss_and_gradient"  # the scope around the loss; here the operations in none of the scopes above
 _OPERATION = re.compile(
     r'^\s*(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(.*metadata={[^}]*op_name="([^"]*)"', re.M
 )
 
 
 def operation_scopes(text: str) -> dict[str, str]:
-    """{operation: the scope it was traced in, `, backwards` added where it is of the gradient} of a compiled program.
+    """Return the named scope of each operation of a compiled program.
 
-    A fused operation has the scope of its last part; talk between devices is `collectives`. Loops and
-    branches, whose parts are operations too, are left out.
+    Args:
+        text: The HLO text of the program, `compiled.as_text()`.
+
+    Returns:
+        {operation: scope}. Operations of the gradient have ", backward" after the scope. A fused operation has the
+        scope of its last part. Communication between devices is `collectives`. Loops and branches are omitted, because
+        their bodies consist of operations that are listed themselves.
     """
-    found = {}
+    result = {}
     for operation, kind, path in _OPERATION.findall(text):
         names = re.split(r"[/()]", path)
         scope = next((name for name in names if name in SCOPES), _LOSS if _LOSS in names else "other")
         if kind.removesuffix("-start").removesuffix("-done") in COLLECTIVES:
-            found[operation] = "collectives"
+            result[operation] = "collectives"
         elif kind not in ("while", "conditional"):
-            found[operation] = scope + (", backwards" if "transpose" in names and scope in SCOPES else "")
-    return found
+            result[operation] = scope + (", backward" if "transpose" in names and scope in SCOPES else "")
+    return result
 
 
-def seconds_by_scope(events: Iterable[Mapping[str, Any]], parts: Mapping[str, str]) -> dict[str, float]:
-    """{part of the step: seconds of its operations}, longest first, of the events of a trace and `parts_of_a_step`.
+def seconds_by_scope(events: Iterable[Mapping[str, Any]], operations: Mapping[str, str]) -> dict[str, float]:
+    """Return the time of each scope in a trace.
 
-    Operations of other names, as those of other programs, do not count.
+    Args:
+        events: The `traceEvents` of a Perfetto trace.
+        operations: {operation: scope} of the traced program, from `operation_scopes`.
+
+    Returns:
+        {scope: seconds}, longest first. Operations of other programs do not count.
     """
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for event in events:
-        part = parts.get(event.get("args", {}).get("hlo_op", ""))
-        if part is not None:
-            found[part] = found.get(part, 0.0) + 1e-6 * event.get("dur", 0.0)
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        scope = operations.get(event.get("args", {}).get("hlo_op", ""))
+        if scope is not None:
+            seconds[scope] = seconds.get(scope, 0.0) + 1e-6 * event.get("dur", 0.0)
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))

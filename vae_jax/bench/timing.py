@@ -1,6 +1,7 @@
-"""Speed, measured so that it can be trusted: rows in interleaved rounds, ratios within a round, intervals for both."""
+"""Timing of a training step and its variants: interleaved rounds, ratios within a round, and intervals of both."""
 
 import contextlib
+import dataclasses
 import gzip
 import json
 import os
@@ -22,9 +23,9 @@ from vae_jax.errors import InputError
 from vae_jax.runs import Run, profile_to
 from vae_jax.runtime import defaults, host
 
-BLOCK_SECONDS = 0.2  # a row is timed for about as long at a time, dispatches waited for at the end
+BLOCK_SECONDS = 0.2  # approximate length of a timed block of dispatches, synchronized at its end
 MAX_CALLS = 1000
-DISPATCHES = 20  # of no step, for the host's time
+EMPTY_DISPATCHES = 20  # calls with zero steps, for the host's time of a dispatch
 PROBES = ("float32", "bfloat16", "bandwidth")
 
 Log = Callable[[str], None]
@@ -35,78 +36,100 @@ Log = Callable[[str], None]
 
 @contextlib.contextmanager
 def temporary_caches() -> Iterator[Callable[[str], None]]:
-    """turn_to(row): JAX's persistent cache in a folder of its own, else a row would find what another compiled; and as
-    it was before afterwards."""
+    """Give each row of a benchmark a separate persistent compilation cache, inside a `with` block.
+
+    With a shared cache, a row could find a program that another row has compiled, and its compile time would be wrong.
+    At the end, JAX's settings are restored.
+
+    Yields:
+        A function select(row) that makes JAX use the cache of a row.
+    """
     from jax.experimental.compilation_cache import compilation_cache
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
+    old_values = {name: getattr(jax.config, name) for name in names}
     with tempfile.TemporaryDirectory(prefix="vae-jax-bench-") as folder:
 
-        def turn_to(row: str) -> None:
+        def select(row: str) -> None:
             jax.config.update(names[0], os.path.join(folder, row))
             compilation_cache.reset_cache()
 
         try:
             jax.config.update(names[1], 0.0)
-            yield turn_to
+            yield select
         finally:
-            for name, value in before.items():
+            for name, value in old_values.items():
                 jax.config.update(name, value)
             compilation_cache.reset_cache()
 
 
 def compile_times(row: Row) -> tuple[dict[str, dict[str, float]], Any]:
-    """({"cold", "warm": {"trace", "lower", "compile"}} in seconds, the compiled program) of a row.
+    """Measure the compilation of a row.
 
-    Cold is the first compilation; warm is another with nothing in memory and the binary in JAX's persistent cache.
-    A `pmap` is traced as it is lowered.
+    `cold` is the first compilation. `warm` is a second one, with empty in-memory caches and the binary in JAX's
+    persistent cache. `pmap` has no separate trace; its time is part of `lower`.
+
+    Args:
+        row: The row, whose `call` is jitted.
+
+    Returns:
+        ({"cold", "warm": {"trace", "lower", "compile"}} in seconds, the `jax.stages.Compiled`).
     """
     state, images = row.arguments()
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), (state, images)
     )
     del state, images
-    found = {}
+    call: Any = row.call  # jitted, so it has `lower`
+    seconds, compiled = {}, None
     for name in ("cold", "warm"):
         jax.clear_caches()
         times = [time.perf_counter()]
-        stage = row.call.trace(*shapes, row.steps) if hasattr(row.call, "trace") else None
+        traced = call.trace(*shapes, row.steps) if hasattr(call, "trace") else None
         times.append(time.perf_counter())
-        lowered = row.call.lower(*shapes, row.steps) if stage is None else stage.lower()
+        lowered = call.lower(*shapes, row.steps) if traced is None else traced.lower()
         times.append(time.perf_counter())
         compiled = lowered.compile()
         times.append(time.perf_counter())
-        found[name] = dict(zip(("trace", "lower", "compile"), np.diff(times).tolist(), strict=True))
-    return found, compiled
+        seconds[name] = dict(zip(("trace", "lower", "compile"), np.diff(times).tolist(), strict=True))
+    return seconds, compiled
 
 
 class Runner:
-    """A row under way: its state and images are on the device, and each block goes on with the training."""
+    """A row with its state and images on the device; each timed block continues the training.
+
+    Attributes:
+        row: The row.
+        state: The current training state.
+        images: The training images, as `row.arguments` has placed them.
+        metrics: The metrics of the last dispatch.
+        calls: The number of dispatches in a block of about `BLOCK_SECONDS`.
+    """
 
     def __init__(self, row: Row):
         self.row = row
         self.state, self.images = row.arguments()
-        self._advance(1)  # which compiles
+        self.metrics: Any = None
+        self._advance(1)  # compiles
         seconds = min(self.block(1), self.block(1)) * row.steps
         self.calls = min(MAX_CALLS, max(1, round(BLOCK_SECONDS / max(seconds, 1e-9))))
 
     def _advance(self, calls: int) -> None:
         for _ in range(calls):
-            self.state, metrics = self.row.call(self.state, self.images, self.row.steps)
-        self.metrics = jax.block_until_ready(metrics)
+            self.state, self.metrics = self.row.call(self.state, self.images, self.row.steps)
+        jax.block_until_ready(self.metrics)
 
     def block(self, calls: int | None = None) -> float:
-        """Seconds per step over some dispatches, the last one waited for."""
+        """Return the seconds per step over `calls` dispatches, synchronized after the last one."""
         calls = calls or self.calls
         start = time.perf_counter()
         self._advance(calls)
         return (time.perf_counter() - start) / (calls * self.row.steps)
 
     def dispatch_seconds(self) -> float:
-        """The host's time for a dispatch: until a call comes back that is asked for no step; the median."""
+        """Return the host's time for a dispatch in seconds: the median of calls with zero steps, until they return."""
         times = []
-        for _ in range(DISPATCHES):
+        for _ in range(EMPTY_DISPATCHES):
             start = time.perf_counter()
             self.state, metrics = self.row.call(self.state, self.images, 0)
             times.append(time.perf_counter() - start)
@@ -117,39 +140,47 @@ class Runner:
 def run_rounds(
     rows: Mapping[str, Callable[[], float]], rounds: int, *, log: Log, seed: int = 0
 ) -> dict[str, list[float]]:
-    """{name: what its function returned in each round}: every row once in each round, in another order each time."""
+    """Measure every row once in each round, in a random order that changes from round to round.
+
+    Args:
+        rows: {name: function that measures once}.
+        rounds: The number of rounds.
+        log: Receives a line after each round.
+        seed: The seed of the orders.
+
+    Returns:
+        {name: the result of each round}.
+    """
     rng = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {name: [] for name in rows}
+    samples: dict[str, list[float]] = {name: [] for name in rows}
     for i in range(rounds):
         for name in rng.permutation(list(rows)).tolist():
-            found[name].append(rows[name]())
+            samples[name].append(rows[name]())
         log(f"round {i + 1} of {rounds}")
-    return found
+    return samples
 
 
 def run_benchmark(
     run: Run, images: np.ndarray, names: Sequence[str], *, rounds: int, log: Log, profile: Path | None = None
 ) -> dict[str, Any]:
-    """Measures the variants `names` of a run beside its own program, in `rounds` interleaved rounds: the report.
+    """Measure the training program of a run and variants of it, in interleaved rounds.
 
-    `say` is told the progress, and of each row that cannot be why. With `profile`, a folder, some dispatches of the
-    run's own program are traced there afterwards.
+    Args:
+        run: The run whose training program is the baseline.
+        images: Its training images, uint8 [N, H, W, C].
+        names: The names of the variants.
+        rounds: The number of rounds.
+        log: Receives the progress, and for each variant that is skipped the reason.
+        profile: A directory for a profiler trace of some dispatches of the baseline, taken at the end; or None.
+
+    Returns:
+        The report, a dictionary of JSON values. Times are in seconds.
     """
-    rows, left_out, facts = {}, {}, {}
-    with temporary_caches() as turn_to:
-        for name in dict.fromkeys((BASELINE, *names)):
-            turn_to(name)
-            try:
-                row = program_row(name, run, images) if name == BASELINE else make_row(name, run, images)
-                facts[name] = _facts(row)
-                rows[name] = row
-                log(f"{name}: compiled")
-            except InputError as error:
-                left_out[name] = str(error)
-                log(f"{name}: left out ({error})")
+    with temporary_caches() as select_cache:
+        rows, costs, skipped = _prepare_rows(run, images, names, select_cache, log)
         runners = {}
         for name, row in rows.items():
-            turn_to(name)
+            select_cache(name)
             runners[name] = Runner(row)
         traffic = plan.memory_traffic(run)
         machine = {
@@ -161,89 +192,107 @@ def run_benchmark(
         timed |= {f"machine {name}": probe.seconds for name, probe in machine.items()}
         samples = run_rounds(timed, rounds, log=log)
         for name, runner in runners.items():
-            facts[name]["dispatch_seconds"] = runner.dispatch_seconds() if runner.row.compiled else None
-        turn_to(BASELINE)
-        parts = None if profile is None else _profiled(runners[BASELINE], profile)
-    paces = {name: samples.pop(f"machine {name}") for name in PROBES}
+            costs[name]["dispatch_seconds"] = runner.dispatch_seconds() if runner.row.compiled else None
+        select_cache(BASELINE)
+        parts = None if profile is None else _profile(runners[BASELINE], profile)
+    probe_seconds = {name: samples.pop(f"machine {name}") for name in PROBES}
     return {
         "format": FORMAT,
         "config": flatten(run.config),
         "rounds": rounds,
         "baseline": BASELINE,
         "machine": probes.machine_description()
-        | {"rates": {name: machine[name].work / statistics.median(paces[name]) for name in PROBES}}
-        | {"samples": paces, "bandwidth_working_set": traffic // 2, "peak_memory": host.peak_memory()},
-        "rows": [_entry(rows[name], samples, facts, machine, paces) for name in samples],
-        "left_out": left_out,
+        | {"rates": {name: machine[name].work / statistics.median(probe_seconds[name]) for name in PROBES}}
+        | {"samples": probe_seconds, "bandwidth_working_set": traffic // 2, "peak_memory": host.peak_memory()},
+        "rows": [_report_row(rows[name], samples, costs, machine, probe_seconds) for name in samples],
+        "skipped": skipped,
         "profile": parts,
     }
 
 
-def _profiled(runner: Runner, folder: Path) -> dict[str, float]:
-    """Traces two dispatches into a folder: {part of the step: seconds of its operations, a step and device}."""
+def _prepare_rows(
+    run: Run, images: np.ndarray, names: Sequence[str], select_cache: Callable[[str], None], log: Log
+) -> tuple[dict[str, Row], dict[str, dict[str, Any]], dict[str, str]]:
+    """Return {name: row}, {name: costs of the row} and {name: reason} of the rows that this machine or model skips."""
+    rows, costs, skipped = {}, {}, {}
+    for name in dict.fromkeys((BASELINE, *names)):
+        select_cache(name)
+        try:
+            row = program_row(name, run, images) if name == BASELINE else make_row(name, run, images)
+            costs[name] = _row_costs(row)
+            rows[name] = row
+            log(f"{name}: compiled")
+        except InputError as error:
+            skipped[name] = str(error)
+            log(f"{name}: skipped ({error})")
+    return rows, costs, skipped
+
+
+def _profile(runner: Runner, folder: Path) -> dict[str, float]:
+    """Trace two dispatches into a folder; return {scope of a step: seconds of its operations, per step and device}."""
     run = runner.row.run
-    text = plan.trace_program(run).lower().compile().as_text()  # of the very program
+    text = plan.trace_program(run).lower().compile().as_text()  # the same program as the runner's
     with profile_to(folder):
         runner.block(2)
     trace = max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
     with gzip.open(trace) as file:
         events = json.load(file)["traceEvents"]
-    found = scopes.seconds_by_scope(events, scopes.operation_scopes(text))
-    return {part: seconds / (2 * runner.row.steps * run.mesh.size) for part, seconds in found.items()}
+    seconds = scopes.seconds_by_scope(events, scopes.operation_scopes(text))
+    return {scope: s / (2 * runner.row.steps * run.mesh.size) for scope, s in seconds.items()}
 
 
-def _facts(row: Row) -> dict[str, Any]:
-    """What is known of a row before it runs."""
-    found = plan.step_costs(row.run)
-    facts: dict[str, Any] = {
+def _row_costs(row: Row) -> dict[str, Any]:
+    """Return the entries of a row in the report that do not need a measurement of its speed."""
+    costs = plan.step_costs(row.run)
+    entries: dict[str, Any] = {
         "batch_size": row.run.config.train.batch_size,
         "devices": row.run.mesh.size,
         "steps_per_dispatch": row.steps,
-        "parameters": found.parameters,
-        "flops": found.flops,
-        "xla_flops": found.xla_flops,
-        "traffic_bytes": found.traffic,
+        "parameters": costs.parameters,
+        "flops": costs.flops,
+        "xla_flops": costs.xla_flops,
+        "traffic_bytes": costs.traffic,
     }
     if not row.compiled:
-        return facts | dict.fromkeys(("compile", "xla_bytes", "memory", "collectives"))
+        return entries | dict.fromkeys(("compile", "xla_bytes", "memory", "collectives"))
     times, compiled = compile_times(row)
-    once = row.run.microbatches == 1  # XLA counts the body of the parts' loop once
-    return facts | {
+    single_batch = row.run.microbatches == 1  # XLA's cost model counts the body of the loop over microbatches once.
+    return entries | {
         "compile": times,
-        "xla_bytes": cost_analysis.xla_costs(compiled).get("bytes") if once else None,
+        "xla_bytes": cost_analysis.xla_costs(compiled).get("bytes") if single_batch else None,
         "memory": cost_analysis.memory(compiled) or None,
-        "collectives": [talk._asdict() for talk in cost_analysis.collectives(compiled.as_text())],
+        "collectives": [dataclasses.asdict(entry) for entry in cost_analysis.collectives(compiled.as_text())],
     }
 
 
-def _entry(
+def _report_row(
     row: Row,
     samples: Mapping[str, list[float]],
-    known: Mapping[str, dict[str, Any]],
-    probes: Mapping[str, probes.Probe],
-    paces: Mapping[str, list[float]],
+    costs: Mapping[str, dict[str, Any]],
+    machine: Mapping[str, probes.Probe],
+    probe_seconds: Mapping[str, list[float]],
 ) -> dict[str, Any]:
-    """A row of the report: its seconds per step, and the shares of what the machine could do in the same rounds."""
-    values, facts = samples[row.name], known[row.name]
-    images = facts["batch_size"] / known[BASELINE]["batch_size"]
-    together = defaults.effective_devices(row.run.mesh)
-    rate = {name: together * probes[name].work / np.asarray(paces[name]) for name in ("float32", "bfloat16")}
-    bandwidth = probes["bandwidth"].work / np.asarray(paces["bandwidth"])
+    """Return a row of the report: its time per step, and the share of the machine's rates in the same rounds."""
+    values, entries = samples[row.name], costs[row.name]
+    images = entries["batch_size"] / costs[BASELINE]["batch_size"]
+    devices = defaults.effective_devices(row.run.mesh)
+    rate = {name: devices * machine[name].work / np.asarray(probe_seconds[name]) for name in ("float32", "bfloat16")}
+    bandwidth = machine["bandwidth"].work / np.asarray(probe_seconds["bandwidth"])
     seconds = np.asarray(values)
-    floor = facts["flops"] / rate[row.run.config.model.compute_dtype] + facts["traffic_bytes"] / bandwidth
+    bound = entries["flops"] / rate[row.run.config.model.compute_dtype] + entries["traffic_bytes"] / bandwidth
     return {
         "row": row.name,
         "samples": values,
-        "seconds_per_step": interval(values) | {"least": min(values), "most": max(values)},
+        "seconds_per_step": {**interval(values), "min": min(values), "max": max(values)},
         "ratio": ratio_interval(values, samples[BASELINE]),
-        "work_ratio": facts["flops"] / known[BASELINE]["flops"],
-        "seconds_per_image": interval(seconds / facts["batch_size"]),
+        "work_ratio": entries["flops"] / costs[BASELINE]["flops"],
+        "seconds_per_image": interval(seconds / entries["batch_size"]),
         "ratio_per_image": ratio_interval(seconds / images, samples[BASELINE]),
-        "images_per_second": facts["batch_size"] / statistics.median(values),
-        "devices_that_add_up": together,
-        "floor_seconds": float(np.median(floor)),
-        "times_floor": interval(seconds / floor),
-        "share_of_matrix_rate": {name: float(np.median(facts["flops"] / (seconds * r))) for name, r in rate.items()},
-        "share_of_bandwidth": float(np.median(facts["traffic_bytes"] / (seconds * bandwidth))),
-        **facts,
+        "images_per_second": entries["batch_size"] / statistics.median(values),
+        "effective_devices": devices,
+        "lower_bound_seconds": float(np.median(bound)),
+        "times_lower_bound": interval(seconds / bound),
+        "share_of_matrix_rate": {name: float(np.median(entries["flops"] / (seconds * r))) for name, r in rate.items()},
+        "share_of_bandwidth": float(np.median(entries["traffic_bytes"] / (seconds * bandwidth))),
+        **entries,
     }

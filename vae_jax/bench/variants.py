@@ -1,4 +1,4 @@
-"""The rows of a benchmark: the program that trains a run, and small changes put on it from outside."""
+"""The rows of a benchmark: the training program of a run, and variants that change one thing."""
 
 import dataclasses
 import functools
@@ -25,56 +25,67 @@ EAGER_STEPS = 2
 
 
 class Row(NamedTuple):
-    """One way to train: call(state, images, count) -> (state, metrics) makes `count` steps."""
+    """One way to train.
+
+    Attributes:
+        name: The name of the variant.
+        run: The run with the variant's settings.
+        call: A function call(state, images, count) -> (state, metrics) that trains `count` steps.
+        arguments: Returns a new (state, images), placed on the devices as `call` needs them.
+        steps: The number of steps in one dispatch.
+        donates: Whether `call` donates the state.
+        compiled: Whether `call` is jitted.
+    """
 
     name: str
-    run: Run  # whose settings it follows
+    run: Run
     call: Callable[[Any, Any, int], tuple[Any, Any]]
-    arguments: Callable[[], tuple[Any, Any]]  # a new (state, images), placed where `call` takes them
-    steps: int  # in one dispatch
-    donates: bool = True  # the state that is handed over is gone afterwards
-    compiled: bool = True  # `call` is jitted
+    arguments: Callable[[], tuple[Any, Any]]
+    steps: int
+    donates: bool = True
+    compiled: bool = True
 
 
 def program_row(name: str, run: Run, images: np.ndarray) -> Row:
-    """The program that `vae-jax train` runs: train.log_every steps in a dispatch, the state donated."""
+    """Return the row of the program of `vae-jax train`: train.log_every steps in a dispatch, the state donated."""
     return Row(name, run, compile_program(run), functools.partial(_placed, run, images), run.config.train.log_every)
 
 
 def _placed(run: Run, images: np.ndarray, key: jax.Array | None = None) -> tuple[Any, Any]:
-    everywhere = sharding.replicated(run.mesh)
+    replicated = sharding.replicated(run.mesh)
     state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key)
     if key is not None:
-        state = state._replace(key=jax.device_put(key, everywhere))
-    return state, jax.device_put(images, everywhere)
+        state = state._replace(key=jax.device_put(key, replicated))
+    return state, jax.device_put(images, replicated)
 
 
 def _eager(name: str, run: Run, images: np.ndarray) -> Row:
-    """Every operation of the step dispatched by itself, on one batch."""
+    """Return the row that dispatches every operation of a step separately, on one batch."""
     step, shape = build_step(run), images.shape[1:]
-    batch_size, parts = run.config.train.batch_size, run.microbatches
+    batch_size, microbatches = run.config.train.batch_size, run.microbatches
 
     def call(state: Any, batch: Any, count: int) -> tuple[Any, Any]:
+        metrics: Any = {}
         for _ in range(count):
             state, metrics = step(state, batch)
         return state, metrics
 
     def arguments() -> tuple[Any, Any]:
         batch = images[:batch_size]
-        return jax.jit(run.initial_state)(run.key), jnp.asarray(
-            batch.reshape(parts, -1, *shape) if parts > 1 else batch
-        )
+        if microbatches > 1:
+            batch = batch.reshape(microbatches, -1, *shape)
+        return jax.jit(run.initial_state)(run.key), jnp.asarray(batch)
 
     return Row(name, run, call, arguments, EAGER_STEPS, donates=False, compiled=False)
 
 
 def _not_donated(name: str, run: Run, images: np.ndarray) -> Row:
-    """The state is left as it was, and the new one lies beside it."""
+    """Return the row without donation: the old state stays in memory in addition to the new one."""
     return program_row(name, run, images)._replace(call=compile_program(run, donate=False), donates=False)
 
 
 def _highest(name: str, run: Run, images: np.ndarray) -> Row:
-    """Matrix products in the highest precision that the device has."""
+    """Return the row with matrix products in the highest precision of the device."""
     program = build_program(run, sharding.place_batch(run.mesh))
 
     def precise(*arguments: Any) -> Any:
@@ -85,52 +96,54 @@ def _highest(name: str, run: Run, images: np.ndarray) -> Row:
 
 
 def _rbg(name: str, run: Run, images: np.ndarray) -> Row:
-    """Random bits from XLA's own generator in place of Threefry."""
+    """Return the row with random bits from XLA's RNG instead of Threefry."""
     key = jax.random.key(run.config.seed, impl="rbg")
     return program_row(name, run, images)._replace(arguments=functools.partial(_placed, run, images, key))
 
 
-def _by_rows(run: Run, size: int) -> Callable[..., Any]:
-    """The program as each of `size` devices runs it on its rows of a batch, the gradients averaged by hand over "data".
+def _data_parallel_program(run: Run, size: int) -> Callable[..., Any]:
+    """Return the program of each of `size` devices on its rows of a batch; gradients are averaged over the axis "data".
 
-    Each device draws the noise of its own rows, so the numbers are those of one device.
+    Each device draws the noise of its rows, so the numbers are those of one device.
     """
-    if run.microbatches > 1:
-        raise InputError("train.microbatches: must be 1 for a batch that is split by hand")
-    if run.config.mesh.fsdp > 1:
-        raise InputError("mesh.fsdp: must be 1 for a batch that is split by hand")
+    for setting, value in (("train.microbatches", run.microbatches), ("mesh.fsdp", run.config.mesh.fsdp)):
+        if value > 1:
+            raise InputError(f"{setting}={value} must be 1 for the variants shard-map and pmap")
     config, rows = run.config, run.config.train.batch_size // size
-    own = make_loss(run.training_model, config.objective, config.data, run.data["num_examples"])
+    run_loss = make_loss(run.training_model, config.objective, config.data, run.data["num_examples"])
     average = functools.partial(lax.pmean, axis_name="data")
-    first = lambda: lax.axis_index("data") * rows  # noqa: E731
+    first_row = lambda: lax.axis_index("data") * rows  # noqa: E731
 
     def loss(params: Any, key: Any, batch: Any, step: Any) -> Any:
-        return own(params, random.RowsKey(key, first(), rows * size), batch, step)
+        return run_loss(params, random.RowsKey(key, first_row(), rows * size), batch, step)
 
-    optimizer = optax.GradientTransformation(
-        run.optimizer.init, lambda grads, *rest: run.optimizer.update(average(grads), *rest)
-    )
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return run.optimizer.update(average(updates), state, params)
+
+    optimizer = optax.GradientTransformation(run.optimizer.init, update)
     step = build_step(run, loss=loss, optimizer=optimizer)
 
     def averaged(state: Any, batch: Any) -> tuple[Any, Any]:
         state, metrics = step(state, batch)
         return state, average(metrics)
 
-    return build_program(run, lambda batch: lax.dynamic_slice_in_dim(batch, first(), rows), step=averaged)
+    return build_program(run, lambda batch: lax.dynamic_slice_in_dim(batch, first_row(), rows), step=averaged)
 
 
 def _shard_map(name: str, run: Run, images: np.ndarray) -> Row:
-    whole = PartitionSpec()
+    """Return the row that shards the batch by `jax.shard_map`."""
+    replicated = PartitionSpec()
     program = sharding.shard_map_over_mesh(
-        _by_rows(run, run.mesh.size), run.mesh, in_specs=(whole, whole), out_specs=whole
+        _data_parallel_program(run, run.mesh.size), run.mesh, in_specs=(replicated, replicated), out_specs=replicated
     )
     return program_row(name, run, images)._replace(call=compile_program(run, program))
 
 
 def _pmap(name: str, run: Run, images: np.ndarray) -> Row:
-    size, spread = run.mesh.size, sharding.batch_sharding(run.mesh)
+    """Return the row that shards the batch by `jax.pmap`."""
+    size, sharded = run.mesh.size, sharding.batch_sharding(run.mesh)
     mapped = jax.pmap(
-        _by_rows(run, size),
+        _data_parallel_program(run, size),
         axis_name="data",
         in_axes=(0, 0, None),
         static_broadcasted_argnums=2 if sharding.needs_static_step_count(run.mesh) else (),
@@ -139,7 +152,7 @@ def _pmap(name: str, run: Run, images: np.ndarray) -> Row:
     )
 
     def arguments() -> tuple[Any, Any]:
-        repeat = jax.jit(lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf] * size), tree), out_shardings=spread)
+        repeat = jax.jit(lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf] * size), tree), out_shardings=sharded)
         return repeat(jax.jit(run.initial_state)(run.key)), repeat(images)
 
     return program_row(name, run, images)._replace(call=mapped, arguments=arguments)
@@ -147,7 +160,7 @@ def _pmap(name: str, run: Run, images: np.ndarray) -> Row:
 
 Make = Callable[[str, Run, np.ndarray], Row]
 
-# name: (settings that it changes, how its row is made from the run that has them)
+# name: (settings that it changes, function that makes its row from the run with these settings)
 _FIXED: dict[str, tuple[Mapping[str, Any], Make]] = {
     BASELINE: ({}, program_row),
     "per-step": ({"train__log_every": 1, "train__save_every": 1}, program_row),
@@ -159,45 +172,61 @@ _FIXED: dict[str, tuple[Mapping[str, Any], Make]] = {
     "no-binarization": ({"data__binarization": "none"}, program_row),
     "remat": ({"model__remat": True}, program_row),
 }
-# name-N: (setting that becomes N, how its row is made)
-_COUNTED: dict[str, tuple[str, Make]] = {
+# name-N: (setting that becomes N, function that makes its row)
+_NUMBERED: dict[str, tuple[str, Make]] = {
     "devices": ("mesh__data", program_row),
     "shard-map": ("mesh__data", _shard_map),
     "pmap": ("mesh__data", _pmap),
     "microbatches": ("train__microbatches", program_row),
     "batch": ("train__batch_size", program_row),
     "samples": ("objective__num_samples", program_row),
-    "width": ("model__hidden", program_row),  # N times as wide
+    "width": ("model__hidden", program_row),  # all widths times N
 }
 DEFAULT = (
     *_FIXED,
     *(f"{kind}-{count}" for kind in ("devices", "shard-map", "pmap") for count in (1, 2, 4, 8)),
     "microbatches-4", "batch-512", "batch-2048", "width-2",
 )  # fmt: skip
-KNOWN = (*_FIXED, *(f"{kind}-N" for kind in _COUNTED))
+KNOWN = (*_FIXED, *(f"{kind}-N" for kind in _NUMBERED))
 
 
 def check_names(names: list[str]) -> None:
-    """Raises InputError for a variant that there is not."""
+    """Raise an error for an unknown variant.
+
+    Args:
+        names: The names of variants.
+
+    Raises:
+        InputError: If a name is unknown. The message lists the known ones and suggests a similar one.
+    """
     for name in names:
         kind, _, count = name.rpartition("-")
-        if name not in _FIXED and not (kind in _COUNTED and count.isdigit() and int(count)):
-            known = [*_FIXED, *(f"{kind}-{count}" for kind in _COUNTED)] if count.isdigit() else KNOWN
+        if name not in _FIXED and not (kind in _NUMBERED and count.isdigit() and int(count)):
+            known = [*_FIXED, *(f"{kind}-{count}" for kind in _NUMBERED)] if count.isdigit() else KNOWN
             raise InputError(
-                f"--variants={name} must be one of {', '.join(KNOWN)}, N a number{suggestion(name, known)}"
+                f"--variants={name} must be one of {', '.join(KNOWN)}, with a number for N{suggestion(name, known)}"
             )
 
 
 def make_row(name: str, base: Run, images: np.ndarray) -> Row:
-    """The row of a variant of `base`; raises InputError, in one line, where this machine or model cannot have it.
+    """Return the row of a variant.
 
-    Images are repeated where a batch would be larger than all of them.
+    Args:
+        name: The name of the variant.
+        base: The run that it varies.
+        images: The training images, uint8 [N, H, W, C]. They are repeated if a batch is larger than N.
+
+    Returns:
+        The row.
+
+    Raises:
+        InputError: If this machine or model does not support the variant.
     """
     kind, _, count = name.rpartition("-")
     if name in _FIXED:
         settings, make = _FIXED[name]
     else:
-        setting, make = _COUNTED[kind]
+        setting, make = _NUMBERED[kind]
         value = int(count)
         settings = {setting: tuple(value * width for width in base.config.model.hidden) if kind == "width" else value}
     run = override_run(base, **settings)
@@ -208,17 +237,17 @@ def make_row(name: str, base: Run, images: np.ndarray) -> Row:
         images = np.resize(images, (run.config.train.batch_size, *images.shape[1:]))
     data = {**base.data, "num_examples": len(images)}
     run = dataclasses.replace(run, mesh=mesh, data=data)
-    sized = kind in _COUNTED and "mesh__data" not in settings
-    return make(name, _in_dispatches_no_larger(run, base) if sized else run, images)
+    more_work = kind in _NUMBERED and "mesh__data" not in settings
+    return make(name, _limit_dispatch(run, base) if more_work else run, images)
 
 
-def _in_dispatches_no_larger(run: Run, base: Run) -> Run:
-    """`run` with so few steps in a dispatch, at least one, that they are no more work than the dispatch of `base`."""
-    more = max(1.0, step_costs(run).flops / step_costs(base).flops)
-    steps = max(1, round(base.config.train.log_every / more))
+def _limit_dispatch(run: Run, base: Run) -> Run:
+    """Return a run with so few steps in a dispatch, at least one, that it has no more work than that of `base`."""
+    ratio = max(1.0, step_costs(run).flops / step_costs(base).flops)
+    steps = max(1, round(base.config.train.log_every / ratio))
     return dataclasses.replace(run, config=validate(steps_only(run.config, log_every=steps)))
 
 
 def _check_something_changes(name: str, base: Config, changed: Config, settings: Mapping[str, Any]) -> None:
     if settings and "mesh__data" not in settings and base == changed:
-        raise InputError(f"the settings are those of {BASELINE} already")
+        raise InputError(f"the settings of this variant are those of {BASELINE}; remove it from --variants")

@@ -27,11 +27,11 @@ class Bench(PresetOptions):
     rounds: int = 9
     """How often each row is timed; intervals need at least five rounds."""
     variants: str | None = None
-    """The rows in addition to `program`, separated by commas; default: those of docs/performance."""
+    """The rows in addition to `program`, separated by commas; default: all, see docs/guides/performance.md."""
     profile: str | None = None
     """Folder for a trace of some dispatches, for Perfetto and TensorBoard."""
     compare: tuple[str, ...] = ()
-    """Two reports, A.json B.json: the changes from A to B beyond noise."""
+    """Two reports, A.json B.json: print the changes from A to B that exceed the noise."""
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[Bench, Config]:
@@ -39,7 +39,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Bench, Config]:
     options, config = parse_preset_command("bench", Bench, argv)
     require_positive(rounds=options.rounds)
     if options.compare and len(options.compare) != 2:
-        raise InputError(f"--compare needs two files, A.json B.json, not {len(options.compare)}")
+        raise InputError(f"--compare={' '.join(options.compare)} must be two files, A.json B.json")
     return options, validate(steps_only(config))
 
 

@@ -19,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(argv: Sequence[str]) -> dict[str, Any]:
-    """List the data sets, or prepare one; return what is there."""
+    """List the data sets, or prepare one; return the list, or the description of the prepared data set."""
     from vae_jax.data import available, prepare
 
     parser = _Parser(prog="vae-jax data", description="List data sets, or prepare one on disk without TensorFlow.")
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     options = parser.parse_args(argv)
     if options.command == "prepare":
         return prepare(options.name, source=options.source, data_dir=options.data_dir)
-    found = available(options.data_dir)
-    for entry in found:
+    datasets = available(options.data_dir)
+    for entry in datasets:
         log("  ".join(f"{name} {value}" for name, value in entry.items()))
-    return {"datasets": found}
+    return {"datasets": datasets}

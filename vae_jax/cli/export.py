@@ -16,14 +16,14 @@ HELP = (("export RUN", "the encoder, the decoder and a sampler as programs for J
 class Export(OutputOptions):
     """Write the encoder, the decoder and a sampler as programs that contain the weights: exported/*.jax.
 
-    They need JAX and flatbuffers, and nothing of this package. Each takes any number of examples, on a CPU, a GPU or a
-    TPU. The encoder takes images as the model saw them: float32 in [0, 1], binarised if the model was trained on
-    binarised images. programs.json lists inputs, outputs, the step, and the binarisation.
+    They need JAX and flatbuffers, but not this package. Each accepts any number of examples, on a CPU, a GPU or a
+    TPU. The encoder accepts images with the preprocessing of the training: float32 in [0, 1], binarized if the model
+    was trained on binarized images. programs.json lists inputs, outputs, the step, and the binarisation.
     """
 
 
 def run(argv: Sequence[str]) -> dict[str, Any]:
-    """Write the programs of a run; return what they take and return."""
+    """Write the programs of a run; return the shapes of their inputs and outputs."""
     directory, options = parse_run_command("export", Export, argv)
     import jax
 

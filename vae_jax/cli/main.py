@@ -41,12 +41,13 @@ def help_text() -> str:
             "",
             *(f"  {usage:<21} {summary}" for usage, summary in lines),
             "",
-            f"`vae-jax COMMAND --help` lists the options of a command, `vae-jax --version` prints the versions in use.\n"
+            "`vae-jax COMMAND --help` lists the options of a command, `vae-jax --version` prints the versions in use.",
             f"Presets: {', '.join(PRESETS)}.",
-            "The last line on stdout is a JSON object with the results. Exit codes: 0 finished, or interrupted and saved;",
-            "2 invalid input; 3 not finite; 4 no usable checkpoint; 5 input or output failed; 6 the run is in use;",
-            "7 another process of the run has ended; 130 SIGINT with nothing to save, or a second SIGINT; 134 as 7, if JAX",
-            "detects it first; 143 SIGTERM with nothing to save.",
+            "The last line on stdout is a JSON object with the results.",
+            "Exit codes: 0 finished, or interrupted and saved; 2 invalid input; 3 not finite; 4 no usable checkpoint;",
+            "5 input or output failed; 6 the run is in use; 7 another process of the run has ended;",
+            "130 SIGINT with nothing to save, or a second SIGINT; 134 as 7, if JAX detects it first;",
+            "143 SIGTERM with nothing to save.",
             "",
         )
     )

@@ -1,4 +1,4 @@
-"""What the commands on a run share: where they write, and figures from the images of a split."""
+"""The output folder of the commands on a run, and the figures of the images of a split."""
 
 import dataclasses
 from collections.abc import Callable
@@ -39,10 +39,10 @@ def plot_split(
       options: where to write.
       split: train, validation or test.
       flag: name of the option that gives the number of items, for errors.
-      requested: its value; None if it is not given.
+      requested: the value of this option; None if it is absent.
       default: the number of items then, unless the split has fewer.
       plot: (run, params, images, key=...) -> path of the figure.
-      images_per_item: images that one item takes.
+      images_per_item: number of images of one item.
 
     Raises:
       InputError: more items are requested than the split has.

@@ -144,7 +144,7 @@ def check_preset(preset: str | None) -> None:
         raise InputError(f"--preset={preset} must be one of {', '.join(PRESETS)}{suggestion(preset, PRESETS)}")
 
 
-def requested_config(base: Config, options: Any) -> Config:
+def requested_config(base: Config, options: Config) -> Config:
     """Return `base` changed by the flags, not validated: each command validates it when it needs it."""
     config = Config(**sections(options))
     before, now = flatten(base), flatten(config)

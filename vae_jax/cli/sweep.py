@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.messages import log
 from vae_jax.cli.parsing import TrainingOptions, parse_preset_command
@@ -12,6 +12,9 @@ from vae_jax.cli.train import use_compilation_cache
 from vae_jax.config import Config, parse_setting
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.runtime import atomic_files, signals
+
+if TYPE_CHECKING:
+    from vae_jax.runs import Member
 
 HELP = (("sweep --vary ...", "many models in one program: seed=0,1,2 objective.beta=0.5,1,2; a table and a figure"),)
 
@@ -64,11 +67,11 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
             for group in groups:
                 prepare_members(group, directory)
         for group in groups:
-            found = fit_group(group, directory, stop=stop)
-            if found is None:
+            models = fit_group(group, directory, stop=stop)
+            if models is None:
                 log("interrupted, saved; the same command resumes")
                 return {"workdir": str(directory), "status": "interrupted"}
-            trained |= dict(zip([member.name for member in group], found, strict=True))
+            trained |= dict(zip([member.name for member in group], models, strict=True))
         train_seconds = time.perf_counter() - start
         try:
             results = evaluate_members([trained[member.name] for member in members], stop=stop)
@@ -86,7 +89,9 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_summary(directory: Path, members: Sequence[Any], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _write_summary(
+    directory: Path, members: "Sequence[Member]", results: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Write sweep.json, sweep.md and sweep.png; return the summary."""
     from vae_jax.runs import markdown_table, save_rate_distortion, summarize
 

@@ -101,7 +101,7 @@ def use_compilation_cache(folder: str | None) -> None:
 
 
 def _prepare(config: Config, directory: Path, options: Train, profile: Path | None) -> "tuple[Run, Images]":
-    """Return the run and its images; whatever is wrong is refused here, before the training."""
+    """Return the run and its images; refuse every invalid input here, before the training."""
     from vae_jax.bench import check_memory
     from vae_jax.runs import prepare_run
 

@@ -1,32 +1,62 @@
-"""config.flat."""
+"""Configs as flat dictionaries {"section.field": value}: conversion in both directions, and comparison."""
 
 import dataclasses
 import difflib
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vae_jax.config.schema import RESUMABLE, Config
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def suggestion(word: str, choices: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?` if one of `choices` is close to `word`, else nothing."""
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """Return the end of an error message that suggests the choice most similar to a word.
+
+    Args:
+      word: the word that is not one of the choices.
+      choices: the words that are allowed.
+
+    Returns:
+      "; did you mean 'x'?" with the most similar choice x; "" if no choice is similar.
+    """
     close = difflib.get_close_matches(word, list(choices), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The settings of a config (or a part of one) as `{"section.field": value}`."""
+def flatten(config: "DataclassInstance", prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a config, or of one section of it, as one dictionary.
+
+    Args:
+      config: a config or a section.
+      prefix: put in front of each name.
+
+    Returns:
+      {"section.field": value}, in the order of the fields.
+    """
     flat = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        path = f"{prefix}{f.name}"
-        flat.update(flatten(value, path + ".") if dataclasses.is_dataclass(value) else {path: value})
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        path = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            flat |= flatten(value, path + ".")
+        else:
+            flat[path] = value
     return flat
 
 
 def flatten_mapping(items: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, `{"section.field": value}`; an empty one is a value."""
+    """Return nested dictionaries as one dictionary.
+
+    Args:
+      items: dictionaries that contain dictionaries, such as a parsed JSON file.
+      prefix: put in front of each name.
+
+    Returns:
+      {"section.field": value}. An empty dictionary counts as a value.
+    """
     flat = {}
     for name, value in items.items():
         nested = isinstance(value, dict) and value
@@ -35,19 +65,20 @@ def flatten_mapping(items: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 
 
 def _field_types(cls: type, prefix: str = "") -> dict[str, Any]:
-    found = {}
+    types = {}
     for name, annotation in typing.get_type_hints(cls).items():
         path = f"{prefix}{name}"
-        nested = dataclasses.is_dataclass(annotation)
-        found.update(_field_types(annotation, path + ".") if nested else {path: annotation})
-    return found
+        nested = isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+        types.update(_field_types(annotation, path + ".") if nested else {path: annotation})
+    return types
 
 
-FIELD_TYPES = _field_types(Config)
-_DEFAULTS = flatten(Config())
+FIELD_TYPES = _field_types(Config)  # {"section.field": annotation}
+DEFAULTS = flatten(Config())
 
 
 def unflatten(values: Mapping[str, Any]) -> Config:
+    """Return the config of a flat dictionary that contains every setting, without validation."""
     sections: dict[str, Any] = {}
     for path, value in values.items():
         section, _, name = path.rpartition(".")
@@ -59,5 +90,14 @@ def unflatten(values: Mapping[str, Any]) -> Config:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: frozenset[str] = RESUMABLE) -> list[str]:
-    """The paths whose values differ between two flat configs, sorted, without those in `ignore`."""
+    """Return the settings in which two flat configs differ.
+
+    Args:
+      old: a flat config.
+      new: another flat config. A setting that only one of the two contains counts as a difference.
+      ignore: settings that are not compared, by default those that may change when a run resumes.
+
+    Returns:
+      Sorted names "section.field".
+    """
     return [p for p in sorted({*old, *new} - ignore) if p not in old or p not in new or old[p] != new[p]]

@@ -1,6 +1,7 @@
-"""Every setting of a run: frozen dataclasses. No logic, no JAX; what values are allowed is in `settings`.
+"""All settings of a run, as frozen dataclasses. `validation` defines the allowed values.
 
-A setting that changes a number is here and nowhere else, so `config.json` in a run directory says all of it.
+The string below a field is its help text: `vae-jax train --help` prints it. Every setting that can change a result is a
+field of `Config`, so the file `config.json` of a run directory describes the run completely.
 """
 
 import math
@@ -10,21 +11,23 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and how they are read."""
+    """The data set and its preprocessing."""
 
     name: str = "digits"
-    """digits, moons, mnist, another TFDS name prepared as array_record, a .npy or .npz file, or a folder of images."""
+    """digits, moons, mnist, another TFDS data set prepared as array_record, a .npy or .npz file, or a folder of
+    images."""
     data_dir: str | None = None
-    """Where prepared TFDS data sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
+    """Directory of the prepared TFDS data sets. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     holdout: float = 0.1
-    """Share of the training examples held out for validation (and test) where the data has no such split."""
+    """Fraction of the training examples held out for validation (and test) if the data set has no such split."""
     binarization: Literal["dynamic", "static", "threshold", "none"] = "dynamic"
-    """dynamic: Bernoulli(pixel/255) anew at each read; static: drawn once; threshold: pixel >= 128; none: pixel/255."""
+    """dynamic: sampled from Bernoulli(pixel/255) each time an image is used; static: sampled once; threshold:
+    pixel >= 128; none: pixel/255."""
     streaming: Literal["auto", "always", "never"] = "auto"
-    """always: training reads its images from disk while it computes; never: they are held in memory; auto: they are
-    unless they would fill half of it. The order and the numbers are the same."""
+    """always: training reads the images from disk while it computes; never: the images are kept in memory; auto: they
+    are kept in memory if they fill at most half of it. Order and results are the same."""
     workers: int = 0
-    """Processes that read and decode streamed images; 0: threads of this one do."""
+    """Number of processes that read and decode streamed images; 0: threads of the training process."""
 
 
 @dataclass(frozen=True)
@@ -32,151 +35,167 @@ class ModelConfig:
     """The networks, the posterior and the likelihood."""
 
     network: Literal["mlp", "conv", "residual"] = "mlp"
-    """mlp; or conv, residual: a level of half the height and width for each entry of hidden, its channels."""
+    """Encoder and decoder: mlp, or conv or residual, in which each entry of hidden is a level with that number of
+    channels and half the height and width of the level before."""
     hidden: tuple[int, ...] = (200, 200)
-    """Encoder widths (mlp) or channels (conv, residual), from the image inwards; the decoder mirrors them."""
+    """Widths (mlp) or channels (conv, residual) of the encoder's layers, from the image to the code; the decoder has
+    the same in reverse order."""
     blocks: int = 1
-    """Blocks at each level: a convolution (conv), or two and a skip (residual)."""
+    """Blocks in each level. A block is one convolution (conv), or two and a skip connection (residual)."""
     activation: Literal["tanh", "relu", "gelu", "silu", "elu", "softplus", "sigmoid", "identity"] = "tanh"
-    """The nonlinearity between layers; identity makes an mlp linear."""
+    """Activation function between layers; with identity an mlp is linear."""
     latent_dim: int = 50
-    """Numbers in the code z, or in its highest layer."""
+    """Dimension of the code z, or of its highest stochastic layer."""
     latent_layers: tuple[int, ...] = ()
-    """Sizes of further stochastic layers between the image and the highest one, from the image upwards."""
+    """Dimensions of additional stochastic layers between the image and the highest one, in the order from the image
+    upwards."""
     layer_hidden: tuple[int, ...] = ()
-    """Widths of the network from a stochastic layer to the next; that of the way down mirrors them."""
+    """Hidden widths of the network from a stochastic layer to the next higher one; the network in the other direction
+    has the same in reverse order."""
     posterior: Literal["gaussian", "fixed-noise", "deterministic"] = "gaussian"
-    """gaussian: z = m + exp(s/2) e; fixed-noise: z = m + noise_scale e; deterministic: z = m."""
+    """gaussian: z = m + exp(s/2) e; fixed-noise: z = m + noise_scale e; deterministic: z = m; with e ~ N(0, I)."""
     noise_scale: float = 1.0
-    """Standard deviation of the code's noise (posterior fixed-noise)."""
+    """Standard deviation of the noise of the code (posterior fixed-noise)."""
     scale_head: Literal["log-variance", "log-scale"] = "log-variance"
-    """What gives the σ of a gaussian posterior, and of layers given others: log-variance: σ = exp(s/2), with s = 0 at
-    the start; log-scale: σ = exp(s), s drawn as the other layers are (Burda et al., arXiv 1509.00519)."""
+    """Output s of the network that sets the σ of a gaussian posterior and of the conditional stochastic layers.
+    log-variance: σ = exp(s/2), with s = 0 at initialization; log-scale: σ = exp(s), with s initialized as the other
+    layers are (Burda et al., arXiv 1509.00519)."""
     likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "logistic-mixture"] = "bernoulli"
-    """p(x|z): bernoulli, gaussian with a fixed or one learned scale, discretised logistic mixture (8-bit)."""
+    """p(x|z): bernoulli; gaussian with a fixed scale, or with one learned scale; or a discretized logistic mixture for
+    8-bit pixels."""
     likelihood_scale: float = math.sqrt(0.5)
-    """Standard deviation of the gaussian likelihood; at sqrt(1/2) a nat is one squared error."""
+    """Standard deviation of the gaussian likelihood. At sqrt(1/2) one nat is a squared error of 1."""
     mixture_components: int = 5
-    """Logistics in the mixture of each pixel (likelihood logistic-mixture)."""
+    """Number of logistic components for each pixel (likelihood logistic-mixture)."""
     tied: bool = False
-    """The decoder uses the encoder's kernels, transposed (network mlp)."""
+    """The decoder uses the transposed weight matrices of the encoder (network mlp)."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the encoder's and decoder's layers in training; weights, densities and evaluations are float32."""
+    """Precision of the encoder's and decoder's layers in training. Parameters, densities and evaluation are float32."""
     remat: bool = False
-    """Training computes the inside of a block again in the backward pass: less memory, more time (conv, residual)."""
+    """Rematerialization: the backward pass computes the activations inside a block again, which needs less memory and
+    more time (conv, residual)."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The bound that training maximises."""
+    """The objective that training maximizes."""
 
     name: Literal["elbo", "sampled-elbo", "reconstruction", "free-bits", "capacity", "iwae", "renyi", "miwae", "ciwae",
                   "piwae", "cubo", "beta-tc", "info-vae"] = "elbo"  # fmt: skip
-    """What training maximises; see vae_jax.objectives."""
+    """The objective that training maximizes; see `vae_jax.OBJECTIVES`."""
     num_samples: int = 1
-    """Posterior samples K for each example."""
+    """Number K of posterior samples for each example."""
     estimator: Literal["pathwise", "sticking-the-landing", "doubly-reparameterized"] = "pathwise"
-    """How the gradient reaches the encoder; the others than pathwise vary less (vae_jax.estimators)."""
+    """Estimator of the encoder's gradient; those other than pathwise have less variance. See `vae_jax.ESTIMATORS`."""
     beta: float = 1.0
-    """Weight of the KL (for capacity: of its distance from the capacity; for beta-tc: of the total correlation)."""
+    """Weight of the KL; for capacity: of the distance between KL and capacity; for beta-tc: of the total
+    correlation."""
     warmup_steps: int = 0
-    """For this many steps the weight beta is (step + 1) / warmup_steps of itself; for capacity: the capacity is."""
+    """Number of steps over which beta increases linearly: in each of them it is multiplied by
+    (step + 1) / warmup_steps. For objective capacity, the capacity increases instead."""
     free_bits: float = 0.0
-    """Nats of KL that cost nothing (objective free-bits)."""
+    """KL in nats that is not penalized (objective free-bits)."""
     capacity: float = 0.0
-    """Nats of KL that training aims at (objective capacity)."""
+    """Target of the KL in nats (objective capacity)."""
     alpha: float = 0.5
-    """Order of the divergence (objective renyi): 1 gives the sampled ELBO, 0 gives iwae."""
+    """Order of the Rényi divergence (objective renyi): 1 is the sampled ELBO, 0 is iwae."""
     num_inner_samples: int = 1
-    """Samples in each of the averaged IWAE bounds; a divisor of num_samples (objectives miwae, piwae)."""
+    """Number of samples in each of the IWAE bounds that are averaged; a divisor of num_samples (objectives miwae,
+    piwae)."""
     elbo_weight: float = 0.5
-    """Weight of the ELBO against the IWAE bound (objective ciwae)."""
+    """Weight of the ELBO, from 0 to 1; the IWAE bound has the rest (objective ciwae)."""
     order: float = 2.0
-    """Order of the upper bound that the encoder brings down; 2 is the chi-square bound (objective cubo)."""
+    """Order of the upper bound that the encoder minimizes; 2 is the chi-square bound (objective cubo)."""
     mmd_weight: float = 100.0
-    """Weight of the squared maximum mean discrepancy between codes and prior (objective info-vae)."""
+    """Weight of the squared maximum mean discrepancy (MMD) between codes and prior (objective info-vae)."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer and its schedule."""
+    """The optimizer and the learning-rate schedule."""
 
     name: Literal["adam", "adamw", "adamax", "rmsprop", "sgd", "lion"] = "adam"
-    """The optax optimizer."""
+    """Name of the optax optimizer."""
     learning_rate: float = 1e-3
-    """The highest learning rate of the schedule."""
+    """Maximum learning rate of the schedule."""
     schedule: Literal["constant", "cosine", "one-cycle", "staged"] = "cosine"
-    """constant; cosine to final_fraction; one-cycle: up over 30 % of the steps, then down; staged: see milestones."""
+    """constant; cosine: decay to final_fraction; one-cycle: increase over 30 % of the steps, then decay; staged: decay
+    at the milestones."""
     warmup_steps: int = 0
-    """Linear warm-up from 0 (constant, cosine and staged)."""
+    """Number of steps in which the learning rate increases linearly from 0 (schedules constant, cosine, staged)."""
     final_fraction: float = 0.0
-    """Learning rate at the end of the cosine, as a share of learning_rate."""
+    """Learning rate at the end of the schedule, as a fraction of learning_rate (schedule cosine)."""
     milestones: tuple[int, ...] = ()
     """Steps at which the learning rate is multiplied by decay (schedule staged)."""
     decay: float = 0.1
-    """The factor at each milestone (schedule staged)."""
+    """Factor by which the learning rate is multiplied at each milestone (schedule staged)."""
     b1: float = 0.9
-    """Decay of the first moment; the momentum of sgd (all but rmsprop)."""
+    """Decay rate of the first moment; for sgd: the momentum; for lion: the weight of the momentum in an update (all but
+    rmsprop)."""
     b2: float = 0.999
-    """Decay of the second moment, or of what takes its place (all but sgd)."""
+    """Decay rate of the second moment; for adamax: of the infinity norm; for lion: of the momentum (all but sgd)."""
     eps: float = 1e-8
-    """Added to the root of the second moment (adam, adamw), to the second moment (rmsprop), or to the largest gradient
-    (adamax)."""
+    """Constant added to the root of the second moment (adam, adamw), to the second moment (rmsprop), or to the infinity
+    norm (adamax)."""
     weight_decay: float = 0.0
     """Decoupled weight decay (adamw, lion)."""
     clip_norm: float = 0.0
-    """The gradient's global norm is clipped at this; 0 switches it off."""
+    """Maximum global norm of the gradient; 0: no clipping."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how often, and when to stop."""
+    """Duration, intervals and stopping of training."""
 
     steps: int = 6000
-    """Updates in all; a finished run goes on when more are asked for."""
+    """Total number of updates. A finished run continues if this is increased."""
     batch_size: int = 128
-    """Examples in a step, over all devices."""
+    """Number of examples in a step, over all devices."""
     microbatches: int = 0
-    """Parts of a batch whose gradients are taken one after another: less memory, the same numbers. 0: one part, but on
-    one CPU device so many that it decodes about a thousand codes at a time, whose arrays stay in its caches."""
+    """Number of parts of a batch whose gradients are computed one after another and averaged, which needs less memory;
+    the random numbers are the same. 0: one part; on a single CPU device as many as it takes to decode about a thousand
+    codes at a time, whose arrays fit in the caches."""
     log_every: int = 100
-    """Steps in one dispatched program, and in one row of metrics.jsonl."""
+    """Number of steps in one compiled program and in one row of metrics.jsonl."""
     evaluate_every: int = 1000
-    """Steps between validation bounds; 0: never."""
+    """Number of steps between validations; 0: no validation."""
     save_every: int = 1000
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
     patience: int = 0
-    """Stop when this many validation bounds in a row bring no new best, and keep the last weights; 0: never."""
+    """Early stopping: training stops after this many consecutive validations without a new best bound, and keeps the
+    last parameters; 0: no early stopping."""
     ema_decay: float = 0.0
-    """Decay of the moving average of the weights, which evaluation then uses; 0: none."""
+    """Decay rate of an exponential moving average of the parameters, which evaluation then uses; 0: no average."""
     nonfinite: Literal["stop", "skip"] = "stop"
-    """A step that is not finite: stop before it, or skip its update and count."""
+    """If the result of a step is not finite: stop the run before this step, or skip the update and count it."""
     max_skips: int = 10
-    """Skipped steps in a row before stopping (nonfinite skip)."""
+    """Maximum number of consecutive skipped steps; the run stops at the next one (nonfinite skip)."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How the test images are judged."""
+    """Evaluation on the test images."""
 
     num_samples: int = 5000
-    """K of the importance-sampled NLL; 0: no NLL."""
+    """Number K of samples of the importance-sampled NLL; 0: no NLL."""
     chunk: int = 0
-    """Samples decoded at a time: the memory of an evaluation is chunk x batch_size images; the draws depend on it.
-    0: 20 on a CPU, where so many stay in its caches, and 100 on another device, which fewer do not fill."""
+    """Number of samples decoded at a time. An evaluation needs memory for chunk x batch_size images, and its random
+    numbers depend on this setting. 0: 20 on a CPU, because more do not fit in its caches, and 100 on another device,
+    because fewer do not fill it."""
     batch_size: int = 80
-    """Examples evaluated at a time; the draws depend on it, but not on how many devices they are spread over."""
+    """Number of examples evaluated at a time. The random numbers depend on it, but not on the number of devices."""
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Over how many devices a batch and the state are spread: data x fsdp in all."""
+    """The device mesh over which the batch and the training state are sharded: data x fsdp devices."""
 
     data: int = 0
-    """Groups of devices that each hold the whole state and a part of the batch; 0: as many as the devices make."""
+    """Number of device groups. Each holds a complete copy of the state and a part of the batch. 0: as many as the
+    devices allow."""
     fsdp: int = 1
-    """Devices in such a group: the state (weights, averages, moments) and the group's part of the batch are spread
-    over them, and each holds 1/fsdp of it."""
+    """Number of devices in a group. The state (parameters, averages, moments) and the group's part of the batch are
+    sharded over them; each device holds 1/fsdp."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +210,10 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     seed: int = 0
-    """All randomness of the run is a function of this, the step, and the position in the batch."""
+    """All random numbers of the run are a function of the seed, the step, and the position in the batch."""
 
 
-# The settings that each objective takes; warmup_steps comes with beta, and any other must keep its default.
+# The settings that each objective uses. Objectives with beta use warmup_steps, too. Any other must have its default.
 OBJECTIVE_SETTINGS: dict[str, tuple[str, ...]] = {
     "elbo": ("beta",), "sampled-elbo": ("beta",), "reconstruction": (), "free-bits": ("beta", "free_bits"),
     "capacity": ("beta", "capacity"), "iwae": (), "renyi": ("alpha",), "miwae": ("num_inner_samples",),
@@ -202,10 +221,10 @@ OBJECTIVE_SETTINGS: dict[str, tuple[str, ...]] = {
     "info-vae": ("beta", "mmd_weight"),
 }  # fmt: skip
 
-SCHEDULES_SPANNING_STEPS = ("cosine", "one-cycle")  # schedules of the learning rate that depend on train.steps
+SCHEDULES_SPANNING_STEPS = ("cosine", "one-cycle")  # learning-rate schedules that depend on train.steps
 
-# Fields that may differ between the parts of one run: none of them changes what a step computes, but for train.steps
-# under a schedule that spans them, which is told and kept in the run's config.json.
+# Settings that may change when a run resumes, because they do not change the result of a step. The exception is
+# train.steps with a schedule that depends on it: that change is reported, and recorded in the run's config.json.
 RESUMABLE = frozenset(
     {
         "data.data_dir",

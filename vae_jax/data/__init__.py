@@ -1,4 +1,4 @@
-"""Images by name or path: preparing, loading, streaming, the order of examples, and preprocessing."""
+"""Image datasets by name or path: preparation, loading, streaming, batch order and preprocessing."""
 
 import lazy_loader
 

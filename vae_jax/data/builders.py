@@ -1,4 +1,8 @@
-"""TFDS builders of our own, which need no TensorFlow. Importing this is slow: do it late."""
+"""TFDS builders of the built-in datasets, without TensorFlow. Importing this module is slow, so import it late."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -8,29 +12,35 @@ from vae_jax.data import moons, splits
 from vae_jax.data.catalog import BUILTIN
 from vae_jax.data.files import read_idx_pair
 
+Examples = Iterator[tuple[int, dict[str, Any]]]  # (key, features) of each example
+
 
 class Mnist(mnist.MNIST, skip_registration=True):
-    """The stock `mnist/3.0.1`, record for record, but written without TensorFlow."""
+    """MNIST with the same records as TFDS's `mnist/3.0.1`, written without TensorFlow."""
 
     name = "mnist"
-    url_infos = mnist.MNIST.url_infos  # the registered SHA-256: TFDS looks beside the module, so here in vain
+    # TFDS looks for the registered SHA-256 values in the folder of the builder's module, where this package has none.
+    url_infos = mnist.MNIST.url_infos
 
-    def _split_generators(self, dl_manager):
-        archives = BUILTIN[self.name].archives
+    def _split_generators(self, dl_manager):  # pyright: ignore[reportIncompatibleMethodOverride]  # a dict is allowed
+        archives = BUILTIN["mnist"].archives
         paths = dl_manager.download({name: self.URL + name for pair in archives.values() for name in pair})
         return {split: self._generate_examples(*(paths[n] for n in pair)) for split, pair in archives.items()}
 
-    def _generate_examples(self, images, labels):
+    def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride]  # only `_split_generators` calls it
+        self, images: str, labels: str
+    ) -> Examples:
         from PIL import Image
 
-        for index, (image, label) in enumerate(zip(*read_idx_pair(images, labels), strict=True)):
+        pairs = read_idx_pair(Path(images), Path(labels), "name='mnist'")
+        for index, (image, label) in enumerate(zip(*pairs, strict=True)):
             yield index, {"image": Image.fromarray(image), "label": int(label)}
 
 
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn, one fifth of them for testing.
+    """The 1,797 handwritten digits of 8x8 pixels included in scikit-learn; one fifth of them is the test split.
 
-    A value v = 0..16 is stored as round(255 v / 16), so that v = round(16 p / 255) gives it back exactly.
+    A value v = 0..16 is stored as p = round(255 v / 16), so v = round(16 p / 255) restores it exactly.
     """
 
     name = "digits"
@@ -54,21 +64,24 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         del dl_manager  # nothing to download
         return {split: self._generate_examples(split) for split in ("train", "test")}
 
-    def _generate_examples(self, split):
+    def _generate_examples(self, split) -> Examples:
         from sklearn.datasets import load_digits
+        from sklearn.utils import Bunch
 
-        digits = load_digits()
+        digits = cast(Bunch, load_digits())
         images = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)[..., None]
         order = splits.hash_order(len(images))
-        held = splits.share(len(images), 0.2)
-        for key, index in enumerate(np.sort(order[:held] if split == "test" else order[held:]).tolist()):
+        num_test = splits.num_held_out(len(images), 0.2)
+        indices = order[:num_test] if split == "test" else order[num_test:]
+        for key, index in enumerate(np.sort(indices).tolist()):
             yield key, {"image": images[index], "label": int(digits.target[index])}
 
 
 class Moons(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """10,000 moons for training and 2,000 others for testing, with their true parameters; drawn, not downloaded.
+    """10,000 rendered moons for training and 2,000 different ones for testing, with their true parameters.
 
-    A subclass with a `name` of its own may set another `shape` (height, width) or other `phases` (`moons.draw`).
+    A subclass with a different `name` can set a different image `shape` (height, width) or different `phases`
+    (see `moons.moon_parameters`). Nothing is downloaded.
     """
 
     name = "moons"
@@ -91,11 +104,11 @@ class Moons(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         del dl_manager  # nothing to download
         return {"train": self._generate_examples(0, 10_000), "test": self._generate_examples(10_000, 12_000)}
 
-    def _generate_examples(self, start, stop):
-        drawn = moons.moon_parameters(np.arange(start, stop), phases=self.phases)
-        images = moons.render_moons(drawn, self.shape)
-        for key, (image, values) in enumerate(zip(images, zip(*drawn, strict=True), strict=True)):
-            yield key, {"image": image} | dict(zip(drawn._fields, values, strict=True))
+    def _generate_examples(self, start, stop) -> Examples:
+        parameters = moons.moon_parameters(np.arange(start, stop), phases=self.phases)
+        images = moons.render_moons(parameters, self.shape)
+        for key, (image, values) in enumerate(zip(images, zip(*parameters, strict=True), strict=True)):
+            yield key, {"image": image} | dict(zip(parameters._fields, values, strict=True))
 
 
 class MoonsFullHalf(Moons, skip_registration=True):
@@ -106,7 +119,7 @@ class MoonsFullHalf(Moons, skip_registration=True):
 
 
 class MoonsGap(Moons, skip_registration=True):
-    """Moons of all phases but those around three quarters."""
+    """Moons of all phases except those around three quarters."""
 
     name = "moons_gap"
     phases = "gap"

@@ -1,4 +1,4 @@
-"""The data sets that this package can make, and the prepared ones on disk, read without TFDS."""
+"""The built-in datasets, and the prepared datasets on disk, whose metadata are read without importing TFDS."""
 
 import contextlib
 import fnmatch
@@ -13,18 +13,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from vae_jax.data.files import one_line
 from vae_jax.errors import InputError, StorageError
 
-HIDDEN = ".vae_jax_cache"  # the folder under data_dir that is ours; deleting it loses nothing
+CACHE_FOLDER = ".vae_jax_cache"  # this package's folder below data_dir; it can be deleted without loss
 NAME = re.compile(r"(?P<name>[A-Za-z]\w*)(/(?P<config>[\w+.\-]+))?(:(?P<version>(\d+|\*)(\.(\d+|\*)){2}))?")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 @dataclass(frozen=True)
 class Builtin:
-    """A data set that `prepare` can make; one without `archives` is embedded, and made on first use."""
+    """A dataset that `prepare` can make; one without `archives` is not downloaded and is prepared on first use."""
 
     version: str
     builder: str  # the class in builders.py
@@ -51,7 +52,17 @@ BUILTIN = {
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A data set on disk; `splits` counts examples, `features` is TFDS's own description of each feature."""
+    """A dataset on disk, as its metadata describe it.
+
+    Attributes:
+        name: The TFDS name.
+        config: The TFDS config; None for a dataset without configs.
+        version: The version, such as 3.0.1.
+        directory: The folder of the files.
+        formats: The file formats that the dataset is available in.
+        splits: The number of examples of each split.
+        features: TFDS's JSON description of each feature.
+    """
 
     name: str
     config: str | None
@@ -59,16 +70,18 @@ class PreparedDataset:
     directory: Path
     formats: tuple[str, ...]
     splits: dict[str, int]
-    features: dict
+    features: dict[str, Any]
 
     @property
     def full_name(self) -> str:
+        """`name/config`, or `name` for a dataset without configs."""
         return f"{self.name}/{self.config}" if self.config else self.name
 
     def image_feature(self) -> tuple[str, tuple[int, ...]]:
-        """Key and shape (-1 where it varies) of the images: `image`, or the only uint8 feature [H, W, C].
+        """Return key and shape (-1 where it varies) of the images: of `image`, or of the only uint8 [H, W, C].
 
-        Raises InputError if it is not clear which one that is.
+        Raises:
+            InputError: If no feature, or more than one, can be the images.
         """
         images = {}
         for key, spec in self.features.items():
@@ -78,19 +91,19 @@ class PreparedDataset:
                 images[key] = shape
         if "image" not in images and len(images) != 1:
             raise InputError(
-                f"data.name={self.full_name!r}: its features are {', '.join(sorted(self.features))}; "
-                "one named 'image', or just one of uint8 [H, W, C], is needed"
+                f"data.name={self.full_name!r} has the features {', '.join(sorted(self.features))}; "
+                "use a dataset with one named 'image', or with exactly one of uint8 [H, W, C]"
             )
         key = "image" if "image" in images else next(iter(images))
         return key, images[key]
 
     def label_feature(self) -> str | None:
-        """The key of the labels: `label`, or the only ClassLabel; None where there is none."""
+        """Return the key of the labels: `label`, or the only ClassLabel; None if there are no labels."""
         classes = [key for key, spec in self.features.items() if "classLabel" in spec]
         return "label" if "label" in classes else classes[0] if len(classes) == 1 else None
 
-    def describe(self) -> dict:
-        """What a user sees of it; `shape` is None if the images cannot be told."""
+    def describe(self) -> dict[str, Any]:
+        """Return the entry of `available`; `shape` is None if it is not clear which feature the images are."""
         shape = None
         with contextlib.suppress(InputError):
             shape = list(self.image_feature()[1])
@@ -105,25 +118,29 @@ class PreparedDataset:
 
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
-    """The folder of prepared data sets: the one given, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Return the folder of prepared datasets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def scan(root: Path, name: str = "*") -> list[Path]:
-    """The folders NAME[/CONFIG]/VERSION of prepared data sets under `root`, the oldest version first."""
-    found = [info.parent for depth in ("*", "*/*") for info in root.glob(f"{name}/{depth}/dataset_info.json")]
-    named = [p for p in found if VERSION.fullmatch(p.name) and NAME.fullmatch(p.relative_to(root).parts[0])]
-    return sorted(named, key=lambda p: (p.parent, [int(part) for part in p.name.split(".")]))
+    """Return the folders NAME[/CONFIG]/VERSION of prepared datasets under `root`, the oldest version first."""
+    folders = [info.parent for depth in ("*", "*/*") for info in root.glob(f"{name}/{depth}/dataset_info.json")]
+    valid = [p for p in folders if VERSION.fullmatch(p.name) and NAME.fullmatch(p.relative_to(root).parts[0])]
+    return sorted(valid, key=lambda p: (p.parent, [int(part) for part in p.name.split(".")]))
 
 
-def read_info(directory: Path) -> PreparedDataset:
-    """Reads the metadata of a prepared data set. Raises StorageError if they are damaged."""
+def read_info(directory: Path, root: Path) -> PreparedDataset:
+    """Return the metadata of the dataset prepared in `directory`, a folder below `root`.
+
+    Raises:
+        StorageError: If the metadata are damaged.
+    """
     try:
         info = json.loads((directory / "dataset_info.json").read_text())
         features = json.loads((directory / "features.json").read_text())["featuresDict"]["features"]
         name = "/".join(part for part in (info["name"], info.get("configName")) if part)
-        if not NAME.fullmatch(f"{name}:{info['version']}") or ".." in name:  # folders are made by these names
-            raise ValueError(f"the name {name} and version {info['version']}")
+        if not NAME.fullmatch(f"{name}:{info['version']}") or ".." in name:  # these names become names of folders
+            raise ValueError(f"invalid name {name} or version {info['version']}")
         return PreparedDataset(
             name=info["name"],
             config=info.get("configName"),
@@ -134,17 +151,26 @@ def read_info(directory: Path) -> PreparedDataset:
             features=dict(features),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(
-            f"data.name: the metadata in {str(directory)!r} are damaged ({one_line(error)}); "
-            "remove that folder and prepare it again"
-        ) from None
+        name = directory.parent.relative_to(root).as_posix()
+        raise damaged_dataset_error(name, directory, directory, one_line(error)) from None
+
+
+def damaged_dataset_error(name: str, directory: Path, path: Path, reason: str) -> StorageError:
+    """Return the error for a dataset in `directory` whose file `path` is damaged; the folder itself means metadata."""
+    return StorageError(
+        f"data.name={name!r} is damaged or incomplete ({str(path)!r}: {reason}); "
+        f"remove {str(directory)!r} and prepare it again"
+    )
 
 
 def find(name: str, root: Path) -> PreparedDataset | None:
-    """The prepared data set that a TFDS name stands for: `name`, `name/config`, `name:version`; else None.
+    """Return the prepared dataset of a TFDS name: `name`, `name/config` or `name:version`; None if there is none.
 
-    Without a config it is TFDS's default one or the only one; without a version, the newest. Raises
-    InputError if the name fits several configs, or a data set that is not in the array_record format.
+    Without a config, the config is TFDS's default one or the only one. Without a version, it is the newest version.
+
+    Raises:
+        InputError: If the name fits several configs, or a dataset that is not in the array_record format.
+        StorageError: If the metadata are damaged.
     """
     if not (match := NAME.fullmatch(name)):
         return None
@@ -154,14 +180,15 @@ def find(name: str, root: Path) -> PreparedDataset | None:
     if config is None and newest and "." not in newest:
         config = next(iter(newest)) if len(newest) == 1 else _default_config(home)
         if config not in newest:
-            raise InputError(f"data.name={name!r}: has several configs; choose one of {', '.join(newest)}")
+            configs = ", ".join(f"{match['name']}/{config}" for config in newest)
+            raise InputError(f"data.name={name!r} has several configs; use one of {configs}")
     if (folder := newest.get(config or ".")) is None:
         return None
-    prepared = read_info(folder)
+    prepared = read_info(folder, root)
     if "array_record" not in prepared.formats:
         raise InputError(
-            f"data.name={name!r}: is {prepared.formats[0]} in {str(folder)!r}; "
-            "only array_record can be read, so prepare it in that format under another data.data_dir"
+            f"data.name={name!r} is in the format {prepared.formats[0]} in {str(folder)!r}, but only array_record can "
+            "be read; prepare it in that format under another data.data_dir"
         )
     return prepared
 
@@ -173,34 +200,34 @@ def _default_config(home: Path) -> str | None:
 
 
 def unknown_dataset_error(name: str, root: Path) -> InputError:
-    """The error for a name that is not found: how to prepare it if it is ours, else the nearest name."""
-    here = f"under data.data_dir={str(root)!r}"
+    """Return the error for a name without a prepared dataset: how to prepare a built-in one, else similar names."""
+    folder = f"under data.data_dir={str(root)!r}"
     if name in BUILTIN:
-        return InputError(f"data.name={name!r}: not prepared {here}; run `vae-jax data prepare {name}`")
+        return InputError(f"data.name={name!r} is not prepared {folder}; run `vae-jax data prepare {name}`")
     known = sorted({*BUILTIN, *(p.parent.relative_to(root).as_posix() for p in scan(root))})
     return InputError(
-        f"data.name={name!r}: no such data set{close_match(name, known)}; allowed are {', '.join(known)}, "
-        f"a TFDS data set prepared as array_record {here}, a .npy or .npz file, a folder of pictures"
+        f"data.name={name!r} is not a dataset{close_match(name, known)}; use one of {', '.join(known)}, "
+        f"a TFDS dataset prepared as array_record {folder}, a .npy or .npz file, or a folder of images"
     )
 
 
 def close_match(name: str, known: list[str]) -> str:
-    """' (did you mean ...?)' for the nearest of the known names, or nothing."""
+    """Return ' (did you mean ...?)' with the most similar of the known names, or an empty string."""
     close = get_close_matches(name.lower(), known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-_QUIET = threading.RLock()
+_SILENCE = threading.RLock()
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps to itself what TFDS prints, logs and warns about; its errors pass.
+def silence_tfds() -> Iterator[None]:
+    """Suppress what TFDS prints, logs and warns about; its errors propagate.
 
-    What it changes is the process's own, so one thread at a time is inside.
+    The context changes settings of the process, so only one thread at a time can be inside.
     """
     logger = logging.getLogger("absl")
-    with _QUIET:
+    with _SILENCE:
         level = logger.level
         try:
             logger.setLevel(logging.CRITICAL)

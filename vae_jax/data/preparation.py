@@ -1,4 +1,4 @@
-"""Making the built-in data sets, and listing what there is."""
+"""Preparation of the built-in datasets on disk, and the list of the available datasets."""
 
 import contextlib
 import fcntl
@@ -10,62 +10,94 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from vae_jax.data.catalog import BUILTIN, HIDDEN, close_match, find, quiet, read_info, resolve_data_dir, scan
+from vae_jax.data.catalog import (
+    BUILTIN,
+    CACHE_FOLDER,
+    close_match,
+    find,
+    read_info,
+    resolve_data_dir,
+    scan,
+    silence_tfds,
+)
 from vae_jax.data.files import one_line, read_idx_pair
 from vae_jax.errors import InputError, StorageError
 
 TIMEOUT = 30  # seconds without a byte
 
 
-def available(data_dir: str | os.PathLike | None = None) -> list[dict]:
-    """Every prepared data set, and the built-in ones: name, version, prepared, splits, shape, directory.
+def available(data_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]:
+    """Return the prepared datasets and the built-in ones, sorted by name.
 
-    `splits` counts examples, `shape` is [H, W, C] with -1 where it varies; what is not known is None.
+    A prepared dataset with damaged metadata is omitted; loading it by name reports the damage.
+
+    Args:
+        data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Returns:
+        A dict for each dataset: `name`; `version`; `prepared`, whether it is on disk; `splits`, the number of
+        examples of each split; `shape`, [H, W, C] of an image with -1 where it varies; `directory`. Unknown values
+        are None.
     """
-    found = []
-    for folder in scan(resolve_data_dir(data_dir)):
-        with contextlib.suppress(StorageError):  # damaged metadata are reported to whoever asks for them by name
-            found.append(read_info(folder).describe())
-    here = {(entry["name"], entry["version"]) for entry in found}
-    blank = {"prepared": False, "splits": None, "shape": None, "directory": None}
+    root = resolve_data_dir(data_dir)
+    prepared = []
+    for folder in scan(root):
+        with contextlib.suppress(StorageError):
+            prepared.append(read_info(folder, root).describe())
+    on_disk = {(entry["name"], entry["version"]) for entry in prepared}
+    unknown = {"prepared": False, "splits": None, "shape": None, "directory": None}
     missing = [
-        {"name": name, "version": builtin.version, **blank}
+        {"name": name, "version": builtin.version, **unknown}
         for name, builtin in BUILTIN.items()
-        if (name, builtin.version) not in here
+        if (name, builtin.version) not in on_disk
     ]
-    return sorted(missing + found, key=lambda entry: entry["name"])
+    return sorted(missing + prepared, key=lambda entry: entry["name"])
 
 
-def prepare(name: str, *, source: str | os.PathLike | None = None, data_dir: str | os.PathLike | None = None) -> dict:
-    """Makes a built-in data set under `data_dir`; one that is there is left alone.
+def prepare(
+    name: str, *, source: str | os.PathLike | None = None, data_dir: str | os.PathLike | None = None
+) -> dict[str, Any]:
+    """Prepare a built-in dataset under `data_dir`; do nothing if it is already prepared.
 
-    `source` is a folder with the official archives, which is only read; without it they are downloaded. The
-    work is done in a hidden folder, removed whatever happens; the finished data set is moved to its place in one
-    step. Returns its entry in `available`, and `already_prepared`. Raises InputError for an unknown name, archives
-    that are not the official ones, or a failed download; StorageError where the disk refuses.
+    The files are written in a hidden folder, which is removed after success and after errors. The finished dataset is
+    moved to its place atomically.
+
+    Args:
+        name: The name of a built-in dataset.
+        source: A folder with the official archives, which is only read; by default they are downloaded.
+        data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Returns:
+        The dataset's entry of `available`, and `already_prepared`.
+
+    Raises:
+        InputError: If the name is unknown, the archives are not the official ones, or the download fails.
+        StorageError: If the file system refuses a write.
     """
     root = resolve_data_dir(data_dir)
     if name not in BUILTIN:
-        allowed = sorted(BUILTIN)
-        hint = close_match(name, allowed)
-        raise InputError(f"data prepare {name!r}: not built in{hint}; allowed are {', '.join(allowed)}")
+        known = sorted(BUILTIN)
+        raise InputError(f"name={name!r} is not a built-in dataset{close_match(name, known)}; use {', '.join(known)}")
     if source is not None and not BUILTIN[name].archives:
-        raise InputError(f"data prepare {name}: source={str(source)!r} given, but {name} takes none; leave it out")
+        raise InputError(f"--from={str(source)!r} has no effect with {name}, which has no archives; remove it")
     target = root / name / BUILTIN[name].version
     if not (already := _is_prepared(target)):
         try:
             with _staging(root) as staging:
-                if not (already := _is_prepared(target)):  # another process may just have made it
+                if not (already := _is_prepared(target)):  # another process may have prepared it in the meantime
                     _build(name, source, staging)
                     target.parent.mkdir(exist_ok=True)
                     os.rename(staging / name / target.name, target)
-        except (OSError, RuntimeError) as error:  # array_record raises the latter where a disk is full
+        except (OSError, RuntimeError) as error:  # array_record raises RuntimeError on a full disk
             raise StorageError(
-                f"data.data_dir={str(root)!r}: {name} cannot be prepared there ({one_line(error)}); "
-                "make room for it, or choose another folder"
+                f"data.data_dir={str(root)!r} cannot store {name} ({one_line(error)}); "
+                "free space there, or use another folder"
             ) from None
-    return find(f"{name}:{target.name}", root).describe() | {"already_prepared": already}
+    prepared = find(f"{name}:{target.name}", root)
+    assert prepared is not None  # it was moved to `target`
+    return prepared.describe() | {"already_prepared": already}
 
 
 def _is_prepared(target: Path) -> bool:
@@ -74,11 +106,11 @@ def _is_prepared(target: Path) -> bool:
 
 @contextlib.contextmanager
 def _staging(root: Path) -> Iterator[Path]:
-    """A hidden empty folder under `root`, for one process at a time, removed in the end.
+    """Open a hidden empty folder under `root`, for one process at a time, and remove it at the end.
 
-    Whoever holds the lock knows that what lies there was left by a process that was killed.
+    While this process holds the lock, files that are already in the folder are those of a process that was killed.
     """
-    staging = root / HIDDEN / "staging"
+    staging = root / CACHE_FOLDER / "staging"
     staging.parent.mkdir(parents=True, exist_ok=True)
     with open(staging.parent / "prepare.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -92,13 +124,15 @@ def _staging(root: Path) -> Iterator[Path]:
 
 
 def _build(name: str, source: str | os.PathLike | None, staging: Path) -> None:
-    """Runs the TFDS builder in `staging`. Raises InputError for archives that are not the official ones."""
+    """Run the TFDS builder in `staging`; raise InputError if the archives are not the official ones."""
     archives = Path(source).expanduser() if source is not None else staging / "archives"
     if BUILTIN[name].archives and source is None:
         _download(name, archives)
-    _check(name, archives)
-    with quiet(), _temporary_files_in(staging):
+    where = f"--from={str(source)!r}" if source is not None else f"name={name!r}"
+    _check_archives(name, archives, where)
+    with silence_tfds(), _temporary_files_in(staging):
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
         from vae_jax.data import builders
 
@@ -109,10 +143,10 @@ def _build(name: str, source: str | os.PathLike | None, staging: Path) -> None:
         builder = getattr(builders, BUILTIN[name].builder)(data_dir=staging)
         try:
             builder.download_and_prepare(file_format="array_record", download_config=config)
-        except tfds.download.download_manager.NonMatchingChecksumError as error:
+        except NonMatchingChecksumError as error:
             wrong = [archive for pair in BUILTIN[name].archives.values() for archive in pair if archive in str(error)]
             raise InputError(
-                f"data prepare {name}: {', '.join(wrong)} has the wrong SHA-256; get the official archive again"
+                f"{where} has a file {', '.join(wrong)} with the wrong SHA-256; download the official archive again"
             ) from None
 
 
@@ -127,24 +161,24 @@ def _download(name: str, folder: Path) -> None:
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
             raise InputError(
-                f"data prepare {name}: {url} cannot be downloaded ({one_line(error)}); try again, or get the "
-                "archives elsewhere and name their folder by --from"
+                f"name={name!r} cannot be downloaded from {url} ({one_line(error)}); try again, or download the "
+                "archives yourself and pass their folder as --from"
             ) from None
-        (folder / archive).write_bytes(content)  # out here, so that a full disk is not taken for a failed download
+        (folder / archive).write_bytes(content)  # outside of the try: a full disk is no failed download
 
 
-def _check(name: str, archives: Path) -> None:
-    """Says in words what is wrong with the archives; TFDS checks by SHA-256 that they are official."""
+def _check_archives(name: str, archives: Path, where: str) -> None:
+    """Raise InputError with the reason if the archives are unusable; TFDS checks their SHA-256 afterwards."""
     for pair in BUILTIN[name].archives.values():
         for archive in pair:
             if not (archives / archive).is_file():
-                raise InputError(f"data prepare {name}: source={str(archives)!r} has no file {archive}")
-        read_idx_pair(*(archives / archive for archive in pair))
+                raise InputError(f"{where} has no file {archive}; add the official archive")
+        read_idx_pair(archives / pair[0], archives / pair[1], where)
 
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """TFDS leaves an empty folder wherever temporary files go: let it be here."""
+    """Redirect temporary files to `folder`, because TFDS creates a temporary folder and does not remove it."""
     saved, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield

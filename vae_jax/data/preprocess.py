@@ -1,4 +1,4 @@
-"""data.preprocess."""
+"""Preprocessing of uint8 images for the model: binarization and scaling, and the mean of the preprocessed images."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +11,10 @@ from vae_jax.errors import InputError
 
 
 def bernoulli_pixels(key: random.Key, images: Array) -> Array:
-    """A draw of Bernoulli(pixel/255) for each uint8 pixel, as bool of the same shape [B, ...].
+    """Return a sample of Bernoulli(pixel/255) for each uint8 pixel, as bool of the same shape [B, ...].
 
-    A pixel is 1 if a 16-bit integer falls below round(pixel · 65536/255): 0 and 255 are certain, and every other
-    probability is right to 2^-17. One 32-bit draw serves two pixels.
+    A pixel is 1 if a 16-bit random integer is less than round(pixel · 65536/255). Pixels of 0 and 255 are certain, and
+    every other probability is accurate to 2^-17. One 32-bit random number serves two pixels.
     """
     flat = images.reshape(images.shape[0], -1)
     words = random.bits(key, (flat.shape[0], (flat.shape[1] + 1) // 2))
@@ -24,15 +24,24 @@ def bernoulli_pixels(key: random.Key, images: Array) -> Array:
 
 
 def read_images(key: random.Key, images: Array, *, binarization: str) -> Array:
-    """uint8 images [B, H, W, C] -> float32 in [0, 1], as the model is to see them.
+    """Return uint8 images as the float32 inputs of the model, in [0, 1].
 
-    `dynamic` draws each pixel anew from Bernoulli(pixel/255); `threshold` is pixel >= 128; `none` is pixel/255.
-    `static` is `none` over images that `binarize_once` has been through. Raises InputError for another name, and for
-    another dtype or rank: a picture of floats in [0, 1] would be divided by 255 once more.
+    Args:
+        key: The key of the dynamic binarization; the other kinds do not use it.
+        images: The images, uint8 [B, H, W, C].
+        binarization: `dynamic` samples each pixel from Bernoulli(pixel/255) at each call; `threshold` is
+            pixel >= 128; `none` is pixel/255; `static` is `none` for images that `binarize_once` has binarized.
+
+    Returns:
+        The inputs, float32 [B, H, W, C].
+
+    Raises:
+        InputError: If `binarization` is an unknown name, or the images have another dtype or rank. Floats in [0, 1]
+            are refused, because they would be divided by 255 again.
     """
     check_choices("data", binarization=binarization)
     if images.dtype != jnp.uint8 or images.ndim != 4:
-        raise InputError(f"images={images.dtype}{list(images.shape)} must be uint8 [N, H, W, C]")
+        raise InputError(f"images have shape {list(images.shape)} and dtype {images.dtype}; pass uint8 [N, H, W, C]")
     if binarization == "dynamic":
         return kernels.compute_once_binary(bernoulli_pixels(key, images).astype(jnp.float32))
     if binarization == "threshold":
@@ -41,16 +50,35 @@ def read_images(key: random.Key, images: Array, *, binarization: str) -> Array:
 
 
 def binarize_once(key: Array, images: Array) -> Array:
-    """Images binarised once and for all: uint8 [N, ...] of 0 and 255, a draw of Bernoulli(pixel/255)."""
+    """Return images with each pixel sampled once from Bernoulli(pixel/255), for static binarization.
+
+    Args:
+        key: The key of the samples.
+        images: The images, uint8 [N, ...].
+
+    Returns:
+        The binarized images, uint8 [N, ...] of the values 0 and 255.
+    """
     return bernoulli_pixels(key, images).astype(jnp.uint8) * 255
 
 
 def mean_image(images: np.ndarray | Records, *, binarization: str) -> np.ndarray:
-    """The mean over uint8 images [N, H, W, C], and over the draws, of what `read_images` makes of them: [H, W, C].
+    """Return the mean of the model's inputs over the images, and over the samples of the binarization.
 
-    Raises InputError for another name of a binarisation than `read_images` knows.
+    It is the mean of what `read_images` returns for these images, in closed form.
+
+    Args:
+        images: The images, uint8 [N, H, W, C], in memory or as records.
+        binarization: As for `read_images`.
+
+    Returns:
+        The mean, float32 [H, W, C] in [0, 1].
+
+    Raises:
+        InputError: If `binarization` is an unknown name.
+        StorageError: If the records are damaged.
     """
     check_choices("data", binarization=binarization)
-    sums, bright = images.summary.sums if isinstance(images, Records) else pixel_sums(images)
-    mean = bright / len(images) if binarization == "threshold" else sums / (255 * len(images))
+    sums, bright_counts = images.summary.sums if isinstance(images, Records) else pixel_sums(images)
+    mean = bright_counts / len(images) if binarization == "threshold" else sums / (255 * len(images))
     return mean.astype(np.float32)

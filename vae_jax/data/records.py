@@ -1,4 +1,4 @@
-"""Images read from a prepared data set by their place, a few at a time: for data that memory cannot hold."""
+"""Images of a prepared dataset read by position, a few at a time: for data that do not fit in memory."""
 
 import contextlib
 import dataclasses
@@ -11,87 +11,125 @@ from urllib.parse import quote
 import numpy as np
 
 from vae_jax.data import cache, files
-from vae_jax.data.catalog import PreparedDataset, quiet
+from vae_jax.data.catalog import PreparedDataset, damaged_dataset_error, silence_tfds
 from vae_jax.errors import InputError, StorageError, VaeJaxError
 
-RECORDS = 4096  # records read at a time, where all are read
+CHUNK_RECORDS = 4096  # records read at a time when all are read
 
 
 class Summary(NamedTuple):
-    """What a run needs to know of its images before it reads them."""
+    """Statistics of all images, which a run needs before it reads them.
 
-    fingerprint: str  # `cache.fingerprint` of all of them as one array
-    sums: np.ndarray  # `pixel_sums`
+    Attributes:
+        fingerprint: `cache.fingerprint` of all images as one array.
+        sums: `pixel_sums` of all images, uint64 [2, H, W, C].
+    """
+
+    fingerprint: str
+    sums: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """The images of one split of a prepared data set, in the order that `load` gives them.
+    """The images of one split of a prepared dataset, in the order of `load`, read from disk on request.
 
-    Another process can be sent them; it opens the files anew.
+    The object can be sent to another process, which opens the files again.
+
+    Attributes:
+        prepared: The prepared dataset.
+        part: The split of the source.
+        indices: The sorted indices of the examples in that split, int64 [N]; None for all of them.
+        cache_dir: The folder of the cached summary.
+        shape: The shape of all images as one array, [N, H, W, C].
+        nbytes: The size of all images as one uint8 array, in bytes.
+        summary: Fingerprint and sums of all images.
     """
 
     prepared: PreparedDataset
-    part: str  # the split of the source
-    indices: np.ndarray | None  # which of its examples, sorted; None: all
+    part: str
+    indices: np.ndarray | None
     cache_dir: Path
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return self.prepared.splits[self.part] if self.indices is None else len(self.indices)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """[N, H, W, C] of all images as one array; InputError if they cannot be images, or are none."""
+        """The shape of all images as one array, [N, H, W, C].
+
+        Raises:
+            InputError: If there are no images, or their shape is not that of images.
+            StorageError: If the data are damaged.
+        """
         return files.check_images((len(self), *self._first_shape), self._where)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all images as one uint8 array."""
+        """The size of all images as one uint8 array, in bytes."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def read(self, places: np.ndarray) -> np.ndarray:
-        """The images at `places` [n], uint8 [n, H, W, C].
+    def read(self, positions: np.ndarray) -> np.ndarray:
+        """Read the images at some positions.
 
-        Raises StorageError that names a damaged or missing file, InputError if an image is not of the first's shape.
+        Args:
+            positions: Positions in the split, integers [n].
+
+        Returns:
+            The images, uint8 [n, H, W, C].
+
+        Raises:
+            InputError: If an image does not have the shape of the first one.
+            StorageError: If a file is damaged or missing; the message contains its path.
         """
         records, feature = self._reader
-        examples = places if self.indices is None else self.indices[places]
-        images = np.empty((len(places), *self._first_shape), np.uint8)
+        examples = positions if self.indices is None else self.indices[positions]
+        images = np.empty((len(positions), *self._first_shape), np.uint8)
         with report_damage(self.prepared, self.part):
             for image, example, record in zip(images, examples, records.__getitems__(examples.tolist()), strict=True):
-                picture = feature.deserialize_example_np(record)[self._key]
-                if picture.shape != image.shape:
+                pixels = feature.deserialize_example_np(record)[self._key]
+                if pixels.shape != image.shape:
                     raise InputError(
-                        f"{self._where}: image {example} is {picture.shape}, image 0 is {image.shape}; all must agree"
+                        f"{self._where} has images of different shapes (image {example} is {pixels.shape}, image 0 is "
+                        f"{image.shape}); resize them to one shape"
                     )
-                image[:] = picture
+                image[:] = pixels
         return images
 
     def read_all(self) -> np.ndarray:
-        """All images at once, uint8 [N, H, W, C]; InputError where memory cannot hold them."""
+        """Read all images into memory.
+
+        Returns:
+            The images, uint8 [N, H, W, C].
+
+        Raises:
+            InputError: If they do not fit in memory; else as `read`.
+            StorageError: As `read`.
+        """
         files.check_memory(self.nbytes, self._where)
         images = np.empty(self.shape, np.uint8)
-        for start in range(0, len(self), RECORDS):  # of whose encoded bytes only so many are held at a time
-            some = images[start : start + RECORDS]
-            some[:] = self.read(np.arange(start, start + len(some)))
+        for start in range(0, len(self), CHUNK_RECORDS):  # so that only a chunk of encoded records is in memory
+            chunk = images[start : start + CHUNK_RECORDS]
+            chunk[:] = self.read(np.arange(start, start + len(chunk)))
         return images
 
     @functools.cached_property
     def summary(self) -> Summary:
-        """Their fingerprint and sums: from the cache, else by reading all of them once."""
+        """Fingerprint and sums of all images: from the cache, or computed once by reading all of them."""
         selected = "" if self.indices is None else f"-{cache.fingerprint(self.indices)[:16]}"
-        place = self.cache_dir / f"{quote(self.part, safe='')}-{quote(self._key, safe='')}{selected}-summary.npy"
-        source = cache.stamp(self.prepared.directory)
-        kept = cache.read(place, source)
-        if kept is None:
-            digest, sums = cache.digest(np.dtype(np.uint8), self.shape), 0
-            for start in range(0, len(self), RECORDS):
-                images = self.read(np.arange(start, min(start + RECORDS, len(self))))
-                digest.update(images.reshape(-1))
+        entry = self.cache_dir / f"{quote(self.part, safe='')}-{quote(self._key, safe='')}{selected}-summary.npy"
+        source = cache.file_stats(self.prepared.directory)
+        values = cache.read(entry, source)  # uint64 [4 + 2 H W C]: the SHA-256, and the sums
+        if values is None:
+            running_hash = cache.start_fingerprint(np.dtype(np.uint8), self.shape)
+            sums = np.zeros((2, *self.shape[1:]), np.uint64)
+            for start in range(0, len(self), CHUNK_RECORDS):
+                images = self.read(np.arange(start, min(start + CHUNK_RECORDS, len(self))))
+                running_hash.update(images.reshape(-1).data)
                 sums += pixel_sums(images)
-            kept = np.concatenate([np.frombuffer(digest.digest(), np.uint64), sums.reshape(-1)])
-            cache.write(place, kept, source)
-        return Summary(kept[:4].tobytes().hex(), kept[4:].reshape(2, *self.shape[1:]))
+            values = np.concatenate([np.frombuffer(running_hash.digest(), np.uint64), sums.reshape(-1)])
+            cache.write(entry, values, source)
+        return Summary(values[:4].tobytes().hex(), values[4:].reshape(2, *self.shape[1:]))
 
     @property
     def _where(self) -> str:
@@ -103,7 +141,7 @@ class Records:
 
     @functools.cached_property
     def _first_shape(self) -> tuple[int, ...]:
-        """The shape of the source's first image, which all others must have."""
+        """The shape of the source's first image, which all other images must have."""
         declared = self.prepared.image_feature()[1]
         if min(declared) > 0 or not self.prepared.splits[self.part]:
             return declared
@@ -113,16 +151,18 @@ class Records:
 
     @functools.cached_property
     def _reader(self) -> tuple[Any, Any]:
-        """(the files' records as bytes, what decodes their image)."""
-        with report_damage(self.prepared, self.part), quiet():
+        """(the encoded records of the files, the TFDS feature that decodes their image)."""
+        with report_damage(self.prepared, self.part), silence_tfds():
             import tensorflow_datasets as tfds
             from array_record.python.array_record_data_source import ArrayRecordDataSource
 
             info = tfds.builder_from_directory(self.prepared.directory).info
             paths = [str(path) for path in info.splits[self.part].filepaths]
             records = ArrayRecordDataSource(paths)
-            feature = tfds.features.FeaturesDict({self._key: info.features[self._key]})
-            if len(records):  # TFDS logs once what it decodes with: now, unheard
+            features = info.features
+            assert isinstance(features, tfds.features.FeaturesDict)  # as `read_info` requires
+            feature = tfds.features.FeaturesDict({self._key: features[self._key]})
+            if len(records):  # at its first call TFDS logs the decoder it uses: here, where logs are suppressed
                 feature.deserialize_example_np(records.__getitems__([0])[0])
             return records, feature
 
@@ -131,48 +171,46 @@ class Records:
 
 
 def pixel_sums(images: np.ndarray) -> np.ndarray:
-    """uint64 [2, H, W, C] over uint8 images [N, H, W, C]: the sum of each pixel, and how often it is 128 or more."""
+    """Return, over uint8 images [N, H, W, C], the sum of each pixel and how often it is >= 128, uint64 [2, H, W, C]."""
     return np.stack([images.sum(axis=0, dtype=np.uint64), (images >= 128).sum(axis=0, dtype=np.uint64)])
 
 
 @contextlib.contextmanager
 def report_damage(prepared: PreparedDataset, part: str) -> Iterator[None]:
-    """Raises StorageError that names the file for whatever goes wrong in reading a split; our own errors pass."""
+    """Convert any error in reading a split to a StorageError that names the file; errors of this package propagate."""
     try:
         yield
     except VaeJaxError:
         raise
-    except Exception as error:  # TFDS, array_record and Pillow each raise kinds of their own
+    except Exception as error:  # TFDS, array_record and Pillow raise many kinds of errors
         raise damaged_error(prepared, part, files.one_line(error)) from None
 
 
-def damaged_error(prepared: PreparedDataset, part: str, told: str) -> StorageError:
-    """The error for a split that could not be read: it names the first file that is missing or damaged, if one is."""
-    where = f"data.name={prepared.full_name!r}"
-    found = _damaged_file(prepared, part)
-    if found is None:
-        return StorageError(f"{where}: cannot be read ({told})")
-    return StorageError(
-        f"{where}: {str(found)!r} is damaged or incomplete ({told}); remove {str(prepared.directory)!r} and "
-        "prepare it again"
-    )
+def damaged_error(prepared: PreparedDataset, part: str, reason: str) -> StorageError:
+    """Return the error for a split that cannot be read; it names the first missing or damaged file, if there is one."""
+    path = _damaged_path(prepared, part)
+    if path is None:
+        return StorageError(
+            f"data.name={prepared.full_name!r} cannot be read ({reason}), although its files are readable; try again"
+        )
+    return damaged_dataset_error(prepared.full_name, prepared.directory, path, reason)
 
 
-def _damaged_file(prepared: PreparedDataset, part: str) -> Path | None:
-    """The folder, if it is the metadata."""
+def _damaged_path(prepared: PreparedDataset, part: str) -> Path | None:
+    """Return the first damaged file, or the folder if the metadata are damaged."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     try:
-        with quiet():
+        with silence_tfds():
             shards = tfds.builder_from_directory(prepared.directory).info.splits[part].filepaths
     except Exception:
         return prepared.directory
     for shard in map(Path, shards):
         try:
             records = ArrayRecordDataSource(str(shard))
-            for start in range(0, len(records), RECORDS):
-                records.__getitems__(range(start, min(start + RECORDS, len(records))))
+            for start in range(0, len(records), CHUNK_RECORDS):
+                records.__getitems__(range(start, min(start + CHUNK_RECORDS, len(records))))
         except Exception:
             return shard
     return None

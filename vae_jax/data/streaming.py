@@ -1,9 +1,9 @@
-"""The batches of a training whose images memory does not hold, read ahead by Grain."""
+"""Batches of images that do not fit in memory, read ahead of training by Grain."""
 
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -13,30 +13,33 @@ from vae_jax.data.records import Records, damaged_error
 from vae_jax.errors import VaeJaxError
 from vae_jax.runtime import host
 
-AT_ONCE = 1024  # images read at a time, since array_record reads many faster than few; whole steps, so about as many
-AT_ONCE_BYTES = 2**23
+# Images read at a time, because array_record reads many images faster than few; rounded down to a number of steps.
+CHUNK_IMAGES = 1024
+CHUNK_BYTES = 2**23
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Reader:
-    """part(i) -> the i-th part of the steps, uint8 [steps, n, H, W, C]. It is sent to the processes that read."""
+    """A function of i that returns the images of the i-th chunk of the steps, uint8 [steps, n, H, W, C].
+
+    It is sent to the processes that read.
+    """
 
     records: Records
     order: BatchOrder
     steps: range
-    rows: np.ndarray  # [n], which of a batch
+    rows: np.ndarray  # positions in a batch, [n]
 
     def __len__(self) -> int:
-        return -(-len(self.steps) // self._at_once)
+        return -(-len(self.steps) // self._chunk_steps)
 
     @property
-    def _at_once(self) -> int:
-        """Steps in a part."""
+    def _chunk_steps(self) -> int:
         size = self.records.nbytes // len(self.records)
-        return max(1, min(AT_ONCE, AT_ONCE_BYTES // size) // len(self.rows))
+        return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // size) // len(self.rows))
 
     def __call__(self, i: int) -> np.ndarray:
-        steps = self.steps[i * self._at_once : (i + 1) * self._at_once]
+        steps = self.steps[i * self._chunk_steps : (i + 1) * self._chunk_steps]
         images = self.records.read(np.concatenate([self.order(step, self.rows) for step in steps]))
         return images.reshape(len(steps), len(self.rows), *images.shape[1:])
 
@@ -45,11 +48,21 @@ class _Reader:
 def stream_batches(
     records: Records, order: BatchOrder, steps: range, rows: np.ndarray, *, workers: int = 0
 ) -> Iterator[Iterator[np.ndarray]]:
-    """Gives the rows [n] of the batch of each step in turn, uint8 [n, H, W, C], read ahead of the one asked for.
+    """Open an iterator over the batches of some steps, which are read ahead by threads or processes.
 
-    By threads, or by `workers` processes. What a step reads is a function of the step alone, whoever reads it and
-    however often, so nothing but the step is needed to go on. The iterator raises StorageError that names a file which
-    is damaged or missing.
+    The images of a step are a function of the step alone, whichever thread or process reads them, so the step is all
+    that is needed to resume.
+
+    Args:
+        records: The images.
+        order: The order of the examples; it must contain the steps.
+        steps: The steps, in the order of the batches.
+        rows: The positions in each batch that this process reads, integers [n].
+        workers: The number of reading processes; 0 reads with threads in this process.
+
+    Yields:
+        An iterator with one array for each step, uint8 [n, H, W, C]. The iterator raises the errors of
+        `Records.read`, also those of reading processes.
     """
     import grain
     from absl import flags
@@ -57,31 +70,31 @@ def stream_batches(
     reader = _Reader(records, order, steps, rows)
     threads = 1 if workers else max(2, host.cores() // 2)
     read = grain.MapDataset.range(len(reader)).map(reader)
-    ahead = read.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    chunks = read.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if workers:
-        flags.FLAGS.mark_as_parsed()  # Grain has flags of its own, which no command line of ours sets
-        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    parts = iter(ahead)
-    stream = _batch_by_batch(parts, records)
+        flags.FLAGS.mark_as_parsed()  # of the flags that Grain defines and this package does not set
+        chunks = chunks.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(chunks)
+    stream = _batches(iterator, records)
     try:
         yield stream
     finally:
         stream.close()
-        parts.close()
-        if workers:  # Grain's iterators refer to each other, and the last part's shared memory is theirs
-            del parts
+        iterator.close()
+        if workers:  # Grain's iterators are a reference cycle that holds the shared memory of the last chunk
+            del iterator
             gc.collect()
 
 
-def _batch_by_batch(parts: Iterator[np.ndarray], records: Records) -> Iterator[np.ndarray]:
-    """What goes wrong in another process reaches this one as an error of Grain's, which is told as ours."""
+def _batches(chunks: Iterator[np.ndarray], records: Records) -> Generator[np.ndarray, None, None]:
+    """Yield the batches of each chunk; convert an error of Grain, also one from another process, to a StorageError."""
     while True:
         try:
-            copied = list(np.array(next(parts)))  # what it came in is shared with a worker, who waits for its return
+            batches = list(np.array(next(chunks)))  # a copy: a worker process waits for the return of its shared memory
         except StopIteration:
             return
         except VaeJaxError:
             raise
         except Exception as error:
             raise damaged_error(records.prepared, records.part, one_line(error)) from None
-        yield from copied
+        yield from batches

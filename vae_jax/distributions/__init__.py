@@ -1,4 +1,4 @@
-"""Probability distributions as pytrees, with `sample`, `log_prob` in nats and `mean`, and KL divergences."""
+"""Probability distributions as pytrees, with `sample`, `log_prob` in nats and `mean`; and KL divergences."""
 
 import lazy_loader
 

@@ -1,14 +1,17 @@
-"""Probability densities as pytrees: `sample`, `log_prob` in nats, `mean` in data units, and KL divergences.
+"""What the distributions share: the rules for shapes, and helpers that apply them.
 
-A density is a frozen dataclass whose parameters are arrays `[*batch, *event]`, so a network can return it,
-and `jit`, `vmap`, `grad` and `stop_gradient` pass through it. The last `event_ndims` axes are one
-observation: `log_prob` sums over them and keeps every constant. A value and the parameters may differ only by
-*leading* axes, `z [K, B, D]` against `loc [B, D]` or `loc [D]`; all axes they share must be equal, so that
-neither K = B nor an axis of size one ever broadcasts silently. Arithmetic is done in the dtype of the
-parameters: hand over float32, whatever the precision of the network.
+A distribution is a frozen dataclass and a pytree whose parameters are arrays [*batch, *event]. A network can therefore
+return it, and `jit`, `vmap`, `grad` and `stop_gradient` accept it. It has the methods `sample`, `log_prob` (in nats)
+and `mean` (in the units of the data).
+
+The last `event_ndims` axes of an array are one observation: `log_prob` sums over them and includes every constant. A
+value and the parameters may differ only by *leading* axes, for example z [K, B, D] and loc [B, D] or loc [D]. All axes
+that both have must be equal, so that neither K = B nor an axis of length 1 is ever broadcast silently. Computations use
+the dtype of the parameters: pass float32, whatever the precision of the network.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,27 +22,39 @@ Shape = tuple[int, ...]
 LOG_2PI = 1.8378770664093453
 
 
-def event_ndims_field(default: int):
-    """Returns a dataclass field for the number of trailing event axes: static, so never traced."""
+def event_ndims_field(default: int) -> Any:  # a dataclass field has the type of its value
+    """Return a dataclass field for the number of trailing event axes. It is static, so it is never traced."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
 def joint_shape(event_ndims: int, *shapes: Shape) -> Shape:
-    """Returns the longest of the shapes; raises ValueError unless every other is the end of it."""
+    """Return the longest of the shapes.
+
+    Args:
+      event_ndims: number of trailing event axes, which every shape must have.
+      *shapes: the shapes of the arrays that are combined.
+
+    Returns:
+      The longest shape.
+
+    Raises:
+      ValueError: one of the shapes is not the end of the longest one, or has fewer axes than an event.
+    """
     longest = max(shapes, key=len)
     for shape in shapes:
         if len(shape) < event_ndims or shape != longest[len(longest) - len(shape) :]:
+            shapes_text = " and ".join(str(list(shape)) for shape in shapes)
             raise ValueError(
-                f"shapes may differ only by leading axes before the {event_ndims} event axes, got "
-                + " and ".join(map(str, shapes))
+                f"shapes {shapes_text} may differ only by leading axes before the {event_ndims} axes of an event"
             )
     return longest
 
 
 def expand(shape: Shape, *arrays: Array) -> list[Array]:
-    """Repeats each array along new leading axes, explicitly."""
+    """Return each array repeated along new leading axes, so that all have the given shape."""
     return [jnp.broadcast_to(array, shape) for array in arrays]
 
 
 def sum_event(values: Array, event_ndims: int) -> Array:
+    """Return the sum over the last `event_ndims` axes."""
     return jnp.sum(values, axis=tuple(range(-event_ndims, 0)))

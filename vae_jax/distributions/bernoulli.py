@@ -1,4 +1,4 @@
-"""distributions.bernoulli."""
+"""The Bernoulli distribution of binary pixels."""
 
 import dataclasses
 
@@ -15,25 +15,42 @@ class Bernoulli:
     """Independent binary pixels with P(x = 1) = sigmoid(logits).
 
     Attributes:
-      logits: `[*batch, *event]`, log-odds.
-      event_ndims: how many trailing axes form one observation, three for images `[H, W, C]`.
+      logits: [*batch, *event], log-odds.
+      event_ndims: number of trailing axes of one observation, three for images [H, W, C].
     """
 
     logits: Array
     event_ndims: int = event_ndims_field(3)
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
-        """Draws 0.0 or 1.0, `[*sample_shape, *batch, *event]`; no gradient flows through the draw."""
+        """Return samples; they have no gradient.
+
+        Args:
+          key: a typed key.
+          sample_shape: leading axes of independent samples.
+
+        Returns:
+          [*sample_shape, *batch, *event], each number 0.0 or 1.0.
+        """
         (probability,) = expand((*sample_shape, *self.logits.shape), self.mean())
         return jax.random.bernoulli(key, probability).astype(self.logits.dtype)
 
     def log_prob(self, value: Array) -> Array:
-        """Returns Σ x·l − log(1 + exp(l)) over the event, in nats, each pixel's finite for every finite logit l.
+        """Return Σ x·l − log(1 + exp(l)) over the event. Each pixel's term is finite for every finite logit l.
 
-        For x in {0, 1} this is the log probability. For intensities in (0, 1) it is minus the cross entropy,
-        the expected log probability of a random binarisation of x: usable as a reconstruction loss, but no
-        normalised density over [0, 1], so bounds on log p(x) hold for binary x only.
-        Raises ValueError where `value` and `logits` differ by more than leading axes.
+        For x in {0, 1} this is the log probability. For intensities x in (0, 1) it is minus the cross entropy, which is
+        the expected log probability of a random binarization of x. It can be used as a reconstruction loss, but it is
+        not a normalized density over [0, 1], so bounds on log p(x) hold for binary x only.
+
+        Args:
+          value: floats [..., *event] in [0, 1]; its shape and that of `logits` may differ only by leading axes.
+
+        Returns:
+          The shape of the longer of both without the event axes, in nats.
+
+        Raises:
+          ValueError: the shapes of `value` and `logits` differ by more than leading axes.
+          AssertionError: `value` is not an array of floats.
         """
         chex.assert_type(value, float)
         shape = joint_shape(self.event_ndims, value.shape, self.logits.shape)
@@ -42,5 +59,5 @@ class Bernoulli:
         return kernels.bernoulli_log_prob(value.reshape(pixels), logits.reshape(pixels))
 
     def mean(self) -> Array:
-        """Returns P(x = 1), `[*batch, *event]`."""
+        """Return P(x = 1), [*batch, *event]."""
         return jax.nn.sigmoid(self.logits)

@@ -1,4 +1,4 @@
-"""distributions.deterministic."""
+"""A point mass, the posterior of an autoencoder."""
 
 import dataclasses
 
@@ -11,21 +11,29 @@ from vae_jax.distributions.base import Array, Shape, event_ndims_field
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Deterministic:
-    """A point mass at loc: the code of an autoencoder. It has no density, hence no `log_prob`.
+    """A point mass at loc. It has no density, and therefore no `log_prob`.
 
     Attributes:
-      loc: `[*batch, *event]`.
-      event_ndims: how many trailing axes form one observation.
+      loc: [*batch, *event].
+      event_ndims: number of trailing axes of one observation.
     """
 
     loc: Array
     event_ndims: int = event_ndims_field(1)
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
-        """Repeats loc: `[*sample_shape, *batch, *event]`."""
+        """Return loc for every sample.
+
+        Args:
+          key: not used.
+          sample_shape: leading axes along which loc is repeated.
+
+        Returns:
+          [*sample_shape, *batch, *event].
+        """
         del key
         return jnp.broadcast_to(self.loc, (*sample_shape, *self.loc.shape))
 
     def mean(self) -> Array:
-        """Returns loc, `[*batch, *event]`."""
+        """Return loc, [*batch, *event]."""
         return self.loc

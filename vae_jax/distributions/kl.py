@@ -1,4 +1,4 @@
-"""distributions.kl."""
+"""KL divergences in closed form."""
 
 import chex
 import jax
@@ -10,14 +10,24 @@ from vae_jax.distributions.normal import Normal
 
 
 def kl_divergence(q: Normal | Bernoulli, p: Normal | Bernoulli) -> Array:
-    """Returns KL(q ‖ p) = E_q[log q − log p] in closed form, summed over the event, in nats.
+    """Return KL(q ‖ p) = E_q[log q − log p] in closed form, summed over the event.
 
     Normal ‖ Normal:        Σ ½(exp(2d) − 1 − 2d + ((m_q − m_p)/σ_p)²) with d = log σ_q − log σ_p.
     Bernoulli ‖ Bernoulli:  Σ q log(q/p) + (1 − q) log((1 − q)/(1 − p)).
 
     With s = log σ² the divergence of N(m, σ²) from N(0, I) is ½ Σ exp(s) + m² − 1 − s.
-    As with `log_prob`, one of the two may lack leading axes: a posterior `[B, D]` against a prior `[D]`.
-    Raises TypeError where there is no closed form, ValueError where the shapes or the event axes do not fit.
+
+    Args:
+      q: a distribution, for example a posterior with parameters [B, D].
+      p: a distribution of the same type, for example a prior with parameters [D]. The shapes of q and p may differ only
+        by leading axes.
+
+    Returns:
+      The shape of the longer of both without the event axes, in nats.
+
+    Raises:
+      TypeError: there is no closed form for these types.
+      ValueError: the shapes differ by more than leading axes, or the numbers of event axes differ.
     """
     match q, p:
         case Normal(), Normal():
@@ -32,15 +42,18 @@ def kl_divergence(q: Normal | Bernoulli, p: Normal | Bernoulli) -> Array:
             shape = _common_shape(q, p, q.logits, p.logits)
             q_logits, p_logits = expand(shape, q.logits, p.logits)
 
-            def half(a: Array, b: Array) -> Array:  # P_q(1) log(P_q(1) / P_p(1)), and with −a, −b that of 0
+            def half(a: Array, b: Array) -> Array:  # q(1) log(q(1) / p(1)) of logits a, b; of −a, −b the term of 0
                 return jax.nn.sigmoid(a) * (jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b))
 
             return sum_event(half(q_logits, p_logits) + half(-q_logits, -p_logits), q.event_ndims)
         case _:
-            raise TypeError(f"no closed form for KL({type(q).__name__} ‖ {type(p).__name__})")
+            raise TypeError(
+                f"KL({type(q).__name__} ‖ {type(p).__name__}) has no closed form; "
+                "estimate it as the mean of log q − log p over samples of q"
+            )
 
 
 def _common_shape(q: Normal | Bernoulli, p: Normal | Bernoulli, q_array: Array, p_array: Array) -> Shape:
     if q.event_ndims != p.event_ndims:
-        raise ValueError(f"q and p must have equal event_ndims, got {q.event_ndims} and {p.event_ndims}")
+        raise ValueError(f"q.event_ndims={q.event_ndims} must equal p.event_ndims={p.event_ndims}")
     return joint_shape(q.event_ndims, q_array.shape, p_array.shape)

@@ -1,4 +1,4 @@
-"""distributions.logistic_mixture."""
+"""The discretized mixture of logistics of PixelCNN++, a distribution of 8-bit pixels."""
 
 import dataclasses
 from typing import ClassVar
@@ -13,20 +13,20 @@ from vae_jax.distributions.base import Array, Shape, joint_shape, sum_event
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiscretizedLogisticMixture:
-    """M mixed logistics for 8-bit pixels: a probability for each of the 256 values i/255 of each channel.
+    """A mixture of M logistics for 8-bit pixels: a probability for each of the 256 values i/255 of each channel.
 
-    The parameters live in the units y = 2x − 1 of [−1, 1]. Each pixel picks one component m for all its
-    channels; then channel c is logistic around loc_mc + Σ_{j<c} a_mcj·y_j, rounded to the grid, the tails
-    falling to 0 and 255. Pixels are independent. The scale is exp(log_scale), where log_scale below −7 counts
-    as −7, as in the paper. bits/dim = −log_prob / (H·W·C·ln 2).
+    The parameters have the units of y = 2x − 1 in [−1, 1]. A pixel has one component m for all its channels. Given m,
+    channel c is logistic with mean loc_mc + Σ_{j<c} a_mcj·y_j, rounded to the grid; the tails count as 0 and 255.
+    Pixels are independent. The scale is exp(log_scale), where log_scale below −7 counts as −7, as in the paper.
+    bits/dim = −log_prob / (H·W·C·ln 2).
 
-    Salimans et al., PixelCNN++, 2017.
+    Salimans et al., PixelCNN++, arXiv 1701.05517.
 
     Attributes:
-      logits: `[*batch, H, W, M]`, unnormalised log weights of the components.
-      loc: `[*batch, H, W, M, C]`.
-      log_scale: `[*batch, H, W, M, C]`.
-      coefficients: `[*batch, H, W, M, C(C−1)/2]`, a_mcj in the order (1,0), (2,0), (2,1), ...; empty if grey.
+      logits: [*batch, H, W, M], unnormalized log weights of the components.
+      loc: [*batch, H, W, M, C].
+      log_scale: [*batch, H, W, M, C].
+      coefficients: [*batch, H, W, M, C(C−1)/2], a_mcj in the order (1,0), (2,0), (2,1), ...; empty for grey images.
     """
 
     logits: Array
@@ -37,19 +37,35 @@ class DiscretizedLogisticMixture:
 
     @staticmethod
     def num_features(num_components: int, num_channels: int) -> int:
-        """Returns F = M(1 + 2C + C(C−1)/2), the features of a pixel: 3M if grey, 10M in colour."""
+        """Return F = M(1 + 2C + C(C−1)/2), the number of decoder outputs for a pixel: 3M for grey, 10M for RGB.
+
+        Args:
+          num_components: M, number of logistics in the mixture.
+          num_channels: C, number of channels of a pixel.
+
+        Returns:
+          F.
+        """
         return num_components * (1 + 2 * num_channels + num_channels * (num_channels - 1) // 2)
 
     @classmethod
     def from_features(cls, features: Array, num_components: int, num_channels: int) -> "DiscretizedLogisticMixture":
-        """Reads a decoder's output `[*batch, H, W, F]` as a density.
+        """Return the distribution whose parameters are a decoder's output. The coefficients pass through tanh.
 
-        Coefficients pass through tanh, as in the paper.
-        Raises ValueError unless F is `num_features(num_components, num_channels)`.
+        Args:
+          features: [*batch, H, W, F].
+          num_components: M, number of logistics in the mixture.
+          num_channels: C, number of channels of a pixel.
+
+        Returns:
+          The distribution.
+
+        Raises:
+          ValueError: F is not `num_features(num_components, num_channels)`.
         """
         expected = cls.num_features(num_components, num_channels)
         if features.ndim < 3 or features.shape[-1] != expected:
-            raise ValueError(f"features must be [..., H, W, {expected}], got {features.shape}")
+            raise ValueError(f"features has shape {list(features.shape)}; pass [..., H, W, {expected}]")
         pixels, m, c = features.shape[:-1], num_components, num_channels
         logits, loc, log_scale, coefficients = jnp.split(features, [m, m + m * c, m + 2 * m * c], axis=-1)
         return cls(
@@ -60,7 +76,15 @@ class DiscretizedLogisticMixture:
         )
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
-        """Draws images on the grid i/255, `[*sample_shape, *batch, H, W, C]`; without gradient."""
+        """Return images on the grid i/255; they have no gradient.
+
+        Args:
+          key: a typed key.
+          sample_shape: leading axes of independent samples.
+
+        Returns:
+          [*sample_shape, *batch, H, W, C] in [0, 1].
+        """
         density = self._repeated((*sample_shape, *self._value_shape()[:-3]))
         key_component, key_noise = jax.random.split(key)
         component = jax.random.categorical(key_component, density.logits)[..., None, None]
@@ -76,14 +100,23 @@ class DiscretizedLogisticMixture:
         return jnp.stack(bins, axis=-1) / 255
 
     def log_prob(self, value: Array) -> Array:
-        """Returns Σ_pixels log Σ_m π_m Π_c P_mc(x_c), in nats; exp of it sums to one over all images.
+        """Return Σ_pixels log Σ_m π_m Π_c P_mc(x_c). Its exponential sums to one over all images.
 
-        `value` is `[..., H, W, C]` on the grid i/255 of [0, 1] and is read at the nearest grid value. The
-        probability of a bin (a, b), in units of the scale, is
+        The probability of a bin (a, b), in units of the scale, is
         sigmoid(b) − sigmoid(a) = sigmoid(b)·sigmoid(−a)·(1 − exp(a − b)):
-        three factors whose logarithms are finite and accurate however narrow or far away the bin. The bin of
-        0 has a = −∞, that of 255 has b = ∞.
-        Raises ValueError where `value` and the parameters differ by more than leading axes.
+        three factors whose logarithms are finite and accurate even if the bin is narrow or far away. The bin of 0 has
+        a = −∞, that of 255 has b = ∞.
+
+        Args:
+          value: floats [..., H, W, C] on the grid i/255; a number off the grid counts as the nearest grid value. Its
+            shape and that of the parameters may differ only by leading axes.
+
+        Returns:
+          The shape of the longer of both without the event axes, in nats.
+
+        Raises:
+          ValueError: the shapes of `value` and the parameters differ by more than leading axes.
+          AssertionError: the parameters do not fit each other, or `value` is not an array of floats.
         """
         chex.assert_type(value, float)
         shape = joint_shape(self.event_ndims, value.shape, self._value_shape())
@@ -106,9 +139,10 @@ class DiscretizedLogisticMixture:
         return sum_event(log_pixel, 2)
 
     def mean(self) -> Array:
-        """Returns Σ_m π_m·clip(centre of component m), `[*batch, H, W, C]` in [0, 1]: an image to draw.
+        """Return Σ_m π_m·clip(mean of component m), [*batch, H, W, C] in [0, 1], an image to display.
 
-        It is the mean of the density up to what rounding to the grid and the tails beyond 0 and 255 move.
+        It is the mean of the distribution, except for the effects of rounding to the grid and of the tails beyond 0 and
+        255.
         """
         self._check_shapes()
         centres = []
@@ -118,40 +152,40 @@ class DiscretizedLogisticMixture:
         y = [jnp.sum(weights * centre, axis=-1) for centre in centres]
         return jnp.clip((jnp.stack(y, axis=-1) + 1) / 2, 0, 1)
 
-    def _check_shapes(self):
+    def _check_shapes(self) -> None:
         channels = self.loc.shape[-1]
         chex.assert_equal_shape([self.loc, self.log_scale])
         chex.assert_shape(self.loc, (*self.logits.shape, channels))
         chex.assert_shape(self.coefficients, (*self.logits.shape, channels * (channels - 1) // 2))
 
     def _value_shape(self) -> Shape:
-        """Returns `(*batch, H, W, C)`."""
+        """Return (*batch, H, W, C)."""
         self._check_shapes()
         return (*self.logits.shape[:-1], self.loc.shape[-1])
 
     def _repeated(self, batch: Shape) -> "DiscretizedLogisticMixture":
-        """Repeats the density along new leading axes, until its batch shape is `batch`."""
+        """Return the distribution repeated along new leading axes, with batch shape `batch`."""
         height_width = self.logits.shape[-3:-1]
 
         def repeat(parameter: Array) -> Array:
-            own = parameter.shape[self.logits.ndim - 1 :]
-            return jnp.broadcast_to(parameter, (*batch, *height_width, *own))
+            rest = parameter.shape[self.logits.ndim - 1 :]
+            return jnp.broadcast_to(parameter, (*batch, *height_width, *rest))
 
         return jax.tree.map(repeat, self)
 
 
 def _clip(log_scale: Array) -> Array:
-    """Keeps log_scale in [−7, 60]: below as in the paper, above so that no bin's width underflows."""
+    """Return log_scale limited to [−7, 60]: −7 as in the paper, 60 so that the width of a bin does not underflow."""
     return jnp.clip(log_scale, -7.0, 60.0)
 
 
 def _bin_centre(bins: Array) -> Array:
-    """Maps the bins 0, ..., 255 to y in [−1, 1]."""
+    """Return y in [−1, 1] for the bins 0, ..., 255."""
     return (2 * bins - 255) / 255
 
 
 def _centre(loc: Array, coefficients: Array, earlier: list[Array]) -> Array:
-    """Returns loc_c + Σ_{j<c} a_cj·y_j for channel c = len(earlier), the earlier channels being y_j."""
+    """Return loc_c + Σ_{j<c} a_cj·y_j for channel c = len(earlier), where y_j are the earlier channels."""
     channel = len(earlier)
     first = channel * (channel - 1) // 2
     shifts = (coefficients[..., first + j] * y for j, y in enumerate(earlier))

@@ -1,4 +1,4 @@
-"""distributions.normal."""
+"""The normal distribution with a diagonal covariance."""
 
 import dataclasses
 
@@ -16,10 +16,10 @@ class Normal:
     """Independent Gaussians N(loc, σ²) with σ = exp(log_scale).
 
     Attributes:
-      loc: `[*batch, *event]`, the means.
-      log_scale: the same shape, log σ; each number's log density and gradient are finite for |log σ| ≤ 40 and
-        |z - loc| ≤ 40.
-      event_ndims: how many trailing axes form one observation.
+      loc: [*batch, *event], the means.
+      log_scale: the same shape, log σ. The log density of each number and its gradient are finite for |log σ| ≤ 40 and
+        |z − loc| ≤ 40.
+      event_ndims: number of trailing axes of one observation.
     """
 
     loc: Array
@@ -27,9 +27,19 @@ class Normal:
     event_ndims: int = event_ndims_field(1)
 
     def sample(self, key: random.Key, sample_shape: Shape = ()) -> Array:
-        """Draws z = loc + σ·e with e ~ N(0, I), through which gradients flow.
+        """Return samples z = loc + σ·e with e ~ N(0, I), which have a gradient to loc and log_scale.
 
-        Returns `[*sample_shape, *batch, *event]`. Kingma & Welling, Auto-Encoding Variational Bayes, 2014.
+        Kingma & Welling, Auto-Encoding Variational Bayes, arXiv 1312.6114.
+
+        Args:
+          key: a typed key, or a `random.RowsKey` whose rows are the last batch axis.
+          sample_shape: leading axes of independent samples.
+
+        Returns:
+          [*sample_shape, *batch, *event].
+
+        Raises:
+          AssertionError: `loc` and `log_scale` have different shapes.
         """
         chex.assert_equal_shape([self.loc, self.log_scale])
         shape = (*sample_shape, *self.loc.shape)
@@ -38,22 +48,38 @@ class Normal:
         return loc + scale * random.normal(key, shape, self.loc.dtype, axis=rows)
 
     def log_prob(self, value: Array) -> Array:
-        """Returns Σ −½((z − loc)/σ)² − log σ − ½ log 2π over the event, in nats.
+        """Return Σ −½((z − loc)/σ)² − log σ − ½ log 2π over the event.
 
-        Raises ValueError where `value` and `loc` differ by more than leading axes.
+        Args:
+          value: floats [..., *event]; its shape and that of `loc` may differ only by leading axes.
+
+        Returns:
+          The shape of the longer of both without the event axes, in nats.
+
+        Raises:
+          ValueError: the shapes of `value` and `loc` differ by more than leading axes.
+          AssertionError: `loc` and `log_scale` have different shapes, or `value` is not an array of floats.
         """
         chex.assert_equal_shape([self.loc, self.log_scale])
         chex.assert_type(value, float)
         shape = joint_shape(self.event_ndims, value.shape, self.loc.shape)
         value, loc, log_scale = expand(shape, value, self.loc, self.log_scale)
-        standardised = (value - loc) * jnp.exp(-log_scale)
-        return sum_event(-0.5 * (standardised**2 + LOG_2PI) - log_scale, self.event_ndims)
+        standardized = (value - loc) * jnp.exp(-log_scale)
+        return sum_event(-0.5 * (standardized**2 + LOG_2PI) - log_scale, self.event_ndims)
 
     def mean(self) -> Array:
-        """Returns loc, `[*batch, *event]`."""
+        """Return loc, [*batch, *event]."""
         return self.loc
 
 
 def standard_normal(shape: Shape, event_ndims: int = 1) -> Normal:
-    """Returns N(0, I), the prior of a VAE; `shape` is `[*batch, *event]`, most often just `(D,)`."""
+    """Return N(0, I), the usual prior of a VAE.
+
+    Args:
+      shape: [*batch, *event], usually (D,).
+      event_ndims: number of trailing axes of one observation.
+
+    Returns:
+      The distribution, in float32 unless 64-bit types are enabled.
+    """
     return Normal(jnp.zeros(shape), jnp.zeros(shape), event_ndims)

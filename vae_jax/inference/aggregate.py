@@ -1,4 +1,4 @@
-"""inference.aggregate."""
+"""Objectives of the aggregate posterior q(z) = E_x q(z|x): they compare the codes of all examples of a batch."""
 
 import dataclasses
 from typing import Any
@@ -8,67 +8,103 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae_jax.inference.elbos import elbo, sampled_elbo
-from vae_jax.inference.terms import Codes, Terms, check_terms
-
-# Bounds that look at the whole batch.
+from vae_jax.inference.terms import Codes, Terms, check_terms, posterior_log_density
 
 
-def _codes_of(terms: Terms) -> Codes:
+def _comparable_codes(terms: Terms) -> Codes:
+    """Return the codes of the terms; raise ValueError unless they are codes of one layer for 2 examples or more."""
     check_terms(terms)
     if terms.codes is None:
-        raise ValueError("these terms hold no codes to be compared: use terms of `sample_terms`, estimator `pathwise`")
-    if sizes := getattr(terms.codes.posterior, "sizes", ()):  # of a Markov chain
-        raise ValueError(f"codes of {len(sizes)} stochastic layers given, must be one: their latents are compared")
+        raise ValueError("terms.codes=None: no codes to compare; use `sample_terms` with estimator `pathwise`")
+    if sizes := getattr(terms.codes.posterior, "sizes", ()):  # the layers of a Markov chain
+        raise ValueError(
+            f"terms.codes has {len(sizes)} stochastic layers; use a model with one, whose codes can be compared"
+        )
     if terms.codes.z.shape[1] < 2:
-        raise ValueError("one example has no others to be compared with: use 2 examples or more")
+        raise ValueError(f"terms.codes has shape {list(terms.codes.z.shape)}; pass 2 examples or more, [K, B, D]")
     return terms.codes
 
 
-def _each_latent(density: Any) -> Any:
+def _factorized(density: Any) -> Any:
+    """Return the density with one log density for each latent dimension, instead of their sum."""
     return dataclasses.replace(density, event_ndims=0)
 
 
 def kl_decomposition(terms: Terms, *, num_examples: int) -> tuple[Array, Array, Array]:
-    """(mutual information, total correlation, KL of each latent): three parts of KL(q(z|x) || p(z)), each [B].
+    """Return mutual information, total correlation and dimension-wise KL: the three parts of KL(q(z|x) || p(z)).
 
     log q(z|x) - log p(z) = [log q(z|x) - log q(z)] + [log q(z) - Σ_d log q(z_d)] + [Σ_d log q(z_d) - log p(z)],
-    the means over K samples (Chen et al., arXiv 1802.04942). q(z) = 1/N Σ_n q(z|x_n) over N = `num_examples` images is
-    estimated from the batch, in which the code's own image stands for itself and each other for (N - 1)/(B - 1): free
-    of bias for q(z), exact where the batch is the data set, and a matrix of [K, B, B, D]. Not a value per
-    example alone: it depends on the other images of the batch. Raises ValueError for one example, or if N < B.
+    averaged over the K samples (Chen et al., arXiv 1802.04942).
+
+    q(z) = 1/N Σ_n q(z|x_n) over N = `num_examples` images is estimated from the batch. In this estimate the image of a
+    code has weight 1/N, and each other image of the batch represents (N - 1)/(B - 1) images. The estimate of q(z) is
+    unbiased, and it is exact if the batch is the data set. It needs an array of [K, B, B, D]. The values of an example
+    depend on the other images of the batch.
+
+    Args:
+      terms: log densities [K, B] with `codes` of one stochastic layer.
+      num_examples: N, the number of images of the data set.
+
+    Returns:
+      Mutual information, total correlation and the sum of the KL of each latent dimension, each [B] in nats.
+
+    Raises:
+      ValueError: the terms have no codes, codes of several layers or a single example, or N < B.
     """
-    z, posterior, _ = _codes_of(terms)
+    z, posterior, _ = _comparable_codes(terms)
     k, b, d = z.shape
     if num_examples < b:
         raise ValueError(f"num_examples={num_examples} must be at least the {b} examples of the batch")
-    log_ratio = terms.log_qz - terms.log_pz
-    pairs = _each_latent(posterior).log_prob(jnp.broadcast_to(z[:, :, None], (k, b, b, d)))  # log q(z_d of i | x_j)
-    others = (num_examples - 1) / num_examples / (b - 1)
-    log_share = jnp.log(jnp.where(jnp.eye(b, dtype=bool), 1 / num_examples, others))  # [B, B]
-    shared = pairs + jnp.broadcast_to(log_share[:, :, None], pairs.shape)
-    log_qz = jax.nn.logsumexp(jnp.sum(pairs, axis=-1) + jnp.broadcast_to(log_share, (k, b, b)), axis=2)  # [K, B]
-    log_qz_alone = jnp.sum(jax.nn.logsumexp(shared, axis=2), axis=-1)  # [K, B]
-    information, correlation = terms.log_qz - log_qz, log_qz - log_qz_alone
-    parts = information, correlation, log_ratio - information - correlation
-    return tuple(jnp.mean(part, axis=0) for part in parts)
+    log_qz_x = posterior_log_density(terms)  # [K, B]
+    log_ratio = log_qz_x - terms.log_pz
+    pairs = _factorized(posterior).log_prob(jnp.broadcast_to(z[:, :, None], (k, b, b, d)))  # log q(z_d of i | x_j)
+    other_weight = (num_examples - 1) / num_examples / (b - 1)
+    log_weight = jnp.log(jnp.where(jnp.eye(b, dtype=bool), 1 / num_examples, other_weight))  # [B, B]
+    weighted = pairs + jnp.broadcast_to(log_weight[:, :, None], pairs.shape)
+    log_qz = jax.nn.logsumexp(jnp.sum(pairs, axis=-1) + jnp.broadcast_to(log_weight, (k, b, b)), axis=2)  # [K, B]
+    log_product = jnp.sum(jax.nn.logsumexp(weighted, axis=2), axis=-1)  # [K, B], Σ_d log q(z_d)
+    information, correlation = log_qz_x - log_qz, log_qz - log_product
+    dimension_kl = log_ratio - information - correlation
+    return jnp.mean(information, axis=0), jnp.mean(correlation, axis=0), jnp.mean(dimension_kl, axis=0)
 
 
-def beta_tc(terms: Terms, *, num_examples: int, beta: float = 1.0) -> Array:
-    """E_q log p(x|z) - I - beta TC - Σ_d KL_d, the parts of the KL by `kl_decomposition`, [B] (β-TCVAE, 1802.04942).
+def beta_tc(terms: Terms, *, num_examples: int, beta: float | Array = 1.0) -> Array:
+    """Return E_q log p(x|z) - I - beta TC - Σ_d KL_d, with the parts of `kl_decomposition` (β-TCVAE, arXiv 1802.04942).
 
-    With beta = 1 the sampled ELBO. Not per example: TC is that of the codes of the whole batch.
+    With beta = 1 it is the sampled ELBO. The value of an example depends on the other images of the batch, because the
+    total correlation TC is that of the codes of the batch.
+
+    Args:
+      terms: log densities [K, B] with `codes` of one stochastic layer.
+      num_examples: the number of images of the data set.
+      beta: weight of the total correlation.
+
+    Returns:
+      [B], in nats.
+
+    Raises:
+      ValueError: see `kl_decomposition`.
     """
     _, correlation, _ = kl_decomposition(terms, num_examples=num_examples)
     return sampled_elbo(terms) - (beta - 1) * correlation
 
 
 def squared_mmd(terms: Terms) -> Array:
-    """[B], whose mean estimates MMD²(q(z), p(z)) >= 0 without bias, for the kernel exp(-‖z - z'‖²/2D) and Gaussian p.
+    """Return an unbiased estimate of MMD²(q(z), p(z)) >= 0 for the kernel exp(-‖z - z'‖²/2D) and a Gaussian p.
 
-    Codes are compared with those of the other examples; the kernel's means under the prior are closed forms. Not per
-    example. Raises ValueError for one example (Gretton et al., JMLR 2012; Zhao et al., arXiv 1706.02262).
+    Each code is compared with the codes of the other examples. The expectations of the kernel under the prior are in
+    closed form (Gretton et al., JMLR 2012; Zhao et al., arXiv 1706.02262).
+
+    Args:
+      terms: log densities [K, B] with `codes` of one stochastic layer.
+
+    Returns:
+      [B]; the mean over examples is the estimate. A single value depends on the other examples of the batch.
+
+    Raises:
+      ValueError: the terms have no codes, codes of several layers, or a single example.
     """
-    z, _, prior = _codes_of(terms)
+    z, _, prior = _comparable_codes(terms)
     k, b, d = z.shape
     variance = jnp.exp(2 * prior.log_scale)  # [D]
     distance = jnp.broadcast_to(z[:, :, None], (k, b, b, d)) - jnp.broadcast_to(z[:, None], (k, b, b, d))
@@ -80,10 +116,21 @@ def squared_mmd(terms: Terms) -> Array:
     return jnp.mean(among - 2 * to_prior, axis=0) + within_prior
 
 
-def info_vae(terms: Terms, *, mmd_weight: float, beta: float = 1.0) -> Array:
-    """E_q log p(x|z) - beta KL(q(z|x) || p(z)) - mmd_weight MMD²(q(z), p(z)), [B] (Zhao et al., arXiv 1706.02262).
+def info_vae(terms: Terms, *, mmd_weight: float, beta: float | Array = 1.0) -> Array:
+    """Return E_q log p(x|z) - beta KL(q(z|x) || p(z)) - mmd_weight MMD²(q(z), p(z)) (Zhao et al., arXiv 1706.02262).
 
-    beta is the paper's 1 - α and mmd_weight its α + λ - 1: with beta = 0 the MMD-VAE, with mmd_weight = 0 the ELBO.
-    Not per example: the MMD is that of the codes of the whole batch.
+    beta is the paper's 1 - α and mmd_weight its α + λ - 1. With beta = 0 it is the MMD-VAE, with mmd_weight = 0 the
+    ELBO. The value of an example depends on the other images of the batch, because the MMD is that of their codes.
+
+    Args:
+      terms: log densities [K, B] with `kl`, and `codes` of one stochastic layer.
+      mmd_weight: weight of MMD².
+      beta: weight of the KL.
+
+    Returns:
+      [B], in nats.
+
+    Raises:
+      ValueError: the terms have no KL or no codes, codes of several layers, or a single example.
     """
     return elbo(terms, beta=beta) - mmd_weight * squared_mmd(terms)

@@ -1,4 +1,4 @@
-"""Where a model meets an objective: samples the posterior, names the log densities, and makes the loss of them."""
+"""From a model and an objective to a loss: samples of the posterior, their log densities, and minus the mean bound."""
 
 import functools
 from typing import Any
@@ -11,7 +11,7 @@ from jax import Array, lax
 from vae_jax import random
 from vae_jax.distributions import Deterministic, MarkovChain, Normal, kl_divergence
 from vae_jax.inference.estimators import Estimator, pathwise
-from vae_jax.inference.terms import Codes, Objective, Pair, Terms
+from vae_jax.inference.terms import Codes, Objective, Pair, Terms, check_terms
 
 Params = Any  # a pytree of arrays
 Metrics = dict[str, Array]
@@ -20,11 +20,25 @@ Metrics = dict[str, Array]
 def sample_terms(
     params: Params, key: random.Key, x: Array, *, model: Any, num_samples: int = 1, estimator: Estimator = pathwise
 ) -> Terms:
-    """The log densities of K = `num_samples` codes z ~ q(z|x) for images x [B, H, W, C], in nats, each [K, B].
+    """Return the log densities of K codes z ~ q(z|x) for each image.
 
-    z = m + σ e with e ~ N(0, I) drawn from `key`, so gradients flow through m and σ; which of them, `estimator` says
-    (`functools.partial(doubly_reparameterized, objective=iwae)` where it depends on the objective). `model` is a `VAE`,
-    or any Linen module with its `encode`, `prior` and `decode`.
+    z = m + σ e with e ~ N(0, I) drawn from `key`, so gradients flow through m and σ. The estimator decides which of
+    these gradients are used. If it depends on the objective, bind the objective first:
+    `functools.partial(doubly_reparameterized, objective=iwae)`.
+
+    Args:
+      params: parameters of the model.
+      key: for the posterior's noise; a typed key, or a `random.RowsKey`.
+      x: floats [B, H, W, C].
+      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      num_samples: K.
+      estimator: the rule for the gradient, such as `pathwise`.
+
+    Returns:
+      Terms [K, B], in nats.
+
+    Raises:
+      AssertionError: `x` is not [B, H, W, C].
     """
     return _sample_terms(params, params, key, x, model=model, num_samples=num_samples, estimator=estimator)
 
@@ -39,7 +53,7 @@ def _sample_terms(
     num_samples: int,
     estimator: Estimator,
 ) -> Terms:
-    """`sample_terms` where the posterior has parameters of its own, equal in value to those of p(x|z) and p(z)."""
+    """Return `sample_terms` with separate parameters for q(z|x), equal in value to those of p(x|z) and p(z)."""
     chex.assert_rank(x, 4)
     variables = {"params": decoder_params}
     p = model.apply(variables, method="prior")
@@ -51,7 +65,7 @@ def _sample_terms(
             log_px_z = p_x.log_prob(x)
         if isinstance(q, Deterministic):
             return Terms(log_px_z, p.log_prob(z), log_qz=None, kl=None)
-        if isinstance(q, MarkovChain):  # its layers' divergences have no closed form
+        if isinstance(q, MarkovChain):  # the divergences of its layers have no closed form
             log_pz, log_qz = p.log_probs(z), q.log_probs(z)  # [L, K, B]
             kl = jnp.mean(log_qz - log_pz, axis=1)
             return Terms(log_px_z, jnp.sum(log_pz, axis=0), jnp.sum(log_qz, axis=0), kl, Codes(z, q, p))
@@ -75,36 +89,57 @@ def negative_bound(
     num_samples: int = 1,
     estimator: Estimator = pathwise,
 ) -> tuple[Array, Metrics]:
-    """(loss, metrics): minus the mean bound over the batch, in nats per example; what `jax.grad` differentiates.
+    """Return minus the mean bound over the batch, the loss that `jax.grad` differentiates.
 
-    Of a `Pair` the value is that of `generative`, whose gradient goes to what p(x|z) and p(z) use; the gradient of
-    `inference` goes to what q(z|x) uses. `metrics` holds the means of the bound and of its parts:
-    `reconstruction` = E_q log p(x|z) and, where the posterior has a density, `kl` (in closed form where the terms hold
-    one, else by the samples). Raises ValueError where the objective asks for what the estimator cannot give,
-    or is not a number for each example.
+    The loss of a `Pair` is that of `generative`, whose gradient reaches the parameters of p(x|z) and p(z). The
+    gradient of `inference` reaches the parameters of q(z|x).
+
+    Args:
+      params: parameters of the model.
+      key: for the posterior's noise; a typed key, or a `random.RowsKey`.
+      x: floats [B, H, W, C].
+      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      objective: a function of `Terms` that returns a bound for each example, [B]; or a `Pair`.
+      num_samples: K, the posterior samples of each example.
+      estimator: the rule for the gradient, such as `pathwise`.
+
+    Returns:
+      The loss [] in nats per example, and metrics: the means of the bound and of its parts, each []. `bound` is the
+      bound, `reconstruction` is E_q log p(x|z). `kl` exists if the posterior has a density: in closed form if the terms
+      contain one, else estimated from the samples.
+
+    Raises:
+      AssertionError: `x` is not [B, H, W, C].
+      ValueError: the objective needs a term that the estimator does not return, or its result is not [B].
     """
-
-    terms_of = functools.partial(_sample_terms, key=key, x=x, model=model, num_samples=num_samples)
+    chex.assert_rank(x, 4)
+    sample = functools.partial(_sample_terms, key=key, x=x, model=model, num_samples=num_samples)
     if isinstance(objective, Pair):
         fixed = lax.stop_gradient(params)
         rule = functools.partial(estimator, objective=objective.inference)
-        aim = objective.inference(terms_of(params, fixed, estimator=rule))  # [B]
-        terms = terms_of(fixed, params, estimator=pathwise)  # the same numbers, which XLA computes once
-        bound = objective.generative(terms) + (aim - lax.stop_gradient(aim))  # [B]
+        encoder_bound = objective.inference(sample(params, fixed, estimator=rule))  # [B]
+        terms = sample(fixed, params, estimator=pathwise)  # the same values, which XLA computes once
+        bound = objective.generative(terms) + (encoder_bound - lax.stop_gradient(encoder_bound))  # [B]
     else:
-        terms = terms_of(params, params, estimator=functools.partial(estimator, objective=objective))
+        terms = sample(params, params, estimator=functools.partial(estimator, objective=objective))
         bound = objective(terms)  # [B]
     if bound.shape != x.shape[:1]:
-        raise ValueError(f"objective: it gave {list(bound.shape)} for {len(x)} examples, must be a bound for each, [B]")
+        raise ValueError(f"objective returned shape {list(bound.shape)}; return a bound for each example, [{len(x)}]")
     metrics = {"bound": jnp.mean(bound)} | {name: jnp.mean(part) for name, part in bound_parts(terms).items()}
     return -metrics["bound"], metrics
 
 
 def bound_parts(terms: Terms) -> dict[str, Array]:
-    """{"reconstruction": [B], "kl": [B]} in nats, and `kl_1`, ..., `kl_L` where the code has L > 1 layers.
+    """Return the reconstruction term and the KL divergence of each example.
 
-    There is no `kl` where the posterior is a point.
+    Args:
+      terms: log densities [K, B].
+
+    Returns:
+      Arrays [B] in nats: `reconstruction`, and `kl` unless the posterior is a point. If the code has L > 1 layers,
+      `kl_1`, ..., `kl_L` are the shares of the layers.
     """
+    check_terms(terms)
     parts = {"reconstruction": jnp.mean(terms.log_px_z, axis=0)}
     if terms.kl is not None:
         parts["kl"] = jnp.sum(terms.kl, axis=0)

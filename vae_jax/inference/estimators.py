@@ -1,7 +1,8 @@
-"""How a bound's gradient flows through the posterior's samples, whatever the model; and what such a gradient is worth.
+"""Gradient estimators: how the gradient of a bound flows through the samples of the posterior, for any model.
 
-An estimator is a function of three things: `densities(z, q) -> Terms`, codes z [K, B, D] with their gradient to the
-encoder, and the posterior q that drew them. It returns terms of the same values, whose derivatives are its rule.
+An estimator is a function of `densities(z, q) -> Terms`, of codes z [K, B, D] that carry their gradient to the encoder,
+and of the posterior q that they were drawn from. All estimators return terms with the same values; they differ in the
+derivatives of these terms.
 """
 
 from collections.abc import Callable
@@ -19,33 +20,68 @@ Estimator = Callable[..., Terms]  # (densities, z, q, *, objective) -> Terms
 
 
 def pathwise(densities: Densities, z: Array, q: Any, *, objective: Objective | None = None) -> Terms:
-    """The derivative as it is, through z = m + σ e and through log q(z|x) (Kingma & Welling, arXiv 1312.6114)."""
+    """Return terms with the unchanged derivative, through z = m + σ e and through log q(z|x).
+
+    Kingma & Welling, arXiv 1312.6114.
+
+    Args:
+      densities: (z, q) -> terms.
+      z: [K, B, D], samples of q.
+      q: the posterior, a density over codes [B, D].
+      objective: not used.
+
+    Returns:
+      Terms [K, B], in nats.
+    """
     del objective
     return densities(z, q)
 
 
 def sticking_the_landing(densities: Densities, z: Array, q: Any, *, objective: Objective | None = None) -> Terms:
-    """The derivative through z alone: log q(z|x) is taken at parameters that are held fixed.
+    """Return terms whose derivative flows through z alone; the parameters of log q(z|x) are constants.
 
-    What is left out has mean zero for the sampled ELBO, and all variance goes where q is the exact posterior (Roeder
-    et al., arXiv 1703.09194). For bounds that are not linear in log w it is biased: use `doubly_reparameterized`.
-    The terms have no closed-form KL and no codes, since their gradients are not by samples.
+    The omitted part has mean zero for the sampled ELBO, and the variance vanishes if q is the exact posterior (Roeder
+    et al., arXiv 1703.09194). For bounds that are not linear in log w the estimator is biased; use
+    `doubly_reparameterized`.
+
+    Args:
+      densities: (z, q) -> terms.
+      z: [K, B, D], samples of q.
+      q: the posterior, a density over codes [B, D].
+      objective: not used.
+
+    Returns:
+      Terms [K, B], in nats, without KL in closed form and without codes: their gradients do not use the samples.
     """
     del objective
     return densities(z, lax.stop_gradient(q))._replace(kl=None, codes=None)
 
 
 def doubly_reparameterized(densities: Densities, z: Array, q: Any, *, objective: Objective) -> Terms:
-    """The derivative through z alone, so weighted that its mean is that of `pathwise` (Tucker et al., 1810.04152).
+    """Return terms whose derivative flows through z alone, with weights that give it the mean of `pathwise`.
 
-    For F = objective, a function of the log weights, the path through z_k counts ∂F/∂log w_k - ∂²F/∂(log w_k)²
-    instead of ∂F/∂log w_k: the second part is what the left-out derivative of log q(z_k|x) would give on average. For
-    IWAE that is w̃_k² in place of w̃_k, for Rényi α w̃_k + (1 - α) w̃_k². What p(x|z) and p(z) learn is not changed.
-    The second derivatives take K² numbers for each example. An objective that bends in something other than log w
-    is not served.
+    Tucker et al., arXiv 1810.04152. F is the objective, a function of the log weights. The path through z_k has the
+    weight ∂F/∂log w_k - ∂²F/∂(log w_k)² instead of ∂F/∂log w_k. The second part is the mean of the omitted derivative
+    of log q(z_k|x). For IWAE the weight is w̃_k² in place of w̃_k, and for Rényi α w̃_k + (1 - α) w̃_k². The gradient of
+    the parameters of p(x|z) and p(z) is not changed.
+
+    The second derivatives need K² numbers for each example. An objective that is nonlinear in anything other than log w
+    is not supported.
+
+    Args:
+      densities: (z, q) -> terms.
+      z: [K, B, D], samples of q.
+      q: the posterior, a density over codes [B, D].
+      objective: F.
+
+    Returns:
+      Terms [K, B], in nats, without KL in closed form and without codes: their gradients do not use the samples.
+
+    Raises:
+      ValueError: the posterior has no density, or the objective needs the KL in closed form or the codes.
     """
     q = lax.stop_gradient(q)
-    log_w = log_weights(lax.stop_gradient(densities(z, q)))  # [K, B]; computed once, XLA sees it twice
+    log_w = log_weights(lax.stop_gradient(densities(z, q)))  # [K, B]; XLA merges it with the second evaluation below
     first, second = _derivatives(objective, log_w)
     factor = jnp.where(first != 0, 1 - second / jnp.where(first != 0, first, 1), 1)
     return densities(_scale_gradient(z, lax.stop_gradient(factor)), q)._replace(kl=None, codes=None)
@@ -59,7 +95,7 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def _derivatives(objective: Objective, log_w: Array) -> tuple[Array, Array]:
-    """∂F_b/∂log w_kb and ∂²F_b/∂(log w_kb)², each [K, B], of an objective that is a function of log w."""
+    """Return ∂F_b/∂log w_kb and ∂²F_b/∂(log w_kb)², each [K, B], of an objective that is a function of log w."""
     zeros = jnp.zeros_like(log_w)
 
     def total(log_w: Array) -> Array:
@@ -75,7 +111,7 @@ def _derivatives(objective: Objective, log_w: Array) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _scale_gradient(z: Array, factor: Array) -> Array:
-    """z [K, B, D], through which derivatives pass multiplied by `factor` [K, B]."""
+    """Return z [K, B, D]; derivatives that pass through it are multiplied by `factor` [K, B]."""
     chex.assert_shape(factor, z.shape[:-1])
     return z
 

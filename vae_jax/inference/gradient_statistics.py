@@ -1,32 +1,54 @@
-"""inference.gradient_statistics."""
+"""Moments of a random gradient: its mean, variance, signal-to-noise ratio and bias."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 
 class GradientStatistics(NamedTuple):
-    """Moments of a random gradient over its keys: pytrees like the parameters, a number for each of them."""
+    """Moments of a random gradient over N keys, each a pytree of the parameters' structure and shapes.
+
+    Attributes:
+      mean: the mean gradient.
+      variance: variance of a single gradient, with divisor N - 1.
+      snr: |mean| / sqrt(variance); NaN where both are zero.
+      standard_error: of `mean`, sqrt(variance / N).
+      bias: mean - reference; None without a reference.
+    """
 
     mean: Any
-    variance: Any  # of a single gradient, divisor N - 1
-    snr: Any  # |mean| / sqrt(variance); NaN where both are zero
-    standard_error: Any  # of `mean`: sqrt(variance / N)
-    bias: Any  # mean - reference; None without a reference
+    variance: Any
+    snr: Any
+    standard_error: Any
+    bias: Any
 
 
 def gradient_statistics(
     loss: Callable[[Any, Array], Array], params: Any, keys: Array, *, chunk: int, reference: Any = None
 ) -> GradientStatistics:
-    """Mean, variance, signal-to-noise ratio and bias of the gradient of loss(params, key) over N `keys`.
+    """Return mean, variance, signal-to-noise ratio and bias of the gradient of loss(params, key) over N keys.
 
-    The gradients of `chunk` keys are computed at once (`vmap(grad)`) and merged with what came before, so memory
-    does not grow with N. `reference` is the gradient that is to be met: the exact one, or the mean of an unbiased
-    estimator. Raises ValueError unless `chunk` divides N and N > 1 (SNR: Rainforth et al., arXiv 1802.04537).
+    The gradients of `chunk` keys are computed at once (`vmap(grad)`) and merged with the previous moments, so memory
+    does not grow with N. SNR: Rainforth et al., arXiv 1802.04537.
+
+    Args:
+      loss: (params, key) -> [].
+      params: a pytree of arrays.
+      keys: N typed keys [N], or raw keys [N, ...].
+      chunk: how many gradients are computed at once, a divisor of N.
+      reference: the gradient that `bias` is relative to: the exact one, or the mean of an unbiased estimator.
+
+    Returns:
+      The statistics, each a pytree like `params`.
+
+    Raises:
+      ValueError: `chunk` does not divide N, or N < 2.
     """
+    chex.assert_rank(keys, {1, 2})
     count = keys.shape[0]
     if count < 2 or count % chunk:
         raise ValueError(f"chunk={chunk} must divide the number of keys, {count}, which must be 2 or more")
@@ -35,17 +57,17 @@ def gradient_statistics(
     def merge(carry: tuple[Any, Any], step: tuple[Array, Array]) -> tuple[tuple[Any, Any], None]:
         mean, squares = carry  # squares: the sum of squared distances from the mean
         i, chunk_keys = step
-        found = gradients(params, chunk_keys)
-        new_mean = jax.tree.map(lambda m, g: m + (jnp.mean(g, axis=0) - m) / (i + 1), mean, found)
+        grads = gradients(params, chunk_keys)
+        new_mean = jax.tree.map(lambda m, g: m + (jnp.mean(g, axis=0) - m) / (i + 1), mean, grads)
 
-        def add(total: Array, m: Array, g: Array) -> Array:  # Chan's rule for two sets of i·chunk and chunk
-            own = jnp.mean(g, axis=0)
-            return total + jnp.sum((g - own[None]) ** 2, axis=0) + (own - m) ** 2 * chunk * i / (i + 1)
+        def add(total: Array, m: Array, g: Array) -> Array:  # Chan's rule for two sets, of i·chunk and of chunk
+            chunk_mean = jnp.mean(g, axis=0)
+            return total + jnp.sum((g - chunk_mean[None]) ** 2, axis=0) + (chunk_mean - m) ** 2 * chunk * i / (i + 1)
 
-        return (new_mean, jax.tree.map(add, squares, mean, found)), None
+        return (new_mean, jax.tree.map(add, squares, mean, grads)), None
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    steps = jnp.arange(count // chunk), keys.reshape(-1, chunk, *keys.shape[1:])  # raw keys have an axis more
+    steps = jnp.arange(count // chunk), keys.reshape(-1, chunk, *keys.shape[1:])  # raw keys have one axis more
     (mean, squares), _ = lax.scan(merge, (zeros, zeros), steps)
     variance = jax.tree.map(lambda total: total / (count - 1), squares)
     return GradientStatistics(
@@ -58,11 +80,19 @@ def gradient_statistics(
 
 
 def signal_to_noise(statistics: GradientStatistics, count: int) -> Array:
-    """‖E g‖ / sqrt(Σ Var g) of a gradient g over all its parameters, from statistics over `count` keys, [].
+    """Return ‖E g‖ / sqrt(Σ Var g) of a gradient g over all its parameters.
 
-    The noise of the mean is taken off its square, which is then 0 or more: with few keys and little signal, a
-    norm of a mean is all noise. Give it `mean` and `variance` of the parameters in question only.
+    The variance of the mean is subtracted from its squared norm, and a negative difference becomes 0. Without the
+    subtraction, the norm of a mean over few keys with little signal would be mostly noise.
+
+    Args:
+      statistics: `mean` and `variance` are used. To restrict the ratio to some parameters, pass only theirs.
+      count: the number of keys of the statistics.
+
+    Returns:
+      The ratio, [].
     """
+    chex.assert_trees_all_equal_shapes(statistics.mean, statistics.variance)
     total = lambda tree: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree))  # noqa: E731
     noise = total(statistics.variance)
     signal = total(jax.tree.map(jnp.square, statistics.mean)) - noise / count

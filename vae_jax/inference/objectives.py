@@ -1,15 +1,11 @@
-"""inference.objectives."""
-
-from collections.abc import Callable
-
-from jax import Array
+"""The registry of objectives: the name on the command line -> the function of `Terms`."""
 
 from vae_jax.inference.aggregate import beta_tc, info_vae
 from vae_jax.inference.elbos import capacity, elbo, free_bits, reconstruction, sampled_elbo
 from vae_jax.inference.importance import ciwae, iwae, miwae, negative_cubo, renyi
-from vae_jax.inference.terms import Pair
+from vae_jax.inference.terms import Objective, Pair
 
-OBJECTIVES: dict[str, Callable[..., Array] | Pair] = {
+OBJECTIVES: dict[str, Objective | Pair] = {
     "reconstruction": reconstruction,
     "elbo": elbo,
     "sampled-elbo": sampled_elbo,
@@ -20,7 +16,7 @@ OBJECTIVES: dict[str, Callable[..., Array] | Pair] = {
     "miwae": miwae,
     "ciwae": ciwae,
     "piwae": Pair(generative=iwae, inference=miwae),  # Rainforth et al., arXiv 1802.04537
-    "cubo": Pair(generative=iwae, inference=negative_cubo),  # an upper bound is no aim for a decoder
+    "cubo": Pair(generative=iwae, inference=negative_cubo),  # a decoder does not minimize an upper bound
     "beta-tc": beta_tc,
     "info-vae": info_vae,
 }

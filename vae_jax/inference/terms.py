@@ -1,9 +1,12 @@
-"""Terms -> a bound per example, in nats: larger is better, nothing is averaged over examples.
+"""The log densities of a batch, and what an objective computes from them: one bound per example, in nats.
 
-An objective is a pure function of `Terms`; its settings are keyword arguments, bound with `bind`. `negative_bound`
-takes any, with every model and device count. One that the commands know is a function here, a row in `OBJECTIVES`, and
-its name and settings in `config.py`. An example's value depends on that example alone, except in `beta_tc` and
-`info_vae`, which look at the codes of the whole batch.
+An objective is a pure function of `Terms`. A larger value is better, and nothing is averaged over examples. The
+settings of an objective are keyword arguments, and `bind` fixes them. `negative_bound` accepts any objective, with any
+model and any number of devices. The command line offers those that have a row in `inference.OBJECTIVES`, and a name and
+settings in `vae_jax.config`.
+
+The value of an example depends on that example alone. The exceptions are `beta_tc` and `info_vae`, which compare the
+codes of all examples of the batch.
 """
 
 import dataclasses
@@ -16,71 +19,115 @@ from jax import Array
 
 
 class Codes(NamedTuple):
-    """The codes behind the terms and the densities they are read by: they exist anyway, so they cost nothing here."""
+    """Posterior samples and the densities that produced them. They are by-products of the terms and cost nothing extra.
 
-    z: Array  # [K, B, D]
-    posterior: Any  # q(z|x), a density over codes [B, D]
-    prior: Any  # p(z), a density over codes [D]
+    Attributes:
+      z: [K, B, D], samples of q(z|x).
+      posterior: q(z|x), a density over codes [B, D].
+      prior: p(z), a density over codes [D].
+    """
+
+    z: Array
+    posterior: Any
+    prior: Any
 
 
 class Terms(NamedTuple):
-    """Log densities of K posterior samples for each of B examples, in nats."""
+    """Log densities of K posterior samples for each of B examples, in nats.
 
-    log_px_z: Array  # [K, B]  log p(x|z), summed over pixels
-    log_pz: Array  # [K, B]  log p(z)
-    log_qz: Array | None  # [K, B]  log q(z|x); None where the posterior is a point, which has no density
-    kl: Array | None  # [L, B]  KL(q(z|x) || p(z)), a row for each stochastic layer: in closed form if L = 1, else by
-    # the samples, since a layer's prior depends on another's. Then a row is a share of the divergence, and alone may be
-    # negative. None where the estimator's gradient is not the KL's
-    codes: Codes | None = None  # for what looks at the whole batch: `beta_tc`, `info_vae`
+    Attributes:
+      log_px_z: [K, B], log p(x|z), summed over pixels.
+      log_pz: [K, B], log p(z).
+      log_qz: [K, B], log q(z|x). None if the posterior is a point, which has no density.
+      kl: [L, B], KL(q(z|x) || p(z)) with a row for each of the L stochastic layers. With L = 1 it is in closed form.
+        With L > 1 it is estimated from the samples, because the prior of a layer depends on another layer; a row is
+        then a share of the divergence, and a single row can be negative. None if there is no KL in closed form, or if
+        its gradient would not be that of the estimator.
+      codes: for the objectives that compare examples, `beta_tc` and `info_vae`. None if the terms come without codes.
+    """
+
+    log_px_z: Array
+    log_pz: Array
+    log_qz: Array | None
+    kl: Array | None
+    codes: Codes | None = None
 
 
-Objective = Callable[[Terms], Array]
+Objective = Callable[..., Array]  # (terms, **settings) -> a bound for each example, [B]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two objectives at once: decoder and prior climb `generative`, the encoder climbs `inference`.
+    """Two objectives for one model: decoder and prior maximize `generative`, the encoder maximizes `inference`.
 
-    As a function of terms it is `generative`: that bound is the value of the loss. Which gradient goes where is
-    decided in `inference.negative_bound`, by the role of the parameters, so that decoders with tied weights get both.
+    As a function of terms, a pair is `generative`; that bound is the value of the loss. `negative_bound` routes the
+    gradients by the role of the parameters, so a decoder with tied weights receives both.
+
+    Attributes:
+      generative: the objective of p(x|z) and p(z).
+      inference: the objective of q(z|x).
     """
 
     generative: Objective
     inference: Objective
 
     def __call__(self, terms: Terms) -> Array:
-        """The bound that the decoder climbs, [B]."""
+        """Return the bound that the decoder maximizes, [B] in nats."""
         return self.generative(terms)
 
 
-def bind(objective: Callable[..., Array] | Pair, **settings: Any) -> Objective:
-    """`objective` with its settings; those of a pair are settings of what its encoder climbs."""
+def bind(objective: Objective | Pair, **settings: Any) -> Objective:
+    """Return an objective with fixed settings.
+
+    Args:
+      objective: a function of `Terms`, or a `Pair`.
+      **settings: keyword arguments of the objective; for a `Pair`, of the encoder's objective.
+
+    Returns:
+      A function of `Terms` alone, or a `Pair` of such functions.
+    """
     if isinstance(objective, Pair):
         return Pair(objective.generative, functools.partial(objective.inference, **settings))
     return functools.partial(objective, **settings)
 
 
 def check_terms(terms: Terms) -> None:
-    """Refuses terms that are not [K, B], and a KL that is not [L, B] for the same B."""
+    """Raise AssertionError unless the log densities are [K, B] and the KL is [L, B] with the same B."""
     chex.assert_rank(terms.log_px_z, 2)
-    same = [t for t in (terms.log_px_z, terms.log_pz, terms.log_qz) if t is not None]
-    chex.assert_equal_shape(same)
+    chex.assert_equal_shape([t for t in (terms.log_px_z, terms.log_pz, terms.log_qz) if t is not None])
     if terms.kl is not None:
         chex.assert_shape(terms.kl, (None, terms.log_px_z.shape[1]))
 
 
-def log_weights(terms: Terms) -> Array:
-    """log w = log p(x|z) + log p(z) - log q(z|x), in nats, [K, B]; raises ValueError where q has no density."""
-    check_terms(terms)
+def posterior_log_density(terms: Terms) -> Array:
+    """Return log q(z|x), [K, B] in nats; raise ValueError if the posterior has no density."""
     if terms.log_qz is None:
-        raise ValueError("a deterministic posterior has no density, hence no weights: use `reconstruction`")
-    return terms.log_px_z + terms.log_pz - terms.log_qz
+        raise ValueError("terms.log_qz=None: a point has no density and no importance weights; use `reconstruction`")
+    return terms.log_qz
 
 
-def kl_divergence_of(terms: Terms) -> Array:
-    """The share of each stochastic layer in the KL, in nats, [L, B]; raises ValueError where there is none."""
+def log_weights(terms: Terms) -> Array:
+    """Return the log importance weights, log w = log p(x|z) + log p(z) - log q(z|x).
+
+    Args:
+      terms: log densities [K, B].
+
+    Returns:
+      [K, B], in nats.
+
+    Raises:
+      ValueError: the posterior has no density.
+    """
+    check_terms(terms)
+    log_qz = posterior_log_density(terms)
+    return terms.log_px_z + terms.log_pz - log_qz
+
+
+def layer_kl(terms: Terms) -> Array:
+    """Return the share of each stochastic layer in KL(q(z|x) || p(z)), [L, B] in nats; raise ValueError without one."""
     check_terms(terms)
     if terms.kl is None:
-        raise ValueError("no KL, by the densities or for the estimator's sake: use `sampled_elbo`")
+        raise ValueError(
+            "terms.kl=None: no KL in closed form for these densities and this estimator; use `sampled_elbo`"
+        )
     return terms.kl

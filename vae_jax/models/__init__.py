@@ -1,4 +1,4 @@
-"""Encoders, decoders and the VAE that joins them; the only folder that imports flax."""
+"""Encoders, decoders and the VAE that joins them; the only folder that imports Flax."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""models.build."""
+"""The model that a `ModelConfig` describes."""
 
 from collections.abc import Callable
 
@@ -25,11 +25,21 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def build_model(config: ModelConfig, image_shape: tuple[int, int, int], *, training: bool = False) -> VAE:
-    """The model that `config` describes, for images [H, W, C].
+    """Return the model that `config` describes.
 
-    Parameters and densities are those of float32 layers; with `training` the layers compute in `config.compute_dtype`
-    and, if `config.remat`, the inside of a block is not kept for its gradient but computed again. Raises InputError
-    for an unknown name in `config`.
+    Parameters and densities are those of float32 layers.
+
+    Args:
+      config: network, likelihood, posterior and sizes.
+      image_shape: (H, W, C).
+      training: whether the layers compute in `config.compute_dtype`. If `config.remat`, the interior of a block is then
+        computed again for its gradient instead of being stored.
+
+    Returns:
+      The model, without parameters.
+
+    Raises:
+      InputError: an unknown name in `config`.
     """
     check_choices("model", **vars(config))
     dtype = jnp.bfloat16 if training and config.compute_dtype == "bfloat16" else None
@@ -40,14 +50,14 @@ def build_model(config: ModelConfig, image_shape: tuple[int, int, int], *, train
     if config.network == "mlp":
         encoder: nn.Module = MLPEncoder(config.hidden, activation, dtype)
         if config.tied:
-            # A linear chain of shared kernels; its last product has H·W·C rows, so features are channels.
+            # A chain of the encoder's kernels. Its last product has H·W·C rows, so the features are the channels.
             decoder: nn.Module = TiedDecoder(activation, (height, width), channels, dtype)
         else:
             decoder = MLPDecoder(config.hidden[::-1], activation, (height, width), features, dtype)
     else:
-        how = {"residual": config.network == "residual", "dtype": dtype, "remat": training and config.remat}
-        encoder = ConvEncoder(config.hidden, config.blocks, activation, **how)
-        decoder = ConvDecoder(config.hidden, config.blocks, activation, (height, width), features, **how)
+        options = {"residual": config.network == "residual", "dtype": dtype, "remat": training and config.remat}
+        encoder = ConvEncoder(config.hidden, config.blocks, activation, **options)
+        decoder = ConvDecoder(config.hidden, config.blocks, activation, (height, width), features, **options)
     return VAE(
         encoder=encoder,
         decoder=decoder,

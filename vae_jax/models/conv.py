@@ -1,41 +1,52 @@
-"""models.conv."""
+"""Convolutional and residual encoder and decoder, for images of any height and width."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from flax.typing import Dtype
 from jax import Array
 
 from vae_jax import kernels
 
 
 class Conv(nn.Module):
-    """`convolve` with a 3x3 kernel and a bias."""
+    """A convolution with a 3x3 kernel, zero padding and a bias, computed by `kernels.convolve`.
+
+    Attributes:
+      features: channels of the output.
+      kernel_init: initializer of the kernel.
+      dtype: of the computation; None for that of the input.
+    """
 
     features: int
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-    dtype: Any = None
+    dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Return the convolution of [B, H, W, C], [B, H, W, features]."""
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         h = kernels.convolve(x, kernel)
         return h + jnp.broadcast_to(bias, h.shape)
 
 
 def space_to_depth(x: Array) -> Array:
-    """[B, H, W, C] -> [B, ceil(H/2), ceil(W/2), 4C]: each 2x2 square becomes one pixel; odd sides are padded with 0."""
+    """Return each 2x2 square as one pixel, [B, ceil(H/2), ceil(W/2), 4C]; odd sides are padded with 0."""
+    chex.assert_rank(x, 4)
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
 
 
 def depth_to_space(x: Array, height: int, width: int) -> Array:
-    """The inverse of `space_to_depth` for images of this height and width."""
+    """Return the inverse of `space_to_depth` for images of this height and width, [B, height, width, C]."""
+    chex.assert_rank(x, 4)
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c // 4)
     return x[:, :height, :width]
@@ -44,15 +55,21 @@ def depth_to_space(x: Array, height: int, width: int) -> Array:
 class ConvBlock(nn.Module):
     """act(conv(x)) with as many channels as x, or, if `residual`, x + conv(act(conv(act(x)))).
 
-    The last convolution of a residual block starts at zero, so that the block begins as the identity.
+    The last convolution of a residual block is initialized with zeros, so the block starts as the identity.
+
+    Attributes:
+      activation: act.
+      residual: whether the block has a residual connection.
+      dtype: of the computation; None for that of the input.
     """
 
     activation: Callable[[Array], Array]
     residual: bool
-    dtype: Any = None
+    dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Return an array with the shape of x, [B, H, W, C]."""
         width = x.shape[-1]
         if not self.residual:
             return self.activation(Conv(width, dtype=self.dtype)(x))
@@ -60,38 +77,58 @@ class ConvBlock(nn.Module):
         return x + Conv(width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(self.activation(h))
 
 
-def _blocks(h: Array, first: int, net: "ConvEncoder | ConvDecoder") -> Array:
-    """The blocks of one level of `net`, `first` of which are made already."""
+def _apply_blocks(h: Array, first: int, net: "ConvEncoder | ConvDecoder") -> Array:
+    """Apply the blocks of one level of `net`; the number of the first of them is `first`."""
     block = nn.remat(ConvBlock) if net.remat else ConvBlock
-    for i in range(first, first + net.blocks):  # named, for a block that is computed again has another class
+    for i in range(first, first + net.blocks):  # explicit names, because a block under remat has another class name
         h = block(net.activation, net.residual, net.dtype, name=f"ConvBlock_{i}")(h)
     return h
 
 
 class ConvEncoder(nn.Module):
-    """For each entry of `channels`: 2x2 squares become pixels of that many channels, then `blocks` blocks.
+    """A convolutional encoder: for each level, 2x2 squares become pixels, then blocks follow.
 
-    The last level is handed over as one vector. Any height and width will do.
+    The output is the last level as one vector. Height and width are arbitrary.
+
+    Attributes:
+      channels: the channels of each level, from the image.
+      blocks: how many blocks each level has.
+      activation: of the blocks, and of the output.
+      residual: whether the blocks are residual.
+      dtype: of the computation; None for that of the input.
+      remat: whether the interior of a block is computed again for its gradient instead of being stored.
     """
 
     channels: Sequence[int]
     blocks: int
     activation: Callable[[Array], Array]
     residual: bool = True
-    dtype: Any = None
+    dtype: Dtype | None = None
     remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Return the features [B, F] of images [B, H, W, C]."""
         h = 2 * x - 1
         for level, width in enumerate(self.channels):
             h = nn.Dense(width, dtype=self.dtype)(space_to_depth(h))
-            h = _blocks(h, level * self.blocks, self)
+            h = _apply_blocks(h, level * self.blocks, self)
         return self.activation(h).reshape(h.shape[0], -1)
 
 
 class ConvDecoder(nn.Module):
-    """The mirror of ConvEncoder: each level doubles height and width, and cuts them to what the encoder had."""
+    """The mirror image of ConvEncoder: each level doubles height and width, and crops them to the encoder's.
+
+    Attributes:
+      channels: the channels of each level, in the encoder's order.
+      blocks: how many blocks each level has.
+      activation: of the blocks, and before each change of resolution.
+      image_shape: (H, W).
+      features: F, the features of each pixel of the output.
+      residual: whether the blocks are residual.
+      dtype: of the computation; None for that of the input.
+      remat: whether the interior of a block is computed again for its gradient instead of being stored.
+    """
 
     channels: Sequence[int]
     blocks: int
@@ -99,12 +136,14 @@ class ConvDecoder(nn.Module):
     image_shape: tuple[int, int]
     features: int
     residual: bool = True
-    dtype: Any = None
+    dtype: Dtype | None = None
     remat: bool = False
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        # Leading axes go last-to-first into one, so that a batch axis spread over devices stays whole on each.
+        """Return the image features [..., H, W, F] of codes [..., D]."""
+        # The leading axes are merged in reverse order, so that a batch axis that is split over devices stays contiguous
+        # on each of them.
         lead = z.ndim - 1
         order = tuple(reversed(range(lead)))
         flat = z.transpose(*order, lead).reshape(-1, z.shape[-1])
@@ -116,8 +155,8 @@ class ConvDecoder(nn.Module):
         sides = [[-(-side // 2**i) for side in self.image_shape] for i in range(len(self.channels) + 1)]
         h = nn.Dense(math.prod(sides[-1]) * self.channels[-1], dtype=self.dtype)(z)
         h = h.reshape(-1, *sides[-1], self.channels[-1])
-        for done, i in enumerate(reversed(range(len(self.channels)))):
-            h = _blocks(h, done * self.blocks, self)
-            above = self.channels[i - 1] if i else self.features
-            h = depth_to_space(nn.Dense(4 * above, dtype=self.dtype)(self.activation(h)), *sides[i])
+        for level, i in enumerate(reversed(range(len(self.channels)))):
+            h = _apply_blocks(h, level * self.blocks, self)
+            next_features = self.channels[i - 1] if i else self.features
+            h = depth_to_space(nn.Dense(4 * next_features, dtype=self.dtype)(self.activation(h)), *sides[i])
         return h

@@ -1,8 +1,9 @@
-"""A trained model as functions of arrays, and as programs that run where this package is not."""
+"""A trained model as functions of arrays, and as exported programs that run without this package."""
 
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -14,10 +15,18 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def encode(params: Any, x: Array, *, model: Any) -> dict[str, Array]:
-    """The `mean` and `scale` of q(z|x), each [B, D], for images [B, H, W, C] of floats in [0, 1].
+    """Return mean and standard deviation of q(z|x).
 
-    The scale of a point is 0; of several layers, each is taken given the mean of the one below it.
+    Args:
+      params: parameters of the model.
+      x: floats [B, H, W, C] in [0, 1].
+      model: a `VAE`, or any Linen module with its method `encode`.
+
+    Returns:
+      `mean` and `scale`, each [B, D]. If the posterior is a point, the scale is 0. If the code has several layers, each
+      layer is conditioned on the mean of the layer below it.
     """
+    chex.assert_rank(x, 4)
     q = model.apply({"params": params}, x, method="encode")
     q = q.along_means() if isinstance(q, MarkovChain) else q
     mean = q.mean()
@@ -25,45 +34,62 @@ def encode(params: Any, x: Array, *, model: Any) -> dict[str, Array]:
 
 
 def decode(params: Any, z: Array, *, model: Any) -> Array:
-    """The mean of p(x|z) as an image, [..., H, W, C] cut to [0, 1], for codes [..., D]."""
+    """Return the mean of p(x|z) as an image, clipped to [0, 1].
+
+    Args:
+      params: parameters of the model.
+      z: codes [..., D].
+      model: a `VAE`, or any Linen module with its method `decode`.
+
+    Returns:
+      Floats [..., H, W, C].
+    """
     return jnp.clip(model.apply({"params": params}, z, method="decode").mean(), 0, 1)
 
 
 def sample(params: Any, keys: Array, *, model: Any) -> Array:
-    """Images [B, H, W, C]: `decode` of one code from p(z) for each of the keys [B]."""
+    """Return images [B, H, W, C]: `decode` of one code from p(z) for each of the keys [B]."""
+    chex.assert_rank(keys, 1)
     prior = model.apply({"params": params}, method="prior")
     return decode(params, jax.vmap(prior.sample)(keys), model=model)
 
 
 def export_programs(params: Any, *, model: Any) -> dict[str, Exported]:
-    """`encoder`, `decoder` and `sampler`: a trained model as programs with its weights inside.
+    """Return `encoder`, `decoder` and `sampler`: a trained model as programs that contain its parameters.
 
-    Each takes any number B of examples, on one device of any of `PLATFORMS`, and computes in float32 throughout:
+    Each program accepts any number B of examples. It runs on one device of any of `PLATFORMS`, and computes in float32:
 
-      encoder: images float32 [B, H, W, C], as the model saw them (binarised, say, see `read_images`)
+      encoder: images float32 [B, H, W, C], preprocessed as in training (for example binarized, see `read_images`)
                -> {"mean": [B, D], "scale": [B, D]}, see `encode`
       decoder: codes float32 [B, D] -> images float32 [B, H, W, C], see `decode`
       sampler: Threefry key data uint32 [B, 2] -> images float32 [B, H, W, C], see `sample`
 
-    `Exported.serialize` makes bytes of one, which `jax.export.deserialize` reads where neither this package nor Flax is
-    installed, for as long as JAX promises it. Beside `encode`, `prior` and `decode`, the model has an `image_shape`;
-    B is a symbol to it: `x.shape[0]`, not `len(x)`.
+    `Exported.serialize` turns a program into bytes. `jax.export.deserialize` loads them without this package and
+    without Flax, for as long as JAX guarantees compatibility.
+
+    Args:
+      params: parameters of the model.
+      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode` and an `image_shape`. B is
+        symbolic in the model: use `x.shape[0]`, not `len(x)`.
+
+    Returns:
+      {name: program}.
     """
     (size,) = symbolic_shape("B")
     prior = model.apply({"params": params}, method="prior")
-    takes = {
+    signatures = {
         "encoder": (encode, (size, *model.image_shape), jnp.float32),
         "decoder": (decode, (size, *jax.eval_shape(prior.sample, jax.random.key(0)).shape), jnp.float32),
-        "sampler": (_sample_by_data, (size, 2), jnp.uint32),
+        "sampler": (_sample_from_key_data, (size, 2), jnp.uint32),
     }
     with jax.default_matmul_precision("highest"):
         return {
             name: export(jax.jit(functools.partial(function, params, model=model)), platforms=PLATFORMS)(
                 jax.ShapeDtypeStruct(shape, dtype)
             )
-            for name, (function, shape, dtype) in takes.items()
+            for name, (function, shape, dtype) in signatures.items()
         }
 
 
-def _sample_by_data(params: Any, data: Array, *, model: Any) -> Array:
-    return sample(params, jax.random.wrap_key_data(data, impl="threefry2x32"), model=model)
+def _sample_from_key_data(params: Any, key_data: Array, *, model: Any) -> Array:
+    return sample(params, jax.random.wrap_key_data(key_data, impl="threefry2x32"), model=model)

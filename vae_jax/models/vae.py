@@ -1,8 +1,8 @@
-"""The model in three pure functions: encode(x) -> q(z|x), prior() -> p(z), decode(z) -> p(x|z).
+"""The VAE as three pure functions: encode(x) -> q(z|x), prior() -> p(z), decode(z) -> p(x|z).
 
     q = model.apply({"params": params}, x, method="encode")
 
-Nothing here draws a sample: densities go out, and the caller samples them with a key of its own.
+The functions return densities and draw no samples. The caller samples a density with its key.
 """
 
 import math
@@ -32,9 +32,9 @@ _glorot = nn.initializers.glorot_uniform()
 ScaleHead = Literal["log-variance", "log-scale"]
 
 
-def _scale_layer(head: ScaleHead, size: int, **name: str) -> nn.Dense:
-    """The layer of the number s that gives σ: as log-variance it starts at s = 0, the prior's own width."""
-    return nn.Dense(size, kernel_init=_glorot if head == "log-scale" else nn.initializers.zeros, **name)
+def _scale_layer(head: ScaleHead, size: int, name: str | None = None) -> nn.Dense:
+    """Return the layer of the number s that determines σ; as log-variance it starts at s = 0, the prior's scale."""
+    return nn.Dense(size, kernel_init=_glorot if head == "log-scale" else nn.initializers.zeros, name=name)
 
 
 def _parameter_name(head: ScaleHead) -> str:
@@ -46,9 +46,15 @@ def _normal(mean: Array, s: Array, head: ScaleHead) -> Normal:
 
 
 class ConditionalNormal(nn.Module):
-    """p(z' | z): codes [..., D] through dense layers to a Normal over codes [..., `size`].
+    """p(z' | z), a Normal over codes [..., size] whose parameters are dense layers of codes [..., D].
 
     With the head `log-variance` it starts at σ = 1.
+
+    Attributes:
+      hidden: the widths of the hidden layers.
+      activation: applied after each hidden layer.
+      size: the dimension of z'.
+      scale_head: whether the last layer returns log σ² or log σ.
     """
 
     hidden: Sequence[int]
@@ -58,6 +64,7 @@ class ConditionalNormal(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Normal:
+        """Return p(z' | z) for codes z [..., D]."""
         for width in self.hidden:
             z = self.activation(nn.Dense(width, kernel_init=_glorot)(z))
         mean = nn.Dense(self.size, kernel_init=_glorot, name="mean")(z)
@@ -66,16 +73,29 @@ class ConditionalNormal(nn.Module):
 
 
 class VAE(nn.Module):
-    """A latent-variable model of images (Kingma & Welling, arXiv 1312.6114), and the autoencoders on the way to it.
+    """A latent-variable model of images (Kingma & Welling, arXiv 1312.6114), with autoencoders as special cases.
 
-    `encoder` maps [B, H, W, C] to [B, F]; `decoder` maps [..., D] to [..., H, W, F'], where F' is
-    `likelihood_features(likelihood, ...)`. Any pair of Linen modules with these shapes will do. What the decoder puts
-    out is added to `output_bias` [H, W, F'], which `with_output_bias` can set to what the data are on average.
+    The output of the decoder is added to the parameter `output_bias` [H, W, F'], which `with_output_bias` can set to
+    the mean of the data. `init` and `apply` raise InputError for an unknown name, and for a decoder with an output of
+    another shape.
 
-    A name that there is not, or a decoder of another shape, raises InputError, in `init` and `apply`.
+    With `latent_layers` a code is the concatenation of L stochastic layers, of which z_1 is next to the image. The
+    decoder uses z_1 alone.
 
-    With `latent_layers` the code has L stochastic layers, side by side, z_1 next to the image: `posterior_layers` maps
-    z_1 to q(z_2|z_1) and so on, `prior_layers` z_L to p(z_{L-1}|z_L) and so on, and the decoder reads z_1 alone.
+    Attributes:
+      encoder: any Linen module that maps [B, H, W, C] to [B, F].
+      decoder: any Linen module that maps [..., D] to [..., H, W, F'] with F' = `likelihood_features(likelihood, ...)`.
+      latent_dim: dimension of the code, or of its last layer z_L.
+      image_shape: (H, W, C).
+      posterior: `gaussian`; `fixed-noise` with σ = `noise_scale`; or `deterministic`, a point.
+      noise_scale: σ of the posterior `fixed-noise`.
+      scale_head: whether a network returns log σ² or log σ of a Gaussian code.
+      likelihood: the family of p(x|z).
+      likelihood_scale: σ of the likelihood `gaussian`.
+      mixture_components: of the likelihood `logistic-mixture`.
+      latent_layers: dimensions of z_1, ..., z_{L-1}; empty if the code has one layer.
+      posterior_layers: L - 1 modules, z_1 to q(z_2|z_1), and so on.
+      prior_layers: L - 1 modules, z_L to p(z_{L-1}|z_L), and so on.
     """
 
     encoder: nn.Module
@@ -94,14 +114,16 @@ class VAE(nn.Module):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers in each stochastic layer of the code, D_1, ..., D_L, from the image upwards."""
+        """The dimension of each stochastic layer of the code, D_1, ..., D_L, starting at the image."""
         return (*self.latent_layers, self.latent_dim)
 
     def setup(self) -> None:
+        """Check the attributes, and create layers and parameters."""
         check_choices("model", posterior=self.posterior, scale_head=self.scale_head, likelihood=self.likelihood)
         for name in ("posterior_layers", "prior_layers"):
-            if (given := len(getattr(self, name))) != len(self.latent_layers):
-                raise InputError(f"{name}={given} must be {len(self.latent_layers)}, as latent_layers has")
+            if (length := len(getattr(self, name))) != len(self.latent_layers):
+                layers = len(self.latent_layers)
+                raise InputError(f"{name} has {length} modules; pass {layers}, one for each entry of latent_layers")
         self.posterior_mean = nn.Dense(self.sizes[0], kernel_init=_glorot)
         if self.posterior == "gaussian":
             layer = _scale_layer(self.scale_head, self.sizes[0])
@@ -113,20 +135,27 @@ class VAE(nn.Module):
             self.likelihood_log_scale = self.param("likelihood_log_scale", nn.initializers.zeros, ())
 
     def __call__(self, x: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
-        """decode(mean of encode(x)), [B]: touches every parameter, so that `init` makes them all."""
+        """Return decode(mean of encode(x)); it uses every parameter, so `init` creates all of them."""
         self.prior()
         return self.decode(self.encode(x).mean())
 
     def encode(self, x: Array) -> Normal | Deterministic | MarkovChain:
-        """q(z|x) over codes [B, D] for images [B, H, W, C] of floats in [0, 1].
+        """Return q(z|x).
 
-        Raises InputError for another layout, which a dense layer would take in silence, and for integers, whose kind
-        the densities would be of: `read_images` makes floats of them.
+        Args:
+          x: floats [B, H, W, C] in [0, 1]. `read_images` converts integers.
+
+        Returns:
+          A density over codes [B, D], in the dtype of `x`.
+
+        Raises:
+          InputError: `x` has another layout, which a dense layer would accept silently, or an integer dtype, which the
+            densities would inherit.
         """
         if x.shape[-3:] != tuple(self.image_shape) or not jnp.issubdtype(x.dtype, jnp.floating):
             expected = f"floats [B, {', '.join(map(str, self.image_shape))}]"
-            raise InputError(f"images={x.dtype}{list(x.shape)} must be {expected}")
-        h = self.encoder(x).astype(x.dtype)  # densities are of the images' precision, whatever the layers'
+            raise InputError(f"images have shape {list(x.shape)} and dtype {x.dtype}; pass {expected}")
+        h = self.encoder(x).astype(x.dtype)  # densities have the precision of the images, for any dtype of the layers
         mean = self.posterior_mean(h)
         if self.posterior == "deterministic":
             return Deterministic(mean)
@@ -137,25 +166,34 @@ class VAE(nn.Module):
         return self._chain(q, self.posterior_layers, downwards=False) if self.latent_layers else q
 
     def prior(self) -> Normal | MarkovChain:
-        """p(z) over codes [D]: N(0, I), or N(0, I) for z_L and the layers below it given those above."""
+        """Return p(z) over codes [D]: N(0, I), or for several layers N(0, I) for z_L and a chain for those below it."""
         p = standard_normal((self.latent_dim,))
         return self._chain(p, self.prior_layers, downwards=True) if self.latent_layers else p
 
     def _chain(self, first: Normal, layers: Sequence[nn.Module], *, downwards: bool) -> MarkovChain:
         if self.is_initializing():
             for layer, size in zip(layers, self.sizes[:0:-1] if downwards else self.sizes[:-1], strict=True):
-                layer(jnp.zeros((1, size)))  # which makes its parameters
-        # A density outlives the call that made it, so each layer goes along as a function of its parameters.
+                layer(jnp.zeros((1, size)))  # creates its parameters
+        # A density is used after this call, so each layer is stored as a function that contains its parameters.
         conditionals = tuple(Partial(layer.clone(parent=None, name=None).apply, layer.variables) for layer in layers)
         return MarkovChain(first, conditionals, self.sizes, downwards)
 
     def decode(self, z: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
-        """p(x|z) over images [..., H, W, C] for codes [..., D]; of several layers z_1 alone is read.
+        """Return p(x|z).
 
-        Raises InputError for codes of integers, whose kind the densities would be of.
+        Args:
+          z: floats [..., D]. If the code has several layers, z_1 alone is used.
+
+        Returns:
+          A density over images [..., H, W, C], in the dtype of `z`.
+
+        Raises:
+          InputError: `z` has an integer dtype, which the densities would inherit; or the output of the decoder has
+            another shape than [..., H, W, F'].
         """
         if not jnp.issubdtype(z.dtype, jnp.floating):
-            raise InputError(f"codes={z.dtype}{list(z.shape)} must be floats [..., {sum(self.sizes)}]")
+            expected = f"floats [..., {sum(self.sizes)}]"
+            raise InputError(f"codes have shape {list(z.shape)} and dtype {z.dtype}; pass {expected}")
         if self.latent_layers:
             chex.assert_axis_dimension(z, -1, sum(self.sizes))
             z = z[..., : self.sizes[0]]
@@ -165,7 +203,9 @@ class VAE(nn.Module):
         else:
             features = self.decoder(z)
         if features.shape != (expected := (*z.shape[:-1], *self.output_bias.shape)):
-            raise InputError(f"decoder: {list(features.shape)} for codes {list(z.shape)}, must be {list(expected)}")
+            raise InputError(
+                f"decoder returned shape {list(features.shape)} for codes {list(z.shape)}; return {list(expected)}"
+            )
         features = features.astype(z.dtype) + jnp.broadcast_to(self.output_bias, features.shape)
         if self.likelihood == "bernoulli":
             return Bernoulli(features)
@@ -177,17 +217,38 @@ class VAE(nn.Module):
 
 
 def likelihood_features(likelihood: str, num_channels: int, mixture_components: int) -> int:
-    """How many features for each pixel a decoder must put out for the likelihood."""
+    """Return F', the number of features of each pixel that a likelihood needs from a decoder.
+
+    Args:
+      likelihood: the name of the family of p(x|z).
+      num_channels: C.
+      mixture_components: of the likelihood `logistic-mixture`.
+
+    Returns:
+      F'.
+    """
     if likelihood == "logistic-mixture":
         return DiscretizedLogisticMixture.num_features(mixture_components, num_channels)
     return num_channels
 
 
 def with_output_bias(params: Any, mean_image: Array, *, likelihood: str) -> Any:
-    """`params` with the output's bias where the likelihood alone would put it: at the mean image [H, W, C].
+    """Return the parameters with the output bias that fits the mean image if the code has no effect.
 
-    Bernoulli: logit of the mean, kept within [0.001, 0.999] (Burda et al., arXiv 1509.00519); Gaussian: the mean; a
-    mixture is left as it is. The first epochs are then not spent on learning where ink ever is.
+    For a Bernoulli likelihood it is the logit of the mean, clipped to [0.001, 0.999] (Burda et al., arXiv 1509.00519).
+    For a Gaussian likelihood it is the mean. For a mixture it is not changed. Without it, the first epochs are spent on
+    learning the mean image.
+
+    Args:
+      params: parameters of a `VAE`.
+      mean_image: [H, W, C], the mean of the images as floats in [0, 1].
+      likelihood: the name of the family of p(x|z).
+
+    Returns:
+      A copy of `params` with another `output_bias`.
+
+    Raises:
+      AssertionError: `mean_image` has another shape than the bias.
     """
     if likelihood == "logistic-mixture":
         return params

@@ -1,4 +1,4 @@
-"""What tells one saved state from another: the digests of its arrays, and in words where two descriptions differ."""
+"""Checksums of arrays and descriptions, and readable lists of the differences between two descriptions."""
 
 import hashlib
 import json
@@ -13,45 +13,63 @@ from jax.experimental import multihost_utils
 from vae_jax.config import flatten_mapping
 
 _ABSENT = object()
-_LISTED = 5  # leaves that one error message names
+_MAX_LISTED = 5  # differences that one error message lists
 
 
 def checksum(leaf: jax.Array) -> str:
-    """SHA-256 over dtype (which names the generator of a key), shape and bytes, whatever the sharding."""
+    """Return SHA-256 over dtype (for a key: with the name of its generator), shape and bytes, for any sharding."""
     content = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     if not (content.is_fully_addressable or content.is_fully_replicated):
         content = multihost_utils.process_allgather(content, tiled=True)  # one leaf at a time
     content = np.ascontiguousarray(content).reshape(-1)
-    found = hashlib.sha256(dtype_and_shape(leaf).encode())
-    found.update(content.view(np.uint8))  # bfloat16 has no buffer of its own
-    return found.hexdigest()
+    digest = hashlib.sha256(dtype_and_shape(leaf).encode())
+    digest.update(content.view(np.uint8).data)  # as bytes: bfloat16 does not export a buffer
+    return digest.hexdigest()
 
 
 def dtype_and_shape(leaf: Any) -> str:
-    """Dtype and shape as text, `float32[784, 200]`."""
+    """Return dtype and shape as text, such as `float32[784, 200]`."""
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of a tree by their paths, `params.decoder.kernel`."""
+    """Return the leaves of a tree with their paths, such as `params.decoder.kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
-def to_json_types(item: dict) -> dict:
-    """A dictionary as it comes back from JSON: tuples are lists, keys are strings."""
+def describe_leaves(tree: Any) -> dict[str, dict[str, str]]:
+    """Return path -> {"spec": dtype and shape, "sha256": checksum} for the leaves of a tree."""
+    return {path: {"spec": dtype_and_shape(leaf), "sha256": checksum(leaf)} for path, leaf in named_leaves(tree)}
+
+
+def to_json_types(item: dict[str, Any]) -> dict[str, Any]:
+    """Return a dictionary as it is after a round trip through JSON: tuples are lists, keys are strings."""
     return json.loads(json.dumps(item))
 
 
-def combined_checksum(*items: dict) -> str:
-    """SHA-256 over dictionaries together, whatever the order of their keys."""
+def combined_checksum(*items: dict[str, Any]) -> str:
+    """Return SHA-256 over several dictionaries, for any order of their keys."""
     return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()
 
 
 def mismatches(
-    saved: dict, given: dict, name: str, *, ignore: frozenset[str] = frozenset(), show: Callable = json.dumps
+    saved: dict[str, Any],
+    given: dict[str, Any],
+    name: str,
+    *,
+    ignore: frozenset[str] = frozenset(),
+    show: Callable[[Any], str] = json.dumps,
 ) -> list[str]:
-    """A line such as "model.latent_dim: 20 in checkpoint, 40 in config" for each field that differs."""
+    """Return a line for each field that differs, such as "model.latent_dim: 20 in checkpoint, 40 in config".
+
+    Args:
+      saved: the description in the checkpoint, possibly nested.
+      given: the description to compare it with.
+      name: what to call `given` in the lines.
+      ignore: fields, or sections with all of their fields, that are not compared.
+      show: converts a value to text.
+    """
     saved, given = flatten_mapping(saved), flatten_mapping(given)
     lines = []
     for field in given | saved:
@@ -64,6 +82,6 @@ def mismatches(
 
 
 def first_few(lines: list[str]) -> list[str]:
-    """The first lines of many, and how many more there are."""
-    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-    return [*lines[:_LISTED], *more]
+    """Return the first lines of many, and a line with the number of the others."""
+    more = [f"and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else []
+    return [*lines[:_MAX_LISTED], *more]

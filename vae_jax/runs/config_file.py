@@ -1,4 +1,4 @@
-"""runs.config_file."""
+"""The file config.json of a run: its settings, the description of its training images, and recorded changes."""
 
 import dataclasses
 import json
@@ -12,19 +12,29 @@ from vae_jax.runs.run import Run
 from vae_jax.runtime import atomic_files
 
 CONFIG_FILE = "config.json"
-MAX_PIXELS = 1 << 28  # in an image; a config.json that says more is damaged, or a trap
-CHANGE = ("setting", "from", "to")
+MAX_PIXELS = 1 << 28  # in one image; a config.json with a larger image is damaged or malicious
+CHANGE_FIELDS = ("setting", "from", "to")
 _DEFAULTS = to_json_types(flatten(Config()))
-# What an older config.json does not have of these changes nothing that its run computed.
+# Defaults for settings that an older config.json lacks. They do not affect what the run has computed.
 _RESUMABLE_DEFAULTS = {path: value for path, value in _DEFAULTS.items() if path in RESUMABLE}
 
 
 def read_description(directory: Path) -> dict[str, Any] | None:
-    """{"config": flat settings, "data": ..., "changes": ...} of the run in `directory`; None where there is none.
+    """Read the config.json of a run.
 
-    A setting that nothing reads, which older versions took at any value, is at its default; so is one that they did not
-    have, if it may differ between the parts of a run.
-    Raises StorageError if the path cannot be looked at, CheckpointError if the file is there and makes no sense.
+    A setting that the other settings make unused gets its default, because older versions accepted any value for it. A
+    setting that the file lacks gets its default if a run may change it when it resumes.
+
+    Args:
+      directory: the run's directory.
+
+    Returns:
+      {"config": flat settings, "data": fingerprint, num_examples and image_shape of the training images, "changes":
+      list of dictionaries with "step" and the keys of `CHANGE_FIELDS`}; None if the directory contains no config.json.
+
+    Raises:
+      StorageError: the file cannot be read.
+      CheckpointError: the file is not the configuration of a run.
     """
     path = directory / CONFIG_FILE
     try:
@@ -33,20 +43,29 @@ def read_description(directory: Path) -> dict[str, Any] | None:
         data["image_shape"] = height, width, channels = [int(length) for length in data["image_shape"]]
         if min(height, width, channels) < 1 or height * width * channels > MAX_PIXELS:
             raise ValueError(f"images of {height}x{width}x{channels}")
-        changes = [{name: change[name] for name in ("step", *CHANGE)} for change in stored.get("changes", ())]
+        changes = [{name: change[name] for name in ("step", *CHANGE_FIELDS)} for change in stored.get("changes", ())]
         config = _RESUMABLE_DEFAULTS | flatten_mapping(stored["config"])
         config |= {path: _DEFAULTS[path] for path in unused_settings(config)}
         return {"config": config, "data": data, "changes": changes}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise StorageError(f"{directory}: cannot be read as a run ({error.strerror})") from None
+        raise StorageError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not readable as the config of a run ({error})") from None
+        raise CheckpointError(f"{path} is not the configuration of a run ({error})") from None
 
 
 def write_config(run: Run, *, first_step: int = 0) -> None:
-    """Writes the run's config.json, creating its directory; what may change does so at `first_step`, or has before."""
+    """Write the run's config.json, and create its directory.
+
+    Args:
+      run: the run.
+      first_step: the first step of this start. Changes that this start makes are recorded with it. A recorded change of
+        a later step gets it too, since the steps after it are computed again.
+
+    Raises:
+      StorageError: the file cannot be written.
+    """
     changes = [change | {"step": min(first_step, change.get("step", first_step))} for change in run.changes]
     content = {"config": dataclasses.asdict(run.config), "data": run.data}
     atomic_files.write_json(run.directory / CONFIG_FILE, content | ({"changes": changes} if changes else {}))

@@ -1,15 +1,18 @@
-"""runs.curves."""
+"""PNG figures of numbers: the metrics of a run against the step, and the rate-distortion plane of a sweep."""
 
 import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vae_jax.runtime import atomic_files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PANELS = {  # metric: (title, unit, scale of the y axis)
     "bound": ("Bound on log p(x)", "nats per example", "robust"),
@@ -21,14 +24,14 @@ _PANELS = {  # metric: (title, unit, scale of the y axis)
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """The finite values of one metric in order of their steps, `[N, 2]`: step, value."""
+    """Return the finite values of one metric in order of their steps, `[N, 2]`: step, value."""
     points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
     points = sorted(point for point in points if math.isfinite(point[1]))
     return np.array(points, float).reshape(-1, 2)
 
 
 def _limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Limits of the y axis without the first twentieth of the steps and without rare spikes."""
+    """Return limits of the y axis that ignore the first twentieth of the steps and rare spikes."""
     points = np.concatenate(curves)
     first, last = points[:, 0].min(), points[:, 0].max()
     settled = points[points[:, 0] >= first + 0.05 * (last - first), 1]
@@ -38,53 +41,63 @@ def _limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def save_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, title: str = "") -> None:
-    """Draws the metrics of a run against its steps, one panel for each metric that `rows` hold.
+    """Plot the metrics of a run against its steps, one panel for each metric in `rows`.
 
-    `rows` are those of `metrics.jsonl`; a metric `validation_NAME` is drawn in the panel of NAME. Values that
-    are missing, None or not finite are left out.
+    A metric `validation_NAME` is plotted in the panel of NAME. Values that are missing, None or not finite are skipped.
+
+    Args:
+      path: the PNG file to write.
+      rows: the rows of `metrics.jsonl`.
+      title: title of the figure.
+
+    Raises:
+      StorageError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     rows = list(rows)
-    found = {
+    curves = {
         panel: {name: points for name in (panel, f"validation_{panel}") if len(points := _series(rows, name))}
         for panel in _PANELS
     }
-    panels = [panel for panel, series in found.items() if series] or ["bound"]
-    columns = 1 if len(panels) == 1 else 2
-    lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(6 * columns, 3.6 * lines), dpi=110, layout="constrained")
+    panels = [panel for panel, series in curves.items() if series] or ["bound"]
+    num_columns = 1 if len(panels) == 1 else 2
+    num_rows = math.ceil(len(panels) / num_columns)
+    figure = Figure(figsize=(6 * num_columns, 3.6 * num_rows), dpi=110, layout="constrained")
     if title:
         figure.suptitle(title)
     for index, panel in enumerate(panels):
-        axes = figure.add_subplot(lines, columns, index + 1)
+        axes = figure.add_subplot(num_rows, num_columns, index + 1)
         heading, unit, scale = _PANELS[panel]
-        for name, points in found[panel].items():
+        for name, points in curves[panel].items():
             marker = "o" if len(points) < 30 else ""
             label, color = ("training", "C0") if name == panel else ("validation", "C1")
             axes.plot(*points.T, marker=marker, markersize=4, linewidth=1.3, label=label, color=color)
         axes.set(title=heading, xlabel="step", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(alpha=0.3)
-        if found[panel] and scale == "robust":
+        if curves[panel] and scale == "robust":
             axes.legend()
-            axes.set_ylim(_limits(list(found[panel].values())))
-        elif scale == "log" and all(points[:, 1].min() > 0 for points in found[panel].values()):
+            axes.set_ylim(_limits(list(curves[panel].values())))
+        elif scale == "log" and all(points[:, 1].min() > 0 for points in curves[panel].values()):
             axes.set_yscale("log")
-    png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
-    atomic_files.write_file_locally(Path(path), lambda file: file.write(png.getvalue()))
+    _write_png(path, figure)
 
 
 def save_rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str, Any]]) -> None:
-    """Draws a sweep: what the code costs (KL) against what it misses (-E log p(x|z)), a point for each setting.
+    """Plot a sweep as rate (KL) against distortion (-E log p(x|z)), one point for each setting.
 
-    `summary` is that of `sweeping.summarise`: means, and standard deviations over seeds where there are several. On
-    the dashed lines -ELBO, the sum of the two, is the same. Settings without a KL are left out.
+    Along each dashed line -ELBO, the sum of the two, is constant. Settings without a KL are skipped. See Alemi et al.,
+    "Fixing a Broken ELBO", arXiv 1711.00464.
+
+    Args:
+      path: the PNG file to write.
+      summary: the summary of `summarize`: means in nats, and standard deviations where a setting has several seeds.
+
+    Raises:
+      StorageError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.8), dpi=110, layout="constrained")
@@ -107,6 +120,12 @@ def save_rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str,
         axes.legend(fontsize=8)
     axes.set(title="Rate and distortion", xlabel="KL(q(z|x) ‖ p(z)), nats", ylabel="-E log p(x|z), nats")
     axes.grid(alpha=0.3)
+    _write_png(path, figure)
+
+
+def _write_png(path: str | os.PathLike, figure: "Figure") -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     atomic_files.write_file_locally(Path(path), lambda file: file.write(png.getvalue()))

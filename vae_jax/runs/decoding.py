@@ -1,6 +1,7 @@
-"""runs.decoding."""
+"""Encode and decode batches of images with the trained model of a run, sample from its prior, and interpolate."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,35 +15,54 @@ from vae_jax.runs.run import Run
 from vae_jax.runtime import sharding
 from vae_jax.training import evaluate_examples, padded_batches
 
-BATCH = 100  # images encoded or decoded at a time
+BATCH_SIZE = 100  # images that are encoded or decoded in one call
 
 
 def decode_images(run: Run, params: Params, z: np.ndarray) -> np.ndarray:
-    """The means of p(x|z) for codes z [..., D]: float32 [..., H, W, C] in [0, 1]."""
+    """Return the means of p(x|z).
+
+    Args:
+      run: the run whose model is used.
+      params: the model's parameters.
+      z: codes [..., D].
+
+    Returns:
+      Images, float32 [..., H, W, C] in [0, 1].
+    """
     flat = np.asarray(z, np.float32).reshape(-1, z.shape[-1])
-    decode = _decoder(run)
-    images = [np.asarray(decode(params, batch))[:count] for count, batch in padded_batches(flat, BATCH)]
+    decode_batch = _jit_decode(run)
+    images = [np.asarray(decode_batch(params, batch))[:count] for count, batch in padded_batches(flat, BATCH_SIZE)]
     return np.concatenate(images).reshape(*z.shape[:-1], *run.image_shape)
 
 
 @functools.cache
-def _decoder(run: Run) -> Any:
+def _jit_decode(run: Run) -> Callable[..., Array]:
     return _replicated_jit(run, functools.partial(decode, model=run.model))
 
 
-def _replicated_jit(run: Run, function: Any) -> Any:
-    """Jitted; what it returns is whole on each device, for every process to read."""
+def _replicated_jit(run: Run, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the jitted function; its results are replicated, so that every process can read them."""
     return jax.jit(function, out_shardings=sharding.replicated(run.mesh))
 
 
 def encode_images(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[str, np.ndarray]:
-    """For uint8 images [N, H, W, C]: `seen` [N, H, W, C], what the model saw of them (binarised, say), and the
-    posterior's `mean` and `scale`, each [N, D], as `exporting.encode` says."""
-    return evaluate_examples(_encoder(run), params, key, images, batch_size=min(BATCH, len(images)))
+    """Return the posterior of each image, and the image as the model reads it.
+
+    Args:
+      run: the run whose model and preprocessing are used.
+      params: the model's parameters.
+      key: random key for the preprocessing.
+      images: uint8 [N, H, W, C].
+
+    Returns:
+      `seen`: the preprocessed (for example binarized) images, float32 [N, H, W, C] in [0, 1].
+      `mean` and `scale` of q(z|x): float32 [N, D] each, as `vae_jax.models.encode` defines them.
+    """
+    return evaluate_examples(_jit_encode(run), params, key, images, batch_size=min(BATCH_SIZE, len(images)))
 
 
 @functools.cache
-def _encoder(run: Run) -> Any:
+def _jit_encode(run: Run) -> Callable[..., dict[str, Array]]:
     def encode_batch(params: Params, key: Array, batch: Array) -> dict[str, Array]:
         x = read_images(key, batch, binarization=run.config.data.binarization)
         return {"seen": x} | encode(params, x, model=run.model)
@@ -51,12 +71,35 @@ def _encoder(run: Run) -> Any:
 
 
 def sample_prior(run: Run, params: Params, key: Array, count: int) -> np.ndarray:
-    """Codes drawn from p(z), [count, D]."""
-    draw = lambda params, key: run.model.apply({"params": params}, method="prior").sample(key, (count,))  # noqa: E731
-    return np.asarray(_replicated_jit(run, draw)(params, key))
+    """Return samples from p(z).
+
+    Args:
+      run: the run whose model is used.
+      params: the model's parameters.
+      key: random key of the samples.
+      count: number of samples N.
+
+    Returns:
+      Codes, float32 [N, D].
+    """
+    model: Any = run.model  # a Flax method returns what it returns; the annotation of `apply` allows tuples only
+
+    def sample(params: Params, key: Array) -> Array:
+        return model.apply({"params": params}, method="prior").sample(key, (count,))
+
+    return np.asarray(_replicated_jit(run, sample)(params, key))
 
 
 def interpolate_linearly(left: np.ndarray, right: np.ndarray, frames: int) -> np.ndarray:
-    """Codes at equal distances on the straight lines from left to right, each [P, D], ends included: [P, frames, D]."""
-    t = np.linspace(0, 1, frames, dtype=np.float32)[:, None]  # [frames, 1]
+    """Return equidistant codes on the straight lines from `left` to `right`, both ends included.
+
+    Args:
+      left: codes [P, D].
+      right: codes [P, D].
+      frames: number T of codes on each line.
+
+    Returns:
+      Codes [P, T, D].
+    """
+    t = np.linspace(0, 1, frames, dtype=np.float32)[:, None]  # [T, 1]
     return left[:, None] * (1 - t) + right[:, None] * t

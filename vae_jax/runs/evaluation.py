@@ -1,4 +1,4 @@
-"""What is said of a run's model: every number that exists for it, by which protocol, and which numbers do not exist."""
+"""Evaluation of a run's model on one split: all metrics, their protocol, and the metrics that are undefined."""
 
 import json
 import math
@@ -16,12 +16,12 @@ from vae_jax.runtime import defaults
 from vae_jax.training import Evaluator, bits_per_dim
 
 EVALUATION_FILE = "evaluation.json"
-# What the numbers of `evaluate` depend on beside the weights.
+# What the results of `evaluate_run` depend on, apart from the weights.
 PROTOCOL = ("seed", "training_images", "binarization", "batch_size", "num_samples", "chunk")
 
 
 class Interrupted(Exception):
-    """An evaluation was asked to stop before its end."""
+    """An evaluation ended early because its `stop()` returned True."""
 
 
 def evaluate_run(
@@ -33,21 +33,31 @@ def evaluate_run(
     stop: Callable[[], bool] = lambda: False,
     evaluator: Evaluator | None = None,
 ) -> dict[str, Any]:
-    """Every number that exists for this model on a split, each with its protocol; see vae_jax.evaluation.
+    """Compute every metric that is defined for a model on a split.
 
-    `report_progress` receives how many of how many images the NLL has been through; Interrupted is raised if `stop()` is true then.
-    `evaluator` is `run.evaluator()` unless given: runs with the same model can share what is compiled for them.
-    `bits_per_dim` are those of the NLL, or of the ELBO where there is no NLL, as `bits_per_dim_of` says.
-    `undefined` says of those that do not exist why. Raises NotFiniteError that names the numbers that are not finite.
+    Args:
+      run: the run whose data, settings and mesh are used.
+      params: the model's parameters.
+      split: train, validation or test.
+      report_progress: called with (images done, all images) during the estimation of the negative log-likelihood.
+      stop: polled during the same estimation.
+      evaluator: replaces `run.evaluator()`. Runs with the same model can share one, and its compiled programs.
+
+    Returns:
+      The metrics of `Evaluator.bound` and `Evaluator.likelihood` (log-probabilities in nats per example), and:
+      `split`, `num_examples`, `likelihood` and the fields of `evaluation_protocol`;
+      `bits_per_dim`, computed from the metric that `bits_per_dim_of` names: "nll", or "elbo" if there is no NLL;
+      `undefined`: for each metric that is undefined for this model and data, the reason.
+
+    Raises:
+      Interrupted: `stop()` returned True before the last image.
+      NotFiniteError: a metric is not finite; the message lists all of these.
     """
     images = run.images(split)
     key, evaluator = evaluation_key(run, split), evaluator or run.evaluator()
-    result: dict[str, Any] = {
-        "split": split,
-        "num_examples": len(images),
-        "likelihood": run.config.model.likelihood,
-    } | (protocol := evaluation_protocol(run))
-    with np.errstate(all="ignore"):  # said below, once
+    likelihood, protocol = run.config.model.likelihood, evaluation_protocol(run)
+    result: dict[str, Any] = {"split": split, "num_examples": len(images), "likelihood": likelihood, **protocol}
+    with np.errstate(all="ignore"):  # the error below reports what is not finite
         result |= evaluator.bound(params, key, images)
         if "num_samples" in protocol:
 
@@ -62,52 +72,72 @@ def evaluate_run(
     if "bits_per_dim" not in result["undefined"]:
         result["bits_per_dim_of"] = "nll" if "nll" in result else "elbo"
         result["bits_per_dim"] = bits_per_dim(result.get("nll", -result["elbo"]), run.image_shape)
-    found = {name: value for name, value in result.items() if isinstance(value, float) and not math.isfinite(value)}
-    if found:
-        told = ", ".join(f"{name} {value}" for name, value in found.items())
-        raise NotFiniteError(f"the evaluation on the split {split} is not finite: {told}; {run.directory} has diverged")
+    _check_finite(result, run)
     return result
 
 
-def read_evaluation(directory: Path, step: int, protocol: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """What evaluation.json in a run's directory says, if it can be read and is of this step; else None.
+def _check_finite(result: dict[str, Any], run: Run) -> None:
+    wrong = {name: value for name, value in result.items() if isinstance(value, float) and not math.isfinite(value)}
+    if wrong:
+        values = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        raise NotFiniteError(
+            f"the evaluation on the split {result['split']} is not finite: {values}; {run.directory} has diverged"
+        )
 
-    None, too, where it was made by another `evaluation_protocol` than the one that is asked for.
+
+def read_evaluation(directory: Path, step: int, protocol: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """Read the evaluation.json of a run if it belongs to a step and a protocol.
+
+    Args:
+      directory: the run's directory.
+      step: the step of the evaluated weights.
+      protocol: the protocol of `evaluation_protocol`; None accepts every protocol.
+
+    Returns:
+      The content of the file; None if it cannot be read or belongs to another step or protocol.
     """
     try:
-        found = json.loads((directory / EVALUATION_FILE).read_text())
+        stored = json.loads((directory / EVALUATION_FILE).read_text())
     except (OSError, ValueError):
         return None
-    same = protocol is None or all(found.get(name) == protocol.get(name) for name in PROTOCOL)
-    return found if found.get("step") == step and same else None
+    same = protocol is None or all(stored.get(name) == protocol.get(name) for name in PROTOCOL)
+    return stored if stored.get("step") == step and same else None
 
 
 def evaluation_protocol(run: Run) -> dict[str, Any]:
-    """The values of the names in `PROTOCOL`, as `evaluate` tells them.
+    """Return what the results of `evaluate_run` depend on, apart from the weights.
 
-    `training_images` is their fingerprint, which changes where the test images do: both are of one source. There is no
-    `num_samples`, and no `chunk`, where there is no NLL.
+    Args:
+      run: the run.
+
+    Returns:
+      A value for each name in `PROTOCOL`. `training_images` is the fingerprint of the training images; it represents
+      the test images too, because both come from the same source. `num_samples` and `chunk` are absent if no negative
+      log-likelihood is estimated.
     """
     config, settings = run.config, run.config.evaluation
-    found: dict[str, Any] = {
+    protocol: dict[str, Any] = {
         "seed": config.seed,
         "training_images": run.data["fingerprint"],
         "binarization": config.data.binarization,
         "batch_size": settings.batch_size,
     }
     if config.model.posterior != "deterministic" and settings.num_samples:
-        found |= {"num_samples": settings.num_samples, "chunk": defaults.evaluation_chunk(settings.chunk)}
-    return found
+        protocol |= {"num_samples": settings.num_samples, "chunk": defaults.evaluation_chunk(settings.chunk)}
+    return protocol
 
 
 def undefined_numbers(config: Config) -> dict[str, str]:
-    """The numbers of an evaluation that do not exist for this model and data, and why: name -> reason."""
-    model, found = config.model, {}
+    """Return the metrics that are undefined for a model and its data, each with the reason."""
+    model = config.model
+    undefined: dict[str, str] = {}
     if model.posterior == "deterministic":
-        reason = "the code is a point: it has no density, hence no KL, no bound on log p(x) and no importance weights"
-        found = dict.fromkeys(("kl", "elbo", "nll", "bits_per_dim"), reason)
+        reason = (
+            "a deterministic posterior has no density, so KL, bounds on log p(x) and importance weights do not exist"
+        )
+        undefined |= dict.fromkeys(("kl", "elbo", "nll", "bits_per_dim"), reason)
     elif model.likelihood in ("gaussian", "learned-gaussian"):
-        found["bits_per_dim"] = f"{model.likelihood} is a density over real numbers, and pixels have 256 values"
+        undefined["bits_per_dim"] = f"{model.likelihood} is a density over real numbers, but pixels have 256 values"
     elif model.likelihood == "bernoulli" and config.data.binarization == "none":
-        found["bits_per_dim"] = "the Bernoulli is a probability of binary pixels, and these are intensities"
-    return found
+        undefined["bits_per_dim"] = "bernoulli is a distribution over binary pixels, but these pixels are intensities"
+    return undefined

@@ -1,6 +1,6 @@
-"""Pictures of a run as PNG files: grids of images with labels, and curves of its metrics.
+"""PNG files with grids of images, and labels for their rows and columns.
 
-Images are `[..., H, W, C]`, C = 1 or 3: uint8, or floats in [0, 1]; others are clipped, NaN is black.
+Images are `[..., H, W, C]` with C = 1 or 3: uint8, or floats in [0, 1]. Values outside are clipped; NaN is black.
 """
 
 import io
@@ -27,22 +27,24 @@ class _Tiles(NamedTuple):
 
 
 def _to_uint8(images: np.ndarray, ndim: int) -> np.ndarray:
-    """Checks `[..., H, W, C]` and returns it as uint8 with C = 3."""
+    """Check `[..., H, W, C]`, and return it as uint8 with C = 3."""
     images = np.asarray(images)
     if images.ndim != ndim or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"images must have {ndim} axes, none empty, the last 1 or 3; got {images.shape}")
+        raise ValueError(
+            f"images has shape {list(images.shape)}; pass {ndim} non-empty axes, the last of length 1 or 3"
+        )
     if images.dtype != np.uint8:
         if images.dtype.kind in "iuc":
-            raise ValueError(f"images must be uint8 or floats in [0, 1], got {images.dtype}")
+            raise ValueError(f"images has dtype {images.dtype}; pass uint8, or floats in [0, 1]")
         images = np.nan_to_num(images.astype(np.float32))
         images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
     return np.broadcast_to(images, (*images.shape[:-1], 3))
 
 
 def _table(images: np.ndarray, columns: int) -> np.ndarray:
-    """`[N, H, W, 3]` as `[rows, columns, H, W, 3]`; cells left over are background."""
+    """Return `[N, H, W, 3]` as `[rows, columns, H, W, 3]`; empty cells are background."""
     if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}")
+        raise ValueError(f"columns={columns} must be at least 1")
     rows = math.ceil(len(images) / columns)
     table = np.full((rows * columns, *images.shape[1:]), _BACKGROUND, np.uint8)
     table[: len(images)] = images
@@ -52,7 +54,7 @@ def _table(images: np.ndarray, columns: int) -> np.ndarray:
 def _tile(
     cells: np.ndarray, scale: int | None = None, row_gaps: Iterable[int] = (), column_gaps: Iterable[int] = ()
 ) -> _Tiles:
-    """Puts cells `[R, T, H, W, 3]` side by side, with a wider gap before the rows and columns named."""
+    """Arrange cells `[R, T, H, W, 3]` in a grid, with a wider gap before the rows and columns in `*_gaps`."""
     rows, columns, height, width, _ = cells.shape
     scale = scale or max(1, math.ceil(_MIN_CELL / min(height, width)))
     height, width = scale * height, scale * width
@@ -66,17 +68,18 @@ def _tile(
 
 
 def image_grid(images: np.ndarray, columns: int, *, scale: int | None = None) -> np.ndarray:
-    """Images `[N, H, W, C]` row by row in a grid, uint8 `[H', W', 3]`.
+    """Return images `[N, H, W, C]` as one image, uint8 `[H', W', 3]`: a grid that is filled row by row.
 
-    Each is enlarged `scale` times, by default until its shorter side has 48 pixels.
+    Each image is enlarged `scale` times, by default until its shorter side has at least 48 pixels.
     """
     return _tile(_table(_to_uint8(images, 4), columns), scale).pixels
 
 
 def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Writes uint8 `[H, W]`, `[H, W, 1]` or `[H, W, 3]` whole or not at all, and creates the folder.
+    """Write uint8 `[H, W]`, `[H, W, 1]` or `[H, W, 3]` to a file atomically, and create its folder.
 
-    Raises `StorageError` where the file cannot be written.
+    Raises:
+      StorageError: the file cannot be written.
     """
     from PIL import Image
 
@@ -86,7 +89,7 @@ def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
     atomic_files.write_file_locally(Path(path), lambda file: file.write(png.getvalue()))
 
 
-def _sheet(
+def _save_sheet(
     path: str | os.PathLike,
     tiles: _Tiles,
     *,
@@ -95,19 +98,20 @@ def _sheet(
     column_labels: Sequence[str] = (),
     corner: str = "",
 ) -> None:
-    """Saves tiles with a title, labels left of rows and above columns; fewer where they would touch."""
+    """Save tiles with a title, labels to the left of rows, and as many labels above columns as do not overlap."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = tiles.cell
     fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    font = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), min(max(height // 4, 14), 24))
-    bold = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), font.size + 2)
+    size = min(max(height // 4, 14), 24)
+    font = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)
+    bold = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), size + 2)
     margin_left = _MARGIN
     if row_labels or corner:
         margin_left += math.ceil(max(map(font.getlength, [*row_labels, corner]))) + _MARGIN
-    title_height = 2 * bold.size
-    margin_top = _MARGIN + title_height + (2 * font.size if column_labels else 0)
+    title_height = 2 * (size + 2)
+    margin_top = _MARGIN + title_height + (2 * size if column_labels else 0)
     right = max(margin_left + tiles.pixels.shape[1], _MARGIN + math.ceil(bold.getlength(title))) + _MARGIN
     sheet = Image.new("RGB", (right, margin_top + tiles.pixels.shape[0] + _MARGIN), (_BACKGROUND,) * 3)
     sheet.paste(Image.fromarray(tiles.pixels), (margin_left, margin_top))
@@ -116,10 +120,10 @@ def _sheet(
     draw.text((_MARGIN, _MARGIN), title, "black", bold)
     for top, label in zip(tiles.tops, row_labels, strict=bool(row_labels)):
         draw.text((margin_left - _MARGIN, margin_top + top + height // 2), label, "black", font, anchor="rm")
-    baseline = margin_top - font.size // 2
+    baseline = margin_top - size // 2
     draw.text((margin_left - _MARGIN, baseline), corner, "black", font, anchor="rs")
     widest = max(map(font.getlength, column_labels), default=0)
-    every = math.ceil((widest + font.size / 2) / (width + _LINE))
+    every = math.ceil((widest + size / 2) / (width + _LINE))
     for index, (left, label) in enumerate(zip(tiles.lefts, column_labels, strict=bool(column_labels))):
         if index % every == 0:
             draw.text((margin_left + left + width // 2, baseline), label, "black", font, anchor="ms")
@@ -129,9 +133,9 @@ def _sheet(
 def save_samples(
     path: str | os.PathLike, images: np.ndarray, *, columns: int | None = None, title: str = "Prior samples"
 ) -> None:
-    """Draws images `[N, H, W, C]` as a grid, about square unless `columns` is given."""
+    """Save images `[N, H, W, C]` as a grid; without `columns` the grid is about square."""
     images = _to_uint8(images, 4)
-    _sheet(path, _tile(_table(images, columns or math.ceil(math.sqrt(len(images))))), title=title)
+    _save_sheet(path, _tile(_table(images, columns or math.ceil(math.sqrt(len(images))))), title=title)
 
 
 def save_reconstructions(
@@ -142,14 +146,17 @@ def save_reconstructions(
     columns: int = 10,
     title: str = "Reconstructions",
 ) -> None:
-    """Draws originals `[N, H, W, C]` each above its reconstruction, in as many pairs of rows as it takes."""
+    """Save originals `[N, H, W, C]`, each above its reconstruction, in rows of at most `columns` pairs."""
     if np.shape(originals) != np.shape(reconstructed):
-        raise ValueError(f"shapes differ: {np.shape(originals)} and {np.shape(reconstructed)}")
+        raise ValueError(
+            f"originals has shape {list(np.shape(originals))} and reconstructed {list(np.shape(reconstructed))}; "
+            "pass the same shape"
+        )
     columns = min(columns, len(originals))
     above, below = (_table(_to_uint8(images, 4), columns) for images in (originals, reconstructed))
     cells = np.stack([above, below], axis=1).reshape(-1, *above.shape[1:])
     tiles = _tile(cells, row_gaps=range(2, len(cells), 2))
-    _sheet(path, tiles, title=title, row_labels=["original", "reconstruction"] * len(above))
+    _save_sheet(path, tiles, title=title, row_labels=["original", "reconstruction"] * len(above))
 
 
 def save_interpolations(
@@ -160,40 +167,43 @@ def save_interpolations(
     *,
     title: str = "Interpolations in the latent space",
 ) -> None:
-    """Draws P rows: `left` `[P, H, W, C]`, equal steps on the path `frames` `[P, T, H, W, C]`, `right`."""
+    """Save P rows: `left` `[P, H, W, C]`, T equal steps `frames` `[P, T, H, W, C]`, and `right` `[P, H, W, C]`."""
     cells = np.concatenate([_to_uint8(left, 4)[:, None], _to_uint8(frames, 5), _to_uint8(right, 4)[:, None]], axis=1)
     last = cells.shape[1] - 1
     tiles = _tile(cells, column_gaps=(1, last))
     steps = [f"{t:.0%}" for t in np.linspace(0, 1, last - 1)]
-    _sheet(path, tiles, title=title, column_labels=["A", *steps, "B"])
+    _save_sheet(path, tiles, title=title, column_labels=["A", *steps, "B"])
 
 
 def save_comparison(path: str | os.PathLike, groups: Sequence[Mapping[str, np.ndarray]], *, title: str) -> None:
-    """Draws groups of labelled rows, a gap between groups; each row is images `[T, H, W, C]`, T the same for all."""
+    """Save groups of labelled rows with a gap between groups.
+
+    Each row is images `[T, H, W, C]` with the same T.
+    """
     cells = np.stack([_to_uint8(images, 4) for group in groups for images in group.values()])
     starts = np.cumsum([len(group) for group in groups])[:-1]
     labels = [label for group in groups for label in group]
-    _sheet(path, _tile(cells, row_gaps=starts.tolist()), title=title, row_labels=labels)
+    _save_sheet(path, _tile(cells, row_gaps=starts.tolist()), title=title, row_labels=labels)
 
 
 def save_traversals(
     path: str | os.PathLike,
     frames: np.ndarray,
     labels: Sequence[str],
-    values: Sequence[float],
+    values: Iterable[float],
     *,
     title: str = "Latent traversals",
 ) -> None:
-    """Draws `frames` `[D, T, H, W, C]`: a row for each latent and its label, a column for each value."""
+    """Save `frames` `[D, T, H, W, C]`: a row for each latent with its label, a column for each of T values."""
     tiles = _tile(_to_uint8(frames, 5))
     columns = [f"{v:.1f}" for v in values]
-    _sheet(path, tiles, title=title, row_labels=labels, column_labels=columns, corner="z =")
+    _save_sheet(path, tiles, title=title, row_labels=labels, column_labels=columns, corner="z =")
 
 
 def save_manifold(
-    path: str | os.PathLike, grid: np.ndarray, values: Sequence[float], *, title: str = "Latent manifold"
+    path: str | os.PathLike, grid: np.ndarray, values: Iterable[float], *, title: str = "Latent manifold"
 ) -> None:
-    """Draws `grid` `[S, S, H, W, C]`, [i, j] decoded at z₁ = values[j], z₂ = values[i]; z₂ points upwards."""
+    """Save `grid` `[S, S, H, W, C]`; [i, j] is decoded at z₁ = values[j], z₂ = values[i], and z₂ points upwards."""
     tiles = _tile(_to_uint8(grid, 5)[::-1])
     labels = [f"{v:.2f}" for v in values]
-    _sheet(path, tiles, title=title, row_labels=labels[::-1], column_labels=labels, corner="z₂ ↑  z₁ →")
+    _save_sheet(path, tiles, title=title, row_labels=labels[::-1], column_labels=labels, corner="z₂ ↑  z₁ →")

@@ -1,4 +1,4 @@
-"""What each dispatch reads: all images, which lie on the devices, or its own batches, which were read ahead of it."""
+"""The images that each dispatch reads: all images, placed on the devices once, or batches read ahead from disk."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,28 +17,43 @@ NextImages = Callable[[int], jax.Array]
 
 @contextlib.contextmanager
 def open_input_pipeline(run: Run, images: Images, *, first_step: int) -> Iterator[NextImages]:
-    """Gives feed(count): the images that the program of a run takes for its next `count` steps, on its devices.
+    """Open the source of the images that the program of a run reads.
 
-    Of a streamed run each process reads the rows that its own devices take. The next batches are on their way to the
-    devices while these compute: `feed` does not wait for them. It raises StorageError where a file is damaged; with
-    several processes `processes.OwnError`, since each reads files of its own.
+    In a streamed run each process reads only the rows for its devices. Batches are read ahead while the devices
+    compute, so a call does not wait for the disk as long as reading keeps up.
+
+    Args:
+      run: the run.
+      images: its training images: an array, or the `Records` that are streamed.
+      first_step: the first step of this start.
+
+    Yields:
+      next_images(count): the images for the next `count` steps, uint8, placed on the devices with shape
+      `run.images_shape`. The function raises StorageError if a file is damaged. With several processes it raises
+      `multihost.LocalError` with that cause, since only this process reads the file.
     """
     if not isinstance(images, Records):
         placed = sharding.to_global_array(images, run.images_sharding)
         yield lambda count: placed
         return
     config = run.config.train
-    shape = run.images_shape  # [max_steps, B, H, W, C], or with parts [max_steps, M, B/M, H, W, C]
+    shape = run.images_shape  # [max_steps, B, H, W, C], or with microbatches [max_steps, M, B/M, H, W, C]
     size = shape[-4]
     rows = sharding.local_rows(run.mesh, size)
-    of_batch = (np.arange(0, config.batch_size, size)[:, np.newaxis] + rows).reshape(-1)  # of all parts
+    batch_rows = (np.arange(0, config.batch_size, size)[:, np.newaxis] + rows).reshape(-1)  # in all microbatches
     order_key = jax.random.fold_in(run.key, random.DATA_STREAM)
     steps = range(first_step, config.steps)
     order = BatchOrder(order_key, steps, num_examples=len(images), batch_size=config.batch_size) if steps else None
-    with stream_batches(images, order, steps, of_batch, workers=run.config.data.workers) as stream:
+    with stream_batches(
+        images,
+        order,  # pyright: ignore[reportArgumentType]  # None only for zero steps, for which no order is called
+        steps,
+        batch_rows,
+        workers=run.config.data.workers,
+    ) as stream:
 
-        def feed(count: int) -> jax.Array:
-            local = np.zeros((shape[0], len(of_batch), *shape[-3:]), np.uint8)
+        def next_images(count: int) -> jax.Array:
+            local = np.zeros((shape[0], len(batch_rows), *shape[-3:]), np.uint8)
             for i in range(count):
                 try:
                     local[i] = next(stream)
@@ -49,4 +64,4 @@ def open_input_pipeline(run: Run, images: Images, *, first_step: int) -> Iterato
             local = local.reshape(*shape[:-4], len(rows), *shape[-3:])
             return sharding.rows_to_global_array(local, run.images_sharding, shape, rows)
 
-        yield feed
+        yield next_images

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: progress, `metrics.jsonl`, TensorBoard events, a JSON line of results."""
+"""Outputs of a run in training: `metrics.jsonl`, TensorBoard events, and the JSON line of results on stdout."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ from vae_jax.runtime import atomic_files
 
 
 def _jsonable(value: Any) -> Any:
-    """`value` with arrays as lists and numbers that JSON cannot hold as null."""
+    """Return `value` with arrays as lists, and with None for numbers that JSON cannot represent."""
     if isinstance(value, Mapping):
         return {str(name): _jsonable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -37,41 +37,45 @@ def _dumps(value: Any) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Prints `value` on stdout as one line of JSON; numbers that are not finite become null."""
+    """Print a value on stdout as one line of JSON.
+
+    Args:
+      value: mappings, sequences, arrays, paths and scalars; numbers that are not finite become null.
+    """
     print(_dumps(value), flush=True)
 
 
 class _AppendOnly:
-    """A file that grows by whole records: one that does not fit leaves only a warning, given once."""
+    """A file that grows by complete records; a record that cannot be written is dropped, with one warning per file."""
 
     def __init__(self, path: Path):
         self._path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
-        self._end = os.fstat(self._file.fileno()).st_size  # of the last whole record
-        self._torn = self._warned = False
+        self._end = os.fstat(self._file.fileno()).st_size  # of the last complete record
+        self._incomplete = self._warned = False
 
     def append(self, record: bytes) -> None:
         try:
-            if self._torn:
+            if self._incomplete:
                 self._file.truncate(self._end)
-            self._torn, rest = True, memoryview(record)
-            while rest:  # a disk that fills up takes a part first, and raises at the next part
+            self._incomplete, rest = True, memoryview(record)
+            while rest:  # a disk that is almost full accepts a part of the record, and raises at the next part
                 rest = rest[self._file.write(rest) :]
-            self._torn, self._end = False, self._end + len(record)
+            self._incomplete, self._end = False, self._end + len(record)
         except OSError as error:
-            with contextlib.suppress(OSError):  # else before the next record
+            with contextlib.suppress(OSError):  # if this fails too, the next `append` truncates
                 self._file.truncate(self._end)
             self._warn(error)
 
     def close(self) -> None:
         try:
             self._file.close()
-        except OSError as error:  # some network file systems tell of a full disk only here
+        except OSError as error:  # some network file systems report a full disk only here
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
-            _warn(f"cannot write {self._path}: {error.strerror}; going on without what does not fit")
+            _warn(f"cannot write {self._path}: {error.strerror}; training continues without these records")
         self._warned = True
 
 
@@ -80,39 +84,53 @@ def _warn(message: str) -> None:
 
 
 def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The lines of a metrics file, as written and as parsed, without a torn last line."""
+    """Return the lines of a metrics file as (bytes, parsed row); an incomplete last line is skipped."""
     try:
         *lines, tail = path.read_bytes().split(b"\n")
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     rows = []
     for number, line in enumerate([*lines, tail], start=1):
-        try:
-            row = json.loads(line)
-            valid = isinstance(row, dict) and isinstance(row.get("step"), int)
-        except ValueError:
-            valid = False
-        if valid:
+        row = _parse_row(line)
+        if row is not None:
             rows.append((line, row))
-        elif number <= len(lines):  # what follows the last newline may be nothing, or the beginning of a row
-            raise StorageError(f"{path}, line {number}: not a JSON object with a whole number as its step")
+        elif number <= len(lines):  # after the last newline there may be nothing, or the beginning of a row
+            raise StorageError(f"{path}, line {number} is not a JSON object with an integer step")
     return rows
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`, in order; a torn last line is skipped.
+def _parse_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
-    Raises `StorageError` where the file cannot be read or another line is damaged.
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Read the rows of a `metrics.jsonl`; an incomplete last line is skipped.
+
+    Args:
+      path: the file.
+
+    Returns:
+      A dictionary for each row, in order.
+
+    Raises:
+      StorageError: the file cannot be read, or a line before the last is damaged.
     """
     return [row for _, row in _rows(Path(path))]
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, the same bytes whether or not the run was interrupted.
+    """The file `metrics.jsonl`: one JSON object per line.
 
-    Opening drops the rows past `keep_through_step` (the step that was restored; 0 for a new run) and a torn
-    last line. Keys are sorted after "step"; floats read back exactly, those not finite become null.
-    Raises `StorageError` where the file cannot be opened; a `write` that fails later only warns, once.
+    A resumed run writes the same bytes as an uninterrupted one: opening the file removes an incomplete last line, and
+    the rows after `keep_through_step` (the restored step; 0 for a new run). In each row "step" comes first and the
+    other keys are sorted. Floats are exact after reading; those that are not finite become null.
+
+    Raises:
+      StorageError: the file cannot be opened. A `write` that fails later only warns, once.
     """
 
     def __init__(self, path: str | os.PathLike, *, keep_through_step: int):
@@ -128,64 +146,63 @@ class MetricsFile:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends `row`, which holds an integer "step", and hands it to the operating system at once."""
+        """Append a row with an integer "step", without buffering in this process."""
         ordered = {"step": int(row["step"])} | {name: row[name] for name in sorted(row) if name != "step"}
         self._file.append(_dumps(ordered).encode() + b"\n")
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 class TensorBoard:
-    """Scalars and images as TensorBoard events in `directory`; storage that fails only warns, once.
+    """Scalars and images as TensorBoard events in `directory`; a write that fails only warns, once.
 
-    Writes in the calling thread: the queue of `tensorboardX.SummaryWriter` blocks for good once its thread
-    met a full disk. `purge_step`, the first step that a resumed run writes anew, hides what was written from
-    there on before; None for a new run.
+    Events are written in the calling thread, because the queue of `tensorboardX.SummaryWriter` blocks forever after its
+    thread met a full disk. `purge_step` is the first step that a resumed run writes again: TensorBoard hides earlier
+    events from that step on. It is None for a new run.
     """
 
     def __init__(self, directory: str | os.PathLike, *, purge_step: int | None = None):
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
+        self._event, session_log, self._summary = _protobuf_classes()
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = None
         try:
             Path(directory).mkdir(parents=True, exist_ok=True)
             self._file = _AppendOnly(Path(directory) / name)
         except OSError as error:
-            _warn(f"cannot write {Path(directory) / name}: {error.strerror}; going on without TensorBoard")
-        self._write(Event(file_version="brain.Event:2"))
+            _warn(f"cannot write {Path(directory) / name}: {error.strerror}; training continues without TensorBoard")
+        self._write(self._event(file_version="brain.Event:2"))
         if purge_step is not None:
-            self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+            self._write(self._event(step=purge_step, session_log=session_log(status=session_log.START)))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one scalar for each name; a None is left out."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        parts = [Summary.Value(tag=n, simple_value=float(v)) for n, v in values.items() if v is not None]
-        self._write(Event(step=int(step), summary=Summary(value=parts)))
+        """Write one scalar for each name; None is skipped."""
+        parts = [self._summary.Value(tag=n, simple_value=float(v)) for n, v in values.items() if v is not None]
+        self._write(self._event(step=int(step), summary=self._summary(value=parts)))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Writes a uint8 image `[H, W, C]`, C = 1 or 3."""
+        """Write a uint8 image `[H, W, C]` with C = 1 or 3."""
         from PIL import Image
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
 
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-            raise ValueError(f"image must be uint8 [H, W, 1 or 3], got {image.dtype} {image.shape}")
+            raise ValueError(f"image has shape {list(image.shape)} and dtype {image.dtype}; pass uint8 [H, W, 1 or 3]")
         height, width, channels = image.shape
         png = io.BytesIO()
         Image.fromarray(image[:, :, 0] if channels == 1 else image).save(png, "png")
-        encoded = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue())
-        self._write(Event(step=int(step), summary=Summary(value=[Summary.Value(tag=name, image=encoded)])))
+        encoded = self._summary.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue()
+        )
+        value = self._summary.Value(tag=name, image=encoded)
+        self._write(self._event(step=int(step), summary=self._summary(value=[value])))
 
     def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
     def _write(self, event: Any) -> None:
-        """Appends one TFRecord: length, CRC of the length, data, CRC of the data."""
+        """Append one TFRecord: length, CRC of the length, data, CRC of the data."""
         from tensorboardX.record_writer import masked_crc32c
 
         if self._file is not None:
@@ -196,8 +213,19 @@ class TensorBoard:
             self._file.append(length + crcs[0] + data + crcs[1])
 
 
+def _protobuf_classes() -> tuple[Any, Any, Any]:
+    """Return the message classes Event, SessionLog and Summary, which protobuf creates when it is imported."""
+    from tensorboardX.proto.event_pb2 import (
+        Event,  # pyright: ignore[reportAttributeAccessIssue]  # created at import, so it is not in the source
+        SessionLog,  # pyright: ignore[reportAttributeAccessIssue]  # as above
+    )
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  # as above
+
+    return Event, SessionLog, Summary
+
+
 class NullLogger:
-    """Takes what a MetricsFile, a TensorBoard or a Progress takes, and writes nothing: what another writes already."""
+    """A MetricsFile, TensorBoard or Progress that writes nothing, for processes whose output another process writes."""
 
     def __enter__(self) -> "NullLogger":
         return self
@@ -206,13 +234,13 @@ class NullLogger:
         pass
 
     def close(self) -> None:
-        """Has nothing to close."""
+        """Do nothing: no file is open."""
 
     def write(self, *_: Any) -> None:
-        """Drops what it is given, as all of these do."""
+        """Ignore the arguments."""
 
     scalars = image = print = write
 
-    def update(self, step: int, **bounds: float) -> None:
-        """Drops what it is told."""
+    def update(self, step: int, **bounds: float | None) -> None:
+        """Ignore the progress."""
         del step, bounds

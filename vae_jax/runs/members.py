@@ -1,4 +1,4 @@
-"""runs.members."""
+"""The members of a sweep: the product of several settings, and the groups of members that one program can train."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from urllib.parse import quote
 from vae_jax.config import Config, apply_overrides, differences, flatten
 from vae_jax.errors import InputError
 
-# Numbers that no shape, branch or data set depends on: models that differ in these alone can be one program.
+# Numbers on which no shape, branch or data set depends: one program can train models that differ only in these.
 BATCHABLE_SETTINGS = frozenset(
     (
         "seed", "objective.beta", "objective.free_bits", "objective.capacity", "objective.elbo_weight",
@@ -19,40 +19,71 @@ BATCHABLE_SETTINGS = frozenset(
 
 
 class Member(NamedTuple):
-    """One model of a sweep."""
+    """One model of a sweep.
 
-    varied: dict[str, Any]  # path -> value, of the settings that the sweep varies
+    Attributes:
+      varied: the settings that the sweep varies, with this member's values.
+      config: all settings of this member.
+    """
+
+    varied: dict[str, Any]
     config: Config
 
     @property
     def name(self) -> str:
-        """The member's directory within the sweep's, `objective.beta=2.0,seed=1`; what separates paths is quoted."""
+        """The member's subdirectory, such as `objective.beta=2.0,seed=1`; path separators in values are quoted."""
         return ",".join(f"{path}={quote(str(value), safe='+')}" for path, value in self.varied.items())
 
 
 def make_members(config: Config, varied: Mapping[str, Sequence[Any]]) -> list[Member]:
-    """The product of all values, the last setting varying fastest; raises InputError as `validate` does."""
+    """Return the product of the values of several settings.
+
+    Args:
+      config: the settings that all members share.
+      varied: setting -> values. The last setting varies fastest.
+
+    Returns:
+      One member for each combination of values.
+
+    Raises:
+      InputError: a value is invalid or given twice, or the sweep uses early stopping or shards over mesh.fsdp.
+    """
     if config.train.patience or "train.patience" in varied:
-        raise InputError("train.patience: a sweep's members are trained for the same steps; set it to 0")
+        patience = varied.get("train.patience", config.train.patience)
+        raise InputError(
+            f"train.patience={patience} does not work in a sweep, which trains all members equally long; set it to 0"
+        )
     if config.mesh.fsdp > 1 or "mesh.fsdp" in varied:
-        raise InputError("mesh.fsdp: a sweep spreads its members over the devices, each whole; set it to 1")
+        fsdp = varied.get("mesh.fsdp", config.mesh.fsdp)
+        raise InputError(
+            f"mesh.fsdp={fsdp} does not work in a sweep, which keeps each member on one device; set it to 1"
+        )
     points = [dict(zip(varied, point, strict=True)) for point in itertools.product(*varied.values())]
-    found = [Member(point, apply_overrides(config, point)) for point in points]
-    if len({member.name for member in found}) < len(found):
-        raise InputError("--vary: a value is given twice")
-    return found
+    members = [Member(point, apply_overrides(config, point)) for point in points]
+    if len({member.name for member in members}) < len(members):
+        raise InputError("--vary contains a value twice; give each value of a setting once")
+    return members
 
 
 def group_members(sweep: Sequence[Member]) -> list[list[Member]]:
-    """Members that can be one program: those that differ in `SIDE_BY_SIDE` alone, and read the same images."""
-    found: list[list[Member]] = []
+    """Group the members that one program can train.
+
+    The members of a group differ only in `BATCHABLE_SETTINGS` and read the same images.
+
+    Args:
+      sweep: all members.
+
+    Returns:
+      The groups, in the order of their first members.
+    """
+    groups: list[list[Member]] = []
     for member in sweep:
-        own_data = member.config.data.binarization == "static"  # drawn once, from the seed
-        apart = BATCHABLE_SETTINGS - {"seed"} if own_data else BATCHABLE_SETTINGS
-        for group in found:
-            if not differences(flatten(group[0].config), flatten(member.config), ignore=apart):
+        seed_selects_images = member.config.data.binarization == "static"  # which samples them once, from the seed
+        batchable = BATCHABLE_SETTINGS - {"seed"} if seed_selects_images else BATCHABLE_SETTINGS
+        for group in groups:
+            if not differences(flatten(group[0].config), flatten(member.config), ignore=batchable):
                 group.append(member)
                 break
         else:
-            found.append([member])
-    return found
+            groups.append([member])
+    return groups

@@ -1,4 +1,4 @@
-"""runs.opening."""
+"""Open an existing run from its directory, or prepare a new or resumed one for training."""
 
 import dataclasses
 import functools
@@ -20,13 +20,26 @@ from vae_jax.runtime import atomic_files, defaults, sharding
 
 
 def open_run(directory: str | os.PathLike) -> Run:
-    """The run in a directory, from that directory alone; raises InputError where there is none."""
+    """Return the run in a directory.
+
+    The mesh may have fewer devices than in training: the size of its axis fsdp is the greatest common divisor of
+    mesh.fsdp and the number of devices.
+
+    Args:
+      directory: the run's directory.
+
+    Raises:
+      InputError: the directory contains no run.
+      StorageError: config.json cannot be read.
+      CheckpointError: config.json is not the configuration of a run.
+    """
     directory = Path(directory)
     stored = read_description(directory)
     if stored is None:
-        raise InputError(f"{directory}: no run here ({CONFIG_FILE} is missing); `vae-jax train --workdir` makes one")
+        raise InputError(
+            f"{directory} contains no run ({CONFIG_FILE} is missing); `vae-jax train --workdir DIRECTORY` creates one"
+        )
     config = from_flat(stored["config"])
-    # Whoever looks at a run may do so with fewer devices than it was trained on.
     fsdp = math.gcd(config.mesh.fsdp, jax.device_count())
     return Run(config, stored["data"], directory, sharding.make_mesh(fsdp=fsdp), tuple(stored["changes"]))
 
@@ -38,61 +51,85 @@ def prepare_run(
     allow_change: Sequence[str] = (),
     log: Callable[[str], None] = lambda line: None,
 ) -> tuple[Run, Images]:
-    """(run, its `training_images`) for training in `directory`, which nothing is written to yet.
+    """Validate a run and load its training images, without writing to its directory.
 
-    `say` is told of what may take minutes.
-    Raises InputError if a setting or the data cannot be used, or if the directory holds a run with other settings than
-    `allow_change` names or with other data; StorageError if the directory cannot be written to.
+    Args:
+      config: the settings.
+      directory: the run's directory; it may be absent, or contain a run that is to be resumed.
+      allow_change: settings that may differ from those of the stored run.
+      log: called with a line before work that may take minutes.
+
+    Returns:
+      (run, its training images: an array, or `Records` if they are streamed).
+
+    Raises:
+      InputError: a setting or the data is invalid, or differs from the stored run without being in `allow_change`.
+      StorageError: the directory cannot be written to, or data cannot be read.
+      CheckpointError: the stored config.json is not the configuration of a run.
     """
     validate(config)
     directory = Path(directory)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    rows = config.train.batch_size // defaults.num_microbatches(config, mesh)
-    sharding.check_batch_size(rows, mesh, setting=_per_dispatch(config))
+    batch_size = config.train.batch_size
+    rows = batch_size // defaults.num_microbatches(config, mesh)
+    sharding.check_batch_size(rows, mesh, setting=_batch_setting(config))
     stored = read_description(directory)
-    # Where the same images lie may change, and what else is wrong is told before they are read.
-    differing = functools.partial(changed_settings, directory=directory, allow_change=allow_change)
-    changes = differing(stored, config, ignore={"data.name"}) if stored else []
+    # data.name may differ, because the same images can move. Other differences are refused before images are read.
+    compare = functools.partial(changed_settings, directory=directory, allow_change=allow_change)
+    changes = compare(stored, config, ignore={"data.name"}) if stored else []
     images = training_images(config)
     name = resolve_name(config.data.name, data_dir=config.data.data_dir)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=name))
     if isinstance(images, Records):
         size = f"{len(images):,} images, {images.nbytes / 2**30:.2f} GiB"
-        log(f"{config.data.name}: {size}, are streamed; a data set's first start looks through all of them once")
-    if config.train.batch_size > len(images):
-        raise InputError(
-            f"train.batch_size={config.train.batch_size} must be at most the {len(images)} training images"
-        )
+        log(f"{config.data.name}: {size}, streamed from disk; the first start with a data set scans all of its images")
+    if batch_size > len(images):
+        raise InputError(f"train.batch_size={batch_size} must be at most the {len(images)} training images")
     description = describe_images(images)
     if stored and stored["data"] != description:
-        changes = differing(stored, config)
+        changes = compare(stored, config)
         changes += changed_data(stored["data"], description, directory, config.data, allow_change)
     if config.train.patience:
-        load_images(config, "validation")  # refused if there are none: without them training would never stop early
+        load_images(config, "validation")  # raises if there are none: training could never stop early
     atomic_files.check_writable(directory)
     changes = (*(stored["changes"] if stored else ()), *changes)
     return Run(config, description, directory, mesh, changes, isinstance(images, Records)), images
 
 
 def check_images(run: Run) -> None:
-    """Refuses images that are no longer those of the run, by the fingerprint of its training images; InputError."""
+    """Check that the data source still contains the images that a run was trained on, by their fingerprint.
+
+    Args:
+      run: the run.
+
+    Raises:
+      InputError: the source is missing, or contains other images.
+    """
+    retrain = f"`vae-jax train --workdir {run.directory}"
     try:
-        found = describe_images(training_images(run.config))
+        description = describe_images(training_images(run.config))
     except InputError as error:
         raise InputError(
-            f"{error}; it is {run.directory / CONFIG_FILE} that names it: `vae-jax train --workdir {run.directory} "
-            "--data.name NAME` says where the same images are now"
+            f"{error}; {run.directory / CONFIG_FILE} contains this name; if the images have moved, pass the new one: "
+            f"{retrain} --data.name NAME`"
         ) from None
-    if found != run.data:
-        raise InputError(images_changed_message(run.config.data, run.directory) + f", or train {run.directory} on with them: `vae-jax "
-                         f"train --workdir {run.directory} --allow-change data.name`")  # fmt: skip
+    if description != run.data:
+        raise InputError(
+            f"{images_changed_message(run.config.data, run.directory)}; restore them, or continue the training "
+            f"with the new images: {retrain} --allow-change data.name`"
+        )
 
 
 def require_in_memory(run: Run, images: Images, what: str) -> np.ndarray:
     """Return the images of a run that is not streamed.
 
+    Args:
+      run: the run.
+      images: its training images.
+      what: what needs all images in memory, for the error.
+
     Raises:
-      InputError: the run is streamed, and `what` needs all images in memory.
+      InputError: the run is streamed.
     """
     if isinstance(images, Records):
         raise InputError(
@@ -102,5 +139,5 @@ def require_in_memory(run: Run, images: Images, what: str) -> np.ndarray:
     return images
 
 
-def _per_dispatch(config: Config) -> str:
+def _batch_setting(config: Config) -> str:
     return "train.batch_size" + (" / train.microbatches" if config.train.microbatches > 1 else "")

@@ -1,4 +1,4 @@
-"""The loop around the pure step: when to dispatch, evaluate, save and stop. All host work of a training is here."""
+"""The compiled programs of a run: its training step, many steps in one program, and traces of their execution."""
 
 import contextlib
 import functools
@@ -13,15 +13,23 @@ from vae_jax.runs.run import Run
 from vae_jax.runtime import sharding
 from vae_jax.training import Loss, Step, TrainState, make_loss, make_train_step, train_steps
 
-Program = Callable[[TrainState, jax.Array, int], tuple[TrainState, Metrics]]
+Program = Callable[[TrainState, jax.Array, jax.Array | int], tuple[TrainState, Metrics]]
 
 
 def build_step(run: Run, *, loss: Loss | None = None, optimizer: optax.GradientTransformation | None = None) -> Step:
-    """step(state, batch) -> (state, metrics) of a run: pure, not jitted; by its own loss and optimizer or others."""
+    """Return the training step of a run: a pure function step(state, batch) -> (state, metrics), not jitted.
+
+    Args:
+      run: the run.
+      loss: replaces the loss of the run's objective.
+      optimizer: replaces the run's optimizer.
+    """
     config = run.config
-    own = functools.partial(make_loss, run.training_model, config.objective, config.data, run.data["num_examples"])
+    default_loss = functools.partial(
+        make_loss, run.training_model, config.objective, config.data, run.data["num_examples"]
+    )
     return make_train_step(
-        sharding.gather_params(loss or own(), run.mesh),
+        sharding.gather_params(loss or default_loss(), run.mesh),
         optimizer or run.optimizer,
         ema_decay=config.train.ema_decay,
         max_skips=config.train.max_skips if config.train.nonfinite == "skip" else 0,
@@ -30,7 +38,16 @@ def build_step(run: Run, *, loss: Loss | None = None, optimizer: optax.GradientT
 
 
 def build_program(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, step: Step | None = None) -> Program:
-    """program(state, images, num_steps) -> (state, metrics) of a run: pure, not jitted; by its own step or another."""
+    """Return many steps of a run: a pure function program(state, images, num_steps) -> (state, metrics), not jitted.
+
+    Args:
+      run: the run.
+      place_batch: called inside the program with each batch; constrains its sharding.
+      step: replaces the run's training step.
+
+    Returns:
+      `train_steps` with the run's settings; its metrics have shape [train.log_every].
+    """
     return functools.partial(
         train_steps,
         step=step or build_step(run),
@@ -42,29 +59,38 @@ def build_program(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, st
     )
 
 
-@functools.lru_cache(maxsize=4)  # so that what planning has traced is not traced again
+@functools.lru_cache(maxsize=4)  # so that a program that `vae_jax.bench` has traced is not traced again
 def compile_program(run: Run, program: Program | None = None, *, donate: bool = True) -> Program:
-    """`many_steps` of a run, or another program, jitted for the mesh; donates the state.
+    """Return a program of a run, jitted with the shardings of its mesh.
 
-    Where `sharding.counts_are_known`, it is compiled once for each number of steps: that of a whole dispatch, and that
-    of a last and shorter one.
+    If `sharding.needs_static_step_count`, the program is compiled once for each number of steps: that of a full
+    dispatch, and that of a shorter last dispatch.
+
+    Args:
+      run: the run.
+      program: replaces the `build_program` of the run.
+      donate: whether the buffers of the state are donated.
     """
-    everywhere, known = sharding.replicated(run.mesh), sharding.needs_static_step_count(run.mesh)
+    replicated, static = sharding.replicated(run.mesh), sharding.needs_static_step_count(run.mesh)
     return jax.jit(
         program or build_program(run, sharding.place_batch(run.mesh)),
-        static_argnums=2 if known else (),
+        static_argnums=2 if static else (),
         donate_argnums=0 if donate else (),
-        in_shardings=(run.state_shardings, run.images_sharding, *(() if known else (everywhere,))),
-        out_shardings=(run.state_shardings, everywhere),
+        in_shardings=(run.state_shardings, run.images_sharding, *(() if static else (replicated,))),
+        out_shardings=(run.state_shardings, replicated),
         compiler_options=sharding.compiler_options(run.mesh),
     )
 
 
 @contextlib.contextmanager
 def profile_to(directory: Path | None) -> Iterator[None]:
-    """Writes what the host and the devices do meanwhile to a folder: a trace for Perfetto, and one for TensorBoard.
+    """Trace the host and the devices while the context is open.
 
-    They are plugins/profile/DATE/perfetto_trace.json.gz and *.xplane.pb below it. Nothing is done where it is None.
+    The trace is written to plugins/profile/DATE/ in `directory`: perfetto_trace.json.gz for Perfetto, and *.xplane.pb
+    for TensorBoard.
+
+    Args:
+      directory: the folder; None traces nothing.
     """
     if directory is None:
         yield

@@ -1,19 +1,23 @@
-"""runs.progress."""
+"""Progress of a training run on the terminal, with steps per second and the remaining time."""
 
 import math
 import sys
 import time
 from datetime import timedelta
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
 
 _PLAIN_LINE_SECONDS = 10.0
 
 
 class Progress:
-    """How far a run is: a live bar on a terminal, elsewhere a line every ten seconds and one at the end.
+    """Progress display: a live bar on a terminal, otherwise a line every ten seconds and one at the end.
 
-    Rates count this process's own steps, and those after the first `update` as soon as there are any, so that
-    the time to compile does not weigh on them. `stream` is stderr unless given.
+    Rates count only the steps of this process. After the second `update` they also exclude the steps before the first
+    one, and with them the time to compile. The default `stream` is stderr.
     """
 
     def __init__(self, total_steps: int, *, images_per_step: int, initial_step: int = 0, stream: TextIO | None = None):
@@ -22,7 +26,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._step = initial_step
         self._bounds: dict[str, float] = {}
-        self._live = None
+        self._live: Live | None = None
         self._unprinted, self._print_from = False, -math.inf
         self._start = self._last = (time.monotonic(), initial_step)
         self._first: tuple[float, int] | None = None
@@ -49,7 +53,7 @@ class Progress:
             self.print(self._status())
 
     def update(self, step: int, bound: float | None = None, validation_bound: float | None = None) -> None:
-        """Tells that `step` of the run's steps are done; a bound (nats) that is not given stays as it was."""
+        """Show that `step` of the run's steps are done; a bound in nats that is None keeps its last value."""
         self._step = int(step)
         self._last = (time.monotonic(), self._step)
         self._first = self._first or self._last
@@ -62,17 +66,17 @@ class Progress:
             self._unprinted, self._print_from = False, self._last[0] + _PLAIN_LINE_SECONDS
 
     def print(self, line: str) -> None:
-        """Prints `line` above the bar."""
+        """Print `line` above the bar."""
         if self._live is None:
             print(line, file=self._stream, flush=True)
         else:
             self._live.console.print(line, markup=False, soft_wrap=True)
 
     def _steps_per_second(self) -> float:
-        time_then, step_then = self._start
+        start_time, start_step = self._start
         if self._first is not None and self._step > self._first[1]:
-            time_then, step_then = self._first
-        return (self._step - step_then) / max(self._last[0] - time_then, 1e-9)
+            start_time, start_step = self._first
+        return (self._step - start_step) / max(self._last[0] - start_time, 1e-9)
 
     def _status(self) -> str:
         rate = self._steps_per_second()
@@ -87,7 +91,7 @@ class Progress:
             parts.append(f"left {timedelta(seconds=round((self._total_steps - self._step) / rate))}")
         return ", ".join(parts)
 
-    def _render(self) -> Any:
+    def _render(self) -> "Table":
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 

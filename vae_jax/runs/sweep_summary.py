@@ -1,4 +1,4 @@
-"""runs.sweep_summary."""
+"""The evaluation of a sweep's members, and its summary over seeds as numbers and as a table."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,16 +11,28 @@ from vae_jax.runs.members import Member
 from vae_jax.runs.sweep import Trained
 from vae_jax.runtime import atomic_files
 
+SUMMARY_METRICS = ("elbo", "reconstruction", "kl", "nll", "bits_per_dim", "squared_error", "active_units")
+
 
 def evaluate_members(
     trained: Sequence[Trained], *, split: str = "test", stop: Callable[[], bool] = lambda: False
 ) -> list[dict[str, Any]]:
-    """The evaluation of each member, left in its directory too; `failure` in place of numbers where it diverged.
+    """Evaluate each member, and write its evaluation.json.
 
-    Members of one group share their compiled evaluations, whatever their numbers. Raises Interrupted where `stop()`
-    comes true before the end.
+    Members with the same model and evaluation settings share the compiled programs.
+
+    Args:
+      trained: the members.
+      split: train, validation or test.
+      stop: polled before each member and during its evaluation.
+
+    Returns:
+      For each member the result of `evaluate_run`, or {"failure": reason} if the member diverged.
+
+    Raises:
+      Interrupted: `stop()` returned True before the last image.
     """
-    share: dict[tuple, Any] = {}
+    evaluators: dict[tuple[Any, ...], Any] = {}
     results = []
     for run, params, failure in trained:
         if failure is not None:
@@ -29,36 +41,39 @@ def evaluate_members(
         if stop():
             raise evaluation.Interrupted
         key = (run.model, run.config.evaluation, run.config.data.binarization)
-        evaluator = share.setdefault(key, run.evaluator())
+        evaluator = evaluators.setdefault(key, run.evaluator())
         try:
-            found = evaluation.evaluate_run(run, params, split=split, evaluator=evaluator, stop=stop)
-        except NotFiniteError as error:  # finite weights may have a bound that is not
+            result = evaluation.evaluate_run(run, params, split=split, evaluator=evaluator, stop=stop)
+        except NotFiniteError as error:  # the bound can overflow although the parameters are finite
             results.append({"failure": str(error)})
             continue
-        atomic_files.write_json(run.directory / evaluation.EVALUATION_FILE, {"step": run.config.train.steps, **found})
-        results.append(found)
+        atomic_files.write_json(run.directory / evaluation.EVALUATION_FILE, {"step": run.config.train.steps, **result})
+        results.append(result)
     return results
 
 
-SUMMARISED = ("elbo", "reconstruction", "kl", "nll", "bits_per_dim", "squared_error", "active_units")
-
-
 def summarize(sweep: Sequence[Member], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each setting but the seed: {"varied", "members", name: {"mean", "sd"}}, over the members with that number.
+    """Return mean and standard deviation over seeds of each metric.
 
-    The sd is that between seeds (divisor n - 1), None for a single one. Members that diverged are counted apart, in
-    "failed" where there are any.
+    Args:
+      sweep: the members.
+      results: the result of `evaluate_members` for each member.
+
+    Returns:
+      A dictionary for each combination of varied settings other than the seed: "varied" (setting -> value), "members"
+      (number of members that did not diverge), "failed" (number of those that diverged; absent if zero), and for each
+      metric that a member has, the result of `mean_and_sd`.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    groups: dict[str, tuple[dict[str, Any], list[Mapping[str, Any]]]] = {}
     for member, result in zip(sweep, results, strict=True):
         varied = {path: value for path, value in member.varied.items() if path != "seed"}
-        rows.setdefault(repr(varied), {"varied": varied, "found": []})["found"].append(result)
+        groups.setdefault(repr(varied), (varied, []))[1].append(result)
     summary = []
-    for row in rows.values():
-        numbers = {name: [r[name] for r in row["found"] if name in r] for name in SUMMARISED}
-        failed = sum("failure" in result for result in row["found"])
+    for varied, found in groups.values():
+        numbers = {name: [result[name] for result in found if name in result] for name in SUMMARY_METRICS}
+        failed = sum("failure" in result for result in found)
         summary.append(
-            {"varied": row["varied"], "members": len(row["found"]) - failed}
+            {"varied": varied, "members": len(found) - failed}
             | ({"failed": failed} if failed else {})
             | {name: mean_and_sd(values) for name, values in numbers.items() if values}
         )
@@ -66,13 +81,28 @@ def summarize(sweep: Sequence[Member], results: Sequence[Mapping[str, Any]]) -> 
 
 
 def mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
-    """{"mean", "sd"} of numbers over seeds; the sd has divisor n - 1 and is None for a single one."""
+    """Return {"mean": ..., "sd": ...}.
+
+    Args:
+      values: one number for each seed.
+
+    Returns:
+      The standard deviation has the divisor n - 1; it is None for a single value.
+    """
     return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
 def markdown_table(summary: Sequence[Mapping[str, Any]]) -> str:
-    """The summary as a table: mean ± sd over the seeds that did not diverge, in nats."""
-    names = [name for name in SUMMARISED if any(name in row for row in summary)]
+    """Return a summary as a Markdown table.
+
+    Args:
+      summary: the summary of `summarize`.
+
+    Returns:
+      One line for each combination of settings; a cell is mean ± standard deviation over the seeds that did not
+      diverge. Bounds, reconstruction, KL and NLL are in nats per example.
+    """
+    names = [name for name in SUMMARY_METRICS if any(name in row for row in summary)]
     counts = ["members", *(["failed"] if any("failed" in row for row in summary) else [])]
     titles = [*summary[0]["varied"], *counts, *names]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]

@@ -1,10 +1,9 @@
-"""runs.train_loop."""
+"""The training loop around the compiled program: when to dispatch, validate, save and stop."""
 
 import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -26,29 +25,46 @@ from vae_jax.training import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """How a training ended: its state, and whether it was finished, stopped early, or interrupted."""
+    """The result of `fit`.
+
+    Attributes:
+      state: the last state.
+      step: the number of steps of the run so far.
+      status: "done", "stopped early" or "interrupted".
+      resumed_from: the step that was restored; None for a new run.
+      trained_steps: the number of steps of this call.
+    """
 
     state: TrainState
     step: int
-    status: str  # "done", "stopped early", "interrupted"
+    status: str
     resumed_from: int | None
-    trained_steps: int  # by this process
+    trained_steps: int
 
 
 def fit(
     run: Run, images: Images, *, stop: Callable[[], bool] = lambda: False, profile: Path | None = None
 ) -> TrainResult:
-    """Trains a run to its last step, or until its validation bound no longer rises, or until `stop()` is true.
+    """Train a run until its last step, until its validation bound stops improving, or until `stop()` returns True.
 
-    `images` are all of its training images, or the `Records` that they are streamed from (`runs.prepare_run`).
+    Training resumes from the newest checkpoint if there is one. With several processes all of them make the same call,
+    each with all images.
 
-    Goes on from the newest checkpoint if there is one. Several processes make the same call, each with all images;
-    InputError where their settings or images differ. With `profile`, a folder, the second dispatch (or the only one)
-    is traced there, `profiling`. Raises NotFiniteError naming the step and what it read, CheckpointError,
-    StorageError or LockedError.
+    Args:
+      run: the run, as `prepare_run` returns it.
+      images: its training images: an array, or the `Records` that are streamed.
+      stop: polled after each dispatch; a True saves the state and ends the training.
+      profile: a folder for a trace of the second dispatch, or of the only one; see `profile_to`.
+
+    Raises:
+      NotFiniteError: a loss, gradient or parameter is not finite.
+      InputError: the processes have different settings or images, or the run has already more steps than train.steps.
+      CheckpointError: no checkpoint can be used.
+      StorageError: a checkpoint cannot be written.
+      LockedError: another process trains in the same directory.
     """
     with contextlib.ExitStack() as stack:
-        _agree(run)
+        _check_same_run(run)
         multihost.run_on_primary(lambda: stack.enter_context(lock.run_lock(run.directory)))
         checkpoints = stack.enter_context(Checkpoints(run.directory))
         restored = restore(run, checkpoints)
@@ -60,7 +76,7 @@ def fit(
         first_step = 0 if restored is None else restored.step
         recorder = Recorder(run, checkpoints, first_step=first_step)
         write_config(run, first_step=first_step)
-        progress: Any = NullLogger()
+        progress = NullLogger()
         if multihost.is_primary():
             progress = Progress(
                 run.config.train.steps, images_per_step=run.config.train.batch_size, initial_step=first_step
@@ -68,31 +84,31 @@ def fit(
         with progress, recorder.writing(progress):
             for note in (*(restored.notes if restored else ()), *describe_changes(run, first_step)):
                 progress.print(note)
-            feed = stack.enter_context(open_input_pipeline(run, images, first_step=first_step))
-            state, status = _train(recorder, state, feed, stop, profile)
+            next_images = stack.enter_context(open_input_pipeline(run, images, first_step=first_step))
+            state, status = _train(recorder, state, next_images, stop, profile)
     return TrainResult(state, recorder.step, status, restored.step if restored else None, recorder.step - first_step)
 
 
-def _agree(run: Run) -> None:
-    """Refuses processes of unequal settings or images; where the images lie, and by which name, may differ."""
-    where = ("data.data_dir", "data.name")
-    settings = {path: value for path, value in flatten(run.config).items() if path not in where}
+def _check_same_run(run: Run) -> None:
+    """Check that all processes have the same settings and images; data.data_dir and data.name may differ."""
+    location = ("data.data_dir", "data.name")
+    settings = {path: value for path, value in flatten(run.config).items() if path not in location}
     facts = {f"data.{name}": value for name, value in run.data.items()} | {"images streamed": run.streamed}
     multihost.check_equal_across_processes(settings | facts)
 
 
 def _train(
-    recorder: "Recorder", state: TrainState, feed: NextImages, stop: Callable[[], bool], profile: Path | None
+    recorder: Recorder, state: TrainState, next_images: NextImages, stop: Callable[[], bool], profile: Path | None
 ) -> tuple[TrainState, str]:
-    """Runs the program until the last step; returns the state and how it ended."""
+    """Run the program until the end of the training; return the state and the status."""
     program, config, first_step = compile_program(recorder.run), recorder.config, recorder.step
     if recorder.step < config.steps and not recorder.should_stop_early():
         recorder.begin()
-        if stop():  # it came while the data were prepared: nothing is there to save yet
+        if stop():  # requested while the data were prepared: there is nothing to save yet
             return state, "interrupted"
     while recorder.step < config.steps and not recorder.should_stop_early():
         count = steps_to_dispatch(config, recorder.step)
-        images = feed(count)
+        images = next_images(count)
         if profile and (recorder.step > first_step or recorder.step + count == config.steps):
             recorder.read()
             with profile_to(profile):
@@ -100,7 +116,7 @@ def _train(
             profile = None
         else:
             state, metrics = program(state, images, count)
-        recorder.read()  # the metrics of the dispatch before: the device works meanwhile
+        recorder.read()  # the metrics of the previous dispatch, while the devices compute this one
         recorder.record_dispatch(count, metrics)
         last, interrupted = recorder.step == config.steps, stop()
         if config.evaluate_every and (recorder.step % config.evaluate_every == 0 or last):

@@ -1,4 +1,4 @@
-"""The machine: devices and shardings, processes, memory, signals, and atomic files."""
+"""Device meshes and shardings, several processes, memory, signals, locks and atomic files."""
 
 import lazy_loader
 

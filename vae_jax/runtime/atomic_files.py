@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and whether a directory can be written to."""
+"""Atomic file writes: a file is written completely or not at all. Also a check that a directory is writable."""
 
 import json
 import os
@@ -6,28 +6,43 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from vae_jax.errors import StorageError
 from vae_jax.runtime import multihost
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes `content` as JSON, as `write_file` does."""
+def write_json(path: Path, content: object) -> None:
+    """Write a value as JSON, atomically.
+
+    Args:
+        path: The file to write. Missing parent directories are created.
+        content: A value that `json.dumps` accepts. NaN and infinity are not allowed.
+
+    Raises:
+        StorageError: If the file system refuses the write.
+    """
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_file(path, lambda file: file.write(text.encode()))
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Lets `write` fill a file, whole or not at all; raises StorageError where the file system refuses.
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file atomically: after an error the old content is unchanged.
 
-    Of several processes the first writes for all.
+    In a run of several processes only the primary process writes.
+
+    Args:
+        path: The file to write. Missing parent directories are created.
+        write: Writes the content to the open binary file that it receives.
+
+    Raises:
+        StorageError: In all processes, if the file system refuses the write.
     """
     multihost.run_on_primary(lambda: write_file_locally(path, write))
 
 
-def write_file_locally(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """`write_file` of this process alone, whatever the others do."""
+def write_file_locally(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file as `write_file` does, but in this process, without communication with other processes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, write)
@@ -35,8 +50,16 @@ def write_file_locally(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Lets `write` fill a file in a folder that is there, whole or not at all, beside others who do; raises OSError."""
+def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace a file in an existing directory atomically; several writers may do so at the same time.
+
+    Args:
+        path: The file to write.
+        write: Writes the content to the open binary file that it receives.
+
+    Raises:
+        OSError: If the file system refuses the write.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(temporary, "xb") as file:
@@ -47,7 +70,14 @@ def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file if it is there, the first of several processes for all; StorageError where it cannot be."""
+    """Remove a file if it exists. In a run of several processes the primary process does it.
+
+    Args:
+        path: The file to remove.
+
+    Raises:
+        StorageError: In all processes, if the file exists and cannot be removed.
+    """
 
     def unlink() -> None:
         try:
@@ -59,11 +89,19 @@ def remove(path: Path) -> None:
 
 
 def check_writable(directory: Path, flag: str = "--workdir") -> None:
-    """Refuses a directory that cannot be made or written to, and leaves nothing behind; raises StorageError."""
+    """Raise an error if a directory cannot be created or written to; create nothing.
+
+    Args:
+        directory: The directory to check. It need not exist.
+        flag: The command-line flag that the error message names.
+
+    Raises:
+        StorageError: If the directory, or its nearest existing parent, is not writable.
+    """
     existing = directory
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    try:  # only trying tells: by the mode bits, root may write to /proc
+    try:  # The mode bits are not enough: they allow root to write to /proc.
         tempfile.TemporaryDirectory(prefix=".vae-jax-", dir=existing).cleanup()
     except OSError as error:
-        raise StorageError(f"{flag}: {directory} cannot be made or written to ({error.strerror})") from None
+        raise StorageError(f"{flag}={directory} cannot be created or written to ({error.strerror})") from None

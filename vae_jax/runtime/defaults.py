@@ -1,50 +1,67 @@
-"""runtime.defaults."""
+"""Default values that depend on the device: evaluation chunk, microbatches, and number of CPU devices."""
 
 import contextlib
 import os
-from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from vae_jax.config import SINGLE_LAYER_OBJECTIVES, Config
 from vae_jax.runtime import host
 
-SAMPLES_PER_MICROBATCH = 1000  # that a CPU decodes at a time in a training step
-EXAMPLES_PER_DEVICE = 20  # examples of an evaluation's batch, for products that are worth a device
+SAMPLES_PER_MICROBATCH = 1000  # latent samples that a CPU decodes at a time in a training step
+EXAMPLES_PER_DEVICE = 20  # examples of an evaluation batch that make the matrix products worth a separate CPU device
 
 
-def effective_devices(mesh: Any) -> int:
-    """How many times the rate of one device the devices of a mesh have: CPU devices share the cores of one machine."""
+def effective_devices(mesh: Mesh) -> int:
+    """Return how many times the rate of one device a mesh reaches.
+
+    CPU devices share the cores of one machine, so a mesh of them reaches the rate of one device.
+    """
     return 1 if jax.default_backend() == "cpu" else mesh.size
 
 
 def evaluation_chunk(chunk: int) -> int:
-    """evaluation.chunk, or where that is 0 what suits the first device: 20 for a CPU, 100 for another."""
+    """Return `evaluation.chunk`; if it is 0, return 20 on a CPU and 100 on another device."""
     return chunk or (20 if jax.default_backend() == "cpu" else 100)
 
 
-def num_microbatches(config: Config, mesh: Any) -> int:
-    """train.microbatches, or where that is 0 what suits the mesh: on one CPU device as many equal parts as leave each
-    of them `CODES` codes, unless the objective compares the codes of a whole batch; one part elsewhere."""
+def num_microbatches(config: Config, mesh: Mesh) -> int:
+    """Return `train.microbatches`; if it is 0, return the number that suits the mesh.
+
+    On one CPU device a batch is split into as many equal microbatches as keep `SAMPLES_PER_MICROBATCH` latent samples
+    or more in each. The number is 1 for an objective that compares the samples of a complete batch, and on any other
+    mesh.
+
+    Args:
+        config: The config of the run.
+        mesh: The mesh that trains it.
+
+    Returns:
+        The number of microbatches, a divisor of `train.batch_size` where it is chosen here.
+    """
     train, objective = config.train, config.objective
     if train.microbatches:
         return train.microbatches
     if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu" or objective.name in SINGLE_LAYER_OBJECTIVES:
         return 1
-    most = train.batch_size * objective.num_samples // SAMPLES_PER_MICROBATCH
-    return max((n for n in range(1, most + 1) if train.batch_size % n == 0), default=1)
+    limit = train.batch_size * objective.num_samples // SAMPLES_PER_MICROBATCH
+    return max((n for n in range(1, limit + 1) if train.batch_size % n == 0), default=1)
 
 
 def use_cores_as_devices(batch_size: int) -> None:
-    """Makes a CPU several devices of JAX for batches that do not depend on each other: one for each core.
+    """Configure JAX to expose the CPU's cores as separate devices, for batches of independent examples.
 
-    Such devices wait less for each other than the threads that share the work of one (docs/performance.md). They are
-    as many as divide the batch, and give each at least `SHARE` examples. Nothing happens where XLA_FLAGS says how many
-    there are, or JAX has started.
+    Separate devices wait less for each other than the threads that share the work of one device (docs/measurements.md).
+    The number of devices is the largest that divides the batch, with at least `EXAMPLES_PER_DEVICE` examples on each
+    and at most one device a core. If XLA_FLAGS already sets the number, or JAX has started, nothing changes.
+
+    Args:
+        batch_size: The number of examples in a batch.
     """
     if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    most = max(1, min(host.cores(), batch_size // EXAMPLES_PER_DEVICE))
-    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+    limit = max(1, min(host.cores(), batch_size // EXAMPLES_PER_DEVICE))
+    count = max(n for n in range(1, limit + 1) if batch_size % n == 0)
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)

@@ -1,30 +1,35 @@
-"""runtime.host."""
+"""The host machine: processor cores, available memory and peak memory."""
 
 import os
 import platform
 import resource
 from pathlib import Path
 
-import jax
-
-GROUP = Path("/sys/fs/cgroup")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int | None:
-    """Bytes that may still be taken: the least of the machine's free memory, what a control group leaves (a container's
-    for example), and the process's own limits (`ulimit -v`, `ulimit -d`); None where nothing tells."""
-    found = [left for left in (_of_machine(), _of_group(), *_of_limits()) if left is not None]
-    return max(0, min(found)) if found else None
+    """Return the bytes of memory that this process can still allocate.
+
+    The result is the minimum of the machine's free memory, the free memory of the control group (of a container, for
+    example), and the remainder of the process's limits (`ulimit -v`, `ulimit -d`).
+
+    Returns:
+        The number of bytes, or None if the operating system reports none of them.
+    """
+    sources = (_machine_memory(), _cgroup_memory(), *_memory_within_limits())
+    free = [size for size in sources if size is not None]
+    return max(0, min(free)) if free else None
 
 
-def _of_machine() -> int | None:
+def _machine_memory() -> int | None:
     try:
-        return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+        return _kilobyte_field(Path("/proc/meminfo"), "MemAvailable")
     except (OSError, KeyError):
         pass
     try:
@@ -33,47 +38,61 @@ def _of_machine() -> int | None:
         return None
 
 
-def _of_group() -> int | None:
+def _cgroup_memory() -> int | None:
     try:
-        left = int((GROUP / "memory.max").read_text()) - int((GROUP / "memory.current").read_text())
-        counts = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
-        return left + int(counts["inactive_file"])  # pages of files that were read, which give way
-    except (OSError, ValueError, KeyError):  # no such group, or `max`
+        free = int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text())
+        counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return free + int(counts["inactive_file"])  # the page cache of files, which the kernel can drop
+    except (OSError, ValueError, KeyError):  # There is no such group, or its limit is `max`.
         return None
 
 
-def _of_limits() -> list[int]:
-    """The address space, and the part of it that is data, each against its limit."""
-    found = []
+def _memory_within_limits() -> list[int]:
+    """Return what remains of the limits on the address space and on the data segment."""
+    free = []
     for kind, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         limit, _ = resource.getrlimit(kind)
         if limit != resource.RLIM_INFINITY:
             try:
-                found.append(limit - _kilobytes(Path("/proc/self/status"), used))
+                free.append(limit - _kilobyte_field(Path("/proc/self/status"), used))
             except (OSError, KeyError):
-                found.append(limit)
-    return found
+                free.append(limit)
+    return free
 
 
-def _kilobytes(path: Path, name: str) -> int:
-    """Bytes of the line `name: N kB`."""
-    lines = dict(line.partition(":")[::2] for line in path.read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
+def _kilobyte_field(path: Path, name: str) -> int:
+    """Return the bytes that the line `name: N kB` of a file states."""
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0]) * 1024
+    raise KeyError(name)
 
 
-def memory_limit(sharers: int = 1) -> int | None:
-    """Bytes that a device can hold: what its runtime says, or, on a CPU, the machine's free memory over `sharers`
-    devices; None where nothing tells."""
+def memory_limit(num_devices: int = 1) -> int | None:
+    """Return the bytes of memory of the first device.
+
+    Args:
+        num_devices: The number of CPU devices that share the machine's memory. Other devices ignore it.
+
+    Returns:
+        The limit that the device's runtime reports. A CPU has none: there it is `available_memory` over
+        `num_devices`. None if neither is known.
+    """
+    import jax  # here, so that reading data does not start JAX
+
     stats = jax.local_devices()[0].memory_stats() or {}
     if limit := stats.get("bytes_limit"):
         return int(limit)
     free = available_memory()
-    return None if free is None else free // sharers
+    return None if free is None else free // num_devices
 
 
 def peak_memory() -> dict[str, int]:
-    """The most bytes that were in use: by the process, and by the first device where its runtime tells."""
+    """Return the peak memory in bytes: of the `process`, and of the first `device` if its runtime reports it."""
     unit = 1 if platform.system() == "Darwin" else 1024
-    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    import jax  # here, so that reading data does not start JAX
+
     stats = jax.local_devices()[0].memory_stats() or {}
-    return found | ({"device": int(stats["peak_bytes_in_use"])} if "peak_bytes_in_use" in stats else {})
+    return peak | ({"device": int(stats["peak_bytes_in_use"])} if "peak_bytes_in_use" in stats else {})

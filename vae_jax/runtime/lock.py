@@ -1,4 +1,4 @@
-"""runtime.lock."""
+"""The lock of a run directory: one run at a time writes to it."""
 
 import contextlib
 import fcntl
@@ -13,16 +13,27 @@ LOCK_NAME = "lock"
 
 
 @contextlib.contextmanager
-def run_lock(directory: str | os.PathLike) -> Iterator[None]:
-    """Holds a run directory: two runs in one would replace each other's steps.
+def run_lock(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock of a run directory for the duration of a `with` block.
 
-    The kernel releases the lock when its process ends, however it ends. In a run of several processes the
-    first one takes it for all. Raises LockedError, which names the owner, or StorageError.
+    Two runs in one directory would overwrite each other's checkpoints. The kernel releases the lock when the process
+    ends, however it ends. In a run of several processes the primary process locks for all.
+
+    Args:
+        directory: The run directory. It is created if it does not exist.
+
+    Yields:
+        None, while the lock is held.
+
+    Raises:
+        LockedError: If another process holds the lock. The message names its process id and host.
+        StorageError: If the lock file cannot be created or locked.
     """
     path = Path(directory) / LOCK_NAME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed below; "w" would wipe the owner's name)
+        # The `with` block below closes the file. Mode "w" would erase the owner's name.
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise StorageError(f"cannot open the lock {path}: {error.strerror}") from error
     with file:

@@ -1,6 +1,6 @@
-"""Many processes, one run: how they find each other, what they agree on, and who speaks for all.
+"""Runs of several processes: rendezvous, collective calls on the host, and the errors of lost processes.
 
-All processes make the same calls in the same order. With one process nothing here costs anything.
+All processes must make the same calls in the same order. With one process no call here communicates.
 """
 
 import collections
@@ -32,21 +32,28 @@ def initialize(
     heartbeat_timeout: int = 100,
     shutdown_timeout: int = 300,
 ) -> None:
-    """Makes this process one of `num_processes`, before JAX looks for devices; time-outs in seconds.
+    """Join this process to a run of `num_processes` processes, before JAX initializes its devices.
 
-    Without the first three, what SLURM, Open MPI, Kubernetes or a TPU pod says, as JAX finds it; where there is nothing
-    of the kind, and for `num_processes` = 1, the process stays alone. Raises InputError in all processes that are there
-    if a flag cannot be used, if one of them does not start in time, or if they have unequal numbers of devices.
+    Without the first three arguments, JAX detects SLURM, Open MPI, Kubernetes or a TPU pod. If there is none of them,
+    or `num_processes` is 1, the process runs alone.
+
+    Args:
+        coordinator: The address HOST:PORT of process 0.
+        num_processes: The number of processes.
+        process_id: The rank of this process, from 0 to `num_processes` - 1.
+        initialization_timeout: Seconds to wait until all processes have started.
+        heartbeat_timeout: Seconds without a heartbeat after which a process counts as lost.
+        shutdown_timeout: Seconds to wait until all processes have reached the end.
+
+    Raises:
+        InputError: In all started processes, if an argument is invalid, a process is missing, or device counts differ.
     """
-    _check(coordinator, num_processes, process_id)
-    times = {"initialization": initialization_timeout, "heartbeat": heartbeat_timeout, "shutdown": shutdown_timeout}
-    for name, seconds in times.items():
-        if seconds < 1:
-            raise InputError(f"--distributed.{name}-timeout={seconds} must be 1 or more")
+    _check_flags(coordinator, num_processes, process_id)
+    _check_timeouts(initialization=initialization_timeout, heartbeat=heartbeat_timeout, shutdown=shutdown_timeout)
     if num_processes == 1 or (coordinator is None and not _scheduled()):
         return
-    if coordinator is not None:
-        _meet(coordinator, num_processes, process_id, initialization_timeout)
+    if coordinator is not None and num_processes is not None and process_id is not None:
+        _rendezvous(coordinator, num_processes, process_id, initialization_timeout)
     import jax
 
     try:
@@ -59,26 +66,40 @@ def initialize(
             shutdown_timeout_seconds=shutdown_timeout,
         )
     except (ValueError, RuntimeError, OSError) as error:
-        if coordinator is None and "should be defined" in str(error):  # libtpu is here, and no pod around it
+        if coordinator is None and "should be defined" in str(error):  # libtpu is installed on a host outside a pod
             return
-        told = " ".join(str(error).split())
+        cause = " ".join(str(error).split())
         raise InputError(
-            f"the processes cannot be joined ({told}); --distributed.num-processes 1 stays alone"
+            f"the processes cannot be joined ({cause}); set --distributed.num-processes 1 to run this process alone"
         ) from None
-    held = collections.Counter(device.process_index for device in jax.devices())
-    if len(set(held.values())) > 1:
-        told = ", ".join(f"{count} in process {rank}" for rank, count in sorted(held.items()))
-        raise InputError(f"devices: {told}; all processes must have as many")
+    _check_equal_devices()
 
 
-def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def _check_timeouts(**timeouts: int) -> None:
+    for name, seconds in timeouts.items():
+        if seconds < 1:
+            raise InputError(f"--distributed.{name}-timeout={seconds} must be 1 or more")
+
+
+def _check_equal_devices() -> None:
+    import jax
+
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} in process {rank}" for rank, count in sorted(counts.items()))
+        raise InputError(f"devices: {listed}; all processes must have the same number of devices")
+
+
+def _check_flags(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     given = dict(zip(_FLAGS, (coordinator, num_processes, process_id), strict=True))
     missing = [name for name, value in given.items() if value is None]
     if num_processes is not None and num_processes < 1:
         raise InputError(f"--distributed.num-processes={num_processes} must be 1 or more")
     if num_processes != 1 and 0 < len(missing) < len(given):
-        flags = ", ".join(f"--distributed.{name.replace('_', '-')}" for name in missing)
-        raise InputError(f"{flags}: missing; the three say together which processes there are")
+        flags, all_flags = (
+            ", ".join(f"--distributed.{name.replace('_', '-')}" for name in names) for names in (missing, _FLAGS)
+        )
+        raise InputError(f"{flags}: missing; set all of {all_flags}, or none of them")
     if process_id is not None and not 0 <= process_id < (num_processes or 1):
         raise InputError(f"--distributed.process-id={process_id} must be at least 0 and less than {num_processes}")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
@@ -86,7 +107,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
 
 
 def _scheduled() -> bool:
-    """Whether a scheduler that JAX knows has started several processes, or this may be one host of a TPU pod."""
+    """Return whether a scheduler that JAX detects has started several processes, or this may be a host of a TPU pod."""
     env = os.environ
     slurm = int(env.get("SLURM_NTASKS", 1)) if {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= env.keys() else 1
     kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= env.keys()
@@ -94,87 +115,91 @@ def _scheduled() -> bool:
     return several or kubernetes or importlib.util.find_spec("libtpu") is not None
 
 
-def _meet(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
-    """Returns once all processes are there; else raises InputError that names who is not.
+def _rendezvous(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
+    """Return once all processes have started; raise an InputError that names the missing ones after the timeout.
 
-    JAX would end each of them by SIGABRT, and name nobody. Process 0 listens where JAX's service is to be, hears the
-    number of each, and tells all of them "" or what is wrong.
+    JAX would end each process by SIGABRT and name none. Here process 0 listens at the address that JAX's service uses
+    afterwards, receives the rank of each process, and sends to all of them "" or the error message.
     """
     host, _, port = coordinator.rpartition(":")
     if process_id == 0:
-        verdict = _receive(int(port), num_processes, timeout)
+        problem = _receive_ranks(int(port), num_processes, timeout)
     else:
-        verdict = _report((host.strip("[]"), int(port)), f"{process_id} {num_processes}", timeout)
-    if verdict:
-        raise InputError(verdict)
+        problem = _send_rank((host.strip("[]"), int(port)), f"{process_id} {num_processes}", timeout)
+    if problem:
+        raise InputError(problem)
 
 
-def _receive(port: int, num_processes: int, timeout: float) -> str:
-    deadline, here, wrong = time.monotonic() + timeout, {}, ""
+def _receive_ranks(port: int, num_processes: int, timeout: float) -> str:
+    deadline, connections, problem = time.monotonic() + timeout, {}, ""
     dual = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
     try:
         server = socket.create_server(("", port), **dual)
     except OSError as error:
         return f"--distributed.coordinator: process 0 cannot listen on port {port} ({error.strerror})"
     with server, contextlib.ExitStack() as stack:
-        while len(here) < num_processes - 1 and not wrong and (left := deadline - time.monotonic()) > 0:
+        while len(connections) < num_processes - 1 and not problem and (left := deadline - time.monotonic()) > 0:
             server.settimeout(left)
             try:
                 connection = stack.enter_context(server.accept()[0])
                 connection.settimeout(min(left, 5))
                 rank, count = map(int, connection.recv(64).split())
-            except (OSError, ValueError):  # nobody came, or someone who is none of us
+            except (OSError, ValueError):  # a timeout, or a client that does not belong to the run
                 continue
             if count != num_processes:
-                wrong = f"--distributed.num-processes: {num_processes} in process 0, {count} in process {rank}"
-            elif rank in here:
-                wrong = f"--distributed.process-id: {rank} given to two processes"
-            here[rank] = connection
-        absent = [str(rank) for rank in range(1, num_processes) if rank not in here]
-        if absent and not wrong:
-            wrong = f"{_listed(absent)} of {num_processes} did not start within {timeout:g} s"
-        for connection in here.values():
+                problem = f"--distributed.num-processes={num_processes} in process 0 and {count} in process {rank}"
+                problem += "; set the same number in all processes"
+            elif rank in connections:
+                problem = f"--distributed.process-id={rank} is set in two processes; set a different one in each"
+            connections[rank] = connection
+        absent = [str(rank) for rank in range(1, num_processes) if rank not in connections]
+        if absent and not problem:
+            problem = f"{_format_ranks(absent)} of {num_processes} did not start within {timeout:g} s"
+        for connection in connections.values():
             with contextlib.suppress(OSError):
-                connection.sendall(f"{wrong}\n".encode())
-    return wrong
+                connection.sendall(f"{problem}\n".encode())
+    return problem
 
 
-def _report(address: tuple[str, int], line: str, timeout: float) -> str:
+def _send_rank(address: tuple[str, int], line: str, timeout: float) -> str:
     deadline = time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
         try:
             connection = socket.create_connection(address, timeout=left)
-        except OSError:  # not there yet
+        except OSError:  # Process 0 does not listen yet.
             time.sleep(min(0.1, left))
             continue
         with connection, contextlib.suppress(OSError):
             connection.sendall(line.encode())
-            connection.settimeout(timeout + 5)  # process 0 waits no longer
+            connection.settimeout(timeout + 5)  # Process 0 waits no longer than this.
             if answer := connection.makefile().readline():
                 return answer.strip()
         break
     return f"process 0 did not answer at {address[0]}:{address[1]} within {timeout:g} s"
 
 
-def _listed(ranks: list[str]) -> str:
+def _format_ranks(ranks: list[str]) -> str:
     return f"process {ranks[0]}" if len(ranks) == 1 else f"processes {', '.join(ranks)}"
 
 
 def is_single_process() -> bool:
-    """Whether there is no other process; asks JAX for no device where it can be told without."""
+    """Return whether the run has one process. Does not initialize JAX's devices if that is known without them."""
     jax = sys.modules.get("jax")
     return jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def is_primary() -> bool:
-    """Whether this process speaks and writes for all."""
+    """Return whether this process is the primary process, rank 0, which logs and writes files for all."""
     return is_single_process() or sys.modules["jax"].process_index() == 0
 
 
 def exit_process(code: int, *, with_all: bool = False) -> NoReturn:
-    """Ends this process with an exit code and without its threads, which may wait for others that never come.
+    """End this process without waiting for its threads, which may wait for processes that are lost.
 
-    At once, for the others to notice; or, `with_all`, when all have come here: the first serves them, and ends last.
+    Args:
+        code: The exit code.
+        with_all: If False, end at once, so that the other processes notice. If True, end when all processes have called
+            this function; the primary process, which serves the others, ends last.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -184,71 +209,115 @@ def exit_process(code: int, *, with_all: bool = False) -> NoReturn:
 
 
 class LocalError(Exception):
-    """An error, its cause, that the others do not meet: its process has to `leave` at once, or they wait in vain."""
+    """An error that only this process has, stored as `__cause__`.
+
+    The process must call `exit_process` at once, because the other processes would wait for it without end.
+    """
 
 
 def lost_process_error(error: BaseException | None) -> LostProcessError | None:
-    """What an error, or one that led to it, says of another process that has ended; None if it is this one's own."""
+    """Return a LostProcessError if an error or one of its causes shows that another process has ended.
+
+    Args:
+        error: An error of this process, or None.
+
+    Returns:
+        The LostProcessError, or None if the error has another cause.
+    """
     import jax
 
     while error is not None:
-        told = " ".join(str(error).split())
-        status = _STATUS.match(told)  # jaxlib raises one that comes while an array is read as a ValueError
-        if (isinstance(error, jax.errors.JaxRuntimeError) or status) and not told.startswith("RESOURCE_EXHAUSTED"):
+        text = " ".join(str(error).split())
+        # jaxlib raises an error of a transfer from device to host as a ValueError, with the status in its text.
+        status = _STATUS.match(text)
+        if (isinstance(error, jax.errors.JaxRuntimeError) or status) and not text.startswith("RESOURCE_EXHAUSTED"):
             return LostProcessError(
-                f"another process has ended ({told[:200]}); the same commands go on from the last save"
+                f"another process has ended ({text[:200]}); run the same commands again to resume from the last "
+                "checkpoint"
             )
         error = error.__cause__ or error.__context__
     return None
 
 
 def run_on_all(action: Callable[[], T], *, expected: type[Exception] = VaeJaxError) -> T:
-    """What `action` returns here, once it has succeeded in all processes.
+    """Run an action in every process, and raise the first process's error in all of them if one fails.
 
-    Raises in all of them the error, of the kind `expected`, of the first that failed: else the others would wait for
-    it in vain. `action` itself must not wait for another process.
+    Without this exchange, the other processes would wait without end for the one that failed.
+
+    Args:
+        action: The function to call. It must not wait for another process.
+        expected: The class of errors that are raised in all processes.
+
+    Returns:
+        What `action` returned in this process, after it has succeeded in all processes.
+
+    Raises:
+        VaeJaxError: In all processes, the error of the lowest rank that failed; of the class `expected`.
     """
     if is_single_process():
         return action()
-    result, told = None, ""
+    results, failure = [], ""
     try:
-        result = action()
+        results.append(action())
     except expected as error:
-        told = json.dumps([type(error).__name__, str(error)])
-    found = gather_text(told)
-    for rank, text in enumerate(found):
+        failure = json.dumps([type(error).__name__, str(error)])
+    failures = gather_text(failure)
+    for rank, text in enumerate(failures):
         if text:
             kind, message = json.loads(text)
-            raise getattr(errors, kind, expected)(message if len(set(found)) == 1 else f"process {rank}: {message}")
-    return result
+            raise getattr(errors, kind, expected)(message if len(set(failures)) == 1 else f"process {rank}: {message}")
+    return results[0]
 
 
 def run_on_primary(action: Callable[[], T]) -> T | None:
-    """What `action` returns, done by the first process for all (None in the others); raises in all what it raises."""
+    """Run an action in the primary process only; raise its VaeJaxError in all processes.
+
+    Args:
+        action: The function to call. It must not wait for another process.
+
+    Returns:
+        What `action` returned in the primary process, and None in the others.
+    """
     return run_on_all(lambda: action() if is_primary() else None)
 
 
 def broadcast_from_primary(action: Callable[[], T]) -> T:
-    """What `action` returns in the first process, in all, as JSON holds it: for files that others may see later."""
+    """Run an action in the primary process and return its result in all processes.
+
+    Use it to read files that other processes may see later, on a network file system.
+
+    Args:
+        action: The function to call. Its result must survive JSON.
+
+    Returns:
+        What `action` returned in the primary process, after a round trip through JSON if there are several processes.
+    """
     if is_single_process():
         return action()
     return json.loads(gather_text(run_on_primary(lambda: json.dumps(action())) or "")[0])
 
 
 def check_equal_across_processes(facts: Mapping[str, Any]) -> None:
-    """Raises InputError in all processes unless all hold the same `facts`, which JSON must be able to hold."""
+    """Raise an error in all processes unless all have the same values.
+
+    Args:
+        facts: The values by name. They must be JSON values.
+
+    Raises:
+        InputError: In all processes, if a value differs between process 0 and another process.
+    """
     first, *others = (json.loads(text) for text in gather_text(json.dumps(facts)))
     for rank, other in enumerate(others, start=1):
-        different = [name for name in {**first, **other} if first.get(name) != other.get(name)]
-        if different:
-            told = [
-                f"{name}: {first.get(name)} in process 0, {other.get(name)} in process {rank}" for name in different
+        names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if names:
+            listed = [
+                f"{name}={first.get(name)} in process 0 and {other.get(name)} in process {rank}" for name in names
             ]
-            raise InputError(f"{'; '.join(told)}; all processes must be given the same")
+            raise InputError(f"{'; '.join(listed)}; set the same in all processes")
 
 
 def gather_text(text: str) -> list[str]:
-    """The text of each process, in all of them."""
+    """Return the texts of all processes, by rank, in every process."""
     if is_single_process():
         return [text]
     import numpy as np
@@ -256,30 +325,37 @@ def gather_text(text: str) -> list[str]:
 
     content = text.encode()
     longest = int(multihost_utils.process_allgather(np.int32(len(content))).max())
-    padded = np.zeros(1 << max(longest, 1).bit_length(), np.uint8)  # few lengths, few compilations
+    padded = np.zeros(1 << max(longest, 1).bit_length(), np.uint8)  # few lengths, so few compilations
     padded[: len(content)] = np.frombuffer(content, np.uint8)
     return [bytes(row).rstrip(b"\0").decode() for row in multihost_utils.process_allgather(padded)]
 
 
-def any_process(asked: Callable[[], bool]) -> Callable[[], bool]:
-    """`asked` as all processes answer it alike: whether it was true in any of them, at the call before.
+def any_process(condition: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a function that reports in all processes whether a condition held in any of them at the previous call.
 
-    One call late, nobody waits: the answer has been on its way while the devices worked on what was dispatched since.
+    The result is one call late, so that no process waits: it is communicated while the devices run the programs that
+    were dispatched since.
+
+    Args:
+        condition: Evaluated in this process at each call.
+
+    Returns:
+        A function without arguments, with the same result in all processes. With one process it is `condition`.
     """
     if is_single_process():
-        return asked
+        return condition
     import jax
     import numpy as np
 
     mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
-    any_of = jax.jit(jax.numpy.any, out_shardings=everywhere)
-    answers = collections.deque([False])
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    sharded = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
+    reduce_any = jax.jit(jax.numpy.any, out_shardings=replicated)
+    pending = collections.deque([False])
 
-    def ask() -> bool:
-        own = np.full(jax.local_device_count(), asked())
-        answers.append(any_of(jax.make_array_from_process_local_data(spread, own)))
-        return bool(answers.popleft())
+    def previous() -> bool:
+        local = np.full(jax.local_device_count(), condition())
+        pending.append(reduce_any(jax.make_array_from_process_local_data(sharded, local)))
+        return bool(pending.popleft())
 
-    return ask
+    return previous

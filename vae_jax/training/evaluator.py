@@ -1,4 +1,4 @@
-"""Exact numbers over a whole split: every example once, whatever the batch size, in float32 at highest precision."""
+"""Evaluation of a complete split: every example once, for any batch size, in float32 at the highest precision."""
 
 import dataclasses
 import functools
@@ -17,16 +17,23 @@ from vae_jax.distributions import MarkovChain
 from vae_jax.inference import Params, bound_parts, log_likelihood, sample_terms
 from vae_jax.training.metrics import mean_and_error, peak_signal_to_noise
 
-ACTIVE_VARIANCE = 0.01  # a unit is active if its posterior mean varies more than this over the images (1509.00519)
-MEAN_SAMPLES = 50  # draws that the mean of a layer is taken over where it depends on the layer below it
+# A unit is active if the variance of its posterior mean over the images is larger (Burda et al., arXiv 1509.00519).
+ACTIVE_VARIANCE = 0.01
+MEAN_SAMPLES = 50  # samples in the estimate of a layer's mean, which depends on the layer below it
 
 PerExample = Callable[[Params, random.Key, Array], dict[str, Array]]  # (params, key, images [B]) -> name -> [B, ...]
 
 
 def padded_batches(images: np.ndarray, batch_size: int, *, multiple: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of real examples, images [B, H, W, C]) over all images, `batch_size` in turn.
+    """Yield all images in batches of one size.
 
-    Each batch is filled up, the last one too, to the same B: `batch_size` rounded up to a `multiple`.
+    Args:
+      images: [N, ...].
+      batch_size: how many of the images a batch contains; the last batch can contain fewer.
+      multiple: the number of rows of a batch is `batch_size`, rounded up to a multiple of this.
+
+    Yields:
+      The number of images in the batch, and the batch [B, ...]. Its remaining rows repeat the last image.
     """
     size = -(-batch_size // multiple) * multiple
     for start in range(0, len(images), batch_size):
@@ -45,13 +52,27 @@ def evaluate_examples(
     placement: NamedSharding | None = None,
     report: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """`per_example` over all images [N, H, W, C], each exactly once: name -> [N, ...], as NumPy arrays.
+    """Return the values of `per_example` for all images, each exactly once.
 
-    The key of a batch is `key` folded with its number. `placement` is where a batch is to live (a sharding of its rows
-    over a mesh): where the devices do not divide `batch_size` rows are added, which change no draw of the others.
-    The next batch is dispatched before the last one is read; `report` is told how many examples are done. Raises
-    ValueError where there are no images.
+    The key of batch i is fold_in(key, i). Each batch is dispatched before the values of the previous one are read.
+
+    Args:
+      per_example: (params, key, images [B, ...]) -> {name: [B, ...]}.
+      params: parameters of the model.
+      key: a typed key.
+      images: [N, ...].
+      batch_size: how many images a batch contains.
+      placement: the sharding of the rows of a batch over a mesh; None for one device. If the devices do not divide
+        `batch_size`, rows are added. They do not change the random numbers of the others.
+      report: receives the number of examples so far, after each batch.
+
+    Returns:
+      {name: [N, ...]} as NumPy arrays.
+
+    Raises:
+      ValueError: there are no images, or `batch_size` is less than 1.
     """
+    _check_batches(images, batch_size)
     pending: list[tuple[int, dict[str, Array]]] = []
     rows: list[dict[str, np.ndarray]] = []
     done = 0
@@ -64,33 +85,55 @@ def evaluate_examples(
         if report is not None:
             report(done)
 
-    if not len(images) or batch_size < 1:
-        raise ValueError(f"{len(images)} images in batches of {batch_size} given, must be one or more of either")
-    multiple = 1 if placement is None else placement.mesh.size
-    for i, (count, batch) in enumerate(padded_batches(images, batch_size, multiple=multiple)):
-        batch_key = jax.random.fold_in(key, i)
-        if len(batch) > batch_size:
-            batch_key = random.RowsKey(batch_key, np.int32(0), batch_size)
+    for count, batch_key, batch in _keyed_batches(key, images, batch_size, placement):
         with jax.default_matmul_precision("highest"):
-            batch = _placed(batch, placement)
-            pending.append((count, per_example(params, batch_key, batch)))
+            pending.append((count, per_example(params, batch_key, _place_batch(batch, placement))))
         if len(pending) > 1:
             collect()
     collect()
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _placed(batch: np.ndarray, placement: NamedSharding | None) -> Array:
+def _check_batches(images: np.ndarray, batch_size: int) -> None:
+    if not len(images):
+        raise ValueError("images has length 0; pass one image or more")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be 1 or more")
+
+
+def _keyed_batches(
+    key: Array, images: np.ndarray, batch_size: int, placement: NamedSharding | None
+) -> Iterator[tuple[int, random.Key, np.ndarray]]:
+    """Yield (number of images, key, batch) for all images; the devices of `placement` divide the rows of a batch."""
+    multiple = 1 if placement is None else placement.mesh.size
+    for i, (count, batch) in enumerate(padded_batches(images, batch_size, multiple=multiple)):
+        batch_key = jax.random.fold_in(key, i)
+        if len(batch) > batch_size:
+            first: Any = np.int32(0)  # a NumPy scalar, which jit places on all devices
+            batch_key = random.RowsKey(batch_key, first, batch_size)
+        yield count, batch_key, batch
+
+
+def _place_batch(batch: np.ndarray, placement: NamedSharding | None) -> Array:
     if placement is None:
         return jnp.asarray(batch)
     return jax.make_array_from_process_local_data(placement, batch, batch.shape)  # each process has the complete batch
 
 
 def elbo_terms(params: Params, key: random.Key, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
-    """For each uint8 image: `reconstruction` and, if there is one, `kl` (nats, one posterior sample); the posterior's
-    `mean` E[z] [B, D]; and `squared_error`, |x - E p(x|mean)|² over pixels in [0, 1].
+    """Return the terms of the ELBO and the reconstruction error of each image.
 
-    Of a code of several layers the mean is estimated, and `mean_variance` [B, D] is the variance of the estimate.
+    Args:
+      params: parameters of the model.
+      key: split once, for the binarization and for the posterior's noise.
+      images: uint8 [B, H, W, C].
+      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      binarization: see `read_images`.
+
+    Returns:
+      The arrays of `bound_parts`, each [B] in nats, from one posterior sample; `mean` [B, D], the posterior mean E[z];
+      `squared_error` [B], |x - E p(x|mean)|² over pixels in [0, 1]. If the code has several layers, the mean is an
+      estimate, and `mean_variance` [B, D] is its variance.
     """
     read_key, noise_key = random.split(key)
     x = read_images(read_key, images, binarization=binarization)
@@ -107,9 +150,21 @@ def elbo_terms(params: Params, key: random.Key, images: Array, *, model: Any, bi
 def likelihood_terms(
     params: Params, key: random.Key, images: Array, *, model: Any, binarization: str, num_samples: int, chunk: int
 ) -> dict[str, Array]:
-    """For each uint8 image: `log_px` (nats, importance sampling with K = `num_samples`) and `ess`.
+    """Return the importance-sampling estimate of log p(x) for each image.
 
-    An image is binarised by the same draw as in `elbo_terms` under the same key.
+    An image is binarized with the same random numbers as in `elbo_terms` under the same key.
+
+    Args:
+      params: parameters of the model.
+      key: split once, for the binarization and for the posterior's noise.
+      images: uint8 [B, H, W, C].
+      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      binarization: see `read_images`.
+      num_samples: K.
+      chunk: how many samples are computed at once.
+
+    Returns:
+      `log_px` [B] in nats and `ess` [B], the effective sample size.
     """
     read_key, noise_key = random.split(key)
     x = read_images(read_key, images, binarization=binarization)
@@ -119,22 +174,28 @@ def likelihood_terms(
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """The evaluations of one model, each compiled once and then called for any parameters and images."""
+    """The evaluations of one model; each is compiled once, for any parameters and images.
 
-    model: Any  # with `encode`, `prior` and `decode`
+    Attributes:
+      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      binarization: see `read_images`.
+      batch_size: how many images are evaluated at once.
+      placement: the sharding of the rows of a batch, such as `batch_sharding(mesh)`; None for one device.
+      compiler_options: options of XLA for the devices.
+    """
+
+    model: Any
     binarization: str
     batch_size: int
-    placement: NamedSharding | None = (
-        None  # where the rows of a batch live: `batch_sharding(mesh)`; one device if not given
-    )
-    compiler_options: dict[str, Any] | None = None  # what XLA is told for the devices in question
+    placement: NamedSharding | None = None
+    compiler_options: dict[str, Any] | None = None
 
     @functools.cached_property
     def _elbo(self) -> PerExample:
-        return self._compiled(functools.partial(elbo_terms, model=self.model, binarization=self.binarization))
+        return self._jit(functools.partial(elbo_terms, model=self.model, binarization=self.binarization))
 
-    def _compiled(self, per_example: PerExample) -> PerExample:
-        """Jitted; what it returns is whole on each device, for every process to read."""
+    def _jit(self, per_example: PerExample) -> PerExample:
+        """Return the jitted function. Its results are replicated on all devices, so every process can read them."""
         replicated = None if self.placement is None else NamedSharding(self.placement.mesh, PartitionSpec())
         return jax.jit(per_example, out_shardings=replicated, compiler_options=self.compiler_options)
 
@@ -142,27 +203,38 @@ class Evaluator:
     def _likelihoods(self) -> dict[tuple[int, int], PerExample]:
         return {}
 
-    def bound(self, params: Params, key: Array, images: np.ndarray) -> dict[str, float]:
-        """Means over all images, in nats: `reconstruction`, and `kl` and `elbo` where the posterior has a density.
+    def bound(self, params: Params, key: Array, images: np.ndarray) -> dict[str, Any]:
+        """Return the ELBO and its parts, active units and the reconstruction error, as means over all images.
 
-        `reconstruction_se` and `elbo_se` are standard errors over images; `active_units` counts the latents whose
-        posterior mean has a variance above 0.01 over the images, less what an estimated mean varies by itself. Of a
-        code of several layers there are `kl_1`, ..., the layers' shares of the KL, which alone may be negative, and
-        `active_units_by_layer` too, from the image upwards. `squared_error` is that of decoding the posterior's
-        mean, summed over pixels in [0, 1], and `psnr` = 10 log10(H·W·C / squared_error) in decibels.
+        Args:
+          params: parameters of the model.
+          key: a typed key; equal keys give equal results.
+          images: uint8 [N, H, W, C].
+
+        Returns:
+          A dictionary of numbers:
+
+          - `reconstruction` and, if the posterior has a density, `kl` and `elbo`, in nats per image, from one posterior
+            sample; `reconstruction_se` and `elbo_se` are standard errors over the images.
+          - `active_units`, the number of latents whose posterior mean has a variance above 0.01 over the images. The
+            variance of an estimated mean is subtracted.
+          - `squared_error` of decoding the posterior mean, summed over pixels in [0, 1], and
+            `psnr` = 10 log10(H·W·C / squared_error) in decibels.
+          - if the code has several layers, `kl_1`, ..., the shares of the layers in the KL, which can be negative, and
+            the list `active_units_by_layer`, starting at the image.
+
+        Raises:
+          ValueError: there are no images.
         """
         values = evaluate_examples(
             self._elbo, params, key, images, batch_size=self.batch_size, placement=self.placement
         )
-        result = mean_and_error("reconstruction", values["reconstruction"])
+        result: dict[str, Any] = mean_and_error("reconstruction", values["reconstruction"])
         if "kl" in values:
             result["kl"] = float(values["kl"].mean(dtype=np.float64))
             result |= mean_and_error("elbo", values["reconstruction"] - values["kl"])
         result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
-        variance = values["mean"].astype(np.float64).var(axis=0)
-        if "mean_variance" in values:
-            variance -= values["mean_variance"].mean(axis=0, dtype=np.float64)
-        active = variance > ACTIVE_VARIANCE
+        active = _is_active(values["mean"], values.get("mean_variance"))
         if isinstance(posterior := self._posterior(params, images.shape[1:]), MarkovChain):
             layers = np.split(active, np.cumsum(posterior.sizes[:-1]))
             result["active_units_by_layer"] = [int(layer.sum()) for layer in layers]
@@ -174,7 +246,7 @@ class Evaluator:
         }
 
     def _posterior(self, params: Params, image_shape: tuple[int, ...]) -> Any:
-        """q(z|x) of one image, its arrays as shapes."""
+        """Return q(z|x) of one image, with shapes in place of arrays."""
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         return jax.eval_shape(lambda p, x: self.model.apply({"params": p}, x, method="encode"), params, image)
 
@@ -187,16 +259,28 @@ class Evaluator:
         num_samples: int,
         chunk: int,
         report: Callable[[int], None] | None = None,
-    ) -> dict[str, float]:
-        """`nll` = -log p(x) in nats by importance sampling with its standard error over images `nll_se`, and `ess`.
+    ) -> dict[str, Any]:
+        """Return the negative log-likelihood by importance sampling, as a mean over all images.
 
-        `ess` is the median over images of the effective number of the `num_samples` samples. Raises ValueError
-        where the posterior has no density.
+        Args:
+          params: parameters of the model.
+          key: a typed key; equal keys give equal results.
+          images: uint8 [N, H, W, C].
+          num_samples: K, the posterior samples of each image.
+          chunk: how many samples are computed at once.
+          report: receives the number of images so far, after each batch.
+
+        Returns:
+          `nll` = -log p(x) in nats per image, its standard error over the images `nll_se`, and `ess`, the median over
+          the images of the effective sample size.
+
+        Raises:
+          ValueError: the posterior has no density, or there are no images.
         """
         settings = num_samples, chunk
         if settings not in self._likelihoods:
             fixed = {"model": self.model, "binarization": self.binarization, "num_samples": num_samples, "chunk": chunk}
-            self._likelihoods[settings] = self._compiled(functools.partial(likelihood_terms, **fixed))
+            self._likelihoods[settings] = self._jit(functools.partial(likelihood_terms, **fixed))
         values = evaluate_examples(
             self._likelihoods[settings],
             params,
@@ -207,3 +291,11 @@ class Evaluator:
             report=report,
         )
         return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
+
+
+def _is_active(mean: np.ndarray, mean_variance: np.ndarray | None) -> np.ndarray:
+    """Return bool [D], whether the variance of the means [N, D], less that of their estimates, is large enough."""
+    variance = mean.astype(np.float64).var(axis=0)
+    if mean_variance is not None:
+        variance -= mean_variance.mean(axis=0, dtype=np.float64)
+    return variance > ACTIVE_VARIANCE

@@ -1,4 +1,4 @@
-"""training.many_steps."""
+"""Many training steps in one program, over images that are in the memory of the device."""
 
 import functools
 from collections.abc import Callable
@@ -26,25 +26,35 @@ def train_steps(
     streamed: bool = False,
     place_batch: Callable[[Array], Array] = lambda batch: batch,
 ) -> tuple[TrainState, Metrics]:
-    """`num_steps` <= `max_steps` updates in one program, over uint8 `images` [N, H, W, C] that live on the device.
+    """Run up to `max_steps` updates in one program.
 
-    Where they are `streamed`, `images` are the batches of the steps themselves, in turn: [max_steps, B, H, W, C], or
-    with `microbatches` M > 1 [max_steps, M, B/M, H, W, C].
+    If `num_steps` is an argument of the compiled program, one compilation serves every dispatch, including the last,
+    shorter one. If it is a Python number, the compiler can use it. A resumed run dispatches the same programs as an
+    uninterrupted run.
 
-    Returns the state and the metrics of each step, [max_steps], NaN beyond `num_steps`. Where the number of steps is
-    an argument of the program, one compilation serves every dispatch, the last and shorter one too; where it is a
-    number of Python's, the compiler knows it. A resumed run dispatches the very programs of one that was not.
-    `place_batch` may say over which devices a batch lies, or each of the `microbatches` that the step takes it in.
-    Beyond `max_steps` there is no batch: a greater number of Python's raises ValueError, and an argument that is
-    greater stops there.
+    Args:
+      state: the state before the first of the steps.
+      images: uint8 [N, H, W, C], the data set. If `streamed`, the batches of the steps in their order,
+        [max_steps, B, H, W, C], or with M > 1 microbatches [max_steps, M, B/M, H, W, C].
+      num_steps: the number of updates, at most `max_steps`. A traced number above `max_steps` is reduced to it, because
+        there are no further batches.
+      step: a function of `make_train_step`.
+      batch_size: B.
+      max_steps: the length of the metrics.
+      microbatches: M, the number of parts of a batch.
+      streamed: whether `images` contains batches instead of the data set.
+      place_batch: applied to a batch, or to each of its microbatches, for example a sharding constraint.
+
+    Returns:
+      The state after the last update, and the metrics of each step, [max_steps], NaN from `num_steps` on.
+
+    Raises:
+      ValueError: `num_steps` is a Python number above `max_steps`.
     """
-    if not isinstance(num_steps, int):
-        num_steps = jnp.minimum(num_steps, max_steps)
-    elif num_steps > max_steps:
-        raise ValueError(f"num_steps={num_steps} must be at most max_steps ({max_steps})")
+    num_steps = _limited(num_steps, max_steps)
     if microbatches > 1:
         place_batch = jax.vmap(place_batch)
-    batch = (lambda i: images[i]) if streamed else _in_order(state, images, batch_size, max_steps, microbatches)
+    batch = (lambda i: images[i]) if streamed else _shuffled_batches(state, images, batch_size, max_steps, microbatches)
 
     def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, rows = carry
@@ -56,13 +66,22 @@ def train_steps(
     return lax.fori_loop(0, num_steps, body, (state, rows))
 
 
-def _in_order(
+def _limited(num_steps: Array | int, max_steps: int) -> Array | int:
+    """Return a number of steps that is at most `max_steps`; raise ValueError for a Python number above it."""
+    if not isinstance(num_steps, int):
+        return jnp.minimum(num_steps, max_steps)
+    if num_steps > max_steps:
+        raise ValueError(f"num_steps={num_steps} must be at most max_steps={max_steps}; split the dispatch")
+    return num_steps
+
+
+def _shuffled_batches(
     state: TrainState, images: Array, batch_size: int, max_steps: int, microbatches: int
-) -> Callable[[Array], Array]:
-    """batch(i): what the i-th of the next `max_steps` steps reads of `images`."""
+) -> Callable[[Array | int], Array]:
+    """Return batch(i), the batch of the i-th of the next `max_steps` steps, in the order of the run's epochs."""
     order_key = jax.random.fold_in(state.key, random.DATA_STREAM)
     indices = functools.partial(batch_indices, num_examples=images.shape[0], batch_size=batch_size)
-    # The orders of all steps at once, [max_steps, batch_size]: a few integers against a loop's latency.
+    # The indices of all steps at once, [max_steps, batch_size]: they are small, and a loop over them has latency.
     order = jax.vmap(indices, in_axes=(None, 0))(order_key, state.step + jnp.arange(max_steps))
     if microbatches > 1:
         order = order.reshape(max_steps, microbatches, -1)

@@ -1,14 +1,24 @@
-"""training.optimizers."""
+"""Optimizers and learning-rate schedules from an `OptimizerConfig`."""
 
 import optax
 
 from vae_jax import kernels
 from vae_jax.config import OptimizerConfig, check_choices
-from vae_jax.inference import Params
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate as a function of the step, for a run of `steps` updates; InputError for an unknown name."""
+    """Return the learning rate as a function of the step.
+
+    Args:
+      config: learning rate, schedule and warm-up.
+      steps: the number of updates of the run.
+
+    Returns:
+      A function of the step.
+
+    Raises:
+      InputError: an unknown name in `config`.
+    """
     check_choices("optimizer", **vars(config))
     rate, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "one-cycle":
@@ -24,9 +34,19 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optax optimizer that `config` describes, its schedule spanning `steps` updates, after clipping if asked.
+    """Return the optimizer that `config` describes.
 
-    Raises InputError for an unknown name.
+    With `config.clip_norm`, the norm of the gradient is clipped before the update.
+
+    Args:
+      config: optimizer, schedule and clipping.
+      steps: the number of updates of the run, which the schedule covers.
+
+    Returns:
+      An optax gradient transformation.
+
+    Raises:
+      InputError: an unknown name in `config`.
     """
     rate, b1, b2, eps = make_schedule(config, steps), config.b1, config.b2, config.eps
     optimizer = {
@@ -41,15 +61,17 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         "sgd": lambda: optax.sgd(rate, momentum=b1),
         "lion": lambda: optax.lion(rate, b1, b2, weight_decay=config.weight_decay),
     }[config.name]()
-    return _clipped(optimizer, config.clip_norm) if config.clip_norm else optimizer
+    return _clip_gradients(optimizer, config.clip_norm) if config.clip_norm else optimizer
 
 
-def _clipped(optimizer: optax.GradientTransformation, max_norm: float) -> optax.GradientTransformation:
-    """`optimizer` for gradients of a norm of at most `max_norm`; its state is the same, so a run can begin to clip."""
+def _clip_gradients(optimizer: optax.GradientTransformation, max_norm: float) -> optax.GradientTransformation:
+    """Return `optimizer` for clipped gradients. Its state has the same structure, so a resumed run can add clipping."""
     clip = optax.clip_by_global_norm(max_norm)
 
-    def update(grads: Params, state: optax.OptState, params: Params = None) -> tuple[Params, optax.OptState]:
-        clipped, _ = clip.update(grads, optax.EmptyState())
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        clipped, _ = clip.update(updates, optax.EmptyState())
         return optimizer.update(clipped, state, params)
 
     return optax.GradientTransformation(optimizer.init, update)

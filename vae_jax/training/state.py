@@ -1,4 +1,4 @@
-"""training.state."""
+"""The training state: everything that changes from step to step."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,23 @@ from vae_jax.models import VAE, with_output_bias
 
 
 class TrainState(NamedTuple):
-    """Everything that a run carries from step to step: arrays only, so it can be donated, sharded, vmapped, saved."""
+    """The state of a run. It contains arrays only, so it can be donated, sharded, vmapped and saved.
 
-    step: Array  # int32 []: updates done, and the number of the next
+    Attributes:
+      step: int32 [], the number of updates so far, which is the index of the next step.
+      params: pytree of the parameters.
+      opt_state: state of the optimizer.
+      ema_params: exponential moving average of `params`, or () if there is none.
+      key: typed key of the run. It never changes; steps fold their index into it.
+      skipped: int32 [], the number of consecutive steps that were not finite.
+    """
+
+    step: Array
     params: Params
     opt_state: optax.OptState
-    ema_params: Params  # the moving average of the weights; () where none is kept
-    key: Array  # the run's typed key: never advanced, only folded
-    skipped: Array  # int32 []: steps in a row that were not finite
+    ema_params: Params
+    key: Array
+    skipped: Array
 
 
 def init_state(
@@ -31,10 +40,17 @@ def init_state(
     ema: bool = False,
     mean_image: Array | None = None,
 ) -> TrainState:
-    """The state before the first step: parameters drawn from `key`, moments at zero.
+    """Return the state before the first step.
 
-    With a `mean_image` [H, W, C] the output's bias starts at it (`with_output_bias`). Of the model `image_shape` is
-    read, and then `likelihood`.
+    Args:
+      key: typed key of the run; the parameters are drawn from fold_in(key, INIT_STREAM).
+      model: a `VAE`, or any Linen module with an `image_shape`, and with a `likelihood` if there is a `mean_image`.
+      optimizer: initializes its state from the parameters.
+      ema: whether the state contains a moving average of the parameters.
+      mean_image: [H, W, C], the initial output bias (see `with_output_bias`); None for the bias of the model.
+
+    Returns:
+      The state of step 0.
     """
     blank = jnp.zeros((1, *model.image_shape), jnp.float32)
     params = model.init(jax.random.fold_in(key, random.INIT_STREAM), blank)["params"]
@@ -44,7 +60,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        ema_params=jax.tree.map(jnp.copy, params) if ema else (),  # a buffer of its own: both are donated
+        ema_params=jax.tree.map(jnp.copy, params) if ema else (),  # a separate buffer, because both are donated
         key=key,
         skipped=jnp.zeros((), jnp.int32),
     )

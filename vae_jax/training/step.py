@@ -1,7 +1,7 @@
-"""From a loss to a trained state: the state, one pure step, and many steps in one program.
+"""One training step as a pure function: gradient, update, and the treatment of numbers that are not finite.
 
-Nothing here knows a device, a file or a clock: shardings are put on `jax.jit` from outside, and `fitting.fit` decides
-when to save and what to show.
+The step does not depend on devices, files or time. Shardings are applied by `jax.jit`, and the training loop of
+`vae_jax.runs` saves and reports.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from vae_jax.inference import Metrics, Params
 from vae_jax.training.loss import Loss
 from vae_jax.training.state import TrainState
 
-Step = Callable[["TrainState", Array], tuple["TrainState", Metrics]]
+Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+GradientFunction = Callable[[Params, Array, Array, Array], tuple[tuple[Array, Metrics], Params]]
 
 
 def make_train_step(
@@ -28,57 +29,101 @@ def make_train_step(
     max_skips: int = 0,
     microbatches: int = 1,
 ) -> Step:
-    """A pure, unjitted step(state, batch) -> (state, metrics).
+    """Return a pure function step(state, batch) -> (state, metrics), which is not jitted.
 
-    The noise of a step is a function of (state.key, state.step) alone. A step whose loss or gradient is not finite is
-    counted in `skipped`, which goes back to 0 at the next that is. With `max_skips` its update is not made (nor one
-    that gives weights that are not finite): up to `max_skips` such steps in a row are passed over, which the learning
-    rate's schedule counts and nothing else of the optimizer does; one more, and the state stays as it is, its `step`
-    naming the one that failed. With `max_skips` = 0 nothing is held back, for the updates of some layers then run while
-    the gradients of others are computed: the first step with `skipped` = 1 is the one that failed, and the state after
-    it is of no use. Metrics are the loss's own, `loss`, `grad_norm` and the new `skipped`, all scalars.
+    The noise of a step is a function of (state.key, state.step) alone.
 
-    With `microbatches` M > 1 the batch is [M, B/M, H, W, C] and `accumulated` takes its gradient: the loss is handed
-    each part with a `random.RowsKey`, which `vae_jax.random` splits and folds, and jax.random does not.
+    A step is not finite if its loss or its gradient is not, or, with `max_skips`, if the new parameters are not. It
+    increases `skipped`, which a finite step sets to 0. With `max_skips` > 0, the update of such a step is not applied.
+    Up to `max_skips` consecutive steps are skipped this way: the schedule of the learning rate counts them, and nothing
+    else of the optimizer does. After one more, the state stays unchanged and its `step` is the index of the failed
+    step. With `max_skips` = 0 every update is applied, so that XLA can update some layers while it computes the
+    gradients of others. The first step with `skipped` = 1 is then the failed one, and the state after it is unusable.
 
-    Raises ValueError for a batch that is not of so many parts, or a metric of the loss that is not a scalar.
+    Args:
+      loss: (params, key, batch, step) -> (loss, metrics).
+      optimizer: an optax gradient transformation.
+      ema_decay: decay of the moving average of the parameters; 0 for none.
+      max_skips: how many consecutive steps that are not finite may be skipped.
+      microbatches: M. With M > 1 a batch is [M, B/M, H, W, C], and `accumulate_gradients` computes the gradient. The
+        loss then receives a `random.RowsKey`, which `vae_jax.random` accepts and jax.random does not.
+
+    Returns:
+      The step. Its metrics are those of the loss, `loss`, `grad_norm` and the new `skipped`, each []. It raises
+      ValueError for a batch without M parts, and for a metric of the loss that is not a scalar.
     """
     gradient = accumulate_gradients(loss, microbatches) if microbatches > 1 else jax.value_and_grad(loss, has_aux=True)
 
     def train_step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
-        if microbatches > 1 and batch.shape[0] != microbatches:
-            raise ValueError(f"batch={list(batch.shape)} must be [{microbatches}, B/{microbatches}, H, W, C]")
-        key = jax.random.fold_in(jax.random.fold_in(state.key, random.NOISE_STREAM), state.step)
-        with jax.named_scope("loss_and_gradient"):
-            (value, metrics), grads = gradient(state.params, key, batch, state.step)
-        for name, metric in metrics.items():
-            if jnp.shape(metric) != ():
-                raise ValueError(f"metrics: {name} is {list(jnp.shape(metric))}, must be a scalar")
-        with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+        _check_parts(batch, microbatches)
+        (value, metrics), grads = _loss_and_gradient(gradient, state, batch)
+        params, opt_state = _update(optimizer, grads, state)
         grad_norm = kernels.global_norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema_decay) if ema_decay else ()
-        if max_skips:
-            finite &= jnp.isfinite(kernels.global_norm(params))
-        skipped = jnp.where(finite, 0, state.skipped + 1)
-        passed = skipped <= max_skips
-        if max_skips:
-            params, opt_state, ema_params = jax.tree.map(
-                lambda new, old: _select(passed if _is_schedule(new) else finite, new, old),
-                (params, opt_state, ema_params),
-                (state.params, state.opt_state, state.ema_params),
-                is_leaf=_is_schedule,
-            )
-        new_state = TrainState(state.step + passed, params, opt_state, ema_params, state.key, skipped)
-        return new_state, metrics | {"loss": value, "grad_norm": grad_norm, "skipped": skipped}
+        new_state = _next_state(state, (params, opt_state, ema_params), finite, max_skips)
+        return new_state, metrics | {"loss": value, "grad_norm": grad_norm, "skipped": new_state.skipped}
 
     return train_step
 
 
+def _check_parts(batch: Array, microbatches: int) -> None:
+    if microbatches > 1 and batch.shape[0] != microbatches:
+        expected = f"[{microbatches}, B/{microbatches}, H, W, C]"
+        raise ValueError(f"batch has shape {list(batch.shape)}; pass {expected} for microbatches={microbatches}")
+
+
+def _loss_and_gradient(
+    gradient: GradientFunction, state: TrainState, batch: Array
+) -> tuple[tuple[Array, Metrics], Params]:
+    """Return ((loss, metrics), gradient) with the noise of the state's step; raise ValueError for a metric not []."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, random.NOISE_STREAM), state.step)
+    with jax.named_scope("loss_and_gradient"):
+        (value, metrics), grads = gradient(state.params, key, batch, state.step)
+    for name, metric in metrics.items():
+        if jnp.shape(metric) != ():
+            raise ValueError(f"metrics[{name!r}] has shape {list(jnp.shape(metric))}; return a scalar")
+    return (value, metrics), grads
+
+
+def _update(optimizer: optax.GradientTransformation, grads: Params, state: TrainState) -> tuple[Params, optax.OptState]:
+    """Return parameters and optimizer state after one update."""
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates), opt_state
+
+
+def _next_state(
+    state: TrainState, updated: tuple[Params, optax.OptState, Params], finite: Array, max_skips: int
+) -> TrainState:
+    """Return the state after the step, with the updated values, or with the old ones if the step is skipped.
+
+    Args:
+      state: the state before the step.
+      updated: parameters, optimizer state and moving average after the update.
+      finite: bool [], whether loss and gradient are finite.
+      max_skips: how many consecutive steps that are not finite may be skipped.
+
+    Returns:
+      The state after the step.
+    """
+    if max_skips:
+        finite &= jnp.isfinite(kernels.global_norm(updated[0]))
+    skipped = jnp.where(finite, 0, state.skipped + 1)
+    advances = skipped <= max_skips
+    if max_skips:
+        updated = jax.tree.map(
+            lambda new, old: _select(advances if _is_schedule(new) else finite, new, old),
+            updated,
+            (state.params, state.opt_state, state.ema_params),
+            is_leaf=_is_schedule,
+        )
+    params, opt_state, ema_params = updated
+    return TrainState(state.step + advances, params, opt_state, ema_params, state.key, skipped)
+
+
 def _is_schedule(node: Any) -> bool:
-    """Whether a node of an optimizer's state counts the steps of a schedule, not the updates that were made."""
+    """Return whether a node of an optimizer's state counts the steps of a schedule, not the applied updates."""
     return isinstance(node, optax.ScaleByScheduleState)
 
 
@@ -86,26 +131,28 @@ def _select(condition: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def accumulate_gradients(loss: Loss, microbatches: int) -> Callable[..., tuple[tuple[Array, Metrics], Params]]:
-    """`value_and_grad(loss, has_aux=True)` of a batch [M, B/M, H, W, C], part by part: 1/M Σ over M = `microbatches`.
+def accumulate_gradients(loss: Loss, microbatches: int) -> GradientFunction:
+    """Return `value_and_grad(loss, has_aux=True)` of a batch [M, B/M, H, W, C], computed part by part: 1/M Σ.
 
-    The memory of B/M examples, and the numbers of all B up to the order of sums, since each part is handed the key of
-    its rows (`random.RowsKey`), for a loss that is a mean over examples which do not see each other.
+    It needs the memory of B/M examples. The result is that of all B examples up to the order of sums, because each part
+    receives the key of its rows (`random.RowsKey`). The loss must be a mean over independent examples.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
 
-    def mean_of_parts(params: Params, key: Array, batch: Array, step: Array) -> tuple[tuple[Array, Metrics], Params]:
+    def accumulated_gradient(
+        params: Params, key: Array, batch: Array, step: Array
+    ) -> tuple[tuple[Array, Metrics], Params]:
         size = batch.shape[1]
 
-        def of_part(i: Array, images: Array) -> Any:
+        def part_gradient(i: Array, images: Array) -> Any:
             return gradient(params, random.RowsKey(key, i * size, microbatches * size), images, step)
 
         def add(total: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
-            return jax.tree.map(lambda t, new: t + new / microbatches, total, of_part(*part)), None
+            return jax.tree.map(lambda t, new: t + new / microbatches, total, part_gradient(*part)), None
 
         parts = jnp.arange(microbatches), batch
-        shapes = jax.eval_shape(of_part, *jax.tree.map(lambda leaf: leaf[0], parts))
+        shapes = jax.eval_shape(part_gradient, *jax.tree.map(lambda leaf: leaf[0], parts))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return lax.scan(add, zeros, parts)[0]
 
-    return mean_of_parts
+    return accumulated_gradient

@@ -1,5 +1,7 @@
-"""Plain Flax as Flax's own VAE example has it: a jitted step for each batch, called from a Python loop over NumPy
-batches, with keys split on the way. Imports nothing of vae_jax."""
+"""Plain Flax, as in Flax's VAE example: a jitted step for each batch, in a Python loop over NumPy batches.
+
+The keys are split in the loop. Imports nothing of vae_jax.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,7 @@ VERSIONS = ("flax", "jax", "optax")
 
 
 def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
-    """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
+    """Return {row: make}, where make() returns the functions (epoch, test_elbo) that peers.py calls."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
@@ -53,7 +55,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
             nonlocal state, key
             order, losses = shuffle.permutation(len(images)), []
             for i in range(steps):
-                # The last batch is filled up with the first examples.
+                # The last batch is completed with the first examples.
                 x = images[order.take(range(i * batch_size, (i + 1) * batch_size), mode="wrap")]
                 key, step_key = jax.random.split(key)
                 state, loss = train_step(state, x, step_key)

@@ -1,5 +1,7 @@
-"""numpyro: SVI with TraceMeanField_ELBO (closed-form KL) over Flax networks, an epoch in one jitted loop, as numpyro's
-own VAE example has it. Imports nothing of vae_jax."""
+"""numpyro: SVI with TraceMeanField_ELBO (closed-form KL) over Flax networks, an epoch in one jitted loop.
+
+This is numpyro's VAE example. Imports nothing of vae_jax.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,7 @@ VERSIONS = ("numpyro", "jax", "flax")
 
 
 def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
-    """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
+    """Return {row: make}, where make() returns the functions (epoch, test_elbo) that peers.py calls."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
@@ -37,7 +39,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
         decode = flax_module("decoder", Decoder(), input_shape=(1, latent))
         with numpyro.plate("batch", len(x)):
             z = numpyro.sample("z", dist.Normal(0.0, jnp.ones(latent)).to_event(1))
-            # Pixels are intensities, not draws: what a Bernoulli gives for them is the cross entropy.
+            # The pixels are intensities, not binary: the Bernoulli's log probability is then the cross entropy.
             numpyro.sample("x", dist.Bernoulli(logits=decode(z), validate_args=False).to_event(1), obs=x)
 
     def guide(x):
@@ -55,7 +57,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
 
             def body(i, carry):
                 state, total = carry
-                # The last batch is filled up with the first examples.
+                # The last batch is completed with the first examples.
                 indices = order[(i * batch_size + jnp.arange(batch_size)) % len(images)]
                 state, loss = svi.update(state, images[indices])
                 return state, total + loss

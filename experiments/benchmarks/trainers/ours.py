@@ -1,18 +1,21 @@
-"""vae_jax: the program of `vae-jax train`, every loss and gradient checked, an epoch of it in one dispatch, with all
-metrics of all steps read back, or in as many as it has steps, with losses and checks read back at its end."""
+"""vae_jax: the program of `vae-jax train`, which checks every loss and gradient.
+
+Row `vae_jax` makes one dispatch for each epoch and reads all metrics of all steps. Row `vae_jax-per-step` makes one
+dispatch for each step, and reads losses and checks at the end of the epoch.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-REQUIREMENTS = ()  # the package beside this file, in the Python that runs the benchmark
+REQUIREMENTS = ()  # the package of this repository, in the Python that runs the benchmark
 VERSIONS = ("jax", "flax", "optax")
 
 
 def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
-    """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
+    """Return {row: make}, where make() returns the functions (epoch, test_elbo) that peers.py calls."""
 
-    def make(record_dispatch: int) -> tuple[Callable[[], float], Callable[[], float]]:
+    def make(steps_per_dispatch: int) -> tuple[Callable[[], float], Callable[[], float]]:
         import jax
         import numpy as np
 
@@ -36,24 +39,26 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
             optimizer__schedule="constant",
             optimizer__learning_rate=task["learning_rate"],
             train__batch_size=task["batch_size"],
-            train__log_every=record_dispatch,
+            train__log_every=steps_per_dispatch,
             train__evaluate_every=0,
-            train__save_every=record_dispatch,
+            train__save_every=steps_per_dispatch,
         )
         run = Run(config, describe_images(train), Path(), sharding.make_mesh())
-        everywhere = sharding.replicated(run.mesh)
-        average = mean_image(train, binarization=config.data.binarization)  # where the output's bias starts
-        state = jax.jit(run.initial_state, out_shardings=everywhere)(run.key, average)
-        images = jax.device_put(train, everywhere)
+        replicated = sharding.replicated(run.mesh)
+        average = mean_image(train, binarization=config.data.binarization)  # the initial bias of the output
+        state = jax.jit(run.initial_state, out_shardings=replicated)(run.key, average)
+        images = jax.device_put(train, replicated)
         program, evaluator = compile_program(run), run.evaluator(batch_size=1000)
 
         def epoch() -> float:
             nonlocal state
             rows = []
-            for _ in range(0, steps, record_dispatch):
-                state, metrics = program(state, images, record_dispatch)
-                # Of single steps only what is looked at: each number is fetched from the device by itself.
-                rows.append(metrics if record_dispatch > 1 else {name: metrics[name] for name in ("loss", "skipped")})
+            for _ in range(0, steps, steps_per_dispatch):
+                state, metrics = program(state, images, steps_per_dispatch)
+                # Of single steps, only the metrics that are used: each is a separate transfer from the device.
+                rows.append(
+                    metrics if steps_per_dispatch > 1 else {name: metrics[name] for name in ("loss", "skipped")}
+                )
             rows = jax.device_get(rows)
             if any(row["skipped"].any() for row in rows):
                 raise FloatingPointError("a step was not finite")

@@ -9,7 +9,7 @@ VERSIONS = ("pythae", "torch")
 
 
 def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
-    """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
+    """Return {row: make}, where make() returns the functions (epoch, test_elbo) that peers.py calls."""
     import torch
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAE, VAEConfig
@@ -59,7 +59,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
 
         def epoch() -> float:
             nonlocal done
-            assert folder  # it lives as long as its trainer
+            assert folder  # keeps the temporary folder until the trainer is deleted
             done += 1
             return float(trainer.train_step(done))
 

@@ -1,5 +1,8 @@
-"""A VAE in PyTorch, trained in five ways: the loop of the PyTorch example, a loader over tensors, the fastest plain
-loop, that with torch.compile, and its step as a CUDA graph. Imports nothing of vae_jax."""
+"""A VAE in PyTorch, trained in five ways. Imports nothing of vae_jax.
+
+They are the loop of the PyTorch example, a loader over tensors, the fastest plain loop, that loop with torch.compile,
+and its step as a CUDA graph.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,19 +12,19 @@ VERSIONS = ("torch",)
 
 
 def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
-    """{row: make}, make() -> (epoch, test_elbo): see peers.py."""
+    """Return {row: make}, where make() returns the functions (epoch, test_elbo) that peers.py calls."""
     import numpy as np
     import torch
     from torch import nn, optim
     from torch.nn import functional as F
     from torch.utils.data import DataLoader, Dataset, TensorDataset
-    from trainers import torch_networks  # found beside peers.py, the program of this process
+    from trainers import torch_networks  # in the folder of peer_workers.py, the program of this process
 
     torch.manual_seed(0)
     on_gpu = task["platform"] == "gpu"
     device = "cuda" if on_gpu else "cpu"
     if on_gpu:
-        torch.set_float32_matmul_precision("high")  # TF32, as in XLA; convolutions are so anyway
+        torch.set_float32_matmul_precision("high")  # TF32, as in XLA; it is the default for convolutions
         torch.backends.cudnn.benchmark = True
     loaded, test_images = (torch.from_numpy(x).float().div_(255).flatten(1) for x in (train, test))  # [N, D]
     images, test_images = loaded.to(device), test_images.to(device)
@@ -30,8 +33,8 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
     def new_model() -> nn.Module:
         return torch_networks.make(task, train.shape[1:]).to(device)
 
-    def in_training(model, x):
-        # Nothing is cached: each weight is read once in a step, and a CUDA graph could not hold it.
+    def forward(model, x):
+        # No cache: each weight is used once in a step, and a CUDA graph cannot contain the cache.
         with torch.autocast(device, torch.bfloat16, enabled=task["precision"] == "bfloat16", cache_enabled=False):
             outputs = model(x)
         return [output.float() for output in outputs]
@@ -50,7 +53,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
         return test_elbo
 
     class Decoded(Dataset):
-        """Images that become a PIL image and then a float tensor, one by one, as MNIST and ToTensor make them."""
+        """Images converted one by one to a PIL image and then to a float tensor, as torchvision's MNIST does."""
 
         def __len__(self) -> int:
             return len(train)
@@ -58,8 +61,8 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
         def __getitem__(self, index: int) -> tuple[torch.Tensor]:
             from PIL import Image
 
-            one = np.array(Image.fromarray(train[index].squeeze()), copy=True)
-            return (torch.from_numpy(np.atleast_3d(one)).permute(2, 0, 1).contiguous().float().div(255),)
+            image = np.array(Image.fromarray(train[index].squeeze()), copy=True)
+            return (torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1).contiguous().float().div(255),)
 
     def loader(dataset: Dataset) -> tuple[Callable[[], float], Callable[[], float]]:
         model = new_model()
@@ -73,7 +76,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
                     break
                 optimizer.zero_grad()
                 x = x.flatten(1).to(device, non_blocking=True)
-                logits, mu, logvar = in_training(model, x)
+                logits, mu, logvar = forward(model, x)
                 loss = F.binary_cross_entropy(torch.sigmoid(logits), x, reduction="sum") + divergence(mu, logvar)
                 loss.backward()
                 total, count = total + loss.item(), count + len(x)
@@ -83,7 +86,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
         return epoch, test_elbo_of(model)
 
     class Training:
-        """A model and its optimizer, whose steps add their losses up on the device."""
+        """A model and its optimizer; the sum of the losses stays on the device."""
 
         def __init__(self, *, compiled: bool = False, capturable: bool = False) -> None:
             self.model = model = new_model()
@@ -91,7 +94,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
             self.total = torch.zeros((), device=device)
 
             def loss_of(x):
-                return loss_from_logits(*in_training(model, x), x)
+                return loss_from_logits(*forward(model, x), x)
 
             self.loss_of = torch.compile(loss_of) if compiled else loss_of
 
@@ -103,7 +106,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
             self.total += loss.detach()
 
         def epoch(self, step: Callable[[torch.Tensor], None]) -> float:
-            """The mean loss of `steps` steps; the last batch is filled up with the first examples."""
+            """Return the mean loss of `steps` steps; the last batch is completed with the first examples."""
             self.total.zero_()
             order = torch.randperm(len(images), device=device)
             order = order[torch.arange(steps * batch_size, device=device) % len(images)]
@@ -117,20 +120,20 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
 
     def cuda_graph() -> tuple[Callable[[], float], Callable[[], float]]:
         training = Training(capturable=True)
-        read = torch.arange(batch_size, device=device) % len(images)  # the batch of the next replay
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # what libraries and the optimizer make at first is not to be captured
+        batch = torch.arange(batch_size, device=device) % len(images)  # the indices of the next replay
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # warm-up: the initialization of libraries and optimizer must not be captured
             for _ in range(3):
-                training.step(read)
-        torch.cuda.current_stream().wait_stream(aside)
-        training.optimizer.zero_grad()  # so that the gradients lie in the graph's own memory
+                training.step(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        training.optimizer.zero_grad()  # so that the gradients are allocated in the memory of the graph
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            training.step(read)
+            training.step(batch)
 
         def replay(indices: torch.Tensor) -> None:
-            read.copy_(indices)
+            batch.copy_(indices)
             graph.replay()
 
         return lambda: training.epoch(replay), test_elbo_of(training.model)

@@ -1,5 +1,7 @@
-"""The networks of the rows in PyTorch: modules from flat images [B, H·W·C], pixels in [0, 1], to (logits of the same
-shape, mean [B, D], log variance [B, D]). Imports nothing of vae_jax."""
+"""The networks of the rows in PyTorch. Imports nothing of vae_jax.
+
+They map flat images [B, H·W·C], pixels in [0, 1], to (logits of the same shape, mean [B, D], log variance [B, D]).
+"""
 
 from typing import Any
 
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 
 
 def make(task: dict[str, Any], image_shape: tuple[int, int, int]) -> nn.Module:
-    """The network of a task of peers.py, for images [H, W, C]."""
+    """Build the network of a task of peers.py, for images [H, W, C]."""
     if task["network"] == "mlp":
         height, width, channels = image_shape
         return MLP(height * width * channels, *task["hidden"], task["latent_dim"])
@@ -17,7 +19,7 @@ def make(task: dict[str, Any], image_shape: tuple[int, int, int]) -> nn.Module:
 
 
 def sample(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """z ~ N(mean, exp(log_variance)) in float32, whatever the layers compute in."""
+    """Sample z ~ N(mean, exp(log_variance)) in float32, for layers of any precision."""
     std = torch.exp(0.5 * log_variance.float())
     return mean.float() + torch.randn_like(std) * std
 
@@ -38,12 +40,12 @@ class MLP(nn.Module):
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
-    """The approximation that jax.nn.gelu is."""
+    """Compute the tanh approximation, which is the default of jax.nn.gelu."""
     return F.gelu(x, approximate="tanh")
 
 
 class Block(nn.Module):
-    """x + conv(gelu(conv(gelu(x)))), the identity at the start."""
+    """A residual block x + conv(gelu(conv(gelu(x)))), initially the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -54,10 +56,10 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """vae_jax's network `residual` with one block a level; sides must be multiples of 2 ** levels.
+    """The network `residual` of vae_jax with one block per level; image sides must be multiples of 2 ** levels.
 
-    Its linear layer over a 2x2 square of pixels is a convolution of that size and stride here, and the one that makes
-    a square is a 1x1 convolution and a pixel shuffle. Weights start as they do there, and lie channels last.
+    Its linear layer over a 2x2 square of pixels is a convolution of that size and stride here. Its linear layer to a
+    square is a 1x1 convolution and a pixel shuffle. The initialization is the same; the memory format is channels last.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], widths: list[int], latent: int) -> None:
@@ -74,10 +76,10 @@ class Residual(nn.Module):
         above = list(zip(reversed(widths), reversed(inputs), strict=True))
         self.up = nn.ModuleList(nn.Conv2d(i, 4 * o, 1) for i, o in above)
         self.output_bias = nn.Parameter(torch.zeros(height * width * channels))
-        self._initialise()
+        self._initialize()
         self.to(memory_format=torch.channels_last)
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")

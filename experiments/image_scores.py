@@ -1,0 +1,160 @@
+"""Scores of generated images: Fréchet distance, precision, recall and sharpness, with the features of a classifier.
+
+The scores compare a set of images with the test images. They depend on the classifier and on the number of images.
+Compare them with each other and with the score of other real images, never with published numbers.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from vae_jax import random
+from vae_jax.config import OptimizerConfig
+from vae_jax.data import read_images
+from vae_jax.inference import Metrics, Params
+from vae_jax.models import ConvEncoder
+from vae_jax.training import TrainState, evaluate_examples, make_optimizer, make_train_step, train_steps
+
+BATCH = 500  # images evaluated in one dispatch
+DOMAINS = {"grey": "none", "thresholded": "threshold"}  # {domain: binarization before the scores are computed}
+SCORES = ("frechet_distance", "precision", "recall", "sharpness")
+
+Scores = dict[str, dict[str, float]]  # {domain: {score: value}}
+
+
+class Classifier(nn.Module):
+    """A convolutional classifier: images [B, H, W, C] -> (features [B, 64], logits [B, classes])."""
+
+    channels: tuple[int, ...]
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        h = ConvEncoder(self.channels, blocks=1, activation=jax.nn.relu, residual=False)(x)
+        features = jax.nn.relu(nn.Dense(64)(h))
+        return features, nn.Dense(self.classes)(features)
+
+
+def shift(key: Array, images: Array, max_shift: int) -> Array:
+    """Roll each of the images [B, H, W, C] by a random offset of up to `max_shift` pixels in both directions."""
+    offset = jax.random.randint(key, (images.shape[0], 2), -max_shift, max_shift + 1)
+    return jax.vmap(lambda image, offset: jnp.roll(image, offset, (0, 1)))(images, offset)
+
+
+def train_classifier(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    channels: tuple[int, ...],
+    steps: int,
+    max_shift: int,
+    batch_size: int = 128,
+) -> tuple[Classifier, Params]:
+    """Train a classifier on uint8 images [N, H, W, C] and labels [N] with cross entropy and random shifts."""
+    classifier = Classifier(channels, int(labels.max()) + 1)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=2e-3), steps)
+    key, blank = jax.random.key(0), jnp.zeros((1, *images.shape[1:]))
+    params = jax.jit(classifier.init)(jax.random.fold_in(key, random.INIT_STREAM), blank)["params"]
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, params, optimizer.init(params), (), key, zero)
+
+    def run(state: TrainState, images: Array, labels: Array) -> TrainState:
+        def loss(params: Params, key: Array, batch: Array, step: Array) -> tuple[Array, Metrics]:
+            del step
+            x = read_images(key, shift(key, images[batch], max_shift), binarization="none")
+            _, logits = classifier.apply({"params": params}, x)
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])), {}
+
+        step = make_train_step(loss, optimizer)
+        # `train_steps` receives indices instead of images, so that a batch selects the labels too.
+        return train_steps(state, jnp.arange(len(images)), steps, step=step, batch_size=batch_size, max_steps=steps)[0]
+
+    return classifier, jax.jit(run)(state, images, labels).params
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Compute |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) of the means and covariances of features [N, F] and [M, F].
+
+    The trace of the matrix root is the sum of the square roots of the eigenvalues of C_a^½ C_b C_a^½. Computed in
+    float64 (Heusel et al., arXiv 1706.08500, with the features of another network).
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(cov_a)
+    root_a = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    product = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
+    trace = np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(np.maximum(product, 0)).sum()
+    return float(((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + trace)
+
+
+def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
+    """Return (share of fake within real, share of real within fake) for features [N, F] and [M, F].
+
+    A point is within a set if it lies in one of the balls around the points of the set. The radius of a ball is the
+    distance to the k-th nearest neighbor in the set (Kynkäänniemi et al., arXiv 1904.06991).
+    """
+    real, fake = (points.astype(np.float64) for points in (real, fake))
+    return _share_inside(fake, real, k), _share_inside(real, fake, k)
+
+
+def _share_inside(points: np.ndarray, balls: np.ndarray, k: int) -> float:
+    # The nearest point of the set is the point itself at index 0, so that the k-th neighbor has index k.
+    radii = np.concatenate([np.partition(d, k, axis=1)[:, k] for d in _squared_distances(balls, balls)])
+    inside = [(d <= radii).any(axis=1) for d in _squared_distances(points, balls)]
+    return float(np.concatenate(inside).mean())
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray, chunk: int = 1000) -> Iterator[np.ndarray]:
+    """Yield |a_i - b_j|² for `chunk` rows i at a time, [chunk, M]."""
+    for start in range(0, len(a), chunk):
+        rows = a[start : start + chunk]
+        yield (rows**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * rows @ b.T
+
+
+def sharpness(x: np.ndarray) -> float:
+    """Compute the mean over images [N, H, W, C] of the variance of their Laplacian; blur lowers it."""
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32)
+    neighbors = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
+    return float((neighbors - 4 * x[:, 1:-1, 1:-1]).var(axis=(1, 2, 3)).mean(dtype=np.float64))
+
+
+class Scorer:
+    """Scores of uint8 images [N, H, W, C] against test images, from a classifier's features, in each of `DOMAINS`."""
+
+    def __init__(self, classifier: Classifier, params: Params, test: np.ndarray):
+        def classify(params: Params, key: Array, images: Array, binarization: str) -> dict[str, Array]:
+            x = read_images(key, images, binarization=binarization)
+            features, logits = classifier.apply({"params": params}, x)
+            return {"x": x, "features": features, "label": jnp.argmax(logits, axis=-1)}
+
+        self.params = params
+        self.programs = {
+            domain: jax.jit(functools.partial(classify, binarization=binarization))
+            for domain, binarization in DOMAINS.items()
+        }
+        self.test = {domain: self.classify(test, domain) for domain in DOMAINS}
+
+    def classify(self, images: np.ndarray, domain: str) -> dict[str, np.ndarray]:
+        """Return the preprocessed images `x`, and the classifier's `features` and predicted `label`."""
+        return evaluate_examples(self.programs[domain], self.params, jax.random.key(0), images, batch_size=BATCH)
+
+    def accuracy(self, labels: np.ndarray, domain: str) -> float:
+        """Return the share of the test images that the classifier labels correctly."""
+        return float((self.test[domain]["label"] == labels).mean())
+
+    def scores(self, images: np.ndarray) -> Scores:
+        """Return {domain: {score: value}}; sharpness is divided by that of the test images."""
+        result = {}
+        for domain, test in self.test.items():
+            fake = self.classify(images, domain)
+            precision, recall = precision_recall(test["features"], fake["features"])
+            distance = frechet_distance(test["features"], fake["features"])
+            values = (distance, precision, recall, sharpness(fake["x"]) / sharpness(test["x"]))
+            result[domain] = dict(zip(SCORES, values, strict=True))
+        return result

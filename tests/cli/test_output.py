@@ -1,0 +1,43 @@
+"""vae_jax/cli/output.py: the output folder, and the number of images in a figure."""
+
+import numpy as np
+import pytest
+from commands import SMALL, snapshot
+
+from vae_jax.runs import image_grids
+
+
+@pytest.mark.parametrize(("command", "written"), [
+    ("sample", ["figures/samples.png", "samples.npy"]),
+    ("reconstruct", ["figures/reconstructions.png"]),
+    ("interpolate", ["figures/interpolations.png"]),
+    ("encode", ["codes-test.npz"]),
+    ("export", ["exported/decoder.jax", "exported/encoder.jax", "exported/programs.json", "exported/sampler.jax"]),
+])  # fmt: skip
+def test_output_can_be_written_to_another_folder(command, written, trained, tmp_path, call):
+    directory, *_ = trained
+    before = snapshot(directory)
+    call(command, directory, "--to", tmp_path / "out").result  # noqa: B018
+    files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert files == written
+    assert snapshot(directory) == before
+    (tmp_path / "file").write_text("mine")
+    refused = call(command, directory, "--to", tmp_path / "file")
+    assert (refused.code, len(refused.err)) == (5, 1)
+    assert refused.err[0].startswith(f"vae-jax: --to={tmp_path / 'file'} cannot be created or written to")
+
+
+@pytest.mark.parametrize(("images", "count", "pairs"), [(60, 6, 3), (30, 3, 1)])
+def test_all_images_are_plotted_if_there_are_fewer_than_the_default(images, count, pairs, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    np.save("few.npy", np.random.default_rng(0).integers(0, 256, (images, 6, 6), dtype=np.uint8))
+    argv = ["train", "--workdir", "run", "--data.name", "few.npy", "--train.steps", "10", *SMALL, "--mesh.data", "1"]
+    call(*argv).result  # noqa: B018
+    shown = {}
+    for name in ("reconstructions", "interpolations"):
+        monkeypatch.setattr(
+            image_grids, f"save_{name}", lambda path, first, *rest, name=name: shown.update({name: len(first)})
+        )
+    call("reconstruct", "run").result  # noqa: B018
+    call("interpolate", "run").result  # noqa: B018
+    assert shown == {"reconstructions": count, "interpolations": pairs}

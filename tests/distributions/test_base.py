@@ -1,0 +1,160 @@
+"""The rules for shapes, and the contract that every distribution satisfies."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from densities import FAMILY, WITH_DENSITY, B, gather, log_prob, sample
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from vae_jax.distributions import base
+
+
+def test_the_joint_shape_is_the_longest_of_shapes_that_share_their_end():
+    assert base.joint_shape(1, (3,), (2, 4, 3), (4, 3)) == (2, 4, 3)
+    assert base.joint_shape(2, (4, 3), (4, 3)) == (4, 3)
+
+
+@pytest.mark.parametrize("shapes", [((4, 3), (3,)), ((2, 4, 3), (2, 3)), ((2, 4, 3), (1, 4, 3))])
+def test_shapes_that_do_not_share_their_end_are_refused(shapes):
+    with pytest.raises(ValueError, match=r"^shapes \[.*\] and \[.*\] may differ only by leading axes before"):
+        base.joint_shape(2, *shapes)
+
+
+def test_expand_repeats_along_new_leading_axes_and_sum_event_sums_over_the_last():
+    (array,) = base.expand((2, 3), jnp.array([1.0, 2.0, 4.0]))
+    np.testing.assert_array_equal(array, [[1, 2, 4], [1, 2, 4]])
+    np.testing.assert_array_equal(base.sum_event(array, 1), [7, 7])
+    np.testing.assert_array_equal(base.sum_event(array, 2), 14)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_sample_shape_and_mean_shape(name):
+    density = FAMILY[name]()
+    one = sample(density, jax.random.key(0))
+    assert one.shape == density.mean().shape == (B, *one.shape[1:])
+    assert sample(density, jax.random.key(0), (2, 3)).shape == (2, 3, *one.shape)
+    assert one.ndim == 1 + density.event_ndims
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_same_key_same_draws(name):
+    density = FAMILY[name]()
+    draws = sample(density, jax.random.key(3), (4,))
+    np.testing.assert_array_equal(draws, sample(density, jax.random.key(3), (4,)))
+    if name != "deterministic":
+        assert np.any(draws != sample(density, jax.random.key(4), (4,)))
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_draws_of_equal_examples_differ(name):
+    equal = jax.tree.map(lambda a: jnp.broadcast_to(a[0], a.shape), FAMILY[name]())
+    draws = gather(sample(equal, jax.random.key(0), (4,))).reshape(4 * B, -1)
+    assert len(np.unique(draws, axis=0)) == 4 * B
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_jit_and_vmap_equal_eager(name):
+    density = FAMILY[name]()
+    value = density.sample(jax.random.key(0))
+    eager = density.log_prob(value)
+    assert eager.shape == (B,)
+    traces = []
+
+    @jax.jit
+    def evaluate(density, value):
+        traces.append(None)
+        return density.log_prob(value)
+
+    for _ in range(2):
+        np.testing.assert_allclose(evaluate(density, value), eager, rtol=1e-5, atol=1e-5)
+    assert len(traces) == 1  # a density is a pytree with static event_ndims: the second call is cached
+    mapped = jax.vmap(lambda density, value: density.log_prob(value))(density, value)
+    np.testing.assert_allclose(mapped, eager, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_leading_axes_align_from_the_right_even_if_they_have_equal_length(name):
+    density = FAMILY[name]()
+    value = sample(density, jax.random.key(0), (B,))  # [K, B, ...] with K = B
+    joint = log_prob(density, value)
+    assert joint.shape == (B, B)
+    by_hand = jnp.stack([log_prob(density, value[k]) for k in range(B)])
+    np.testing.assert_allclose(joint, by_hand, rtol=1e-6, atol=1e-5)
+    # One value against many densities: the value is the shorter one.
+    one = value[0, 0]
+    by_hand = jnp.stack([log_prob(jax.tree.map(lambda a: a[b], density), one) for b in range(B)])  # noqa: B023
+    np.testing.assert_allclose(log_prob(density, one), by_hand, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_shapes_that_would_broadcast_are_refused(name):
+    density = FAMILY[name]()
+    value = sample(density, jax.random.key(0), (2,))  # [2, B, *event]
+    wrong = {
+        "one example against B": value[0, :1],
+        "K where B belongs": value[:, 0],
+        "[K, 1, ...]": value[:, :1],
+        "an event axis of size one": value[..., :1, :],
+        "a last axis of another size": jnp.concatenate([value, value], axis=-1),
+        "less than one event": value[(0,) * (value.ndim - density.event_ndims + 1)],
+    }
+    for what, array in wrong.items():
+        with pytest.raises(ValueError, match="leading axes"):
+            pytest.fail(f"accepted {what}: {density.log_prob(array).shape}")
+    first = jax.tree.map(lambda a: a[:1], density)
+    with pytest.raises(ValueError, match="leading axes"):
+        first.log_prob(value)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_integers_are_refused(name):
+    density = FAMILY[name]()
+    with pytest.raises(AssertionError):
+        density.log_prob(jnp.zeros(density.mean().shape, jnp.uint8))
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_an_example_has_no_gradient_to_another_example(name):
+    density = FAMILY[name]()
+    value = sample(density, jax.random.key(0), (2,))  # [K, B, ...]
+
+    def third(density, value):
+        return log_prob(density, value)[:, 3].sum()
+
+    for_density, for_value = jax.grad(third, argnums=(0, 1))(density, value)
+    for gradient in jax.tree.leaves(for_density):
+        np.testing.assert_array_equal(np.delete(gradient, 3, axis=0), 0)
+        assert gradient.size == 0 or np.any(gradient[3] != 0)
+    np.testing.assert_array_equal(np.delete(for_value, 3, axis=1), 0)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_stop_gradient_and_tree_functions_keep_the_type(name):
+    density = FAMILY[name]()
+    value = sample(density, jax.random.key(0))
+    stopped = jax.grad(lambda q: log_prob(jax.lax.stop_gradient(q), value).sum())(density)
+    flowing = jax.grad(lambda q: log_prob(q, value).sum())(density)
+    assert type(stopped) is type(density)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(stopped))
+    assert all(leaf.size == 0 or np.any(leaf != 0) for leaf in jax.tree.leaves(flowing))
+    rebuilt = jax.tree.map(lambda a: a, density)
+    assert rebuilt.event_ndims == density.event_ndims
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(density))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_samples_do_not_depend_on_the_number_of_devices(name):
+    density = FAMILY[name]()
+    draws = {}
+    for devices in (1, 8):
+        mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices])
+        sharding = NamedSharding(mesh, PartitionSpec("data"))
+        draw = jax.jit(
+            lambda density, key: density.sample(key, (2,)),
+            out_shardings=NamedSharding(mesh, PartitionSpec(None, "data")),
+        )
+        result = draw(jax.device_put(density, sharding), jax.random.key(0))
+        assert len(result.sharding.device_set) == devices
+        draws[devices] = gather(result)
+    np.testing.assert_array_equal(draws[1], draws[8])

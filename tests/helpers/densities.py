@@ -1,0 +1,48 @@
+"""One distribution of each type with small parameters, and `sample` and `log_prob` as compiled programs."""
+
+from functools import partial
+
+import jax
+import numpy as np
+
+from vae_jax.distributions.bernoulli import Bernoulli
+from vae_jax.distributions.deterministic import Deterministic
+from vae_jax.distributions.logistic_mixture import DiscretizedLogisticMixture
+from vae_jax.distributions.normal import Normal
+
+B, D, M = 8, 5, 3  # as many examples as devices
+IMAGE = (4, 3)  # H, W
+
+
+def normals(seed, *shape, scale=1.0):
+    return scale * jax.random.normal(jax.random.key(seed), shape)
+
+
+def mixture(seed, *batch, channels=1, components=M):
+    features = DiscretizedLogisticMixture.num_features(components, channels)
+    return DiscretizedLogisticMixture.from_features(normals(seed, *batch, features) - 0.5, components, channels)
+
+
+FAMILY = {
+    "normal": lambda: Normal(normals(0, B, D), normals(1, B, D)),
+    "deterministic": lambda: Deterministic(normals(0, B, D)),
+    "bernoulli": lambda: Bernoulli(normals(0, B, *IMAGE, 2)),
+    "grey mixture": lambda: mixture(0, B, *IMAGE),
+    "colour mixture": lambda: mixture(0, B, *IMAGE, channels=3),
+}
+WITH_DENSITY = [name for name in FAMILY if name != "deterministic"]
+
+
+@jax.jit
+def log_prob(density, value):
+    return density.log_prob(value)
+
+
+@partial(jax.jit, static_argnums=2)
+def sample(density, key, sample_shape=()):
+    return density.sample(key, sample_shape)
+
+
+def gather(array):
+    """A sharded array as NumPy, so that arrays on different devices can be compared."""
+    return np.asarray(jax.device_get(array))

@@ -1,0 +1,22 @@
+"""A small model of binary images, away from its initial parameters."""
+
+import jax
+import jax.numpy as jnp
+from jitted import init
+
+from vae_jax.config.schema import ModelConfig
+from vae_jax.models.build import build_model
+
+
+def small_model(**changes):
+    """Return (model, params) for images [4, 4, 1]."""
+    config = ModelConfig(hidden=(8,), latent_dim=3, **changes)
+    model = build_model(config, (4, 4, 1))
+    params = init(model, jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
+    # At the initial point the log variance of the posterior is zero everywhere.
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    return model, params
+
+
+def binary_images(count=5, seed=0):
+    return jax.random.bernoulli(jax.random.key(seed), 0.4, (count, 4, 4, 1)).astype(jnp.float32)

@@ -1,0 +1,100 @@
+"""Objectives of the aggregate posterior: the parts of the KL, the mixture over the batch, and MMD."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jitted import sample_terms
+from linear_gaussian import SCALE, exact_model
+from random_terms import BATCH_OBJECTIVES, SETTINGS, B, K, random_terms
+from scipy import stats
+
+from vae_jax.distributions.normal import Normal, standard_normal
+from vae_jax.inference import aggregate, elbos
+from vae_jax.inference.objectives import OBJECTIVES
+from vae_jax.inference.terms import Codes, Terms, bind
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_aggregate_posterior_of_the_exact_model_is_the_prior():
+    """For x ~ p(x), q(z) = E q(z|x) is p(z): MMD is zero on average, and the total correlation is close to zero."""
+    model, params, _ = exact_model()
+    z = jax.random.normal(jax.random.key(0), (400, 2))
+    mean = model.apply({"params": params}, z, method="decode").mean()
+    x = mean + SCALE * jax.random.normal(jax.random.key(1), mean.shape)
+    terms = sample_terms(params, jax.random.key(2), x, model=model)
+    information, correlation, latent_kl = (
+        float(p.mean()) for p in aggregate.kl_decomposition(terms, num_examples=len(x))
+    )
+    assert abs(correlation) < 0.1
+    assert abs(latent_kl) < 0.1
+    np.testing.assert_allclose(information + correlation + latent_kl, (terms.log_qz - terms.log_pz).mean(), rtol=1e-9)
+    exact = -np.asarray(params["posterior_log_variance"]["bias"]).sum() / 2  # H(z) - H(z|x), nats
+    assert abs(information - exact) < 0.2 * exact
+    discrepancy = np.asarray(aggregate.squared_mmd(terms))
+    assert abs(discrepancy.mean()) < 0.01
+
+
+def test_the_parts_of_the_kl_sum_to_it():
+    terms = random_terms()
+    parts = aggregate.kl_decomposition(terms, num_examples=10)
+    np.testing.assert_allclose(sum(parts), (terms.log_qz - terms.log_pz).mean(0), rtol=1e-5)
+    beta_one = aggregate.beta_tc(terms, num_examples=10, beta=1.0)
+    np.testing.assert_allclose(beta_one, elbos.sampled_elbo(terms), rtol=1e-6)
+
+
+def test_the_mixture_is_exact_if_the_batch_is_the_data_set():
+    """One-dimensional codes have no total correlation, and the mixture is that of all images."""
+    terms = random_terms()
+    codes = terms.codes
+    q = Normal(codes.posterior.loc[:, :1], codes.posterior.log_scale[:, :1])
+    terms = terms._replace(codes=Codes(codes.z[..., :1], q, standard_normal((1,))))
+    information, correlation, _ = aggregate.kl_decomposition(terms, num_examples=B)
+    np.testing.assert_allclose(correlation, 0, atol=1e-6)
+    mixture = stats.norm.pdf(np.asarray(codes.z)[:, :, None, 0], q.loc[:, 0], np.exp(q.log_scale[:, 0])).mean(-1)
+    np.testing.assert_allclose(information, (terms.log_qz - np.log(mixture)).mean(0), rtol=1e-5)
+
+
+def test_the_mixture_of_a_batch_is_on_average_that_of_the_data_set():
+    """Over all batches {0, j} the mixture at a code of image 0 is, on average, exactly that of the data set."""
+    terms = random_terms(spread=0.5)
+    z, q, prior = terms.codes
+    mixtures = []
+    for j in range(1, B):
+        rows = np.asarray([0, j])
+        codes = Codes(z[:1, rows], Normal(q.loc[rows], q.log_scale[rows]), prior)
+        part = Terms(*(term[:1, rows] for term in terms[:3]), kl=None, codes=codes)
+        information, *_ = aggregate.kl_decomposition(part, num_examples=B)
+        mixtures.append(np.exp(part.log_qz[0, 0] - information[0]))
+    complete = stats.norm.pdf(z[0, 0], q.loc, np.exp(q.log_scale)).prod(axis=-1).mean()
+    np.testing.assert_allclose(np.mean(mixtures), complete, rtol=1e-5)
+
+
+def test_mmd_is_zero_on_average_for_codes_of_the_prior_and_positive_for_others():
+    noise = np.random.default_rng(0).normal(size=(2000, 8, 2))
+    zeros = jnp.zeros((1, 8))
+
+    def discrepancy(z):  # [8, 2]: an estimate from one batch
+        codes = Codes(z[None], posterior=None, prior=standard_normal((2,)))
+        return aggregate.squared_mmd(Terms(zeros, zeros, zeros, kl=None, codes=codes)).mean()
+
+    def standard_errors_from_zero(z):
+        estimates = np.asarray(jax.vmap(discrepancy)(jnp.asarray(z, jnp.float32)))
+        return estimates.mean() / (estimates.std() / np.sqrt(len(estimates)))
+
+    assert abs(standard_errors_from_zero(noise)) < 4
+    for shift, scale in ((0.5, 1.0), (0.0, 0.5), (0.0, 1.5)):
+        assert standard_errors_from_zero(shift + scale * noise) > 10
+
+
+def test_codes_that_cannot_be_compared_are_refused():
+    terms = random_terms()
+    one = random_terms(shape=(K, 1))
+    for name in BATCH_OBJECTIVES:
+        objective = bind(OBJECTIVES[name], **SETTINGS[name])
+        with pytest.raises(ValueError, match=r"^terms\.codes=None: no codes"):
+            objective(terms._replace(codes=None))
+        with pytest.raises(ValueError, match=r"^terms\.codes has shape \[6, 1, 3\]; pass 2 examples or more"):
+            objective(one)
+    with pytest.raises(ValueError, match="num_examples=3 must be at least the 4"):
+        aggregate.beta_tc(terms, num_examples=3)

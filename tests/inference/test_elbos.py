@@ -1,0 +1,61 @@
+"""The ELBO and its variants: closed forms, identities and gradients of the KL term."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jitted import sample_terms
+from linear_gaussian import SHIFT, STRETCH, exact_model, images, shifted_model
+from random_terms import B, random_terms
+
+from vae_jax.inference import elbos
+from vae_jax.inference.terms import log_weights
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_sampled_elbo_is_its_closed_form():
+    model, params, evidence, deviation = shifted_model()
+    x = images(64)
+    terms = sample_terms(params, jax.random.key(5), x, model=model, num_samples=20_000)
+    gaps = np.asarray(elbos.sampled_elbo(terms)) - evidence(x)
+    gap, error = gaps.mean(), gaps.std() / np.sqrt(len(x))
+    kl = np.sum(-np.log(STRETCH) + 0.5 * (STRETCH**2 + (SHIFT / deviation) ** 2 - 1))
+    assert abs(gap + kl) < 4 * error < 0.2 * kl
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_elbo_with_its_kl_in_closed_form_is_the_evidence_in_expectation():
+    model, params, evidence = exact_model()
+    x = images()
+    terms = sample_terms(params, jax.random.key(0), x, model=model, num_samples=20_000)
+    bounds = terms.log_px_z - terms.kl  # [K, B]
+    error = np.std(bounds, axis=0) / np.sqrt(20_000)
+    np.testing.assert_array_less(np.abs(elbos.elbo(terms) - evidence(x)), 5 * error)
+
+
+def test_identities():
+    terms = random_terms()
+    np.testing.assert_array_equal(elbos.elbo(terms, beta=0.0), elbos.reconstruction(terms))
+    np.testing.assert_allclose(elbos.free_bits(terms, free_bits=0.0), elbos.elbo(terms), rtol=1e-6)
+    np.testing.assert_allclose(elbos.capacity(terms, capacity=0.0), elbos.elbo(terms), rtol=1e-6)
+    np.testing.assert_allclose(elbos.sampled_elbo(terms), log_weights(terms).mean(0), rtol=1e-6)
+    assert np.all(elbos.free_bits(terms, free_bits=2.0) <= elbos.elbo(terms))
+
+
+def test_a_kl_below_the_free_bits_has_no_gradient():
+    terms = random_terms(layers=1)._replace(kl=jnp.asarray([[0.2, 3.0, 0.9, 1.1]]))
+    grad = jax.grad(lambda kl: elbos.free_bits(terms._replace(kl=kl), free_bits=1.0).sum())(terms.kl)
+    np.testing.assert_array_equal(grad, [[0.0, -1.0, 0.0, -1.0]])
+
+
+def test_free_bits_apply_to_the_divergence_and_not_to_the_share_of_a_layer():
+    terms = random_terms()._replace(kl=jnp.asarray([[-2.0] * B, [2.5] * B]))  # q(z) near p(z): shares with sum 0.5
+    for free, penalty in ((0.0, 0.5), (0.4, 0.5), (0.7, 0.7)):
+        expected = elbos.reconstruction(terms) - penalty
+        np.testing.assert_allclose(elbos.free_bits(terms, free_bits=free), expected, rtol=1e-6)
+
+
+def test_capacity_moves_the_kl_towards_it_from_both_sides():
+    terms = random_terms(layers=1)._replace(kl=jnp.asarray([[1.0, 3.0, 1.0, 3.0]]))
+    grad = jax.grad(lambda kl: elbos.capacity(terms._replace(kl=kl), capacity=2.0, beta=5.0).sum())(terms.kl)
+    np.testing.assert_array_equal(grad, [[5.0, -5.0, 5.0, -5.0]])

@@ -1,0 +1,56 @@
+"""Evaluation of a sweep's members, the summary over seeds, and its table."""
+
+import numpy as np
+import pytest
+
+from vae_jax.errors import NotFiniteError
+from vae_jax.runs import evaluate_members, evaluation, fit_group, make_members, markdown_table, mean_and_sd, summarize
+
+VARIED = {"objective.beta": [0.5, 2.0], "seed": [0, 1]}
+
+
+def test_the_standard_deviation_is_that_of_a_sample():
+    assert mean_and_sd([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(np.sqrt(2))}
+    assert mean_and_sd([4.0]) == {"mean": 4.0, "sd": None}
+
+
+def test_the_summary_is_over_seeds(sweep_config):
+    members = make_members(sweep_config, VARIED)
+    summary = summarize(members, [{"elbo": v} for v in (1.0, 3.0, 5.0, 5.0)])
+    assert [row["varied"] for row in summary] == [{"objective.beta": 0.5}, {"objective.beta": 2.0}]
+    assert summary[0]["elbo"] == {"mean": 2.0, "sd": pytest.approx(np.sqrt(2))}
+    assert summary[1]["elbo"] == {"mean": 5.0, "sd": 0.0}
+    assert markdown_table(summary).splitlines()[2] == "| 0.5 | 2 | 2.00 ± 1.41 |"
+    diverged = summarize(members, [{"elbo": 1.0}, {"failure": "step 3"}, {"elbo": 5.0}, {"elbo": 5.0}])
+    assert markdown_table(diverged).splitlines()[0] == "| objective.beta | members | failed | elbo |"
+    assert markdown_table(diverged).splitlines()[2:] == ["| 0.5 | 1 | 1 | 1.00 |", "| 2.0 | 2 | 0 | 5.00 ± 0.00 |"]
+
+
+def test_an_undefined_number_has_a_cell(sweep_config):
+    members = make_members(sweep_config, {"model.latent_dim": [2, 3]})
+    table = markdown_table(summarize(members, [{"elbo": 1.0, "kl": 2.0}, {"elbo": 3.0}])).splitlines()
+    assert table[0] == "| model.latent_dim | members | elbo | kl |"
+    assert table[2] == "| 2 | 1 | 1.00 | 2.00 |"
+    assert table[3].startswith("| 3 | 1 | 3.00 | ")
+
+
+@pytest.mark.fault
+def test_a_member_whose_bound_is_not_finite_does_not_affect_the_others(sweep_config, tmp_path, monkeypatch):
+    members = make_members(sweep_config, {"seed": [0, 1]})
+    trained = fit_group(members, tmp_path)
+    evaluate = evaluation.evaluate_run
+
+    def overflow(run, *args, **kwargs):
+        if run.config.seed == 0:
+            raise NotFiniteError("the evaluation is not finite")
+        return evaluate(run, *args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "evaluate_run", overflow)
+    first, second = evaluate_members(trained)
+    assert first == {"failure": "the evaluation is not finite"}
+    assert np.isfinite(second["elbo"])
+    assert not (trained[0].run.directory / evaluation.EVALUATION_FILE).exists()
+    stored = evaluation.read_evaluation(trained[1].run.directory, trained[1].run.config.train.steps)
+    assert stored["elbo"] == second["elbo"]
+    with pytest.raises(evaluation.Interrupted):
+        evaluate_members(trained, stop=lambda: True)

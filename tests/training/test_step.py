@@ -1,0 +1,117 @@
+"""One step: its noise, steps that are not finite, and the moving average."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_training import BATCH, LOSS, MODEL, OPTIMIZER, STEPS, initial_state, program
+
+from vae_jax import kernels, random
+from vae_jax.config.schema import OptimizerConfig
+from vae_jax.training.optimizers import make_optimizer, make_schedule
+from vae_jax.training.state import init_state
+from vae_jax.training.step import make_train_step
+
+
+def test_every_random_number_is_a_function_of_seed_and_step(images):
+    keys = []
+
+    def spy(params, key, batch, step):
+        jax.debug.callback(lambda k: keys.append(tuple(np.asarray(k))), jax.random.key_data(key))
+        return LOSS(params, key, batch, step)
+
+    program(make_train_step(spy, OPTIMIZER))(initial_state(3), images, STEPS)
+    jax.effects_barrier()
+    root = jax.random.fold_in(jax.random.key(3), random.NOISE_STREAM)
+    expected = [tuple(np.asarray(jax.random.key_data(jax.random.fold_in(root, i)))) for i in range(STEPS)]
+    assert sorted(keys) == sorted(expected)
+    assert len(set(keys)) == STEPS
+
+
+class TestNotFinite:
+    @staticmethod
+    def loss_failing_at(*steps):
+        def loss(params, key, batch, step):
+            value, metrics = LOSS(params, key, batch, step)
+            return jnp.where(jnp.isin(step, jnp.asarray(steps)), jnp.nan, 1.0) * value, metrics
+
+        return loss
+
+    def test_skipped_marks_the_first_step_that_is_not_finite(self, images):
+        step = make_train_step(self.loss_failing_at(4), OPTIMIZER)
+        _, metrics = program(step)(initial_state(), images, STEPS)
+        np.testing.assert_array_equal(np.flatnonzero(metrics["skipped"])[0], 4)
+
+    def test_one_skip_too_many_keeps_the_state_before_the_step_and_its_index(self, images):
+        good, _ = program()(initial_state(), images, 4)
+        step = make_train_step(self.loss_failing_at(4, 5), OPTIMIZER, max_skips=1)
+        bad, metrics = program(step)(initial_state(), images, STEPS)
+        assert bad.step == 5
+        chex.assert_trees_all_equal(bad.params, good.params)
+        assert metrics["skipped"][5] == 2
+
+    def test_a_skipped_update_is_not_applied_and_training_continues(self, images):
+        step = make_train_step(self.loss_failing_at(4, 5, 7), OPTIMIZER, max_skips=2)
+        state, metrics = program(step)(initial_state(), images, STEPS)
+        assert state.step == STEPS
+        np.testing.assert_array_equal(metrics["skipped"], [0, 0, 0, 0, 1, 2, 0, 1, 0, 0, 0, 0])
+        chex.assert_tree_all_finite(state.params)
+        before, _ = program(step)(initial_state(), images, 4)
+        during, _ = program(step)(initial_state(), images, 6)
+        chex.assert_trees_all_equal(before.params, during.params)
+        adam = lambda state: optax.tree.get(state.opt_state, "ScaleByAdamState")  # noqa: E731
+        chex.assert_trees_all_equal(adam(before), adam(during))
+
+    def test_the_learning_rate_is_that_of_the_step_after_skipped_steps(self, images):
+        config = OptimizerConfig(name="sgd", learning_rate=1e-3, schedule="cosine", b1=0.0)
+        optimizer, schedule = make_optimizer(config, STEPS), make_schedule(config, STEPS)
+        step = jax.jit(make_train_step(self.loss_failing_at(3, 4), optimizer, max_skips=2))
+        state = init_state(jax.random.key(0), model=MODEL, optimizer=optimizer)
+        for i in range(7):
+            before = state.params
+            state, metrics = step(state, images[:BATCH])
+            moved = kernels.global_norm(jax.tree.map(jnp.subtract, state.params, before))
+            expected = 0 if i in (3, 4) else schedule(i) * metrics["grad_norm"]
+            np.testing.assert_allclose(moved, expected, rtol=1e-3)
+
+    def test_a_step_that_stops_the_run_is_not_counted_by_the_schedule(self, images):
+        step = jax.jit(make_train_step(self.loss_failing_at(0, 1), OPTIMIZER, max_skips=1))
+        state = initial_state()
+        for _ in range(3):
+            state, _ = step(state, images[:BATCH])
+        assert state.step == optax.tree.get(state.opt_state, "ScaleByScheduleState").count == 1
+
+    def test_too_many_consecutive_skips_stop(self, images):
+        step = make_train_step(self.loss_failing_at(4, 5, 6), OPTIMIZER, max_skips=2)
+        state, _ = program(step)(initial_state(), images, STEPS)
+        assert state.step == 6
+
+    @pytest.mark.parametrize("kind", ["gradient", "parameter", "moment"])
+    def test_an_update_is_skipped_for_a_gradient_parameter_or_moment_that_is_not_finite(self, images, kind):
+        weight = {"gradient": jnp.inf, "parameter": 100.0, "moment": 1e25}[kind]
+
+        def loss(params, key, batch, step):
+            value, metrics = LOSS(params, key, batch, step)
+            leaf = params["posterior_mean"]["bias"][0]
+            return value + weight * (leaf - jax.lax.stop_gradient(leaf)), metrics
+
+        optimizer = optax.sgd(3e38) if kind == "parameter" else OPTIMIZER
+        state = init_state(jax.random.key(0), model=MODEL, optimizer=optimizer)
+        after, metrics = jax.jit(make_train_step(loss, optimizer, max_skips=1))(state, images[:BATCH])
+        assert after.step == 1
+        assert metrics["skipped"] == 1
+        chex.assert_trees_all_equal(after.params, state.params)
+        chex.assert_tree_all_finite(after.opt_state)
+
+
+def test_the_moving_average_follows_its_recursion(images):
+    step = jax.jit(make_train_step(LOSS, OPTIMIZER, ema_decay=0.9))
+    state = initial_state(ema=True)
+    average = state.params
+    for _ in range(5):
+        state, _ = step(state, images[:BATCH])
+        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.params)
+    chex.assert_trees_all_close(state.ema_params, average, rtol=1e-4, atol=1e-6)
+    assert initial_state().ema_params == ()
