@@ -105,7 +105,10 @@ def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, ca
         (["--variants", "devices-0"], ["--variants=devices-0 must be one of"]),
         (["--rounds", "0"], ["--rounds=0 must be greater than 0"]),
         (["--preset", "mnits"], ["--preset=mnits must be one of", "did you mean 'mnist'?"]),
-        (["--train.batch-size", "21", "--mesh.data", "8"], ["train.batch_size=21 must be", "multiple of the 8 devices"]),
+        (
+            ["--train.batch-size", "21", "--mesh.data", "8"],
+            ["train.batch_size=21 must be", "multiple of the 8 devices"],
+        ),
         (["--compare", "a.json"], ["--compare=a.json must be two files"]),
         (["--compare", "a.json", "b.json"], ["--compare=a.json cannot be read"]),
         (["--compare", "other.json", "other.json"], ["--compare=other.json must be a bench.json"]),

@@ -38,12 +38,12 @@ def test_the_command_trains_evaluates_and_summarizes(sweep, call, tmp_path):
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
-        ([], "--vary: nothing given"),
+        ([], "--vary is empty; give SETTING=VALUE,VALUE,..."),
         (["seed"], "--vary=seed must be SETTING=VALUE,VALUE,..."),
         (["objective.betta=1,2"], "objective.betta is not a setting; did you mean 'objective.beta'?"),
         (["model.hidden=1,2"], "model.hidden cannot be varied; use a setting that is a number or a name"),
-        (["seed=1", "seed=2"], "--vary: seed given twice"),
-        (["seed=1,2", "--vary", "objective.beta=1,2"], "--vary: given twice, must be once"),
+        (["seed=1", "seed=2"], "--vary=seed is given twice"),
+        (["seed=1,2", "--vary", "objective.beta=1,2"], "--vary is given twice; give it once"),
         (["seed=a,b"], "seed='a' must be of type int"),
         (["objective.name=elbo,elbow"], "objective.name='elbow' must be one of elbo"),
     ],
@@ -61,7 +61,7 @@ def test_a_sweep_of_which_nothing_is_left_fails(sweep, tmp_path):
     diverging = ["--optimizer.name", "sgd", "--optimizer.schedule", "constant"]
     result = sweep(tmp_path, *diverging, "--vary", "optimizer.learning_rate=1e30,1e31")
     assert (result.code, result.out) == (3, [])
-    assert result.err[-1].startswith("vae-jax: none of the 2 members has ended: step ")
+    assert result.err[-1].startswith("vae-jax: none of the 2 members finished: step ")
     assert "failure" in json.loads((tmp_path / "sweep.json").read_text())["members"][1]
 
 
