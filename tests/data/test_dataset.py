@@ -47,3 +47,19 @@ def test_settings_that_exclude_streaming_are_refused(small, tmp_path, monkeypatc
     with pytest.raises(InputError, match=line):
         opening.prepare_run(small(**{"data__streaming": "always"} | settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_images_binarized_once_are_the_same_at_each_start(small, tmp_path):
+    config = small(data__binarization="static", model__likelihood="bernoulli")
+    once, twice = dataset.load_images(config, "train"), dataset.load_images(config, "train")
+    np.testing.assert_array_equal(once, twice)
+    assert set(np.unique(once)) == {0, 255}
+    gray = dataset.load_images(small(), "train")
+    assert not np.array_equal(dataset.load_images(override(config, seed=1), "train"), once)
+    # Bernoulli(pixel / 255): the mean over images of each pixel, within 5 standard errors.
+    error = 5 * np.sqrt(0.25 / len(gray))
+    np.save(tmp_path / "gray.npy", np.full((300, 4, 4), 128, np.uint8))
+    constant = override(config, data__name=str(tmp_path / "gray.npy"))
+    train, test = (dataset.load_images(constant, split)[:20] for split in ("train", "test"))
+    assert 0.3 < (train != test).mean() < 0.7  # the random numbers of the splits differ
+    assert (np.abs(once.mean(axis=0) - gray.mean(axis=0)) / 255 < error).all()
