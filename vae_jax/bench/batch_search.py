@@ -16,14 +16,14 @@ def largest_batch(
     largest batch, or after `MAX_PROGRAMS` calls of `memory_of`.
 
     Args:
-        memory_of: Returns the bytes of memory that a batch size needs. It compiles a program, so it is slow.
-        start: The first batch size to try.
-        limit: The memory in bytes.
-        multiple: The batch size must be a multiple of this number.
-        max_batch: The upper limit of the batch size.
+      memory_of: Returns the bytes of memory that a batch size needs. It compiles a program, so it is slow.
+      start: The first batch size to try.
+      limit: The memory in bytes.
+      multiple: The batch size must be a multiple of this number.
+      max_batch: The upper limit of the batch size.
 
     Returns:
-        The batch size, or None if no batch that was tried fits, down to the smallest one.
+      The batch size, or None if no batch that was tried fits, down to the smallest one.
     """
     measured: dict[int, int] = {}
     max_units = max_batch // multiple

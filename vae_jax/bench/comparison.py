@@ -40,13 +40,13 @@ def interval(values: ArrayLike, others: ArrayLike | None = None, *, level: float
     Reference: Efron & Tibshirani, An Introduction to the Bootstrap, 1993. The interval uses `RESAMPLES` resamples.
 
     Args:
-        values: The measurements, one for each round, [n].
-        others: The measurements to divide by, [m], or None.
-        level: The confidence level.
-        seed: The seed of the resampling.
+      values: The measurements, one for each round, [n].
+      others: The measurements to divide by, [m], or None.
+      level: The confidence level.
+      seed: The seed of the resampling.
 
     Returns:
-        The median, or the ratio of medians, and its interval.
+      The median, or the ratio of medians, and its interval.
     """
     rng = np.random.default_rng(seed)
 
@@ -79,14 +79,14 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], *, level: float
     side of 1.
 
     Args:
-        before: The report to compare with, from `read_report`.
-        after: The new report.
-        level: The confidence level of the intervals.
+      before: The report to compare with, from `read_report`.
+      after: The new report.
+      level: The confidence level of the intervals.
 
     Returns:
-        For each common row a dictionary with `row`, its name; `before` and `after`, the medians in seconds; `seconds`
-        and `normalized_seconds`, the ratios after / before with their intervals, the second one in units of the matrix
-        product; and `verdict`: "slower", "faster", "no change beyond noise" or "too few rounds".
+      For each common row a dictionary with `row`, its name; `before` and `after`, the medians in seconds; `seconds`
+      and `normalized_seconds`, the ratios after / before with their intervals, the second one in units of the matrix
+      product; and `verdict`: "slower", "faster", "no change beyond noise" or "too few rounds".
     """
     rows = []
     old_rows = {row["row"]: row for row in before["rows"]}
@@ -116,12 +116,12 @@ def context_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
     """Return how two reports differ apart from their measurements.
 
     Args:
-        before: The report to compare with.
-        after: The new report.
+      before: The report to compare with.
+      after: The new report.
 
     Returns:
-        {name: [before, after]} of the settings, the machine and its versions that differ. The entry `rows`, if the
-        reports have different rows, holds the names that only `before` has and those that only `after` has.
+      {name: [before, after]} of the settings, the machine and its versions that differ. The entry `rows`, if the
+      reports have different rows, holds the names that only `before` has and those that only `after` has.
     """
     found = {}
     for part in ("config", "machine"):
@@ -137,13 +137,13 @@ def read_report(path: str | Path) -> dict[str, Any]:
     """Read a report that `vae-jax bench` has written.
 
     Args:
-        path: The file bench.json.
+      path: The file bench.json.
 
     Returns:
-        The report.
+      The report.
 
     Raises:
-        InputError: If the file cannot be read or is not a report.
+      InputError: If the file cannot be read or is not a report.
     """
     try:
         report = json.loads(Path(path).read_text())

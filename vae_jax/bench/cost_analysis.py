@@ -17,10 +17,10 @@ class Product(NamedTuple):
     """A matrix product or a convolution of a program.
 
     Attributes:
-        flops: Floating-point operations of one execution; a multiplication and an addition count as two.
-        output_bytes: The size of the result.
-        times: The number of executions. The body of a loop of unknown length counts once.
-        equation: The equation of the jaxpr, with the shapes and the contracted dimensions.
+      flops: Floating-point operations of one execution; a multiplication and an addition count as two.
+      output_bytes: The size of the result.
+      times: The number of executions. The body of a loop of unknown length counts once.
+      equation: The equation of the jaxpr, with the shapes and the contracted dimensions.
     """
 
     flops: float
@@ -37,10 +37,10 @@ def matrix_products(jaxpr: Any) -> Iterator[Product]:
     used do not count, and neither do products with a vector, which are limited by memory bandwidth.
 
     Args:
-        jaxpr: A jaxpr, closed or not.
+      jaxpr: A jaxpr, closed or not.
 
     Yields:
-        The products. Those inside a `scan` have `times` multiplied by its length.
+      The products. Those inside a `scan` have `times` multiplied by its length.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -92,11 +92,11 @@ def xla_costs(stage: Any) -> dict[str, float]:
     """Return the costs of a lowered or compiled program by XLA's cost model, in which a loop's body counts once.
 
     Args:
-        stage: A `jax.stages.Lowered` or `jax.stages.Compiled`.
+      stage: A `jax.stages.Lowered` or `jax.stages.Compiled`.
 
     Returns:
-        `flops`, with every operation counted, those on integers too; and `bytes`, read and written by all operations,
-        fused or not. Empty if XLA has no analysis.
+      `flops`, with every operation counted, those on integers too; and `bytes`, read and written by all operations,
+      fused or not. Empty if XLA has no analysis.
     """
     costs: Any = stage.cost_analysis()
     if isinstance(costs, list):
@@ -109,11 +109,11 @@ def memory(compiled: Any) -> dict[str, int]:
     """Return the memory of each device while a compiled program runs.
 
     Args:
-        compiled: A `jax.stages.Compiled`.
+      compiled: A `jax.stages.Compiled`.
 
     Returns:
-        Bytes of `arguments`, of `results` that do not share memory with arguments, of `temporary` buffers, and their
-        sum `total`. Empty if XLA does not report memory.
+      Bytes of `arguments`, of `results` that do not share memory with arguments, of `temporary` buffers, and their
+      sum `total`. Empty if XLA does not report memory.
     """
     analysis = compiled.memory_analysis()
     if analysis is None:
@@ -131,9 +131,9 @@ class Collective:
     """The communication of one training step by one kind of collective operation.
 
     Attributes:
-        kind: The name of the HLO operation, one of `COLLECTIVES`.
-        count: The number of executions.
-        bytes: The size of all results, on each device.
+      kind: The name of the HLO operation, one of `COLLECTIVES`.
+      count: The number of executions.
+      bytes: The size of all results, on each device.
     """
 
     kind: str
@@ -159,10 +159,10 @@ def collectives(text: str) -> list[Collective]:
     iterations if their number is known to the compiler.
 
     Args:
-        text: The HLO text of the program, `compiled.as_text()`.
+      text: The HLO text of the program, `compiled.as_text()`.
 
     Returns:
-        One entry for each kind, sorted by kind.
+      One entry for each kind, sorted by kind.
     """
     times = _executions(text)
     totals: dict[str, list[int]] = {}
@@ -220,11 +220,11 @@ def tree_bytes(tree: Any, *, on_device: bool = False) -> int:
     """Return the bytes of all arrays of a pytree.
 
     Args:
-        tree: A pytree of arrays, or of shapes with dtypes.
-        on_device: If True, count the bytes on each device, by the leaves' shardings.
+      tree: A pytree of arrays, or of shapes with dtypes.
+      on_device: If True, count the bytes on each device, by the leaves' shardings.
 
     Returns:
-        The number of bytes. A PRNG key counts with its data.
+      The number of bytes. A PRNG key counts with its data.
     """
 
     def size(leaf: Any) -> int:

@@ -17,11 +17,11 @@ def draw_benchmark(path: Path, report: Mapping[str, Any]) -> None:
     """Draw a benchmark as PNG: the time per image of each row relative to the baseline, and a roofline plot.
 
     Args:
-        path: The file to write.
-        report: The report of `run_benchmark`.
+      path: The file to write.
+      report: The report of `run_benchmark`.
 
     Raises:
-        StorageError: If the file cannot be written.
+      StorageError: If the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -88,11 +88,11 @@ def spread_labels(positions: np.ndarray, *, spacing: float) -> np.ndarray:
     """Return the positions in [0, 1] nearest to the given ones, in the same order and at least `spacing` apart.
 
     Args:
-        positions: The preferred positions, [n].
-        spacing: The minimum distance, at most 1 / (n - 1).
+      positions: The preferred positions, [n].
+      spacing: The minimum distance, at most 1 / (n - 1).
 
     Returns:
-        The positions that minimize the sum of squared distances, [n], by isotonic regression.
+      The positions that minimize the sum of squared distances, [n], by isotonic regression.
     """
     from sklearn.isotonic import isotonic_regression
 

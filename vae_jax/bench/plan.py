@@ -23,12 +23,12 @@ class Costs:
     """The costs of one training step.
 
     Attributes:
-        parameters: The number of parameters.
-        flops: Floating-point operations of matrix products and convolutions, over all devices.
-        xla_flops: Floating-point operations of every kind, by XLA's cost model; None if it has none.
-        traffic: The lower bound on memory traffic of each device in bytes, from `memory_traffic`.
-        state_bytes: The size of the training state on each device.
-        images_bytes: The size of the training images on each device.
+      parameters: The number of parameters.
+      flops: Floating-point operations of matrix products and convolutions, over all devices.
+      xla_flops: Floating-point operations of every kind, by XLA's cost model; None if it has none.
+      traffic: The lower bound on memory traffic of each device in bytes, from `memory_traffic`.
+      state_bytes: The size of the training state on each device.
+      images_bytes: The size of the training images on each device.
     """
 
     parameters: int
@@ -114,15 +114,15 @@ def planned_run(config: Config, data: dict[str, Any], *, streamed: bool = False)
     must have, with its share of the batch: the program of each device without the all-reduce over `mesh.data`.
 
     Args:
-        config: The config of the planned run.
-        data: The description of its training data, from `describe_images`.
-        streamed: Whether the images are read from disk during training.
+      config: The config of the planned run.
+      data: The description of its training data, from `describe_images`.
+      streamed: Whether the images are read from disk during training.
 
     Returns:
-        (the run, the number of devices planned for, whether the machine has these devices).
+      (the run, the number of devices planned for, whether the machine has these devices).
 
     Raises:
-        InputError: If the devices do not divide a microbatch, or the machine has fewer than `mesh.fsdp` devices.
+      InputError: If the devices do not divide a microbatch, or the machine has fewer than `mesh.fsdp` devices.
     """
     available, fsdp = len(jax.devices()), config.mesh.fsdp
     devices = config.mesh.data * fsdp or available
@@ -154,16 +154,16 @@ def plan_training(
     of `memory_traffic`, and the measured rates of this machine.
 
     Args:
-        config: The config of the training.
-        data: The description of its training data, from `describe_images`.
-        streamed: Whether the images are read from disk during training.
-        limit: The memory of a device in bytes; by default that of this machine's devices.
+      config: The config of the training.
+      data: The description of its training data, from `describe_images`.
+      streamed: Whether the images are read from disk during training.
+      limit: The memory of a device in bytes; by default that of this machine's devices.
 
     Returns:
-        A dictionary of JSON values. Times are in seconds, sizes in bytes on each device, rates in units per second.
+      A dictionary of JSON values. Times are in seconds, sizes in bytes on each device, rates in units per second.
 
     Raises:
-        InputError: If the batch does not suit the devices.
+      InputError: If the batch does not suit the devices.
     """
     run, devices, available = planned_run(config, data, streamed=streamed)
     costs = step_costs(run)
@@ -196,13 +196,13 @@ def _planned_memory(
     """Return the memory entries of a plan: memory of the program, whether it fits, and the largest batch.
 
     Args:
-        run: The run that is compiled.
-        memory: Returns the memory of the program of a run.
-        limit: The memory of a device in bytes, or None if it is unknown.
-        rows: The number of rows of the planned mesh that the run stands for.
+      run: The run that is compiled.
+      memory: Returns the memory of the program of a run.
+      limit: The memory of a device in bytes, or None if it is unknown.
+      rows: The number of rows of the planned mesh that the run stands for.
 
     Returns:
-        The entries of the plan.
+      The entries of the plan.
     """
     used = memory(run)
     copy = cost_analysis.tree_bytes(abstract_arguments(run)[0], on_device=True)  # made while a checkpoint is written
@@ -263,10 +263,10 @@ def check_memory(run: Run) -> None:
     its memory is exact. Training runs the same program and takes it from JAX's compilation cache.
 
     Args:
-        run: The run to check.
+      run: The run to check.
 
     Raises:
-        InputError: If the memory is known and not sufficient.
+      InputError: If the memory is known and not sufficient.
     """
     limit = host.memory_limit(run.mesh.size if jax.default_backend() == "cpu" else 1)
     if limit is None:

@@ -18,8 +18,8 @@ class Probe(NamedTuple):
     """A computation of known work.
 
     Attributes:
-        call: Dispatches the computation and returns its result.
-        work: The floating-point operations, or the bytes read and written, of one call.
+      call: Dispatches the computation and returns its result.
+      work: The floating-point operations, or the bytes read and written, of one call.
     """
 
     call: Callable[[], Any]
@@ -47,11 +47,11 @@ def matrix_probe(dtype: Any, *, size: int | None = None) -> Probe:
     """Return a probe of matrix products: two square matrices on the first device, in JAX's default precision.
 
     Args:
-        dtype: The dtype of the matrices.
-        size: Their side. By default 1024 on a CPU and 8192 on other devices, which smaller products do not fill.
+      dtype: The dtype of the matrices.
+      size: Their side. By default 1024 on a CPU and 8192 on other devices, which smaller products do not fill.
 
     Returns:
-        The probe, already compiled and run. Its work is in floating-point operations.
+      The probe, already compiled and run. Its work is in floating-point operations.
     """
     size = size or (1024 if jax.default_backend() == "cpu" else 8192)
     matrix = jnp.full((size, size), 1 / size, dtype)
@@ -65,10 +65,10 @@ def bandwidth_probe(working_set: int) -> Probe:
     The working set should have the size of the traffic in question, because data in a cache are read faster.
 
     Args:
-        working_set: The size of the array in bytes.
+      working_set: The size of the array in bytes.
 
     Returns:
-        The probe, already compiled and run. Its work is in bytes.
+      The probe, already compiled and run. Its work is in bytes.
     """
     array = jnp.ones((max(1, working_set // 4),), jnp.float32)
     repeats = max(4, 2**27 // array.nbytes)

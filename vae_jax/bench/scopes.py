@@ -24,12 +24,12 @@ def operation_scopes(text: str) -> dict[str, str]:
     """Return the named scope of each operation of a compiled program.
 
     Args:
-        text: The HLO text of the program, `compiled.as_text()`.
+      text: The HLO text of the program, `compiled.as_text()`.
 
     Returns:
-        {operation: scope}. Operations of the gradient have ", backward" after the scope. A fused operation has the
-        scope of its last part. Communication between devices is `collectives`. Loops and branches are omitted, because
-        their bodies consist of operations that are listed themselves.
+      {operation: scope}. Operations of the gradient have ", backward" after the scope. A fused operation has the
+      scope of its last part. Communication between devices is `collectives`. Loops and branches are omitted, because
+      their bodies consist of operations that are listed themselves.
     """
     result = {}
     for operation, kind, path in _OPERATION.findall(text):
@@ -46,11 +46,11 @@ def seconds_by_scope(events: Iterable[Mapping[str, Any]], operations: Mapping[st
     """Return the time of each scope in a trace.
 
     Args:
-        events: The `traceEvents` of a Perfetto trace.
-        operations: {operation: scope} of the traced program, from `operation_scopes`.
+      events: The `traceEvents` of a Perfetto trace.
+      operations: {operation: scope} of the traced program, from `operation_scopes`.
 
     Returns:
-        {scope: seconds}, longest first. Operations of other programs do not count.
+      {scope: seconds}, longest first. Operations of other programs do not count.
     """
     seconds: dict[str, float] = {}
     for event in events:

@@ -45,8 +45,8 @@ def print_report(report: Mapping[str, Any], stream: TextIO) -> None:
     """Print the tables of a benchmark: speed, comparison with the machine's rates, and the compiled programs.
 
     Args:
-        report: The report of `run_benchmark`.
-        stream: The text stream to print to.
+      report: The report of `run_benchmark`.
+      stream: The text stream to print to.
     """
     machine, rows, baseline = report["machine"], report["rows"], report["baseline"]
     title = f"{machine['device']}, {machine['cores']} core(s); medians of {report['rounds']} rounds, 95 % intervals"
@@ -118,9 +118,9 @@ def print_comparison(
     """Print the changes between two reports, A (before) and B (after), and how the reports differ otherwise.
 
     Args:
-        rows: The rows of `compare`.
-        differences: The result of `context_differences`.
-        stream: The text stream to print to.
+      rows: The rows of `compare`.
+      differences: The result of `context_differences`.
+      stream: The text stream to print to.
     """
     differences = dict(differences)
     missing = differences.pop("rows", ([], []))
@@ -149,8 +149,8 @@ def print_plan(plan: Mapping[str, Any], stream: TextIO) -> None:
     """Print what a training costs.
 
     Args:
-        plan: The result of `plan_training`.
-        stream: The text stream to print to.
+      plan: The result of `plan_training`.
+      stream: The text stream to print to.
     """
     memory, limit, largest = plan["memory_per_device"], plan["memory_limit"], plan["largest_batch"]
     all_images = " (all images)" if largest == plan["num_examples"] else ""

@@ -42,7 +42,7 @@ def temporary_caches() -> Iterator[Callable[[str], None]]:
     At the end, JAX's settings are restored.
 
     Yields:
-        A function select(row) that makes JAX use the cache of a row.
+      A function select(row) that makes JAX use the cache of a row.
     """
     from jax.experimental.compilation_cache import compilation_cache
 
@@ -70,10 +70,10 @@ def compile_times(row: Row) -> tuple[dict[str, dict[str, float]], Any]:
     persistent cache. `pmap` has no separate trace; its time is part of `lower`.
 
     Args:
-        row: The row, whose `call` is jitted.
+      row: The row, whose `call` is jitted.
 
     Returns:
-        ({"cold", "warm": {"trace", "lower", "compile"}} in seconds, the `jax.stages.Compiled`).
+      ({"cold", "warm": {"trace", "lower", "compile"}} in seconds, the `jax.stages.Compiled`).
     """
     state, images = row.arguments()
     shapes = jax.tree.map(
@@ -99,11 +99,11 @@ class Runner:
     """A row with its state and images on the device; each timed block continues the training.
 
     Attributes:
-        row: The row.
-        state: The current training state.
-        images: The training images, as `row.arguments` has placed them.
-        metrics: The metrics of the last dispatch.
-        calls: The number of dispatches in a block of about `BLOCK_SECONDS`.
+      row: The row.
+      state: The current training state.
+      images: The training images, as `row.arguments` has placed them.
+      metrics: The metrics of the last dispatch.
+      calls: The number of dispatches in a block of about `BLOCK_SECONDS`.
     """
 
     def __init__(self, row: Row):
@@ -143,13 +143,13 @@ def run_rounds(
     """Measure every row once in each round, in a random order that changes from round to round.
 
     Args:
-        rows: {name: function that measures once}.
-        rounds: The number of rounds.
-        log: Receives a line after each round.
-        seed: The seed of the orders.
+      rows: {name: function that measures once}.
+      rounds: The number of rounds.
+      log: Receives a line after each round.
+      seed: The seed of the orders.
 
     Returns:
-        {name: the result of each round}.
+      {name: the result of each round}.
     """
     rng = np.random.default_rng(seed)
     samples: dict[str, list[float]] = {name: [] for name in rows}
@@ -166,15 +166,15 @@ def run_benchmark(
     """Measure the training program of a run and variants of it, in interleaved rounds.
 
     Args:
-        run: The run whose training program is the baseline.
-        images: Its training images, uint8 [N, H, W, C].
-        names: The names of the variants.
-        rounds: The number of rounds.
-        log: Receives the progress, and for each variant that is skipped the reason.
-        profile: A directory for a profiler trace of some dispatches of the baseline, taken at the end; or None.
+      run: The run whose training program is the baseline.
+      images: Its training images, uint8 [N, H, W, C].
+      names: The names of the variants.
+      rounds: The number of rounds.
+      log: Receives the progress, and for each variant that is skipped the reason.
+      profile: A directory for a profiler trace of some dispatches of the baseline, taken at the end; or None.
 
     Returns:
-        The report, a dictionary of JSON values. Times are in seconds.
+      The report, a dictionary of JSON values. Times are in seconds.
     """
     with temporary_caches() as select_cache:
         rows, costs, skipped = _prepare_rows(run, images, names, select_cache, log)

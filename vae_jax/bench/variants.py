@@ -28,13 +28,13 @@ class Row(NamedTuple):
     """One way to train.
 
     Attributes:
-        name: The name of the variant.
-        run: The run with the variant's settings.
-        call: A function call(state, images, count) -> (state, metrics) that trains `count` steps.
-        arguments: Returns a new (state, images), placed on the devices as `call` needs them.
-        steps: The number of steps in one dispatch.
-        donates: Whether `call` donates the state.
-        compiled: Whether `call` is jitted.
+      name: The name of the variant.
+      run: The run with the variant's settings.
+      call: A function call(state, images, count) -> (state, metrics) that trains `count` steps.
+      arguments: Returns a new (state, images), placed on the devices as `call` needs them.
+      steps: The number of steps in one dispatch.
+      donates: Whether `call` donates the state.
+      compiled: Whether `call` is jitted.
     """
 
     name: str
@@ -194,10 +194,10 @@ def check_names(names: list[str]) -> None:
     """Raise an error for an unknown variant.
 
     Args:
-        names: The names of variants.
+      names: The names of variants.
 
     Raises:
-        InputError: If a name is unknown. The message lists the known ones and suggests a similar one.
+      InputError: If a name is unknown. The message lists the known ones and suggests a similar one.
     """
     for name in names:
         kind, _, count = name.rpartition("-")
@@ -212,15 +212,15 @@ def make_row(name: str, base: Run, images: np.ndarray) -> Row:
     """Return the row of a variant.
 
     Args:
-        name: The name of the variant.
-        base: The run that it varies.
-        images: The training images, uint8 [N, H, W, C]. They are repeated if a batch is larger than N.
+      name: The name of the variant.
+      base: The run that it varies.
+      images: The training images, uint8 [N, H, W, C]. They are repeated if a batch is larger than N.
 
     Returns:
-        The row.
+      The row.
 
     Raises:
-        InputError: If this machine or model does not support the variant.
+      InputError: If this machine or model does not support the variant.
     """
     kind, _, count = name.rpartition("-")
     if name in _FIXED:

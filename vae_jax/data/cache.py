@@ -22,10 +22,10 @@ def fingerprint(array: np.ndarray) -> str:
     Equal arrays have equal fingerprints, whatever their strides.
 
     Args:
-        array: An array of any shape, of a dtype without Python objects.
+      array: An array of any shape, of a dtype without Python objects.
 
     Returns:
-        The hash in hexadecimal, 64 characters.
+      The hash in hexadecimal, 64 characters.
     """
     array = np.ascontiguousarray(array)
     running_hash = start_fingerprint(array.dtype, array.shape)

@@ -55,13 +55,13 @@ class PreparedDataset:
     """A dataset on disk, as its metadata describe it.
 
     Attributes:
-        name: The TFDS name.
-        config: The TFDS config; None for a dataset without configs.
-        version: The version, such as 3.0.1.
-        directory: The folder of the files.
-        formats: The file formats that the dataset is available in.
-        splits: The number of examples of each split.
-        features: TFDS's JSON description of each feature.
+      name: The TFDS name.
+      config: The TFDS config; None for a dataset without configs.
+      version: The version, such as 3.0.1.
+      directory: The folder of the files.
+      formats: The file formats that the dataset is available in.
+      splits: The number of examples of each split.
+      features: TFDS's JSON description of each feature.
     """
 
     name: str
@@ -81,7 +81,7 @@ class PreparedDataset:
         """Return key and shape (-1 where it varies) of the images: of `image`, or of the only uint8 [H, W, C].
 
         Raises:
-            InputError: If no feature, or more than one, can be the images.
+          InputError: If no feature, or more than one, can be the images.
         """
         images = {}
         for key, spec in self.features.items():
@@ -133,7 +133,7 @@ def read_info(directory: Path, root: Path) -> PreparedDataset:
     """Return the metadata of the dataset prepared in `directory`, a folder below `root`.
 
     Raises:
-        StorageError: If the metadata are damaged.
+      StorageError: If the metadata are damaged.
     """
     try:
         info = json.loads((directory / "dataset_info.json").read_text())
@@ -169,8 +169,8 @@ def find(name: str, root: Path) -> PreparedDataset | None:
     Without a config, the config is TFDS's default one or the only one. Without a version, it is the newest version.
 
     Raises:
-        InputError: If the name fits several configs, or a dataset that is not in the array_record format.
-        StorageError: If the metadata are damaged.
+      InputError: If the name fits several configs, or a dataset that is not in the array_record format.
+      StorageError: If the metadata are damaged.
     """
     if not (match := NAME.fullmatch(name)):
         return None

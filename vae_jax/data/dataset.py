@@ -25,15 +25,15 @@ def load_images(config: Config, split: str) -> np.ndarray:
     `seed` and on the split.
 
     Args:
-        config: The config of the run.
-        split: train, validation or test.
+      config: The config of the run.
+      split: train, validation or test.
 
     Returns:
-        The images, uint8 [N, H, W, C].
+      The images, uint8 [N, H, W, C].
 
     Raises:
-        InputError: If the dataset or the split cannot be used, or the images do not fit in memory.
-        StorageError: If the dataset is damaged.
+      InputError: If the dataset or the split cannot be used, or the images do not fit in memory.
+      StorageError: If the dataset is damaged.
     """
     records = _records(config, split) if _is_streamed(config) else None
     return _load(config, split) if records is None else records.read_all()
@@ -46,14 +46,14 @@ def training_images(config: Config) -> Images:
     available memory.
 
     Args:
-        config: The config of the run.
+      config: The config of the run.
 
     Returns:
-        The array of `load_images`, or a `Records`.
+      The array of `load_images`, or a `Records`.
 
     Raises:
-        InputError: As `load_images`; or if `data.streaming=always` and `data.name` is a path.
-        StorageError: If the dataset is damaged.
+      InputError: As `load_images`; or if `data.streaming=always` and `data.name` is a path.
+      StorageError: If the dataset is damaged.
     """
     records = _records(config, "train") if _is_streamed(config) else None
     return _load(config, "train") if records is None else records
@@ -91,13 +91,13 @@ def describe_images(images: Images) -> dict[str, Any]:
     """Return the description of the training images that a run stores; a resumed run refuses different images.
 
     Args:
-        images: The array or the records of `training_images`.
+      images: The array or the records of `training_images`.
 
     Returns:
-        `fingerprint` (the SHA-256 of `fingerprint`), `num_examples` and `image_shape` ([H, W, C]).
+      `fingerprint` (the SHA-256 of `fingerprint`), `num_examples` and `image_shape` ([H, W, C]).
 
     Raises:
-        StorageError: If the records are damaged.
+      StorageError: If the records are damaged.
     """
     return {
         "fingerprint": images.summary.fingerprint if isinstance(images, Records) else fingerprint(images),

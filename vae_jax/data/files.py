@@ -55,7 +55,7 @@ def check_images(shape: tuple[int, ...], where: str) -> tuple[int, int, int, int
     """Return `shape` as [N, H, W, C].
 
     Raises:
-        InputError: If it is neither [N, H, W] nor [N, H, W, 1 or 3], or if one of its sizes is 0.
+      InputError: If it is neither [N, H, W] nor [N, H, W, 1 or 3], or if one of its sizes is 0.
     """
     full = (*shape, 1) if len(shape) == 3 else shape
     if len(full) != 4 or full[3] not in (1, 3) or min(full[1:]) < 1:
@@ -69,8 +69,8 @@ def load_array(path: Path) -> np.ndarray:
     """Return the images of a .npy or .npz file as uint8 [N, H, W, C].
 
     Raises:
-        InputError: If the contents cannot be images.
-        StorageError: If the file is damaged.
+      InputError: If the contents cannot be images.
+      StorageError: If the file is damaged.
     """
     with _open_array(path, "images") as (stream, size, where):
         header = _read_header(stream, size, where)
@@ -87,8 +87,8 @@ def load_array_labels(path: Path) -> np.ndarray:
     """Return the array `labels` of a .npz file as int32 [N].
 
     Raises:
-        InputError: If there are no labels, or they do not match the images; else as `load_array`.
-        StorageError: If the file is damaged.
+      InputError: If there are no labels, or they do not match the images; else as `load_array`.
+      StorageError: If the file is damaged.
     """
     if path.suffix.lower() != ".npz":
         raise InputError(f"data.name={str(path)!r} has no labels; use a .npz file with an array 'labels'")
@@ -221,8 +221,8 @@ def load_folder(path: Path) -> np.ndarray:
     C is 1 if all images are grey, else 3. A palette becomes colour; transparency is dropped.
 
     Raises:
-        InputError: If the folder contains no images, or images of different sizes.
-        StorageError: If an image cannot be read.
+      InputError: If the folder contains no images, or images of different sizes.
+      StorageError: If an image cannot be read.
     """
     where = f"data.name={str(path)!r}"
     try:
@@ -294,7 +294,7 @@ def read_idx(path: Path, ndim: int, where: str) -> np.ndarray:
     """Return the array of a gzipped IDX file of uint8 with `ndim` dimensions.
 
     Raises:
-        InputError: If the file is anything else, or damaged.
+      InputError: If the file is anything else, or damaged.
     """
     try:
         with gzip.open(path) as stream:
@@ -325,7 +325,7 @@ def read_idx_pair(images: Path, labels: Path, where: str) -> tuple[np.ndarray, n
     """Return images, uint8 [N, H, W], and labels, uint8 [N], of two IDX archives.
 
     Raises:
-        InputError: If one of them is not such an archive, or their numbers of examples differ.
+      InputError: If one of them is not such an archive, or their numbers of examples differ.
     """
     x, y = read_idx(images, 3, where), read_idx(labels, 1, where)
     if len(x) != len(y):

@@ -30,25 +30,25 @@ def load(name: Name, split: str, *, data_dir: Name | None = None, holdout: float
     """Return the images of one split, in the order of the source.
 
     Args:
-        name: One of: `digits`, `moons`, `moons_gap` or `moons_full_half` (prepared on first use); `mnist`, or another
-            TFDS dataset prepared as array_record under `data_dir` (`name`, `name/config`, `name:version`); a .npy or
-            .npz file; a folder of image files. A plain name is the name of a dataset if there is one, else of a
-            folder; `./name` is always a folder. The array of a .npy file has shape [N, H, W] or [N, H, W, 1 or 3] and
-            dtype uint8, bool, or float in [0, 1], which is rounded to multiples of 1/255. Of a .npz file the array is
-            `images`, or the only one except `labels`.
-        split: train, validation or test.
-        data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        holdout: The share of the training examples that is held out for a validation or test split that the source
-            does not have; the same examples on every machine. The test split is held out first, and the validation
-            split from the remaining examples.
+      name: One of: `digits`, `moons`, `moons_gap` or `moons_full_half` (prepared on first use); `mnist`, or another
+        TFDS dataset prepared as array_record under `data_dir` (`name`, `name/config`, `name:version`); a .npy or
+        .npz file; a folder of image files. A plain name is the name of a dataset if there is one, else of a
+        folder; `./name` is always a folder. The array of a .npy file has shape [N, H, W] or [N, H, W, 1 or 3] and
+        dtype uint8, bool, or float in [0, 1], which is rounded to multiples of 1/255. Of a .npz file the array is
+        `images`, or the only one except `labels`.
+      split: train, validation or test.
+      data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      holdout: The share of the training examples that is held out for a validation or test split that the source
+        does not have; the same examples on every machine. The test split is held out first, and the validation
+        split from the remaining examples.
 
     Returns:
-        The images, uint8 [N, H, W, C] with C = 1 or 3.
+      The images, uint8 [N, H, W, C] with C = 1 or 3.
 
     Raises:
-        InputError: If an argument or the images cannot be used.
-        NoExamplesError: If the split is empty: the source does not have it, and `holdout` leaves nothing for it.
-        StorageError: If the data are damaged.
+      InputError: If an argument or the images cannot be used.
+      NoExamplesError: If the split is empty: the source does not have it, and `holdout` leaves nothing for it.
+      StorageError: If the data are damaged.
     """
     return _load("images", name, split, data_dir, holdout)
 
@@ -57,18 +57,18 @@ def load_labels(name: Name, split: str, *, data_dir: Name | None = None, holdout
     """Return the labels of the images that `load` returns for the same arguments.
 
     Args:
-        name: As for `load`. A .npz file has labels if it contains an array `labels`.
-        split: As for `load`.
-        data_dir: As for `load`.
-        holdout: As for `load`.
+      name: As for `load`. A .npz file has labels if it contains an array `labels`.
+      split: As for `load`.
+      data_dir: As for `load`.
+      holdout: As for `load`.
 
     Returns:
-        The labels, int32 [N].
+      The labels, int32 [N].
 
     Raises:
-        InputError: As `load`, or if there are no labels.
-        NoExamplesError: As `load`.
-        StorageError: If the data are damaged.
+      InputError: As `load`, or if there are no labels.
+      NoExamplesError: As `load`.
+      StorageError: If the data are damaged.
     """
     return _load("labels", name, split, data_dir, holdout)
 
@@ -77,18 +77,18 @@ def open_records(name: Name, split: str, *, data_dir: Name | None = None, holdou
     """Return the images of `load` for the same arguments as records, which are read by position.
 
     Args:
-        name: As for `load`.
-        split: As for `load`.
-        data_dir: As for `load`.
-        holdout: As for `load`.
+      name: As for `load`.
+      split: As for `load`.
+      data_dir: As for `load`.
+      holdout: As for `load`.
 
     Returns:
-        The records; None if `name` is a path.
+      The records; None if `name` is a path.
 
     Raises:
-        InputError: As `load`, except for errors that are found only when the images are read.
-        NoExamplesError: As `load`.
-        StorageError: If the metadata are damaged.
+      InputError: As `load`, except for errors that are found only when the images are read.
+      NoExamplesError: As `load`.
+      StorageError: If the metadata are damaged.
     """
     splits.check(split, holdout)
     if _as_path(name, data_dir):
@@ -102,14 +102,14 @@ def resolve_name(name: Name, *, data_dir: Name | None = None) -> str:
     """Return the name of a dataset that is valid in any working directory: an absolute path, or the name of a dataset.
 
     Args:
-        name: As for `load`.
-        data_dir: As for `load`.
+      name: As for `load`.
+      data_dir: As for `load`.
 
     Returns:
-        The absolute path of a file or folder; the name of a dataset unchanged.
+      The absolute path of a file or folder; the name of a dataset unchanged.
 
     Raises:
-        InputError: If `name` is a path that cannot be used.
+      InputError: If `name` is a path that cannot be used.
     """
     path = _as_path(name, data_dir)
     return str(name) if path is None else os.path.abspath(path)

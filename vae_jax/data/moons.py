@@ -18,12 +18,12 @@ class Moons(NamedTuple):
     """The parameters of N moons.
 
     Attributes:
-        lit_fraction: The lit share of the disc's area, [N]: 0 new, 0.5 half, 1 full.
-        tilt: The direction that the light comes from, [N], in radians counterclockwise from the right.
-        radius: The radius of the disc, [N].
-        x: The horizontal position of its centre, [N].
-        y: The vertical position of its centre, [N].
-        shading: How much darker the disc is at its rim than at its centre, [N], from 0 to 1.
+      lit_fraction: The lit share of the disc's area, [N]: 0 new, 0.5 half, 1 full.
+      tilt: The direction that the light comes from, [N], in radians counterclockwise from the right.
+      radius: The radius of the disc, [N].
+      x: The horizontal position of its centre, [N].
+      y: The vertical position of its centre, [N].
+      shading: How much darker the disc is at its rim than at its centre, [N], from 0 to 1.
     """
 
     lit_fraction: np.ndarray
@@ -51,15 +51,15 @@ def moon_parameters(numbers: np.ndarray, *, phases: str = "all") -> Moons:
     They are a pure function of the number, the same on every machine.
 
     Args:
-        numbers: The numbers of the moons, non-negative integers [N].
-        phases: Which phases occur: `all`; `gap`, no lit fraction inside `GAP`; `full-and-half`, only the lit fractions
-            0.5 and 1, each with probability 1/2.
+      numbers: The numbers of the moons, non-negative integers [N].
+      phases: Which phases occur: `all`; `gap`, no lit fraction inside `GAP`; `full-and-half`, only the lit fractions
+        0.5 and 1, each with probability 1/2.
 
     Returns:
-        The parameters, each float64 [N].
+      The parameters, each float64 [N].
 
     Raises:
-        ValueError: If `phases` is another name.
+      ValueError: If `phases` is another name.
     """
     columns = np.arange(len(RANGES), dtype=np.uint64)
     counters = np.asarray(numbers, np.uint64)[:, None] * np.uint64(len(RANGES)) + columns
@@ -87,11 +87,11 @@ def render_moons(moons: Moons, shape: tuple[int, int] = (32, 32)) -> np.ndarray:
     changes smoothly with every parameter.
 
     Args:
-        moons: The parameters of N moons.
-        shape: Height and width of the images in pixels, (H, W).
+      moons: The parameters of N moons.
+      shape: Height and width of the images in pixels, (H, W).
 
     Returns:
-        The images, uint8 [N, H, W, 1].
+      The images, uint8 [N, H, W, 1].
     """
     columns = [np.asarray(column, np.float32) for column in moons]
     parts = [

@@ -25,12 +25,12 @@ def permute(key: Array, index: Array, size: int) -> Array:
     whatever the size.
 
     Args:
-        key: The key of the permutation.
-        index: Indices below `size`, uint32 of any shape.
-        size: The number of values.
+      key: The key of the permutation.
+      index: Indices below `size`, uint32 of any shape.
+      size: The number of values.
 
     Returns:
-        The permuted indices, uint32 of the shape of `index`.
+      The permuted indices, uint32 of the shape of `index`.
     """
     mix = functools.partial(_mix, keys=_round_keys(key, size), size=size)
     return lax.while_loop(
@@ -58,16 +58,16 @@ def batch_indices(key: Array, step: Array, *, num_examples: int, batch_size: int
     An epoch is num_examples // batch_size steps. The remaining examples, too few for a batch, differ between epochs.
 
     Args:
-        key: The key of the order of the examples.
-        step: The step, a non-negative integer [].
-        num_examples: The number of examples.
-        batch_size: The number of examples of a step.
+      key: The key of the order of the examples.
+      step: The step, a non-negative integer [].
+      num_examples: The number of examples.
+      batch_size: The number of examples of a step.
 
     Returns:
-        The indices of the examples, int32 [batch_size].
+      The indices of the examples, int32 [batch_size].
 
     Raises:
-        ValueError: If the batch is larger than the data.
+      ValueError: If the batch is larger than the data.
     """
     epoch, first = _epoch_and_first(step, num_examples, batch_size)
     index = first + jnp.arange(batch_size, dtype=jnp.int32)
@@ -86,23 +86,23 @@ class BatchOrder:
     """`batch_indices` for a range of steps, computed without JAX by readers that work while the device computes.
 
     Attributes:
-        num_examples: The number of examples.
-        batch_size: The number of examples of a step.
-        first_epoch: The epoch of the first step.
-        keys: The keys of the rounds of `permute` in each epoch of the range, uint32 [epochs, rounds, 2].
+      num_examples: The number of examples.
+      batch_size: The number of examples of a step.
+      first_epoch: The epoch of the first step.
+      keys: The keys of the rounds of `permute` in each epoch of the range, uint32 [epochs, rounds, 2].
     """
 
     def __init__(self, key: Array, steps: range, *, num_examples: int, batch_size: int):
         """Compute the keys of each epoch.
 
         Args:
-            key: The key of the order of the examples, as for `batch_indices`.
-            steps: The steps for which the order is called.
-            num_examples: The number of examples.
-            batch_size: The number of examples of a step.
+          key: The key of the order of the examples, as for `batch_indices`.
+          steps: The steps for which the order is called.
+          num_examples: The number of examples.
+          batch_size: The number of examples of a step.
 
         Raises:
-            ValueError: If the batch is larger than the data.
+          ValueError: If the batch is larger than the data.
         """
         self.num_examples, self.batch_size = num_examples, batch_size
         self.first_epoch, last_epoch = (
@@ -116,11 +116,11 @@ class BatchOrder:
         """Return the examples at `rows` of the batch of a step.
 
         Args:
-            step: A step of the range.
-            rows: Positions in the batch, integers [n].
+          step: A step of the range.
+          rows: Positions in the batch, integers [n].
 
         Returns:
-            The indices of the examples, int64 [n].
+          The indices of the examples, int64 [n].
         """
         epoch, first = _epoch_and_first(step, self.num_examples, self.batch_size)
         mix = functools.partial(_mix, keys=self.keys[epoch - self.first_epoch], size=self.num_examples)

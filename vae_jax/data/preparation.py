@@ -34,12 +34,12 @@ def available(data_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]
     A prepared dataset with damaged metadata is omitted; loading it by name reports the damage.
 
     Args:
-        data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
-        A dict for each dataset: `name`; `version`; `prepared`, whether it is on disk; `splits`, the number of
-        examples of each split; `shape`, [H, W, C] of an image with -1 where it varies; `directory`. Unknown values
-        are None.
+      A dict for each dataset: `name`; `version`; `prepared`, whether it is on disk; `splits`, the number of
+      examples of each split; `shape`, [H, W, C] of an image with -1 where it varies; `directory`. Unknown values
+      are None.
     """
     root = resolve_data_dir(data_dir)
     prepared = []
@@ -65,16 +65,16 @@ def prepare(
     moved to its place atomically.
 
     Args:
-        name: The name of a built-in dataset.
-        source: A folder with the official archives, which is only read; by default they are downloaded.
-        data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: The name of a built-in dataset.
+      source: A folder with the official archives, which is only read; by default they are downloaded.
+      data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
-        The dataset's entry of `available`, and `already_prepared`.
+      The dataset's entry of `available`, and `already_prepared`.
 
     Raises:
-        InputError: If the name is unknown, the archives are not the official ones, or the download fails.
-        StorageError: If the file system refuses a write.
+      InputError: If the name is unknown, the archives are not the official ones, or the download fails.
+      StorageError: If the file system refuses a write.
     """
     root = resolve_data_dir(data_dir)
     if name not in BUILTIN:

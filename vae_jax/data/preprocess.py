@@ -27,17 +27,17 @@ def read_images(key: random.Key, images: Array, *, binarization: str) -> Array:
     """Return uint8 images as the float32 inputs of the model, in [0, 1].
 
     Args:
-        key: The key of the dynamic binarization; the other kinds do not use it.
-        images: The images, uint8 [B, H, W, C].
-        binarization: `dynamic` samples each pixel from Bernoulli(pixel/255) at each call; `threshold` is
-            pixel >= 128; `none` is pixel/255; `static` is `none` for images that `binarize_once` has binarized.
+      key: The key of the dynamic binarization; the other kinds do not use it.
+      images: The images, uint8 [B, H, W, C].
+      binarization: `dynamic` samples each pixel from Bernoulli(pixel/255) at each call; `threshold` is
+        pixel >= 128; `none` is pixel/255; `static` is `none` for images that `binarize_once` has binarized.
 
     Returns:
-        The inputs, float32 [B, H, W, C].
+      The inputs, float32 [B, H, W, C].
 
     Raises:
-        InputError: If `binarization` is an unknown name, or the images have another dtype or rank. Floats in [0, 1]
-            are refused, because they would be divided by 255 again.
+      InputError: If `binarization` is an unknown name, or the images have another dtype or rank. Floats in [0, 1]
+        are refused, because they would be divided by 255 again.
     """
     check_choices("data", binarization=binarization)
     if images.dtype != jnp.uint8 or images.ndim != 4:
@@ -53,11 +53,11 @@ def binarize_once(key: Array, images: Array) -> Array:
     """Return images with each pixel sampled once from Bernoulli(pixel/255), for static binarization.
 
     Args:
-        key: The key of the samples.
-        images: The images, uint8 [N, ...].
+      key: The key of the samples.
+      images: The images, uint8 [N, ...].
 
     Returns:
-        The binarized images, uint8 [N, ...] of the values 0 and 255.
+      The binarized images, uint8 [N, ...] of the values 0 and 255.
     """
     return bernoulli_pixels(key, images).astype(jnp.uint8) * 255
 
@@ -68,15 +68,15 @@ def mean_image(images: np.ndarray | Records, *, binarization: str) -> np.ndarray
     It is the mean of what `read_images` returns for these images, in closed form.
 
     Args:
-        images: The images, uint8 [N, H, W, C], in memory or as records.
-        binarization: As for `read_images`.
+      images: The images, uint8 [N, H, W, C], in memory or as records.
+      binarization: As for `read_images`.
 
     Returns:
-        The mean, float32 [H, W, C] in [0, 1].
+      The mean, float32 [H, W, C] in [0, 1].
 
     Raises:
-        InputError: If `binarization` is an unknown name.
-        StorageError: If the records are damaged.
+      InputError: If `binarization` is an unknown name.
+      StorageError: If the records are damaged.
     """
     check_choices("data", binarization=binarization)
     sums, bright_counts = images.summary.sums if isinstance(images, Records) else pixel_sums(images)

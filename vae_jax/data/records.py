@@ -21,8 +21,8 @@ class Summary(NamedTuple):
     """Statistics of all images, which a run needs before it reads them.
 
     Attributes:
-        fingerprint: `cache.fingerprint` of all images as one array.
-        sums: `pixel_sums` of all images, uint64 [2, H, W, C].
+      fingerprint: `cache.fingerprint` of all images as one array.
+      sums: `pixel_sums` of all images, uint64 [2, H, W, C].
     """
 
     fingerprint: str
@@ -36,13 +36,13 @@ class Records:
     The object can be sent to another process, which opens the files again.
 
     Attributes:
-        prepared: The prepared dataset.
-        part: The split of the source.
-        indices: The sorted indices of the examples in that split, int64 [N]; None for all of them.
-        cache_dir: The folder of the cached summary.
-        shape: The shape of all images as one array, [N, H, W, C].
-        nbytes: The size of all images as one uint8 array, in bytes.
-        summary: Fingerprint and sums of all images.
+      prepared: The prepared dataset.
+      part: The split of the source.
+      indices: The sorted indices of the examples in that split, int64 [N]; None for all of them.
+      cache_dir: The folder of the cached summary.
+      shape: The shape of all images as one array, [N, H, W, C].
+      nbytes: The size of all images as one uint8 array, in bytes.
+      summary: Fingerprint and sums of all images.
     """
 
     prepared: PreparedDataset
@@ -59,8 +59,8 @@ class Records:
         """The shape of all images as one array, [N, H, W, C].
 
         Raises:
-            InputError: If there are no images, or their shape is not that of images.
-            StorageError: If the data are damaged.
+          InputError: If there are no images, or their shape is not that of images.
+          StorageError: If the data are damaged.
         """
         return files.check_images((len(self), *self._first_shape), self._where)
 
@@ -73,14 +73,14 @@ class Records:
         """Read the images at some positions.
 
         Args:
-            positions: Positions in the split, integers [n].
+          positions: Positions in the split, integers [n].
 
         Returns:
-            The images, uint8 [n, H, W, C].
+          The images, uint8 [n, H, W, C].
 
         Raises:
-            InputError: If an image does not have the shape of the first one.
-            StorageError: If a file is damaged or missing; the message contains its path.
+          InputError: If an image does not have the shape of the first one.
+          StorageError: If a file is damaged or missing; the message contains its path.
         """
         records, feature = self._reader
         examples = positions if self.indices is None else self.indices[positions]
@@ -100,11 +100,11 @@ class Records:
         """Read all images into memory.
 
         Returns:
-            The images, uint8 [N, H, W, C].
+          The images, uint8 [N, H, W, C].
 
         Raises:
-            InputError: If they do not fit in memory; else as `read`.
-            StorageError: As `read`.
+          InputError: If they do not fit in memory; else as `read`.
+          StorageError: As `read`.
         """
         files.check_memory(self.nbytes, self._where)
         images = np.empty(self.shape, np.uint8)

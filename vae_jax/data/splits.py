@@ -46,13 +46,13 @@ def select(sizes: Mapping[str, int], split: str, holdout: float) -> tuple[str, n
     the remaining ones. The three splits are disjoint and contain every example.
 
     Args:
-        sizes: The number of examples of each split of the source.
-        split: train, validation or test.
-        holdout: The share of the training examples that is held out for a missing split.
+      sizes: The number of examples of each split of the source.
+      split: train, validation or test.
+      holdout: The share of the training examples that is held out for a missing split.
 
     Raises:
-        InputError: If `split` or `holdout` is not allowed, or the source has no training examples.
-        NoExamplesError: If the source does not have the split, and nothing is held out for it or remains for it.
+      InputError: If `split` or `holdout` is not allowed, or the source has no training examples.
+      NoExamplesError: If the source does not have the split, and nothing is held out for it or remains for it.
     """
     check(split, holdout)
     if split in sizes and split != "train":

@@ -54,15 +54,15 @@ def stream_batches(
     that is needed to resume.
 
     Args:
-        records: The images.
-        order: The order of the examples; it must contain the steps.
-        steps: The steps, in the order of the batches.
-        rows: The positions in each batch that this process reads, integers [n].
-        workers: The number of reading processes; 0 reads with threads in this process.
+      records: The images.
+      order: The order of the examples; it must contain the steps.
+      steps: The steps, in the order of the batches.
+      rows: The positions in each batch that this process reads, integers [n].
+      workers: The number of reading processes; 0 reads with threads in this process.
 
     Yields:
-        An iterator with one array for each step, uint8 [n, H, W, C]. The iterator raises the errors of
-        `Records.read`, also those of reading processes.
+      An iterator with one array for each step, uint8 [n, H, W, C]. The iterator raises the errors of
+      `Records.read`, also those of reading processes.
     """
     import grain
     from absl import flags

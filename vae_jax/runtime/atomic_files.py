@@ -16,11 +16,11 @@ def write_json(path: Path, content: object) -> None:
     """Write a value as JSON, atomically.
 
     Args:
-        path: The file to write. Missing parent directories are created.
-        content: A value that `json.dumps` accepts. NaN and infinity are not allowed.
+      path: The file to write. Missing parent directories are created.
+      content: A value that `json.dumps` accepts. NaN and infinity are not allowed.
 
     Raises:
-        StorageError: If the file system refuses the write.
+      StorageError: If the file system refuses the write.
     """
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_file(path, lambda file: file.write(text.encode()))
@@ -32,11 +32,11 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     In a run of several processes only the primary process writes.
 
     Args:
-        path: The file to write. Missing parent directories are created.
-        write: Writes the content to the open binary file that it receives.
+      path: The file to write. Missing parent directories are created.
+      write: Writes the content to the open binary file that it receives.
 
     Raises:
-        StorageError: In all processes, if the file system refuses the write.
+      StorageError: In all processes, if the file system refuses the write.
     """
     multihost.run_on_primary(lambda: write_file_locally(path, write))
 
@@ -54,11 +54,11 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace a file in an existing directory atomically; several writers may do so at the same time.
 
     Args:
-        path: The file to write.
-        write: Writes the content to the open binary file that it receives.
+      path: The file to write.
+      write: Writes the content to the open binary file that it receives.
 
     Raises:
-        OSError: If the file system refuses the write.
+      OSError: If the file system refuses the write.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -73,10 +73,10 @@ def remove(path: Path) -> None:
     """Remove a file if it exists. In a run of several processes the primary process does it.
 
     Args:
-        path: The file to remove.
+      path: The file to remove.
 
     Raises:
-        StorageError: In all processes, if the file exists and cannot be removed.
+      StorageError: In all processes, if the file exists and cannot be removed.
     """
 
     def unlink() -> None:
@@ -92,11 +92,11 @@ def check_writable(directory: Path, flag: str = "--workdir") -> None:
     """Raise an error if a directory cannot be created or written to; create nothing.
 
     Args:
-        directory: The directory to check. It need not exist.
-        flag: The command-line flag that the error message names.
+      directory: The directory to check. It need not exist.
+      flag: The command-line flag that the error message names.
 
     Raises:
-        StorageError: If the directory, or its nearest existing parent, is not writable.
+      StorageError: If the directory, or its nearest existing parent, is not writable.
     """
     existing = directory
     while not existing.exists() and existing != existing.parent:

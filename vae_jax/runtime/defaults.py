@@ -34,11 +34,11 @@ def num_microbatches(config: Config, mesh: Mesh) -> int:
     mesh.
 
     Args:
-        config: The config of the run.
-        mesh: The mesh that trains it.
+      config: The config of the run.
+      mesh: The mesh that trains it.
 
     Returns:
-        The number of microbatches, a divisor of `train.batch_size` where it is chosen here.
+      The number of microbatches, a divisor of `train.batch_size` where it is chosen here.
     """
     train, objective = config.train, config.objective
     if train.microbatches:
@@ -57,7 +57,7 @@ def use_cores_as_devices(batch_size: int) -> None:
     and at most one device a core. If XLA_FLAGS already sets the number, or JAX has started, nothing changes.
 
     Args:
-        batch_size: The number of examples in a batch.
+      batch_size: The number of examples in a batch.
     """
     if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return

@@ -20,7 +20,7 @@ def available_memory() -> int | None:
     example), and the remainder of the process's limits (`ulimit -v`, `ulimit -d`).
 
     Returns:
-        The number of bytes, or None if the operating system reports none of them.
+      The number of bytes, or None if the operating system reports none of them.
     """
     sources = (_machine_memory(), _cgroup_memory(), *_memory_within_limits())
     free = [size for size in sources if size is not None]
@@ -73,11 +73,11 @@ def memory_limit(num_devices: int = 1) -> int | None:
     """Return the bytes of memory of the first device.
 
     Args:
-        num_devices: The number of CPU devices that share the machine's memory. Other devices ignore it.
+      num_devices: The number of CPU devices that share the machine's memory. Other devices ignore it.
 
     Returns:
-        The limit that the device's runtime reports. A CPU has none: there it is `available_memory` over
-        `num_devices`. None if neither is known.
+      The limit that the device's runtime reports. A CPU has none: there it is `available_memory` over
+      `num_devices`. None if neither is known.
     """
     import jax  # here, so that reading data does not start JAX
 

@@ -20,14 +20,14 @@ def run_lock(directory: str | os.PathLike[str]) -> Iterator[None]:
     ends, however it ends. In a run of several processes the primary process locks for all.
 
     Args:
-        directory: The run directory. It is created if it does not exist.
+      directory: The run directory. It is created if it does not exist.
 
     Yields:
-        None, while the lock is held.
+      None, while the lock is held.
 
     Raises:
-        LockedError: If another process holds the lock. The message names its process id and host.
-        StorageError: If the lock file cannot be created or locked.
+      LockedError: If another process holds the lock. The message names its process id and host.
+      StorageError: If the lock file cannot be created or locked.
     """
     path = Path(directory) / LOCK_NAME
     try:

@@ -38,15 +38,15 @@ def initialize(
     or `num_processes` is 1, the process runs alone.
 
     Args:
-        coordinator: The address HOST:PORT of process 0.
-        num_processes: The number of processes.
-        process_id: The rank of this process, from 0 to `num_processes` - 1.
-        initialization_timeout: Seconds to wait until all processes have started.
-        heartbeat_timeout: Seconds without a heartbeat after which a process counts as lost.
-        shutdown_timeout: Seconds to wait until all processes have reached the end.
+      coordinator: The address HOST:PORT of process 0.
+      num_processes: The number of processes.
+      process_id: The rank of this process, from 0 to `num_processes` - 1.
+      initialization_timeout: Seconds to wait until all processes have started.
+      heartbeat_timeout: Seconds without a heartbeat after which a process counts as lost.
+      shutdown_timeout: Seconds to wait until all processes have reached the end.
 
     Raises:
-        InputError: In all started processes, if an argument is invalid, a process is missing, or device counts differ.
+      InputError: In all started processes, if an argument is invalid, a process is missing, or device counts differ.
     """
     _check_flags(coordinator, num_processes, process_id)
     _check_timeouts(initialization=initialization_timeout, heartbeat=heartbeat_timeout, shutdown=shutdown_timeout)
@@ -197,9 +197,9 @@ def exit_process(code: int, *, with_all: bool = False) -> NoReturn:
     """End this process without waiting for its threads, which may wait for processes that are lost.
 
     Args:
-        code: The exit code.
-        with_all: If False, end at once, so that the other processes notice. If True, end when all processes have called
-            this function; the primary process, which serves the others, ends last.
+      code: The exit code.
+      with_all: If False, end at once, so that the other processes notice. If True, end when all processes have called
+        this function; the primary process, which serves the others, ends last.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -219,10 +219,10 @@ def lost_process_error(error: BaseException | None) -> LostProcessError | None:
     """Return a LostProcessError if an error or one of its causes shows that another process has ended.
 
     Args:
-        error: An error of this process, or None.
+      error: An error of this process, or None.
 
     Returns:
-        The LostProcessError, or None if the error has another cause.
+      The LostProcessError, or None if the error has another cause.
     """
     import jax
 
@@ -245,14 +245,14 @@ def run_on_all(action: Callable[[], T], *, expected: type[Exception] = VaeJaxErr
     Without this exchange, the other processes would wait without end for the one that failed.
 
     Args:
-        action: The function to call. It must not wait for another process.
-        expected: The class of errors that are raised in all processes.
+      action: The function to call. It must not wait for another process.
+      expected: The class of errors that are raised in all processes.
 
     Returns:
-        What `action` returned in this process, after it has succeeded in all processes.
+      What `action` returned in this process, after it has succeeded in all processes.
 
     Raises:
-        VaeJaxError: In all processes, the error of the lowest rank that failed; of the class `expected`.
+      VaeJaxError: In all processes, the error of the lowest rank that failed; of the class `expected`.
     """
     if is_single_process():
         return action()
@@ -273,10 +273,10 @@ def run_on_primary(action: Callable[[], T]) -> T | None:
     """Run an action in the primary process only; raise its VaeJaxError in all processes.
 
     Args:
-        action: The function to call. It must not wait for another process.
+      action: The function to call. It must not wait for another process.
 
     Returns:
-        What `action` returned in the primary process, and None in the others.
+      What `action` returned in the primary process, and None in the others.
     """
     return run_on_all(lambda: action() if is_primary() else None)
 
@@ -287,10 +287,10 @@ def broadcast_from_primary(action: Callable[[], T]) -> T:
     Use it to read files that other processes may see later, on a network file system.
 
     Args:
-        action: The function to call. Its result must survive JSON.
+      action: The function to call. Its result must survive JSON.
 
     Returns:
-        What `action` returned in the primary process, after a round trip through JSON if there are several processes.
+      What `action` returned in the primary process, after a round trip through JSON if there are several processes.
     """
     if is_single_process():
         return action()
@@ -301,10 +301,10 @@ def check_equal_across_processes(facts: Mapping[str, Any]) -> None:
     """Raise an error in all processes unless all have the same values.
 
     Args:
-        facts: The values by name. They must be JSON values.
+      facts: The values by name. They must be JSON values.
 
     Raises:
-        InputError: In all processes, if a value differs between process 0 and another process.
+      InputError: In all processes, if a value differs between process 0 and another process.
     """
     first, *others = (json.loads(text) for text in gather_text(json.dumps(facts)))
     for rank, other in enumerate(others, start=1):
@@ -337,10 +337,10 @@ def any_process(condition: Callable[[], bool]) -> Callable[[], bool]:
     were dispatched since.
 
     Args:
-        condition: Evaluated in this process at each call.
+      condition: Evaluated in this process at each call.
 
     Returns:
-        A function without arguments, with the same result in all processes. With one process it is `condition`.
+      A function without arguments, with the same result in all processes. With one process it is `condition`.
     """
     if is_single_process():
         return condition

@@ -22,15 +22,15 @@ def make_mesh(data: int = 0, fsdp: int = 1) -> Mesh:
     A batch is sharded over both axes. The state is sharded over `fsdp`, whose devices are neighbors.
 
     Args:
-        data: The size of the axis `data`; 0 for all devices. Several processes always use all devices.
-        fsdp: The size of the axis `fsdp`.
+      data: The size of the axis `data`; 0 for all devices. Several processes always use all devices.
+      fsdp: The size of the axis `fsdp`.
 
     Returns:
-        The mesh, both axes of type `Auto`.
+      The mesh, both axes of type `Auto`.
 
     Raises:
-        InputError: If there are not enough devices, or `fsdp` does not divide their number. The message names the
-            nearest valid value.
+      InputError: If there are not enough devices, or `fsdp` does not divide their number. The message names the
+        nearest valid value.
     """
     count, processes = jax.device_count(), jax.process_count()
     if data == 0 or processes > 1:
@@ -58,12 +58,12 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, setting: str = "train.batch
     """Raise an error unless the devices of a mesh divide a batch.
 
     Args:
-        batch_size: The number of examples in the batch.
-        mesh: The mesh that the batch is sharded over.
-        setting: The setting that the error message names.
+      batch_size: The number of examples in the batch.
+      mesh: The mesh that the batch is sharded over.
+      setting: The setting that the error message names.
 
     Raises:
-        InputError: If the mesh size does not divide the batch. The message names the nearest valid batch size.
+      InputError: If the mesh size does not divide the batch. The message names the nearest valid batch size.
     """
     devices = mesh.size
     if batch_size % devices:
@@ -75,10 +75,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding that puts a complete copy of an array on each device.
 
     Args:
-        mesh: The mesh whose devices hold the array.
+      mesh: The mesh whose devices hold the array.
 
     Returns:
-        The sharding, for an array of any shape.
+      The sharding, for an array of any shape.
     """
     return NamedSharding(mesh, PartitionSpec())
 
@@ -87,10 +87,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of a batch [B, ...]: the leading axis over all devices of the mesh.
 
     Args:
-        mesh: The mesh, with the axes `data` and `fsdp`.
+      mesh: The mesh, with the axes `data` and `fsdp`.
 
     Returns:
-        The sharding. The mesh size must divide B.
+      The sharding. The mesh size must divide B.
     """
     return NamedSharding(mesh, PartitionSpec(AXES))
 
@@ -99,11 +99,11 @@ def steps_sharding(mesh: Mesh, *, microbatches: int = 1) -> NamedSharding:
     """Return the sharding of the batches of several steps: the axis of examples over all devices.
 
     Args:
-        mesh: The mesh, with the axes `data` and `fsdp`.
-        microbatches: The number M of microbatches.
+      mesh: The mesh, with the axes `data` and `fsdp`.
+      microbatches: The number M of microbatches.
 
     Returns:
-        The sharding of an array [steps, B, ...], or [steps, M, B/M, ...] if M > 1.
+      The sharding of an array [steps, B, ...], or [steps, M, B/M, ...] if M > 1.
     """
     return NamedSharding(mesh, PartitionSpec(*[None] * (2 if microbatches > 1 else 1), AXES))
 
@@ -118,12 +118,12 @@ def fsdp_spec(shape: tuple[int, ...], size: int) -> PartitionSpec:
     """Return the partition of an array over the axis `fsdp`: along the largest dimension that `size` divides.
 
     Args:
-        shape: The shape of the array.
-        size: The size of the axis `fsdp`.
+      shape: The shape of the array.
+      size: The size of the axis `fsdp`.
 
     Returns:
-        The partition; of equal dimensions the first is sharded. `PartitionSpec()`, which replicates, if `size` divides
-        no dimension, or the array has fewer than `MIN_SHARDED_SIZE` elements.
+      The partition; of equal dimensions the first is sharded. `PartitionSpec()`, which replicates, if `size` divides
+      no dimension, or the array has fewer than `MIN_SHARDED_SIZE` elements.
     """
     divisible = [n if n % size == 0 else 0 for n in shape]
     if size == 1 or np.prod(shape) < MIN_SHARDED_SIZE or not any(divisible):
@@ -135,11 +135,11 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     """Return the shardings of a training state by `fsdp_spec`, the same rule for weights, averages and moments.
 
     Args:
-        state: A pytree of arrays, or of anything else with a shape.
-        mesh: The mesh, with the axes `data` and `fsdp`.
+      state: A pytree of arrays, or of anything else with a shape.
+      mesh: The mesh, with the axes `data` and `fsdp`.
 
     Returns:
-        A pytree of shardings, of the structure of `state`.
+      A pytree of shardings, of the structure of `state`.
     """
     size = mesh.shape["fsdp"]
     return jax.tree.map(lambda leaf: NamedSharding(mesh, fsdp_spec(leaf.shape, size)), state)
@@ -153,11 +153,11 @@ def gather_params(loss: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     communicates activations.
 
     Args:
-        loss: A function loss(params, *arguments).
-        mesh: The mesh, with the axes `data` and `fsdp`.
+      loss: A function loss(params, *arguments).
+      mesh: The mesh, with the axes `data` and `fsdp`.
 
     Returns:
-        A function with the same signature and value; `loss` itself if the axis `fsdp` has size 1.
+      A function with the same signature and value; `loss` itself if the axis `fsdp` has size 1.
     """
     if mesh.shape["fsdp"] == 1:
         return loss
@@ -177,10 +177,10 @@ def place_batch(mesh: Mesh) -> Callable[[Array], Array]:
     """Return a function, for use inside a jitted program, that shards the leading axis of an array over all devices.
 
     Args:
-        mesh: The mesh, with the axes `data` and `fsdp`.
+      mesh: The mesh, with the axes `data` and `fsdp`.
 
     Returns:
-        A function from a batch [B, ...] to the same batch under `batch_sharding`.
+      A function from a batch [B, ...] to the same batch under `batch_sharding`.
     """
     return lambda batch: jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
 
@@ -191,10 +191,10 @@ def compiler_options(mesh: Mesh) -> dict[str, int] | None:
     By default XLA uses half of the width of AVX-512. On a CPU without AVX-512 the option has no effect.
 
     Args:
-        mesh: The mesh that the program is compiled for.
+      mesh: The mesh that the program is compiled for.
 
     Returns:
-        The options for `jax.jit`, or None for the defaults.
+      The options for `jax.jit`, or None for the defaults.
     """
     return {"xla_cpu_prefer_vector_width": 512} if mesh.devices.flat[0].platform == "cpu" else None
 
@@ -207,10 +207,10 @@ def needs_static_step_count(mesh: Mesh) -> bool:
     runs any number of steps.
 
     Args:
-        mesh: The mesh that the program is compiled for.
+      mesh: The mesh that the program is compiled for.
 
     Returns:
-        True for GPUs.
+      True for GPUs.
     """
     return mesh.devices.flat[0].platform == "gpu"
 
@@ -227,13 +227,13 @@ def shard_map_over_mesh(program: Callable[..., Any], mesh: Mesh, in_specs: tuple
     """Return `jax.shard_map` of a program(*arrays, count), whose `count` may be a Python integer and stays static.
 
     Args:
-        program: The function of each device.
-        mesh: The mesh.
-        in_specs: The partitions of `arrays`.
-        out_specs: The partitions of the results.
+      program: The function of each device.
+      mesh: The mesh.
+      in_specs: The partitions of `arrays`.
+      out_specs: The partitions of the results.
 
     Returns:
-        A function with the signature of `program`.
+      A function with the signature of `program`.
     """
 
     def mapped(*arguments: Any) -> Any:
@@ -252,11 +252,11 @@ def to_global_array(array: np.ndarray, sharding: NamedSharding) -> Array:
     """Return a global array from a NumPy array of which every process holds a complete copy.
 
     Args:
-        array: The array, equal in all processes.
-        sharding: The sharding of the result. Each process copies its part to its devices.
+      array: The array, equal in all processes.
+      sharding: The sharding of the result. Each process copies its part to its devices.
 
     Returns:
-        The global array, of the shape of `array`.
+      The global array, of the shape of `array`.
     """
     return jax.make_array_from_process_local_data(sharding, array, array.shape)
 
@@ -265,13 +265,13 @@ def rows_to_global_array(local: np.ndarray, sharding: NamedSharding, shape: tupl
     """Return a global array of which this process holds only the rows that its devices need.
 
     Args:
-        local: The rows of this process, along the axis that `sharding` shards, the last of its partition.
-        sharding: The sharding of the result.
-        shape: The global shape.
-        rows: The sorted global indices of the rows of `local`, from `local_rows`.
+      local: The rows of this process, along the axis that `sharding` shards, the last of its partition.
+      sharding: The sharding of the result.
+      shape: The global shape.
+      rows: The sorted global indices of the rows of `local`, from `local_rows`.
 
     Returns:
-        The global array.
+      The global array.
     """
     axis = len(sharding.spec) - 1
 
@@ -288,11 +288,11 @@ def abstract_arrays(tree: Any, shardings: Any) -> Any:
     """Return the shapes and dtypes of a pytree of arrays with their shardings, for example as the target of a restore.
 
     Args:
-        tree: A pytree of arrays, or of shapes with dtypes.
-        shardings: A pytree of shardings, of the same structure.
+      tree: A pytree of arrays, or of shapes with dtypes.
+      shardings: A pytree of shardings, of the same structure.
 
     Returns:
-        A pytree of `jax.ShapeDtypeStruct`.
+      A pytree of `jax.ShapeDtypeStruct`.
     """
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
@@ -308,12 +308,12 @@ def communication_bytes(params: Any, data: int, fsdp: int) -> int:
     - all-reduce of the gradient of the replicated parameters: 2(n-1)/n Q.
 
     Args:
-        params: The parameters, a pytree of arrays or of shapes with dtypes.
-        data: The size of the axis `data`.
-        fsdp: The size of the axis `fsdp`.
+      params: The parameters, a pytree of arrays or of shapes with dtypes.
+      data: The size of the axis `data`.
+      fsdp: The size of the axis `fsdp`.
 
     Returns:
-        The number of bytes, rounded.
+      The number of bytes, rounded.
     """
     sharded_bytes = replicated_bytes = 0
     for leaf in jax.tree.leaves(params):

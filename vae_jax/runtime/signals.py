@@ -19,7 +19,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     interpreter's wake-up socket, receives each signal in that time, and ends the process at the second one.
 
     Yields:
-        A function that returns whether a signal has arrived.
+      A function that returns whether a signal has arrived.
     """
     received: list[int] = []
 
