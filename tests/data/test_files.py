@@ -268,7 +268,7 @@ def test_transparency_is_dropped_and_grey_among_colour_becomes_colour(tmp_path):
 
 
 def test_unusable_folders_are_refused(tmp_path):
-    with refused(InputError, "contains no images; add ", ".png"):
+    with refused(InputError, "contains no images (subfolders are ignored); add ", ".png"):
         load(tmp_path, "train")
     save_image(tmp_path / "a.png", random_images(4, 6))
     save_image(tmp_path / "b.png", random_images(4, 7))

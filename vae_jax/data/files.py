@@ -235,7 +235,9 @@ def load_folder(path: Path) -> np.ndarray:
             "data.data_dir"
         )
     if not names:
-        raise InputError(f"{where} contains no images; add files of the types {', '.join(IMAGE_SUFFIXES)}")
+        raise InputError(
+            f"{where} contains no images (subfolders are ignored); add files of the types {', '.join(IMAGE_SUFFIXES)}"
+        )
     names.sort()
     shape = _folder_shape(path, names, where)
     check_memory(math.prod(shape), where)

@@ -28,8 +28,8 @@ def open_input_pipeline(run: Run, images: Images, *, first_step: int) -> Iterato
       first_step: the first step of this start.
 
     Yields:
-      next_images(count): the images for the next `count` steps, uint8, placed on the devices with shape
-      `run.images_shape`. The function raises StorageError if a file is damaged. With several processes it raises
+      A function next_images(count) that returns the images for the next `count` steps, uint8 of shape
+      `run.images_shape`, placed on the devices. The function raises StorageError if a file is damaged. With several processes it raises
       `multihost.LocalError` with that cause, since only this process reads the file.
     """
     if not isinstance(images, Records):
