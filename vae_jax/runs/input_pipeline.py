@@ -29,8 +29,8 @@ def open_input_pipeline(run: Run, images: Images, *, first_step: int) -> Iterato
 
     Yields:
       A function next_images(count) that returns the images for the next `count` steps, uint8 of shape
-      `run.images_shape`, placed on the devices. The function raises StorageError if a file is damaged. With several processes it raises
-      `multihost.LocalError` with that cause, since only this process reads the file.
+      `run.images_shape`, placed on the devices. It raises StorageError if a file is damaged. With several processes it
+      raises `multihost.LocalError` with that cause, since only this process reads the file.
     """
     if not isinstance(images, Records):
         placed = sharding.to_global_array(images, run.images_sharding)
