@@ -22,8 +22,12 @@ from .distributions import (
     Bernoulli as Bernoulli,
     Deterministic as Deterministic,
     DiscretizedLogisticMixture as DiscretizedLogisticMixture,
-    MarkovChain as MarkovChain,
+    Latent as Latent,
     Normal as Normal,
+    from_means as from_means,
+    from_posterior as from_posterior,
+    from_prior as from_prior,
+    from_values as from_values,
     kl_divergence as kl_divergence,
     standard_normal as standard_normal,
 )
@@ -31,7 +35,6 @@ from .errors import InputError as InputError, VaeJaxError as VaeJaxError
 from .inference import (
     ESTIMATORS as ESTIMATORS,
     OBJECTIVES as OBJECTIVES,
-    Codes as Codes,
     Estimator as Estimator,
     GradientStatistics as GradientStatistics,
     Objective as Objective,

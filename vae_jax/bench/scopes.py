@@ -34,7 +34,7 @@ def operation_scopes(text: str) -> dict[str, str]:
     result = {}
     for operation, kind, path in _OPERATION.findall(text):
         names = re.split(r"[/()]", path)
-        scope = next((name for name in names if name in SCOPES), _LOSS if _LOSS in names else "other")
+        scope = next((name for name in reversed(names) if name in SCOPES), _LOSS if _LOSS in names else "other")
         if kind.removesuffix("-start").removesuffix("-done") in COLLECTIVES:
             result[operation] = "collectives"
         elif kind not in ("while", "conditional"):

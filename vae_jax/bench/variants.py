@@ -12,7 +12,6 @@ import optax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from vae_jax import random
 from vae_jax.bench.plan import override_run, step_costs
 from vae_jax.config import Config, steps_only, suggestion, validate
 from vae_jax.errors import InputError
@@ -110,18 +109,15 @@ def _data_parallel_program(run: Run, size: int) -> Callable[..., Any]:
         if value > 1:
             raise InputError(f"{setting}={value} must be 1 for the variants shard-map and pmap")
     config, rows = run.config, run.config.train.batch_size // size
-    run_loss = make_loss(run.training_model, config.objective, config.data, run.data["num_examples"])
+    loss = make_loss(run.training_model, config.objective, config.data, run.data["num_examples"])
     average = functools.partial(lax.pmean, axis_name="data")
     first_row = lambda: lax.axis_index("data") * rows  # noqa: E731
-
-    def loss(params: Any, key: Any, batch: Any, step: Any) -> Any:
-        return run_loss(params, random.RowsKey(key, first_row(), rows * size), batch, step)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return run.optimizer.update(average(updates), state, params)
 
     optimizer = optax.GradientTransformation(run.optimizer.init, update)
-    step = build_step(run, loss=loss, optimizer=optimizer)
+    step = build_step(run, loss=loss, optimizer=optimizer, first_example=first_row)
 
     def averaged(state: Any, batch: Any) -> tuple[Any, Any]:
         state, metrics = step(state, batch)

@@ -10,20 +10,21 @@ from vae_jax.data.records import Records, pixel_sums
 from vae_jax.errors import InputError
 
 
-def bernoulli_pixels(key: random.Key, images: Array) -> Array:
+def bernoulli_pixels(key: Array, images: Array) -> Array:
     """Return a sample of Bernoulli(pixel/255) for each uint8 pixel, as bool of the same shape [B, ...].
 
     A pixel is 1 if a 16-bit random integer is less than round(pixel · 65536/255). Pixels of 0 and 255 are certain, and
     every other probability is accurate to 2^-17. One 32-bit random number serves two pixels.
     """
     flat = images.reshape(images.shape[0], -1)
-    words = random.bits(key, (flat.shape[0], (flat.shape[1] + 1) // 2))
+    keys = random.example_keys(key, flat.shape[0])
+    words = random.bits(keys, (flat.shape[0], (flat.shape[1] + 1) // 2))
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(flat.shape[0], -1)[:, : flat.shape[1]]
     threshold = (flat.astype(jnp.uint32) * 65536 + 127) // 255
     return (halves.astype(jnp.uint32) < threshold).reshape(images.shape)
 
 
-def read_images(key: random.Key, images: Array, *, binarization: str) -> Array:
+def read_images(key: Array, images: Array, *, binarization: str) -> Array:
     """Return uint8 images as the float32 inputs of the model, in [0, 1].
 
     Args:

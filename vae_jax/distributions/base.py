@@ -11,13 +11,64 @@ the dtype of the parameters: pass float32, whatever the precision of the network
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 Shape = tuple[int, ...]
+
+
+class Distribution(Protocol):
+    """What models, drawers and objectives use of a distribution.
+
+    A distribution that is only a likelihood has no `stddev`. A distribution without a density, such as a point, returns
+    None as the log density of its samples, and has no `log_prob`.
+    """
+
+    @property
+    def batch_shape(self) -> Shape:
+        """[*batch], the shape of independent distributions."""
+        ...
+
+    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+        """Return samples [*sample_shape, *batch, *event]."""
+        ...
+
+    def sample_and_log_prob(self, key: Array, sample_shape: Shape = ()) -> tuple[Array, Array | None]:
+        """Return samples, and their log density [*sample_shape, *batch] in nats, None if there is none."""
+        ...
+
+    def log_prob(self, value: Array) -> Array:
+        """Return the log density of values, in nats."""
+        ...
+
+    def mean(self) -> Array:
+        """Return the mean, [*batch, *event]."""
+        ...
+
+    def stddev(self) -> Array:
+        """Return the standard deviation of each number, [*batch, *event]."""
+        ...
+
+
+class Density:
+    """The method that distributions with a density inherit; a normalizing flow overrides it."""
+
+    def sample_and_log_prob(self: Any, key: Array, sample_shape: Shape = ()) -> tuple[Array, Array]:
+        """Return samples and their log density, computed from the samples.
+
+        Args:
+          key: a typed key, or keys whose shape is the beginning of that of the samples.
+          sample_shape: leading axes of independent samples.
+
+        Returns:
+          Samples [*sample_shape, *batch, *event], and their log density [*sample_shape, *batch] in nats.
+        """
+        value = self.sample(key, sample_shape)
+        return value, self.log_prob(value)
+
 
 LOG_2PI = 1.8378770664093453
 

@@ -4,14 +4,15 @@ import dataclasses
 
 import chex
 import jax
+import jax.numpy as jnp
 
-from vae_jax import kernels
-from vae_jax.distributions.base import Array, Shape, event_ndims_field, expand, joint_shape
+from vae_jax import kernels, random
+from vae_jax.distributions.base import Array, Density, Shape, event_ndims_field, expand, joint_shape
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Bernoulli:
+class Bernoulli(Density):
     """Independent binary pixels with P(x = 1) = sigmoid(logits).
 
     Attributes:
@@ -26,14 +27,15 @@ class Bernoulli:
         """Return samples; they have no gradient.
 
         Args:
-          key: a typed key.
+          key: a typed key, or keys whose shape is the beginning of that of the samples.
           sample_shape: leading axes of independent samples.
 
         Returns:
           [*sample_shape, *batch, *event], each number 0.0 or 1.0.
         """
         (probability,) = expand((*sample_shape, *self.logits.shape), self.mean())
-        return jax.random.bernoulli(key, probability).astype(self.logits.dtype)
+        uniform = random.drawn(lambda k, s: jax.random.uniform(k, s, self.logits.dtype), key, probability.shape)
+        return (uniform < probability).astype(self.logits.dtype)
 
     def log_prob(self, value: Array) -> Array:
         """Return Σ x·l − log(1 + exp(l)) over the event. Each pixel's term is finite for every finite logit l.
@@ -57,6 +59,15 @@ class Bernoulli:
         value, logits = expand(shape, value, self.logits)
         pixels = (*shape[: len(shape) - self.event_ndims], -1)
         return kernels.bernoulli_log_prob(value.reshape(pixels), logits.reshape(pixels))
+
+    @property
+    def batch_shape(self) -> Shape:
+        """[*batch], the shape of independent distributions."""
+        return self.logits.shape[: self.logits.ndim - self.event_ndims]
+
+    def stddev(self) -> Array:
+        """Return sqrt(p (1 − p)), [*batch, *event]."""
+        return jnp.sqrt(jax.nn.sigmoid(self.logits) * jax.nn.sigmoid(-self.logits))
 
     def mean(self) -> Array:
         """Return P(x = 1), [*batch, *event]."""

@@ -34,6 +34,27 @@ class Deterministic:
         del key
         return jnp.broadcast_to(self.loc, (*sample_shape, *self.loc.shape))
 
+    def sample_and_log_prob(self, key: Array, sample_shape: Shape = ()) -> tuple[Array, None]:
+        """Return loc for every sample, and None: a point has no density.
+
+        Args:
+          key: not used.
+          sample_shape: leading axes along which loc is repeated.
+
+        Returns:
+          [*sample_shape, *batch, *event], and None.
+        """
+        return self.sample(key, sample_shape), None
+
     def mean(self) -> Array:
         """Return loc, [*batch, *event]."""
         return self.loc
+
+    def stddev(self) -> Array:
+        """Return 0, [*batch, *event]."""
+        return jnp.zeros_like(self.loc)
+
+    @property
+    def batch_shape(self) -> Shape:
+        """[*batch], the shape of independent distributions."""
+        return self.loc.shape[: self.loc.ndim - self.event_ndims]

@@ -7,12 +7,13 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions.base import Array, Shape, joint_shape, sum_event
+from vae_jax import random
+from vae_jax.distributions.base import Array, Density, Shape, joint_shape, sum_event
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class DiscretizedLogisticMixture:
+class DiscretizedLogisticMixture(Density):
     """A mixture of M logistics for 8-bit pixels: a probability for each of the 256 values i/255 of each channel.
 
     The parameters have the units of y = 2x − 1 in [−1, 1]. A pixel has one component m for all its channels. Given m,
@@ -75,24 +76,29 @@ class DiscretizedLogisticMixture:
             coefficients=jnp.tanh(coefficients.reshape(*pixels, m, c * (c - 1) // 2)),
         )
 
+    @property
+    def batch_shape(self) -> Shape:
+        """[*batch], the shape of independent distributions."""
+        return self.logits.shape[:-3]
+
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
         """Return images on the grid i/255; they have no gradient.
 
         Args:
-          key: a typed key.
+          key: a typed key, or keys whose shape is the beginning of that of the samples.
           sample_shape: leading axes of independent samples.
 
         Returns:
           [*sample_shape, *batch, H, W, C] in [0, 1].
         """
         density = self._repeated((*sample_shape, *self._value_shape()[:-3]))
-        key_component, key_noise = jax.random.split(key)
-        component = jax.random.categorical(key_component, density.logits)[..., None, None]
+        gumbel = random.drawn(jax.random.gumbel, random.fold_in(key, 0), density.logits.shape)
+        component = jnp.argmax(density.logits + gumbel, axis=-1)[..., None, None]
         loc, log_scale, coefficients = (
             jnp.take_along_axis(parameter, component, axis=-2)[..., 0, :]  # [..., H, W, C]
             for parameter in (density.loc, density.log_scale, density.coefficients)
         )
-        noise = jnp.exp(_clip(log_scale)) * jax.random.logistic(key_noise, loc.shape, loc.dtype)
+        noise = jnp.exp(_clip(log_scale)) * random.drawn(jax.random.logistic, random.fold_in(key, 1), loc.shape)
         bins = []
         for channel in range(loc.shape[-1]):
             centre = _centre(loc, coefficients, [_bin_centre(b) for b in bins])

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import random
-from vae_jax.distributions.base import LOG_2PI, Array, Shape, event_ndims_field, expand, joint_shape, sum_event
+from vae_jax.distributions.base import LOG_2PI, Array, Density, Shape, event_ndims_field, expand, joint_shape, sum_event
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Normal:
+class Normal(Density):
     """Independent Gaussians N(loc, σ²) with σ = exp(log_scale).
 
     Attributes:
@@ -26,13 +26,13 @@ class Normal:
     log_scale: Array
     event_ndims: int = event_ndims_field(1)
 
-    def sample(self, key: random.Key, sample_shape: Shape = ()) -> Array:
+    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
         """Return samples z = loc + σ·e with e ~ N(0, I), which have a gradient to loc and log_scale.
 
         Kingma & Welling, Auto-Encoding Variational Bayes, arXiv 1312.6114.
 
         Args:
-          key: a typed key, or a `random.RowsKey` whose rows are the last batch axis.
+          key: a typed key, or keys whose shape is the beginning of that of the samples.
           sample_shape: leading axes of independent samples.
 
         Returns:
@@ -44,8 +44,7 @@ class Normal:
         chex.assert_equal_shape([self.loc, self.log_scale])
         shape = (*sample_shape, *self.loc.shape)
         loc, scale = expand(shape, self.loc, jnp.exp(self.log_scale))
-        rows = len(shape) - self.event_ndims - 1  # the axis of the examples
-        return loc + scale * random.normal(key, shape, self.loc.dtype, axis=rows)
+        return loc + scale * random.normal(key, shape, self.loc.dtype)
 
     def log_prob(self, value: Array) -> Array:
         """Return Σ −½((z − loc)/σ)² − log σ − ½ log 2π over the event.
@@ -70,6 +69,15 @@ class Normal:
     def mean(self) -> Array:
         """Return loc, [*batch, *event]."""
         return self.loc
+
+    def stddev(self) -> Array:
+        """Return σ = exp(log_scale), [*batch, *event]."""
+        return jnp.exp(self.log_scale)
+
+    @property
+    def batch_shape(self) -> Shape:
+        """[*batch], the shape of independent distributions."""
+        return self.loc.shape[: self.loc.ndim - self.event_ndims]
 
 
 def standard_normal(shape: Shape, event_ndims: int = 1) -> Normal:

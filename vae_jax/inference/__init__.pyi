@@ -7,7 +7,10 @@ from .aggregate import (
 from .bound import (
     Metrics as Metrics,
     Params as Params,
+    batch_size as batch_size,
     bound_parts as bound_parts,
+    decode as decode,
+    encode as encode,
     negative_bound as negative_bound,
     sample_terms as sample_terms,
 )
@@ -41,7 +44,6 @@ from .importance import (
 from .likelihood import log_likelihood as log_likelihood
 from .objectives import OBJECTIVES as OBJECTIVES
 from .terms import (
-    Codes as Codes,
     Objective as Objective,
     Pair as Pair,
     Terms as Terms,

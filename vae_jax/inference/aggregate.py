@@ -8,21 +8,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae_jax.inference.elbos import elbo, sampled_elbo
-from vae_jax.inference.terms import Codes, Terms, check_terms, posterior_log_density
+from vae_jax.inference.terms import Terms, check_terms, posterior_log_density
 
 
-def _comparable_codes(terms: Terms) -> Codes:
-    """Return the codes of the terms; raise ValueError unless they are codes of one layer for 2 examples or more."""
+def _comparable_codes(terms: Terms) -> tuple[Array, Any, Any]:
+    """Return (z, posterior, prior); raise ValueError unless they are codes of one layer for 2 examples or more."""
     check_terms(terms)
-    if terms.codes is None:
-        raise ValueError("terms.codes=None: no codes to compare; use `sample_terms` with estimator `pathwise`")
-    if sizes := getattr(terms.codes.posterior, "sizes", ()):  # the layers of a Markov chain
-        raise ValueError(
-            f"terms.codes has {len(sizes)} stochastic layers; use a model with one, whose codes can be compared"
-        )
-    if terms.codes.z.shape[1] < 2:
-        raise ValueError(f"terms.codes has shape {list(terms.codes.z.shape)}; pass 2 examples or more, [K, B, D]")
-    return terms.codes
+    if len(terms.latents) > 1:
+        raise ValueError(f"terms have {len(terms.latents)} stochastic layers; use a model with one layer")
+    latent = terms.latents[0]
+    if latent.posterior is None or latent.prior is None:
+        raise ValueError("terms have no densities of their codes; use `sample_terms` with estimator `pathwise`")
+    if latent.z.shape[1] < 2:
+        raise ValueError(f"codes have shape {list(latent.z.shape)}; pass 2 examples or more, [K, B, D]")
+    return latent.z, latent.posterior, latent.prior
 
 
 def _factorized(density: Any) -> Any:
@@ -42,14 +41,14 @@ def kl_decomposition(terms: Terms, *, num_examples: int) -> tuple[Array, Array, 
     depend on the other images of the batch.
 
     Args:
-      terms: log densities [K, B] with `codes` of one stochastic layer.
+      terms: log densities [K, B] of one stochastic layer.
       num_examples: N, the number of images of the data set.
 
     Returns:
       Mutual information, total correlation and the sum of the KL of each latent dimension, each [B] in nats.
 
     Raises:
-      ValueError: the terms have no codes, codes of several layers or a single example, or N < B.
+      ValueError: the terms have no densities of their codes, several layers or a single example, or N < B.
     """
     z, posterior, _ = _comparable_codes(terms)
     k, b, d = z.shape
@@ -75,7 +74,7 @@ def beta_tc(terms: Terms, *, num_examples: int, beta: float | Array = 1.0) -> Ar
     total correlation TC is that of the codes of the batch.
 
     Args:
-      terms: log densities [K, B] with `codes` of one stochastic layer.
+      terms: log densities [K, B] of one stochastic layer.
       num_examples: the number of images of the data set.
       beta: weight of the total correlation.
 
@@ -96,13 +95,13 @@ def squared_mmd(terms: Terms) -> Array:
     closed form (Gretton et al., JMLR 2012; Zhao et al., arXiv 1706.02262).
 
     Args:
-      terms: log densities [K, B] with `codes` of one stochastic layer.
+      terms: log densities [K, B] of one stochastic layer.
 
     Returns:
       [B]; the mean over examples is the estimate. A single value depends on the other examples of the batch.
 
     Raises:
-      ValueError: the terms have no codes, codes of several layers, or a single example.
+      ValueError: the terms have no densities of their codes, several layers, or a single example.
     """
     z, _, prior = _comparable_codes(terms)
     k, b, d = z.shape
@@ -123,7 +122,7 @@ def info_vae(terms: Terms, *, mmd_weight: float, beta: float | Array = 1.0) -> A
     ELBO. The value of an example depends on the other images of the batch, because the MMD is that of their codes.
 
     Args:
-      terms: log densities [K, B] with `kl`, and `codes` of one stochastic layer.
+      terms: log densities [K, B] of one stochastic layer.
       mmd_weight: weight of MMD².
       beta: weight of the KL.
 
@@ -131,6 +130,6 @@ def info_vae(terms: Terms, *, mmd_weight: float, beta: float | Array = 1.0) -> A
       [B], in nats.
 
     Raises:
-      ValueError: the terms have no KL or no codes, codes of several layers, or a single example.
+      ValueError: the terms have no KL, no densities of their codes, several layers, or a single example.
     """
     return elbo(terms, beta=beta) - mmd_weight * squared_mmd(terms)

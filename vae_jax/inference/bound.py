@@ -1,88 +1,144 @@
 """From a model and an objective to a loss: samples of the posterior, their log densities, and minus the mean bound."""
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vae_jax import random
-from vae_jax.distributions import Deterministic, MarkovChain, Normal, kl_divergence
+from vae_jax.distributions import Batch, Draw, Latent, from_posterior, from_values
 from vae_jax.inference.estimators import Estimator, pathwise
-from vae_jax.inference.terms import Codes, Objective, Pair, Terms, check_terms
+from vae_jax.inference.terms import Objective, Pair, Terms, check_terms
 
 Params = Any  # a pytree of arrays
 Metrics = dict[str, Array]
 
 
-def sample_terms(
-    params: Params, key: random.Key, x: Array, *, model: Any, num_samples: int = 1, estimator: Estimator = pathwise
-) -> Terms:
-    """Return the log densities of K codes z ~ q(z|x) for each image.
+def encode(params: Params, batch: Batch, *, model: Any) -> Any:
+    """Return what the posterior of a model reads of the data: `model.encode(batch)`."""
+    with jax.named_scope("encoder"):
+        return model.apply({"params": params}, batch, method="encode")
 
-    z = m + σ e with e ~ N(0, I) drawn from `key`, so gradients flow through m and σ. The estimator decides which of
-    these gradients are used. If it depends on the objective, bind the objective first:
+
+def decode(
+    params: Params, draw: Draw, evidence: Any = None, batch: Batch | None = None, *, model: Any
+) -> tuple[Any, dict[str, Latent]]:
+    """Return p(x|z) and the layers by name of one walk through a model: `model.decode(draw, evidence, batch)`."""
+    with jax.named_scope("decoder"):
+        p_x, latents = model.apply({"params": params}, draw, evidence, batch or {}, method="decode")
+    return p_x, {latent.name: latent for latent in latents}
+
+
+def batch_size(batch: Batch) -> int:
+    """Return the number of examples B of a batch.
+
+    Raises:
+      ValueError: the batch is not a mapping with data `x`, or its arrays differ in their leading axis.
+    """
+    if not isinstance(batch, Mapping) or "x" not in batch:
+        raise ValueError('batch is not a mapping with data "x"; pass {"x": x} with a leading axis of examples')
+    sizes = {name: array.shape[0] for name, array in batch.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"batch has arrays of {sizes} examples; pass arrays with equal leading axes")
+    return sizes["x"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Passes:
+    """The passes through a model whose q(z|x) and p(x, z) may have separate parameters of equal values."""
+
+    model: Any
+    q_params: Params
+    p_params: Params
+    batch: Batch
+    draw: Draw
+    evidence: Any
+
+    def _log_px_z(self, p_x: Any) -> Array:
+        with jax.named_scope("likelihood"):
+            return p_x.log_prob(self.batch["x"])
+
+    def sampled(self) -> Terms:
+        p_x, latents = decode(self.q_params, self.draw, self.evidence, self.batch, model=self.model)
+        if self.q_params is not self.p_params:
+            values = {name: latent.z for name, latent in latents.items()}
+            p_x, layers = decode(self.p_params, from_values(values), None, self.batch, model=self.model)
+            latents = {name: dataclasses.replace(latent, log_p=layers[name].log_p) for name, latent in latents.items()}
+        return Terms(self._log_px_z(p_x), tuple(latents.values()))
+
+    def at(self, values: Mapping[str, Array]) -> Terms:
+        p_x, latents = decode(self.p_params, from_values(values), None, self.batch, model=self.model)
+        fixed, evidence = lax.stop_gradient((self.q_params, self.evidence))
+        draw = from_values(values, with_posterior=True)
+        _, layers = decode(fixed, draw, evidence, self.batch, model=self.model)
+        scored = (dataclasses.replace(l, log_q=layers[name].log_q, prior=None) for name, l in latents.items())
+        return Terms(self._log_px_z(p_x), tuple(scored))
+
+
+def sample_terms(
+    params: Params,
+    key: Array,
+    batch: Batch,
+    *,
+    model: Any,
+    num_samples: int = 1,
+    estimator: Estimator = pathwise,
+    evidence: Any = None,
+    first_sample: int | Array = 0,
+) -> Terms:
+    """Return the log densities of K samples z ~ q(z|x) for each example.
+
+    z = m + σ e with e ~ N(0, I), so gradients flow through m and σ. The estimator decides which of these gradients are
+    used. If it depends on the objective, bind the objective first:
     `functools.partial(doubly_reparameterized, objective=iwae)`.
 
     Args:
       params: parameters of the model.
-      key: for the posterior's noise; a typed key, or a `random.RowsKey`.
-      x: floats [B, H, W, C].
-      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      key: for the posterior's samples; a typed key, or a key for each example, [B].
+      batch: {"x": [B, ...], ...}, as `model.encode` and the likelihood read it.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
       num_samples: K.
       estimator: the rule for the gradient, such as `pathwise`.
+      evidence: `encode(params, batch, model=model)`, if the caller has it already.
+      first_sample: number of the first sample, for samples in chunks.
 
     Returns:
       Terms [K, B], in nats.
 
     Raises:
-      AssertionError: `x` is not [B, H, W, C].
+      ValueError: the batch has no data `x`, or arrays of unequal lengths.
     """
-    return _sample_terms(params, params, key, x, model=model, num_samples=num_samples, estimator=estimator)
+    return _sample_terms(
+        params, params, key, batch, model=model, num_samples=num_samples, estimator=estimator, evidence=evidence,
+        first_sample=first_sample,
+    )  # fmt: skip
 
 
 def _sample_terms(
-    encoder_params: Params,
-    decoder_params: Params,
-    key: random.Key,
-    x: Array,
+    q_params: Params,
+    p_params: Params,
+    key: Array,
+    batch: Batch,
     *,
     model: Any,
     num_samples: int,
     estimator: Estimator,
+    evidence: Any = None,
+    first_sample: int | Array = 0,
 ) -> Terms:
-    """Return `sample_terms` with separate parameters for q(z|x), equal in value to those of p(x|z) and p(z)."""
-    chex.assert_rank(x, 4)
-    variables = {"params": decoder_params}
-    p = model.apply(variables, method="prior")
-
-    def densities(z: Array, q: Any) -> Terms:
-        with jax.named_scope("decoder"):
-            p_x = model.apply(variables, z, method="decode")
-        with jax.named_scope("likelihood"):
-            log_px_z = p_x.log_prob(x)
-        if isinstance(q, Deterministic):
-            return Terms(log_px_z, p.log_prob(z), log_qz=None, kl=None)
-        if isinstance(q, MarkovChain):  # the divergences of its layers have no closed form
-            log_pz, log_qz = p.log_probs(z), q.log_probs(z)  # [L, K, B]
-            kl = jnp.mean(log_qz - log_pz, axis=1)
-            return Terms(log_px_z, jnp.sum(log_pz, axis=0), jnp.sum(log_qz, axis=0), kl, Codes(z, q, p))
-        kl = kl_divergence(q, p)[None] if isinstance(q, Normal) and isinstance(p, Normal) else None
-        return Terms(log_px_z, p.log_prob(z), q.log_prob(z), kl, Codes(z, q, p))
-
-    with jax.named_scope("encoder"):
-        q = model.apply({"params": encoder_params}, x, method="encode")
-    with jax.named_scope("sampling"):
-        z = q.sample(key, (num_samples,))  # codes [K, B, D]
-    return estimator(densities, z, q)
+    """Return `sample_terms` with separate parameters for q(z|x), equal in value to those of p(x, z)."""
+    draw = from_posterior(key, batch_size(batch), num_samples, first_sample=first_sample)
+    evidence = encode(q_params, batch, model=model) if evidence is None else evidence
+    return estimator(_Passes(model, q_params, p_params, batch, draw, evidence))
 
 
 def negative_bound(
     params: Params,
-    key: random.Key,
-    x: Array,
+    key: Array,
+    batch: Batch,
     *,
     model: Any,
     objective: Objective,
@@ -92,28 +148,28 @@ def negative_bound(
     """Return minus the mean bound over the batch, the loss that `jax.grad` differentiates.
 
     The loss of a `Pair` is that of `generative`, whose gradient reaches the parameters of p(x|z) and p(z). The
-    gradient of `inference` reaches the parameters of q(z|x).
+    gradient of `inference` reaches the parameters of q(z|x). The mean penalty of the layers is added to the loss.
 
     Args:
       params: parameters of the model.
-      key: for the posterior's noise; a typed key, or a `random.RowsKey`.
-      x: floats [B, H, W, C].
-      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      key: for the posterior's samples; a typed key, or a key for each example, [B].
+      batch: {"x": [B, ...], ...}, as `model.encode` and the likelihood read it.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
       objective: a function of `Terms` that returns a bound for each example, [B]; or a `Pair`.
       num_samples: K, the posterior samples of each example.
       estimator: the rule for the gradient, such as `pathwise`.
 
     Returns:
       The loss [] in nats per example, and metrics: the means of the bound and of its parts, each []. `bound` is the
-      bound, `reconstruction` is E_q log p(x|z). `kl` exists if the posterior has a density: in closed form if the terms
-      contain one, else estimated from the samples.
+      bound, `reconstruction` is E_q log p(x|z), `kl` exists if the posterior has a density, and `penalty` if a layer
+      has one.
 
     Raises:
-      AssertionError: `x` is not [B, H, W, C].
-      ValueError: the objective needs a term that the estimator does not return, or its result is not [B].
+      ValueError: the objective needs a term that the estimator does not return, its result is not [B], or the batch has
+        no data `x`, or arrays of unequal lengths.
     """
-    chex.assert_rank(x, 4)
-    sample = functools.partial(_sample_terms, key=key, x=x, model=model, num_samples=num_samples)
+    size = batch_size(batch)
+    sample = functools.partial(_sample_terms, key=key, batch=batch, model=model, num_samples=num_samples)
     if isinstance(objective, Pair):
         fixed = lax.stop_gradient(params)
         rule = functools.partial(estimator, objective=objective.inference)
@@ -123,28 +179,29 @@ def negative_bound(
     else:
         terms = sample(params, params, estimator=functools.partial(estimator, objective=objective))
         bound = objective(terms)  # [B]
-    if bound.shape != x.shape[:1]:
-        raise ValueError(f"objective returned shape {list(bound.shape)}; return a bound for each example, [{len(x)}]")
+    if bound.shape != (size,):
+        raise ValueError(f"objective returned shape {list(bound.shape)}; return a bound for each example, [{size}]")
     metrics = {"bound": jnp.mean(bound)} | {name: jnp.mean(part) for name, part in bound_parts(terms).items()}
-    return -metrics["bound"], metrics
+    return -metrics["bound"] + metrics.get("penalty", 0), metrics
 
 
 def bound_parts(terms: Terms) -> dict[str, Array]:
-    """Return the reconstruction term and the KL divergence of each example.
+    """Return the reconstruction term, the KL divergence and the penalty of each example.
 
     Args:
       terms: log densities [K, B].
 
     Returns:
-      Arrays [B] in nats: `reconstruction`, and `kl` unless the posterior is a point. If the code has L > 1 layers,
-      `kl_1`, ..., `kl_L` are the shares of the layers.
+      Arrays [B] in nats: `reconstruction`, and `kl` unless the posterior is a point. If there are L > 1 layers, `kl_1`,
+      ..., `kl_L` are their shares. `penalty` exists if a layer has one.
     """
     check_terms(terms)
     parts = {"reconstruction": jnp.mean(terms.log_px_z, axis=0)}
-    if terms.kl is not None:
-        parts["kl"] = jnp.sum(terms.kl, axis=0)
-        if len(terms.kl) > 1:
-            parts |= {f"kl_{layer}": row for layer, row in enumerate(terms.kl, start=1)}
-    elif terms.log_qz is not None:
-        parts["kl"] = jnp.mean(terms.log_qz - terms.log_pz, axis=0)
+    kl = terms.kl
+    if kl is not None:
+        parts["kl"] = jnp.sum(kl, axis=0)
+        if len(kl) > 1:
+            parts |= {f"kl_{layer}": row for layer, row in enumerate(kl, start=1)}
+    if terms.penalty is not None:
+        parts["penalty"] = jnp.mean(terms.penalty, axis=0)
     return parts

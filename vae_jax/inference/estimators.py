@@ -1,43 +1,52 @@
 """Gradient estimators: how the gradient of a bound flows through the samples of the posterior, for any model.
 
-An estimator is a function of `densities(z, q) -> Terms`, of codes z [K, B, D] that carry their gradient to the encoder,
-and of the posterior q that they were drawn from. All estimators return terms with the same values; they differ in the
-derivatives of these terms.
+An estimator receives the passes through a model, see `Passes`. All estimators return terms with the same values; they
+differ in the derivatives of these terms.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from vae_jax.distributions import Latent
 from vae_jax.inference.terms import Objective, Terms, log_weights
 
-Densities = Callable[[Array, Any], Terms]
-Estimator = Callable[..., Terms]  # (densities, z, q, *, objective) -> Terms
+
+class Passes(Protocol):
+    """The passes through a model for one batch and one set of random numbers."""
+
+    def sampled(self) -> Terms:
+        """Return the terms of samples z ~ q(z|x), which have a gradient to the posterior's parameters."""
+        ...
+
+    def at(self, values: Mapping[str, Array]) -> Terms:
+        """Return the terms of given values of the layers; the posterior's parameters have no gradient."""
+        ...
 
 
-def pathwise(densities: Densities, z: Array, q: Any, *, objective: Objective | None = None) -> Terms:
+Estimator = Callable[..., Terms]  # (passes, *, objective) -> Terms
+
+
+def pathwise(passes: Passes, *, objective: Objective | None = None) -> Terms:
     """Return terms with the unchanged derivative, through z = m + σ e and through log q(z|x).
 
     Kingma & Welling, arXiv 1312.6114.
 
     Args:
-      densities: (z, q) -> terms.
-      z: [K, B, D], samples of q.
-      q: the posterior, a density over codes [B, D].
+      passes: the passes through a model.
       objective: not used.
 
     Returns:
       Terms [K, B], in nats.
     """
     del objective
-    return densities(z, q)
+    return passes.sampled()
 
 
-def sticking_the_landing(densities: Densities, z: Array, q: Any, *, objective: Objective | None = None) -> Terms:
+def sticking_the_landing(passes: Passes, *, objective: Objective | None = None) -> Terms:
     """Return terms whose derivative flows through z alone; the parameters of log q(z|x) are constants.
 
     The omitted part has mean zero for the sampled ELBO, and the variance vanishes if q is the exact posterior (Roeder
@@ -45,19 +54,18 @@ def sticking_the_landing(densities: Densities, z: Array, q: Any, *, objective: O
     `doubly_reparameterized`.
 
     Args:
-      densities: (z, q) -> terms.
-      z: [K, B, D], samples of q.
-      q: the posterior, a density over codes [B, D].
+      passes: the passes through a model.
       objective: not used.
 
     Returns:
-      Terms [K, B], in nats, without KL in closed form and without codes: their gradients do not use the samples.
+      Terms [K, B], in nats, without KL in closed form and without the densities of the layers: their gradients do not
+      use the samples.
     """
     del objective
-    return densities(z, lax.stop_gradient(q))._replace(kl=None, codes=None)
+    return passes.at(_values(passes.sampled()))
 
 
-def doubly_reparameterized(densities: Densities, z: Array, q: Any, *, objective: Objective) -> Terms:
+def doubly_reparameterized(passes: Passes, *, objective: Objective) -> Terms:
     """Return terms whose derivative flows through z alone, with weights that give it the mean of `pathwise`.
 
     Tucker et al., arXiv 1810.04152. F is the objective, a function of the log weights. The path through z_k has the
@@ -69,22 +77,21 @@ def doubly_reparameterized(densities: Densities, z: Array, q: Any, *, objective:
     is not supported.
 
     Args:
-      densities: (z, q) -> terms.
-      z: [K, B, D], samples of q.
-      q: the posterior, a density over codes [B, D].
+      passes: the passes through a model.
       objective: F.
 
     Returns:
-      Terms [K, B], in nats, without KL in closed form and without codes: their gradients do not use the samples.
+      Terms [K, B], in nats, without KL in closed form and without the densities of the layers: their gradients do not
+      use the samples.
 
     Raises:
-      ValueError: the posterior has no density, or the objective needs the KL in closed form or the codes.
+      ValueError: the posterior has no density, or the objective compares the codes of a batch.
     """
-    q = lax.stop_gradient(q)
-    log_w = log_weights(lax.stop_gradient(densities(z, q)))  # [K, B]; XLA merges it with the second evaluation below
+    values = _values(passes.sampled())
+    log_w = log_weights(lax.stop_gradient(passes.at(values)))  # [K, B]; XLA merges it with the second evaluation below
     first, second = _derivatives(objective, log_w)
-    factor = jnp.where(first != 0, 1 - second / jnp.where(first != 0, first, 1), 1)
-    return densities(_scale_gradient(z, lax.stop_gradient(factor)), q)._replace(kl=None, codes=None)
+    factor = lax.stop_gradient(jnp.where(first != 0, 1 - second / jnp.where(first != 0, first, 1), 1))
+    return passes.at({name: _scale_gradient(z, factor) for name, z in values.items()})
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -94,12 +101,16 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
+def _values(terms: Terms) -> dict[str, Array]:
+    return {latent.name: latent.z for latent in terms.latents}
+
+
 def _derivatives(objective: Objective, log_w: Array) -> tuple[Array, Array]:
     """Return ∂F_b/∂log w_kb and ∂²F_b/∂(log w_kb)², each [K, B], of an objective that is a function of log w."""
     zeros = jnp.zeros_like(log_w)
 
     def total(log_w: Array) -> Array:
-        return jnp.sum(objective(Terms(log_w, zeros, zeros, kl=None)))
+        return jnp.sum(objective(Terms(log_w, (Latent("z", zeros, log_p=zeros, log_q=zeros),))))
 
     def diagonal(row: Array) -> Array:  # [K, B] of 0 and 1, one sample of each example
         return jnp.sum(jax.jvp(jax.grad(total), (log_w,), (row,))[1] * row, axis=0)
@@ -111,12 +122,14 @@ def _derivatives(objective: Objective, log_w: Array) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _scale_gradient(z: Array, factor: Array) -> Array:
-    """Return z [K, B, D]; derivatives that pass through it are multiplied by `factor` [K, B]."""
-    chex.assert_shape(factor, z.shape[:-1])
+    """Return z [K, B, ...] or [L, K, B, ...]; derivatives that pass through it are multiplied by `factor` [K, B]."""
+    del factor
     return z
 
 
 @_scale_gradient.defjvp
 def _scale_gradient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     z, factor = primals
-    return z, tangents[0] * jnp.broadcast_to(factor[..., None], z.shape)
+    lead = 0 if z.shape[:2] == factor.shape else 1  # an axis of blocks
+    aligned = factor.reshape((1,) * lead + factor.shape + (1,) * (z.ndim - lead - 2))
+    return z, tangents[0] * jnp.broadcast_to(aligned, z.shape)

@@ -11,46 +11,77 @@ codes of all examples of the batch.
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
+import jax.numpy as jnp
 from jax import Array
 
-
-class Codes(NamedTuple):
-    """Posterior samples and the densities that produced them. They are by-products of the terms and cost nothing extra.
-
-    Attributes:
-      z: [K, B, D], samples of q(z|x).
-      posterior: q(z|x), a density over codes [B, D].
-      prior: p(z), a density over codes [D].
-    """
-
-    z: Array
-    posterior: Any
-    prior: Any
+from vae_jax.distributions import Latent
 
 
 class Terms(NamedTuple):
     """Log densities of K posterior samples for each of B examples, in nats.
 
     Attributes:
-      log_px_z: [K, B], log p(x|z), summed over pixels.
-      log_pz: [K, B], log p(z).
-      log_qz: [K, B], log q(z|x). None if the posterior is a point, which has no density.
-      kl: [L, B], KL(q(z|x) || p(z)) with a row for each of the L stochastic layers. With L = 1 it is in closed form.
-        With L > 1 it is estimated from the samples, because the prior of a layer depends on another layer; a row is
-        then a share of the divergence, and a single row can be negative. None if there is no KL in closed form, or if
-        its gradient would not be that of the estimator.
-      codes: for the objectives that compare examples, `beta_tc` and `info_vae`. None if the terms come without codes.
+      log_px_z: [K, B], log p(x|z), summed over the data of an example.
+      latents: the stochastic layers, see `vae_jax.distributions.Latent`.
     """
 
     log_px_z: Array
-    log_pz: Array
-    log_qz: Array | None
-    kl: Array | None
-    codes: Codes | None = None
+    latents: tuple[Latent, ...]
+
+    @property
+    def log_pz(self) -> Array:
+        """[K, B], log p(z) of all layers."""
+        return functools.reduce(operator.add, (_sum_blocks(log_p(latent)) for latent in self.latents))
+
+    @property
+    def log_qz(self) -> Array | None:
+        """[K, B], log q(z|x) of all layers. None if the posterior of a layer is a point, which has no density."""
+        densities = [_sum_blocks(latent.log_q) for latent in self.latents if latent.log_q is not None]
+        return functools.reduce(operator.add, densities) if len(densities) == len(self.latents) else None
+
+    @property
+    def kl(self) -> Array | None:
+        """[L, B], KL(q(z|x) || p(z)) with a row for each of the L stochastic layers, given the layers above.
+
+        A row is in closed form where there is one, and else the mean of log q - log p over the samples; such a row is a
+        share of the divergence, and a single one can be negative. None if the posterior of a layer is a point.
+        """
+        rows = [_layer_kl(latent) for latent in self.latents]
+        return jnp.concatenate([row for row in rows if row is not None]) if all(r is not None for r in rows) else None
+
+    @property
+    def penalty(self) -> Array | None:
+        """[K, B], the sum of the layers' terms that are no probabilities; None if no layer has one."""
+        penalties = [_sum_blocks(latent.penalty) for latent in self.latents if latent.penalty is not None]
+        return functools.reduce(operator.add, penalties) if penalties else None
+
+
+def log_p(latent: Latent) -> Array:
+    """Return log p(z | layers above) of a layer; raise ValueError if its walk has not computed it."""
+    if latent.log_p is None:
+        raise ValueError(f"layer {latent.name!r} has no log p(z); pass its prior to `draw`, or to `Latent.with_prior`")
+    return latent.log_p
+
+
+def _sum_blocks(values: Array) -> Array:
+    """Return [K, B], summed over the blocks if the layer is several of them, [L, K, B]."""
+    return values if values.ndim == 2 else jnp.sum(values, axis=0)
+
+
+def _layer_kl(latent: Latent) -> Array | None:
+    """Return the divergence of a layer, [1, B], or of its L blocks, [L, B]."""
+    if latent.log_q is None:
+        return None
+    if latent.kl is None:
+        kl = jnp.mean(latent.log_q - log_p(latent), axis=-2)
+    else:
+        kl = latent.kl if latent.kl.ndim < latent.log_q.ndim else jnp.mean(latent.kl, axis=-2)
+    return kl if kl.ndim == 2 else kl[None]
 
 
 Objective = Callable[..., Array]  # (terms, **settings) -> a bound for each example, [B]
@@ -92,11 +123,9 @@ def bind(objective: Objective | Pair, **settings: Any) -> Objective:
 
 
 def check_terms(terms: Terms) -> None:
-    """Raise AssertionError unless the log densities are [K, B] and the KL is [L, B] with the same B."""
+    """Raise AssertionError unless the log densities are [K, B]."""
     chex.assert_rank(terms.log_px_z, 2)
     chex.assert_equal_shape([t for t in (terms.log_px_z, terms.log_pz, terms.log_qz) if t is not None])
-    if terms.kl is not None:
-        chex.assert_shape(terms.kl, (None, terms.log_px_z.shape[1]))
 
 
 def posterior_log_density(terms: Terms) -> Array:
@@ -126,8 +155,7 @@ def log_weights(terms: Terms) -> Array:
 def layer_kl(terms: Terms) -> Array:
     """Return the share of each stochastic layer in KL(q(z|x) || p(z)), [L, B] in nats; raise ValueError without one."""
     check_terms(terms)
-    if terms.kl is None:
-        raise ValueError(
-            "terms.kl=None: no KL in closed form for these densities and this estimator; use `sampled_elbo`"
-        )
-    return terms.kl
+    kl = terms.kl
+    if kl is None:
+        raise ValueError("terms.kl=None: the posterior of a layer is a point, which has no KL; use `reconstruction`")
+    return kl

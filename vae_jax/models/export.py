@@ -1,6 +1,9 @@
 """A trained model as functions of arrays, and as exported programs that run without this package."""
 
 import functools
+import itertools
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import chex
@@ -9,28 +12,71 @@ import jax.numpy as jnp
 from jax import Array
 from jax.export import Exported, export, symbolic_shape
 
-from vae_jax.distributions import Deterministic, MarkovChain
+from vae_jax.distributions import Batch, from_means, from_prior, from_values
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-def encode(params: Any, x: Array, *, model: Any) -> dict[str, Array]:
-    """Return mean and standard deviation of q(z|x).
+def latent_shapes(params: Any, *, model: Any) -> dict[str, tuple[int, ...]]:
+    """Return {name: shape of the value of one example} of the stochastic layers, in the order of `model.decode`."""
+    names: list[str] = []
+
+    def values(params: Any, key: Array) -> list[Array]:
+        _, latents = model.apply({"params": params}, from_prior(key, 1), method="decode")
+        names.extend(latent.name for latent in latents)
+        return [latent.z for latent in latents]
+
+    shapes = jax.eval_shape(values, params, jax.random.key(0))
+    return {name: shape.shape[1:] for name, shape in zip(names, shapes, strict=True)}
+
+
+def split_codes(codes: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Return {name: values [..., *shape]} of codes [..., D_1 + ... + D_L], the inverse of `join_codes`."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    chex.assert_axis_dimension(codes, -1, sum(sizes))
+    parts = jnp.split(codes, list(itertools.accumulate(sizes[:-1])), axis=-1)
+    return {
+        name: part.reshape(*codes.shape[:-1], *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def join_codes(values: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> Array:
+    """Return codes [..., D_1 + ... + D_L] of {name: values [..., *shape]}, in the order of `shapes`."""
+    flat = [values[name].reshape(*values[name].shape[: values[name].ndim - len(s)], -1) for name, s in shapes.items()]
+    return jnp.concatenate(flat, axis=-1)
+
+
+def embed(params: Any, batch: Batch, *, model: Any) -> dict[str, dict[str, Array]]:
+    """Return mean and standard deviation of the posterior of each stochastic layer.
 
     Args:
       params: parameters of the model.
-      x: floats [B, H, W, C] in [0, 1].
-      model: a `VAE`, or any Linen module with its method `encode`.
+      batch: {"x": [B, ...], ...}.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
 
     Returns:
-      `mean` and `scale`, each [B, D]. If the posterior is a point, the scale is 0. If the code has several layers, each
-      layer is conditioned on the mean of the layer below it.
+      {name: {"mean": [B, *event], "scale": [B, *event]}}. A layer that depends on others is conditioned on their means.
     """
-    chex.assert_rank(x, 4)
-    q = model.apply({"params": params}, x, method="encode")
-    q = q.along_means() if isinstance(q, MarkovChain) else q
-    mean = q.mean()
-    return {"mean": mean, "scale": jnp.zeros_like(mean) if isinstance(q, Deterministic) else jnp.exp(q.log_scale)}
+    variables = {"params": params}
+    evidence = model.apply(variables, batch, method="encode")
+    _, latents = model.apply(variables, from_means(), evidence, batch, method="decode")
+    return {latent.name: {"mean": latent.z, "scale": latent.posterior.stddev()} for latent in latents}
+
+
+def encode(params: Any, x: Array, *, model: Any) -> dict[str, Array]:
+    """Return mean and standard deviation of q(z|x), with the layers side by side: see `embed` and `join_codes`.
+
+    Args:
+      params: parameters of the model.
+      x: floats [B, ...], for images [B, H, W, C] in [0, 1].
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
+
+    Returns:
+      `mean` and `scale`, each [B, D]. If the posterior is a point, the scale is 0.
+    """
+    layers = embed(params, {"x": x}, model=model)
+    shapes = {name: layer["mean"].shape[1:] for name, layer in layers.items()}
+    return {kind: join_codes({name: layers[name][kind] for name in layers}, shapes) for kind in ("mean", "scale")}
 
 
 def decode(params: Any, z: Array, *, model: Any) -> Array:
@@ -38,20 +84,30 @@ def decode(params: Any, z: Array, *, model: Any) -> Array:
 
     Args:
       params: parameters of the model.
-      z: codes [..., D].
+      z: codes [..., D], with the layers side by side: see `split_codes`.
       model: a `VAE`, or any Linen module with its method `decode`.
 
     Returns:
       Floats [..., H, W, C].
     """
-    return jnp.clip(model.apply({"params": params}, z, method="decode").mean(), 0, 1)
+    values = split_codes(z, latent_shapes(params, model=model))
+    p_x, _ = model.apply({"params": params}, from_values(values), method="decode")
+    return jnp.clip(p_x.mean(), 0, 1)
 
 
 def sample(params: Any, keys: Array, *, model: Any) -> Array:
-    """Return images [B, H, W, C]: `decode` of one code from p(z) for each of the keys [B]."""
+    """Return images [B, H, W, C]: the mean of p(x|z) for one z ~ p(z) for each of the keys [B]."""
     chex.assert_rank(keys, 1)
-    prior = model.apply({"params": params}, method="prior")
-    return decode(params, jax.vmap(prior.sample)(keys), model=model)
+    p_x, _ = model.apply({"params": params}, from_prior(keys, keys.shape[0]), method="decode")
+    return jnp.clip(p_x.mean(), 0, 1)
+
+
+def sample_codes(params: Any, keys: Array, *, model: Any) -> Array:
+    """Return codes z ~ p(z), [B, D], for each of the keys [B], with the layers side by side."""
+    chex.assert_rank(keys, 1)
+    _, latents = model.apply({"params": params}, from_prior(keys, keys.shape[0]), method="decode")
+    shapes = {latent.name: latent.z.shape[1:] for latent in latents}
+    return join_codes({latent.name: latent.z for latent in latents}, shapes)
 
 
 def export_programs(params: Any, *, model: Any) -> dict[str, Exported]:
@@ -69,17 +125,17 @@ def export_programs(params: Any, *, model: Any) -> dict[str, Exported]:
 
     Args:
       params: parameters of the model.
-      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode` and an `image_shape`. B is
-        symbolic in the model: use `x.shape[0]`, not `len(x)`.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode` and an `image_shape`. B is symbolic in
+        the model: use `x.shape[0]`, not `len(x)`.
 
     Returns:
       {name: program}.
     """
     (size,) = symbolic_shape("B")
-    prior = model.apply({"params": params}, method="prior")
+    num_latents = sum(math.prod(shape) for shape in latent_shapes(params, model=model).values())
     signatures = {
         "encoder": (encode, (size, *model.image_shape), jnp.float32),
-        "decoder": (decode, (size, *jax.eval_shape(prior.sample, jax.random.key(0)).shape), jnp.float32),
+        "decoder": (decode, (size, num_latents), jnp.float32),
         "sampler": (_sample_from_key_data, (size, 2), jnp.uint32),
     }
     with jax.default_matmul_precision("highest"):

@@ -6,6 +6,7 @@ Layers compute in `dtype`, or in the dtype of their input if it is None. Their p
 
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -88,6 +89,8 @@ class TiedDecoder(nn.Module):
     image_shape: tuple[int, int]
     features: int
     dtype: Dtype | None = None
+
+    uses_encoder_kernels: ClassVar[bool] = True  # `VAE` passes them
 
     @nn.compact
     def __call__(self, z: Array, kernels: Sequence[Array]) -> Array:

@@ -1,8 +1,9 @@
-"""The VAE as three pure functions: encode(x) -> q(z|x), prior() -> p(z), decode(z) -> p(x|z).
+"""The VAE as two pure functions: encode(batch) -> q(z|x), and decode(draw, q) -> (p(x|z), latents).
 
-    q = model.apply({"params": params}, x, method="encode")
+    q = model.apply({"params": params}, {"x": x}, method="encode")
+    p_x, latents = model.apply({"params": params}, draw, q, method="decode")
 
-The functions return densities and draw no samples. The caller samples a density with its key.
+`decode` asks `draw` for each stochastic layer: see `vae_jax.distributions.drawers`. The model draws no samples.
 """
 
 import math
@@ -13,19 +14,21 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import Partial
 
 from vae_jax.config import check_choices
 from vae_jax.distributions import (
+    Batch,
     Bernoulli,
     Deterministic,
     DiscretizedLogisticMixture,
-    MarkovChain,
+    Distribution,
+    Draw,
+    Latent,
     Normal,
+    from_means,
     standard_normal,
 )
 from vae_jax.errors import InputError
-from vae_jax.models.mlp import TiedDecoder
 
 _glorot = nn.initializers.glorot_uniform()
 
@@ -79,8 +82,8 @@ class VAE(nn.Module):
     the mean of the data. `init` and `apply` raise InputError for an unknown name, and for a decoder with an output of
     another shape.
 
-    With `latent_layers` a code is the concatenation of L stochastic layers, of which z_1 is next to the image. The
-    decoder uses z_1 alone.
+    The stochastic layer is named "z". With `latent_layers` there are L layers, from "z1" next to the image to "zL"
+    (Burda et al., arXiv 1509.00519). The posterior draws z_1 first, the prior z_L. The decoder uses z_1 alone.
 
     Attributes:
       encoder: any Linen module that maps [B, H, W, C] to [B, F].
@@ -113,9 +116,10 @@ class VAE(nn.Module):
     prior_layers: tuple[nn.Module, ...] = ()
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """The dimension of each stochastic layer of the code, D_1, ..., D_L, starting at the image."""
-        return (*self.latent_layers, self.latent_dim)
+    def latent_sizes(self) -> dict[str, int]:
+        """The dimension of each stochastic layer by name, starting at the image."""
+        sizes = (*self.latent_layers, self.latent_dim)
+        return {"z": sizes[0]} if len(sizes) == 1 else {f"z{i}": size for i, size in enumerate(sizes, start=1)}
 
     def setup(self) -> None:
         """Check the attributes, and create layers and parameters."""
@@ -124,9 +128,10 @@ class VAE(nn.Module):
             if (length := len(getattr(self, name))) != len(self.latent_layers):
                 layers = len(self.latent_layers)
                 raise InputError(f"{name} has {length} modules; pass {layers}, one for each entry of latent_layers")
-        self.posterior_mean = nn.Dense(self.sizes[0], kernel_init=_glorot)
+        first_size = next(iter(self.latent_sizes.values()))
+        self.posterior_mean = nn.Dense(first_size, kernel_init=_glorot)
         if self.posterior == "gaussian":
-            layer = _scale_layer(self.scale_head, self.sizes[0])
+            layer = _scale_layer(self.scale_head, first_size)
             setattr(self, f"posterior_{_parameter_name(self.scale_head)}", layer)
         *sides, channels = self.image_shape
         features = likelihood_features(self.likelihood, channels, self.mixture_components)
@@ -134,16 +139,15 @@ class VAE(nn.Module):
         if self.likelihood == "learned-gaussian":
             self.likelihood_log_scale = self.param("likelihood_log_scale", nn.initializers.zeros, ())
 
-    def __call__(self, x: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
-        """Return decode(mean of encode(x)); it uses every parameter, so `init` creates all of them."""
-        self.prior()
-        return self.decode(self.encode(x).mean())
+    def __call__(self, batch: Batch) -> Distribution:
+        """Return p(x | mean of z); it uses every parameter, so `init` creates all of them."""
+        return self.decode(from_means(), self.encode(batch), batch)[0]
 
-    def encode(self, x: Array) -> Normal | Deterministic | MarkovChain:
-        """Return q(z|x).
+    def encode(self, batch: Batch) -> Distribution:
+        """Return q(z|x), or q(z_1|x) if there are several layers.
 
         Args:
-          x: floats [B, H, W, C] in [0, 1]. `read_images` converts integers.
+          batch: {"x": floats [B, H, W, C] in [0, 1]}. `read_images` converts integers.
 
         Returns:
           A density over codes [B, D], in the dtype of `x`.
@@ -152,6 +156,7 @@ class VAE(nn.Module):
           InputError: `x` has another layout, which a dense layer would accept silently, or an integer dtype, which the
             densities would inherit.
         """
+        x = batch["x"]
         if x.shape[-3:] != tuple(self.image_shape) or not jnp.issubdtype(x.dtype, jnp.floating):
             expected = f"floats [B, {', '.join(map(str, self.image_shape))}]"
             raise InputError(f"images have shape {list(x.shape)} and dtype {x.dtype}; pass {expected}")
@@ -162,42 +167,56 @@ class VAE(nn.Module):
         if self.posterior == "fixed-noise":
             return Normal(mean, jnp.full_like(mean, math.log(self.noise_scale)))
         s = getattr(self, f"posterior_{_parameter_name(self.scale_head)}")(h)
-        q = _normal(mean, s, self.scale_head)
-        return self._chain(q, self.posterior_layers, downwards=False) if self.latent_layers else q
+        return _normal(mean, s, self.scale_head)
 
-    def prior(self) -> Normal | MarkovChain:
-        """Return p(z) over codes [D]: N(0, I), or for several layers N(0, I) for z_L and a chain for those below it."""
-        p = standard_normal((self.latent_dim,))
-        return self._chain(p, self.prior_layers, downwards=True) if self.latent_layers else p
-
-    def _chain(self, first: Normal, layers: Sequence[nn.Module], *, downwards: bool) -> MarkovChain:
-        if self.is_initializing():
-            for layer, size in zip(layers, self.sizes[:0:-1] if downwards else self.sizes[:-1], strict=True):
-                layer(jnp.zeros((1, size)))  # creates its parameters
-        # A density is used after this call, so each layer is stored as a function that contains its parameters.
-        conditionals = tuple(Partial(layer.clone(parent=None, name=None).apply, layer.variables) for layer in layers)
-        return MarkovChain(first, conditionals, self.sizes, downwards)
-
-    def decode(self, z: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
-        """Return p(x|z).
+    def decode(
+        self, draw: Draw, evidence: Distribution | None = None, batch: Batch | None = None
+    ) -> tuple[Distribution, tuple[Latent, ...]]:
+        """Return p(x|z) and the stochastic layers, starting at the image.
 
         Args:
-          z: floats [..., D]. If the code has several layers, z_1 alone is used.
+          draw: the answer to the question for a layer, such as `from_posterior(key, B)`.
+          evidence: the result of `encode`; None if `draw` needs no posterior.
+          batch: not used.
 
         Returns:
-          A density over images [..., H, W, C], in the dtype of `z`.
+          A density over images [..., H, W, C] in the dtype of the codes, and the layers.
 
         Raises:
-          InputError: `z` has an integer dtype, which the densities would inherit; or the output of the decoder has
-            another shape than [..., H, W, F'].
+          InputError: the codes have an integer dtype, which the densities would inherit, or another size than the
+            layer; or the output of the decoder has another shape than [..., H, W, F'].
         """
-        if not jnp.issubdtype(z.dtype, jnp.floating):
-            expected = f"floats [..., {sum(self.sizes)}]"
-            raise InputError(f"codes have shape {list(z.shape)} and dtype {z.dtype}; pass {expected}")
-        if self.latent_layers:
-            chex.assert_axis_dimension(z, -1, sum(self.sizes))
-            z = z[..., : self.sizes[0]]
-        if isinstance(self.decoder, TiedDecoder):
+        del batch
+        latents = self._draw_upwards(draw, evidence) if draw.posterior_first else self._draw_downwards(draw)
+        for latent, size in zip(latents, self.latent_sizes.values(), strict=True):
+            if not jnp.issubdtype(latent.z.dtype, jnp.floating) or latent.z.shape[-1] != size:
+                shape, dtype = list(latent.z.shape), latent.z.dtype
+                raise InputError(f"codes {latent.name} have shape {shape} and dtype {dtype}; pass floats [..., {size}]")
+        return self._likelihood(latents[0].z), latents
+
+    def _draw_upwards(self, draw: Draw, evidence: Distribution | None) -> tuple[Latent, ...]:
+        """Return the layers drawn from the data upwards, as the posterior is factorized."""
+        latents: list[Latent] = []
+        names = list(self.latent_sizes)
+        for i, name in enumerate(names):
+            q = self.posterior_layers[i - 1](latents[-1].z) if i else evidence
+            prior = standard_normal((self.latent_dim,)) if name == names[-1] else None
+            latents.append(draw(name, prior, None if q is None else lambda q=q: q))
+        for i in reversed(range(len(names) - 1)):  # the prior of a layer depends on the layer above it
+            latents[i] = latents[i].with_prior(self.prior_layers[-1 - i](latents[i + 1].z))
+        return tuple(latents)
+
+    def _draw_downwards(self, draw: Draw) -> tuple[Latent, ...]:
+        """Return the layers drawn from the top, as the prior is factorized."""
+        *names, top = self.latent_sizes
+        latents = [draw(top, standard_normal((self.latent_dim,)))]
+        for name, layer in zip(reversed(names), self.prior_layers, strict=True):
+            latents.insert(0, draw(name, layer(latents[0].z)))
+        return tuple(latents)
+
+    def _likelihood(self, z: Array) -> Distribution:
+        """Return p(x | z_1) for codes z_1 [..., D]."""
+        if getattr(self.decoder, "uses_encoder_kernels", False):
             mean_kernel = self.posterior_mean.variables["params"]["kernel"]
             features = self.decoder(z, [*self.encoder.kernels(), mean_kernel])
         else:

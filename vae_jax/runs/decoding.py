@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from jax import Array
 
+from vae_jax import random
 from vae_jax.data import read_images
 from vae_jax.inference import Params
-from vae_jax.models import decode, encode
+from vae_jax.models import decode, encode, sample_codes
 from vae_jax.runs.run import Run
 from vae_jax.runtime import sharding
 from vae_jax.training import evaluate_examples, padded_batches
@@ -63,8 +64,8 @@ def encode_images(run: Run, params: Params, key: Array, images: np.ndarray) -> d
 
 @functools.cache
 def _jit_encode(run: Run) -> Callable[..., dict[str, Array]]:
-    def encode_batch(params: Params, key: Array, batch: Array) -> dict[str, Array]:
-        x = read_images(key, batch, binarization=run.config.data.binarization)
+    def encode_batch(params: Params, keys: Array, batch: Array) -> dict[str, Array]:
+        x = read_images(keys, batch, binarization=run.config.data.binarization)
         return {"seen": x} | encode(params, x, model=run.model)
 
     return _replicated_jit(run, encode_batch)
@@ -82,10 +83,9 @@ def sample_prior(run: Run, params: Params, key: Array, count: int) -> np.ndarray
     Returns:
       Codes, float32 [N, D].
     """
-    model: Any = run.model  # a Flax method returns what it returns; the annotation of `apply` allows tuples only
 
     def sample(params: Params, key: Array) -> Array:
-        return model.apply({"params": params}, method="prior").sample(key, (count,))
+        return sample_codes(params, random.example_keys(key, count), model=run.model)
 
     return np.asarray(_replicated_jit(run, sample)(params, key))
 

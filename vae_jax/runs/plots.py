@@ -70,7 +70,7 @@ def plot_traversals(run: Run, params: Params, images: np.ndarray, *, key: Array)
     layers they are latents of the first layer, because only this layer is decoded.
     """
     codes = encode_images(run, params, key, images)
-    variance = codes["mean"].var(axis=0)[: run.model.sizes[0]]
+    variance = codes["mean"].var(axis=0)[: next(iter(run.model.latent_sizes.values()))]
     chosen = np.argsort(-variance, kind="stable")[:MAX_TRAVERSALS]
     values = np.linspace(-3, 3, 11, dtype=np.float32)
     z = np.tile(codes["mean"][0], (len(chosen), len(values), 1))
@@ -108,7 +108,7 @@ def plot_all(run: Run, params: Params) -> list[Path]:
     ]
     if len(images) > 1:
         paths.append(plot_interpolations(run, params, images[:16], key=preprocess_key))
-    if run.model.sizes == (2,):
+    if list(run.model.latent_sizes.values()) == [2]:
         paths.append(plot_manifold(run, params))
     return paths
 

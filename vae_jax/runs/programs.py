@@ -16,13 +16,20 @@ from vae_jax.training import Loss, Step, TrainState, make_loss, make_train_step,
 Program = Callable[[TrainState, jax.Array, jax.Array | int], tuple[TrainState, Metrics]]
 
 
-def build_step(run: Run, *, loss: Loss | None = None, optimizer: optax.GradientTransformation | None = None) -> Step:
+def build_step(
+    run: Run,
+    *,
+    loss: Loss | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    first_example: Callable[[], int | jax.Array] = lambda: 0,
+) -> Step:
     """Return the training step of a run: a pure function step(state, batch) -> (state, metrics), not jitted.
 
     Args:
       run: the run.
       loss: replaces the loss of the run's objective.
       optimizer: replaces the run's optimizer.
+      first_example: see `make_train_step`.
     """
     config = run.config
     default_loss = functools.partial(
@@ -34,6 +41,7 @@ def build_step(run: Run, *, loss: Loss | None = None, optimizer: optax.GradientT
         ema_decay=config.train.ema_decay,
         max_skips=config.train.max_skips if config.train.nonfinite == "skip" else 0,
         microbatches=run.microbatches,
+        first_example=first_example,
     )
 
 

@@ -13,15 +13,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vae_jax import random
 from vae_jax.data import read_images
-from vae_jax.distributions import MarkovChain
-from vae_jax.inference import Params, bound_parts, log_likelihood, sample_terms
+from vae_jax.distributions import Batch, Latent, from_means
+from vae_jax.inference import Params, bound_parts, decode, encode, log_likelihood, sample_terms
 from vae_jax.training.metrics import mean_and_error, peak_signal_to_noise
 
 # A unit is active if the variance of its posterior mean over the images is larger (Burda et al., arXiv 1509.00519).
 ACTIVE_VARIANCE = 0.01
 MEAN_SAMPLES = 50  # samples in the estimate of a layer's mean, which depends on the layer below it
 
-PerExample = Callable[[Params, random.Key, Array], dict[str, Array]]  # (params, key, images [B]) -> name -> [B, ...]
+PerExample = Callable[[Params, Array, Array], dict[str, Array]]  # (params, keys [B], images [B]) -> name -> [B, ...]
 
 
 def padded_batches(images: np.ndarray, batch_size: int, *, multiple: int = 1) -> Iterator[tuple[int, np.ndarray]]:
@@ -54,16 +54,17 @@ def evaluate_examples(
 ) -> dict[str, np.ndarray]:
     """Return the values of `per_example` for all images, each exactly once.
 
-    The key of batch i is fold_in(key, i). Each batch is dispatched before the values of the previous one are read.
+    The key of example i is fold_in(key, i), so its values do not depend on
+    `batch_size`. Each batch is dispatched before the values of the previous one are read.
 
     Args:
-      per_example: (params, key, images [B, ...]) -> {name: [B, ...]}.
+      per_example: (params, keys [B], images [B, ...]) -> {name: [B, ...]}.
       params: parameters of the model.
       key: a typed key.
       images: [N, ...].
       batch_size: how many images a batch contains.
       placement: the sharding of the rows of a batch over a mesh; None for one device. If the devices do not divide
-        `batch_size`, rows are added. They do not change the random numbers of the others.
+        `batch_size`, rows are added.
       report: receives the number of examples so far, after each batch.
 
     Returns:
@@ -85,9 +86,11 @@ def evaluate_examples(
         if report is not None:
             report(done)
 
-    for count, batch_key, batch in _keyed_batches(key, images, batch_size, placement):
+    multiple = 1 if placement is None else placement.mesh.size
+    for i, (count, batch) in enumerate(padded_batches(images, batch_size, multiple=multiple)):
+        keys = _batch_keys(len(batch), placement)(key, np.uint32(i * batch_size))
         with jax.default_matmul_precision("highest"):
-            pending.append((count, per_example(params, batch_key, _place_batch(batch, placement))))
+            pending.append((count, per_example(params, keys, _place_batch(batch, placement))))
         if len(pending) > 1:
             collect()
     collect()
@@ -101,17 +104,14 @@ def _check_batches(images: np.ndarray, batch_size: int) -> None:
         raise ValueError(f"batch_size={batch_size} must be 1 or more")
 
 
-def _keyed_batches(
-    key: Array, images: np.ndarray, batch_size: int, placement: NamedSharding | None
-) -> Iterator[tuple[int, random.Key, np.ndarray]]:
-    """Yield (number of images, key, batch) for all images; the devices of `placement` divide the rows of a batch."""
-    multiple = 1 if placement is None else placement.mesh.size
-    for i, (count, batch) in enumerate(padded_batches(images, batch_size, multiple=multiple)):
-        batch_key = jax.random.fold_in(key, i)
-        if len(batch) > batch_size:
-            first: Any = np.int32(0)  # a NumPy scalar, which jit places on all devices
-            batch_key = random.RowsKey(batch_key, first, batch_size)
-        yield count, batch_key, batch
+@functools.lru_cache(maxsize=16)
+def _batch_keys(size: int, placement: NamedSharding | None) -> Callable[[Array, np.uint32], Array]:
+    """Return a program (key, position of the first example) -> keys [size], placed like the rows of a batch."""
+
+    def keys(key: Array, first: Array) -> Array:
+        return random.example_keys(key, size, first=first)
+
+    return jax.jit(keys, out_shardings=placement)
 
 
 def _place_batch(batch: np.ndarray, placement: NamedSharding | None) -> Array:
@@ -120,45 +120,62 @@ def _place_batch(batch: np.ndarray, placement: NamedSharding | None) -> Array:
     return jax.make_array_from_process_local_data(placement, batch, batch.shape)  # each process has the complete batch
 
 
-def elbo_terms(params: Params, key: random.Key, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
+def elbo_terms(params: Params, keys: Array, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
     """Return the terms of the ELBO and the reconstruction error of each image.
 
     Args:
       params: parameters of the model.
-      key: split once, for the binarization and for the posterior's noise.
+      keys: a key for each image, [B].
       images: uint8 [B, H, W, C].
-      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
       binarization: see `read_images`.
 
     Returns:
-      The arrays of `bound_parts`, each [B] in nats, from one posterior sample; `mean` [B, D], the posterior mean E[z];
-      `squared_error` [B], |x - E p(x|mean)|² over pixels in [0, 1]. If the code has several layers, the mean is an
-      estimate, and `mean_variance` [B, D] is its variance.
+      The arrays of `bound_parts`, each [B] in nats, from one posterior sample; `mean/NAME` [B, D] of each layer, its
+      posterior mean E[z]; `squared_error` [B], |x - E p(x|mean)|² over pixels in [0, 1]. The mean of a layer that
+      depends on others is an estimate, and `mean_variance/NAME` [B, D] is its variance.
     """
-    read_key, noise_key = random.split(key)
-    x = read_images(read_key, images, binarization=binarization)
-    parts = bound_parts(sample_terms(params, noise_key, x, model=model))
-    variables = {"params": params}
-    q = model.apply(variables, x, method="encode")
-    mean = q.mean()
-    if isinstance(q, MarkovChain):
-        mean, parts["mean_variance"] = q.sampled_mean(random.fold_in(noise_key, 1), MEAN_SAMPLES)
-    decoded = model.apply(variables, mean, method="decode").mean()
-    return parts | {"mean": mean, "squared_error": jnp.sum(jnp.square(x - decoded), axis=(1, 2, 3))}
+    batch = _preprocess(keys, images, binarization)
+    evidence = encode(params, batch, model=model)
+    sample = functools.partial(sample_terms, params, model=model, evidence=evidence)
+    terms = sample(random.fold_in(keys, 1), batch)
+    parts = bound_parts(terms)
+    latents = terms.latents
+    if any(_depends_on_others(latent) for latent in latents):
+        latents = sample(random.fold_in(keys, 2), batch, num_samples=MEAN_SAMPLES).latents
+    for latent in latents:
+        mean = latent.posterior.mean()
+        mean = mean.reshape(*mean.shape[: len(latent.posterior.batch_shape)], -1)  # [B, D] or [K, B, D]
+        if _depends_on_others(latent):
+            parts[f"mean_variance/{latent.name}"] = jnp.var(mean, axis=0, ddof=1) / MEAN_SAMPLES
+            mean = jnp.mean(mean, axis=0)
+        parts[f"mean/{latent.name}"] = mean
+    p_x, _ = decode(params, from_means(), evidence, batch, model=model)
+    error = jnp.square(batch["x"] - p_x.mean())
+    return parts | {"squared_error": jnp.sum(error, axis=tuple(range(1, error.ndim)))}
+
+
+def _preprocess(keys: Array, images: Array, binarization: str) -> Batch:
+    return {"x": read_images(random.fold_in(keys, 0), images, binarization=binarization)}
+
+
+def _depends_on_others(latent: Latent) -> bool:
+    """Return whether the posterior of a layer is [K, B]: one for each sample of the layers it depends on."""
+    return len(latent.posterior.batch_shape) > 1
 
 
 def likelihood_terms(
-    params: Params, key: random.Key, images: Array, *, model: Any, binarization: str, num_samples: int, chunk: int
+    params: Params, keys: Array, images: Array, *, model: Any, binarization: str, num_samples: int, chunk: int
 ) -> dict[str, Array]:
     """Return the importance-sampling estimate of log p(x) for each image.
 
-    An image is binarized with the same random numbers as in `elbo_terms` under the same key.
+    An image is binarized with the same random numbers as in `elbo_terms` under the same keys.
 
     Args:
       params: parameters of the model.
-      key: split once, for the binarization and for the posterior's noise.
+      keys: a key for each image, [B].
       images: uint8 [B, H, W, C].
-      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
       binarization: see `read_images`.
       num_samples: K.
       chunk: how many samples are computed at once.
@@ -166,9 +183,8 @@ def likelihood_terms(
     Returns:
       `log_px` [B] in nats and `ess` [B], the effective sample size.
     """
-    read_key, noise_key = random.split(key)
-    x = read_images(read_key, images, binarization=binarization)
-    log_px, ess = log_likelihood(params, noise_key, x, model=model, num_samples=num_samples, chunk=chunk)
+    batch, sample_keys = _preprocess(keys, images, binarization), random.fold_in(keys, 1)
+    log_px, ess = log_likelihood(params, sample_keys, batch, model=model, num_samples=num_samples, chunk=chunk)
     return {"log_px": log_px, "ess": ess}
 
 
@@ -177,7 +193,7 @@ class Evaluator:
     """The evaluations of one model; each is compiled once, for any parameters and images.
 
     Attributes:
-      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
       binarization: see `read_images`.
       batch_size: how many images are evaluated at once.
       placement: the sharding of the rows of a batch, such as `batch_sharding(mesh)`; None for one device.
@@ -234,21 +250,16 @@ class Evaluator:
             result["kl"] = float(values["kl"].mean(dtype=np.float64))
             result |= mean_and_error("elbo", values["reconstruction"] - values["kl"])
         result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
-        active = _is_active(values["mean"], values.get("mean_variance"))
-        if isinstance(posterior := self._posterior(params, images.shape[1:]), MarkovChain):
-            layers = np.split(active, np.cumsum(posterior.sizes[:-1]))
-            result["active_units_by_layer"] = [int(layer.sum()) for layer in layers]
+        names = [name.removeprefix("mean/") for name in values if name.startswith("mean/")]
+        active = [_num_active(values[f"mean/{name}"], values.get(f"mean_variance/{name}")) for name in names]
+        if len(active) > 1:
+            result["active_units_by_layer"] = active
         squared_error = float(values["squared_error"].mean(dtype=np.float64))
         return result | {
-            "active_units": int(active.sum()),
+            "active_units": sum(active),
             "squared_error": squared_error,
             "psnr": peak_signal_to_noise(squared_error, images.shape[1:]),
         }
-
-    def _posterior(self, params: Params, image_shape: tuple[int, ...]) -> Any:
-        """Return q(z|x) of one image, with shapes in place of arrays."""
-        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        return jax.eval_shape(lambda p, x: self.model.apply({"params": p}, x, method="encode"), params, image)
 
     def likelihood(
         self,
@@ -293,9 +304,9 @@ class Evaluator:
         return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
 
 
-def _is_active(mean: np.ndarray, mean_variance: np.ndarray | None) -> np.ndarray:
-    """Return bool [D], whether the variance of the means [N, D], less that of their estimates, is large enough."""
+def _num_active(mean: np.ndarray, mean_variance: np.ndarray | None) -> int:
+    """Return how many latents are active: the variance of the means [N, D], less that of their estimates, is large."""
     variance = mean.astype(np.float64).var(axis=0)
     if mean_variance is not None:
         variance -= mean_variance.mean(axis=0, dtype=np.float64)
-    return variance > ACTIVE_VARIANCE
+    return int((variance > ACTIVE_VARIANCE).sum())

@@ -12,7 +12,7 @@ from vae_jax.config import OBJECTIVE_SETTINGS, DataConfig, ObjectiveConfig, chec
 from vae_jax.data import read_images
 from vae_jax.inference import ESTIMATORS, OBJECTIVES, Metrics, Objective, Params, bind, negative_bound
 
-Loss = Callable[[Params, random.Key, Array, Array], tuple[Array, Metrics]]
+Loss = Callable[[Params, Array, Array, Array], tuple[Array, Metrics]]
 
 
 def objective_at(config: ObjectiveConfig, step: Array, num_examples: int | None = None) -> Objective:
@@ -45,10 +45,11 @@ def objective_at(config: ObjectiveConfig, step: Array, num_examples: int | None 
 def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig, num_examples: int | None = None) -> Loss:
     """Return the loss of a run, loss(params, key, images, step) -> (loss, metrics).
 
-    The images are uint8 [B, H, W, C]. The key is split once: for the binarization, and for the posterior's noise.
+    The images are uint8 [B, H, W, C]. The key is one, or a key for each example, [B]; folded with 0 it is that of the
+    binarization, with 1 that of the posterior's samples.
 
     Args:
-      model: a `VAE`, or any Linen module with its methods `encode`, `prior` and `decode`.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
       objective: objective, estimator and number of samples.
       data: binarization.
       num_examples: the number of training images, see `objective_at`.
@@ -62,14 +63,14 @@ def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig, num_exam
     check_choices("objective", name=objective.name, estimator=objective.estimator)
     check_choices("data", binarization=data.binarization)
 
-    def loss(params: Params, key: random.Key, images: Array, step: Array) -> tuple[Array, Metrics]:
-        read_key, noise_key = random.split(key)
+    def loss(params: Params, key: Array, images: Array, step: Array) -> tuple[Array, Metrics]:
+        keys = random.example_keys(key, images.shape[0])
         with jax.named_scope("read_images"):
-            x = read_images(read_key, images, binarization=data.binarization)
+            x = read_images(random.fold_in(keys, 0), images, binarization=data.binarization)
         return negative_bound(
             params,
-            noise_key,
-            x,
+            random.fold_in(keys, 1),
+            {"x": x},
             model=model,
             objective=objective_at(objective, step, num_examples),
             num_samples=objective.num_samples,

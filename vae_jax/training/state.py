@@ -53,7 +53,7 @@ def init_state(
       The state of step 0.
     """
     blank = jnp.zeros((1, *model.image_shape), jnp.float32)
-    params = model.init(jax.random.fold_in(key, random.INIT_STREAM), blank)["params"]
+    params = model.init(jax.random.fold_in(key, random.INIT_STREAM), {"x": blank})["params"]
     if mean_image is not None:
         params = with_output_bias(params, mean_image, likelihood=model.likelihood)
     return TrainState(

@@ -4,6 +4,7 @@ The step does not depend on devices, files or time. Shardings are applied by `ja
 `vae_jax.runs` saves and reports.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,10 +29,12 @@ def make_train_step(
     ema_decay: float = 0.0,
     max_skips: int = 0,
     microbatches: int = 1,
+    first_example: Callable[[], int | Array] = lambda: 0,
 ) -> Step:
     """Return a pure function step(state, batch) -> (state, metrics), which is not jitted.
 
-    The noise of a step is a function of (state.key, state.step) alone.
+    The random numbers of an example are a function of (state.key, state.step, position in the global batch): the loss
+    receives a key for each example, [B].
 
     A step is not finite if its loss or its gradient is not, or, with `max_skips`, if the new parameters are not. It
     increases `skipped`, which a finite step sets to 0. With `max_skips` > 0, the update of such a step is not applied.
@@ -41,12 +44,12 @@ def make_train_step(
     gradients of others. The first step with `skipped` = 1 is then the failed one, and the state after it is unusable.
 
     Args:
-      loss: (params, key, batch, step) -> (loss, metrics).
+      loss: (params, keys, batch, step) -> (loss, metrics).
       optimizer: an optax gradient transformation.
       ema_decay: decay of the moving average of the parameters; 0 for none.
       max_skips: how many consecutive steps that are not finite may be skipped.
-      microbatches: M. With M > 1 a batch is [M, B/M, H, W, C], and `accumulate_gradients` computes the gradient. The
-        loss then receives a `random.RowsKey`, which `vae_jax.random` accepts and jax.random does not.
+      microbatches: M. With M > 1 a batch is [M, B/M, H, W, C], and `accumulate_gradients` computes the gradient.
+      first_example: () -> position of the batch's first example in the global batch, for a step on a part of it.
 
     Returns:
       The step. Its metrics are those of the loss, `loss`, `grad_norm` and the new `skipped`, each []. It raises
@@ -56,7 +59,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
         _check_parts(batch, microbatches)
-        (value, metrics), grads = _loss_and_gradient(gradient, state, batch)
+        keys = _example_keys(state, batch, microbatches, first_example())
+        (value, metrics), grads = _loss_and_gradient(gradient, state, batch, keys)
         params, opt_state = _update(optimizer, grads, state)
         grad_norm = kernels.global_norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -73,13 +77,19 @@ def _check_parts(batch: Array, microbatches: int) -> None:
         raise ValueError(f"batch has shape {list(batch.shape)}; pass {expected} for microbatches={microbatches}")
 
 
-def _loss_and_gradient(
-    gradient: GradientFunction, state: TrainState, batch: Array
-) -> tuple[tuple[Array, Metrics], Params]:
-    """Return ((loss, metrics), gradient) with the noise of the state's step; raise ValueError for a metric not []."""
+def _example_keys(state: TrainState, batch: Array, microbatches: int, first: int | Array) -> Array:
+    """Return the keys of the examples of a step, [B], or [M, B/M] for microbatches."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, random.NOISE_STREAM), state.step)
+    lead = batch.shape[: 2 if microbatches > 1 else 1]
+    return random.example_keys(key, math.prod(lead), first=first).reshape(lead)
+
+
+def _loss_and_gradient(
+    gradient: GradientFunction, state: TrainState, batch: Array, keys: Array
+) -> tuple[tuple[Array, Metrics], Params]:
+    """Return ((loss, metrics), gradient) for the keys of the examples; raise ValueError for a metric not []."""
     with jax.named_scope("loss_and_gradient"):
-        (value, metrics), grads = gradient(state.params, key, batch, state.step)
+        (value, metrics), grads = gradient(state.params, keys, batch, state.step)
     for name, metric in metrics.items():
         if jnp.shape(metric) != ():
             raise ValueError(f"metrics[{name!r}] has shape {list(jnp.shape(metric))}; return a scalar")
@@ -135,22 +145,20 @@ def accumulate_gradients(loss: Loss, microbatches: int) -> GradientFunction:
     """Return `value_and_grad(loss, has_aux=True)` of a batch [M, B/M, H, W, C], computed part by part: 1/M Σ.
 
     It needs the memory of B/M examples. The result is that of all B examples up to the order of sums, because each part
-    receives the key of its rows (`random.RowsKey`). The loss must be a mean over independent examples.
+    receives the keys of its examples, [B/M] of [M, B/M]. The loss must be a mean over independent examples.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
 
     def accumulated_gradient(
-        params: Params, key: Array, batch: Array, step: Array
+        params: Params, keys: Array, batch: Array, step: Array
     ) -> tuple[tuple[Array, Metrics], Params]:
-        size = batch.shape[1]
-
-        def part_gradient(i: Array, images: Array) -> Any:
-            return gradient(params, random.RowsKey(key, i * size, microbatches * size), images, step)
+        def part_gradient(keys: Array, images: Array) -> Any:
+            return gradient(params, keys, images, step)
 
         def add(total: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
             return jax.tree.map(lambda t, new: t + new / microbatches, total, part_gradient(*part)), None
 
-        parts = jnp.arange(microbatches), batch
+        parts = keys, batch
         shapes = jax.eval_shape(part_gradient, *jax.tree.map(lambda leaf: leaf[0], parts))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return lax.scan(add, zeros, parts)[0]

@@ -1,0 +1,169 @@
+"""The answers to a model that asks for its stochastic layers: each makes a walk through the model serve one purpose.
+
+| drawer | value of a layer | use |
+|---|---|---|
+| `from_posterior` | z ~ q(z | layers above, x) | training, bounds, importance sampling |
+| `from_prior` | z ~ p(z | layers above); the posterior is never called | samples |
+| `from_means` | the mean of q(z | layers above, x) | embeddings, reconstructions |
+| `from_values` | given | decoding, interpolation, densities of given values |
+
+The key of a layer is that of the example folded with the layer's name. The value therefore does not depend on the order
+in which a model asks for its layers.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vae_jax import random
+from vae_jax.distributions.base import Distribution
+from vae_jax.distributions.kl import kl_divergence
+from vae_jax.distributions.latent import Latent, Posterior
+
+
+def _layer_keys(keys: Array, name: str, index: Array | None) -> Array:
+    keys = random.fold_in(keys, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+    return keys if index is None else random.fold_in(keys, index)
+
+
+def _sample_shape(shape: tuple[int, ...], density: Distribution) -> tuple[int, ...]:
+    """Return the leading axes that samples [*shape, *event] of a density have in addition to those of its batch."""
+    return shape[: len(shape) - len(density.batch_shape)]
+
+
+def _required(posterior: Posterior | None, name: str) -> Distribution:
+    if posterior is None:
+        raise ValueError(f"layer {name!r} has no posterior; use a drawer that does not need one, such as `from_prior`")
+    return posterior()
+
+
+@dataclasses.dataclass(frozen=True)
+class _FromPosterior:
+    keys: Array  # [B]
+    num_samples: int
+    first_sample: int | Array
+    posterior_first = True
+
+    def __call__(
+        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+    ) -> Latent:
+        q = _required(posterior, name)
+        samples = self.first_sample + jnp.arange(self.num_samples)
+        keys = random.fold_in(_layer_keys(self.keys, name, index)[None], samples[:, None])  # [K, B]
+        with jax.named_scope("sampling"):
+            z, log_q = q.sample_and_log_prob(keys, _sample_shape(keys.shape, q))
+        latent = Latent(name, z, log_q=log_q, posterior=q)
+        if prior is None:
+            return latent
+        kl = None if log_q is None else kl_divergence(q, prior)
+        kl = None if kl is None else jnp.broadcast_to(kl, keys.shape)
+        return dataclasses.replace(latent.with_prior(prior), kl=kl)
+
+
+def from_posterior(
+    key: Array, batch_size: int, num_samples: int = 1, *, first_sample: int | Array = 0
+) -> _FromPosterior:
+    """Return a drawer of K samples z ~ q(z | layers above, x) for each of B examples.
+
+    Args:
+      key: a typed key, or a key for each example, [B].
+      batch_size: B.
+      num_samples: K.
+      first_sample: number of the first sample: chunks of samples draw what all samples at once draw.
+
+    Returns:
+      A drawer whose layers have values [K, B, *event], with `log_p`, `log_q` and `kl`.
+    """
+    return _FromPosterior(random.example_keys(key, batch_size), num_samples, first_sample)
+
+
+@dataclasses.dataclass(frozen=True)
+class _FromPrior:
+    keys: Array  # [N]
+    posterior_first = False
+
+    def __call__(
+        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+    ) -> Latent:
+        del posterior
+        if prior is None:
+            raise ValueError(f"layer {name!r} has no prior yet; draw from the top unless `draw.posterior_first`")
+        keys = _layer_keys(self.keys, name, index)
+        z, log_p = prior.sample_and_log_prob(keys, _sample_shape(keys.shape, prior))
+        return Latent(name, z, log_p=log_p, prior=prior)
+
+
+def from_prior(key: Array, num_examples: int) -> _FromPrior:
+    """Return a drawer of z ~ p(z | layers above) for N examples; posteriors are never called.
+
+    Args:
+      key: a typed key, or a key for each example, [N].
+      num_examples: N.
+
+    Returns:
+      A drawer whose layers have values [N, *event], with `log_p`.
+    """
+    return _FromPrior(random.example_keys(key, num_examples))
+
+
+@dataclasses.dataclass(frozen=True)
+class _FromMeans:
+    posterior_first = True
+
+    def __call__(
+        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+    ) -> Latent:
+        del index
+        q = _required(posterior, name)
+        latent = Latent(name, q.mean(), posterior=q)
+        return latent if prior is None else latent.with_prior(prior)
+
+
+def from_means() -> _FromMeans:
+    """Return a drawer of the mean of q(z | layers above, x), each layer given the means of those above.
+
+    Returns:
+      A drawer whose layers have values [B, *event] and their posterior.
+    """
+    return _FromMeans()
+
+
+@dataclasses.dataclass(frozen=True)
+class _FromValues:
+    values: Mapping[str, Array]
+    with_posterior: bool
+
+    @property
+    def posterior_first(self) -> bool:
+        return self.with_posterior
+
+    def __call__(
+        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+    ) -> Latent:
+        if name not in self.values:
+            known = ", ".join(sorted(self.values)) or "no layer"
+            raise ValueError(f"layer {name!r} has no value; there are values of {known}")
+        z = self.values[name] if index is None else self.values[name][index]
+        latent = Latent(name, z)
+        if self.with_posterior:
+            q = _required(posterior, name)
+            latent = dataclasses.replace(latent, log_q=q.log_prob(z), posterior=q)
+        return latent if prior is None else latent.with_prior(prior)
+
+
+def from_values(values: Mapping[str, Array], *, with_posterior: bool = False) -> _FromValues:
+    """Return a drawer of given values.
+
+    Args:
+      values: {name of a layer: [..., *event]}; of blocks inside of `nn.scan`, [L, ..., *event].
+      with_posterior: whether the layers have `log_q`, the density of the values under the posterior.
+
+    Returns:
+      A drawer whose layers have `log_p`, and with `with_posterior` also `log_q`. It raises ValueError for a layer
+      without a value.
+    """
+    return _FromValues(values, with_posterior)

@@ -1,0 +1,87 @@
+"""One stochastic layer of a model, and the function that a model asks for it.
+
+A model walks once through its generative process, from the top layer to the data, and asks for each layer:
+`draw(name, prior, posterior)`. Who answers decides the purpose of the walk: see `vae_jax.distributions.drawers`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+from jax import Array
+
+from vae_jax.distributions.base import Distribution
+
+Batch = Mapping[str, Array]  # {"x": [B, ...], "y": [B], ...}: the data of B examples, a pytree
+Posterior = Callable[[], Distribution]  # called only by those who need q(z | layers above, x)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """One stochastic layer: its value and its log densities given the layers above, in nats.
+
+    Leading axes are [K, B]: K samples for each of B examples, or [B] where a walk has no samples. Equal blocks that are
+    computed by one `nn.scan` are one `Latent` with a further leading axis of layers.
+
+    Attributes:
+      name: the name of the layer, static.
+      z: [K, B, *event], the value: a vector, a feature map, a grid of codes.
+      log_p: [K, B], log p(z | layers above). None if the walk has not computed it.
+      log_q: [K, B], log q(z | layers above, x). None if the posterior is a point, or if the walk has no posterior.
+      kl: [K, B], KL(q || p) in closed form given the layers above. None without a closed form.
+      penalty: [K, B], a term of the loss that is no probability, such as the commitment loss of vector quantization.
+      prior: p(z | layers above), a density.
+      posterior: q(z | layers above, x), a density; None if the walk has no posterior.
+    """
+
+    name: str = dataclasses.field(metadata={"static": True})
+    z: Array
+    log_p: Array | None = None
+    log_q: Array | None = None
+    kl: Array | None = None
+    penalty: Array | None = None
+    prior: Any = None
+    posterior: Any = None
+
+    def with_prior(self, prior: Distribution) -> "Latent":
+        """Return the layer with its log density under a prior that was not known when it was drawn.
+
+        A model whose posterior runs from the data upwards needs it: the prior of a layer depends on the layer above,
+        which is drawn later. There is no KL in closed form given the layers above then.
+
+        Args:
+          prior: p(z | layers above).
+
+        Returns:
+          The layer with `prior` and `log_p`.
+        """
+        return dataclasses.replace(self, prior=prior, log_p=prior.log_prob(self.z))
+
+
+class Draw(Protocol):
+    """What a model asks for the value of a stochastic layer.
+
+    Attributes:
+      posterior_first: whether values come from the posterior. A model whose posterior runs in another order than its
+        prior draws its layers in the order of the posterior then.
+    """
+
+    @property
+    def posterior_first(self) -> bool:
+        """Whether values come from the posterior."""
+        ...
+
+    def __call__(
+        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+    ) -> Latent:
+        """Return a layer.
+
+        Args:
+          name: the name of the layer, unique in the model.
+          prior: p(z | layers above); None if it is not known yet, see `Latent.with_prior`.
+          posterior: () -> q(z | layers above, x); None if there is none.
+          index: [], the number of the block inside of `nn.scan`, whose blocks share a name.
+        """
+        ...
