@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 from scipy.stats import norm
-
 from vae_jax.distributions.markov_chain import MarkovChain
+
 from vae_jax.distributions.normal import Normal, standard_normal
 
 

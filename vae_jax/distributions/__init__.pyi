@@ -12,6 +12,6 @@ from .drawers import (
     from_values as from_values,
 )
 from .kl import kl_divergence as kl_divergence
-from .latent import Batch as Batch, Draw as Draw, Latent as Latent
+from .latent import Batch as Batch, Draw as Draw, Latent as Latent, Observed as Observed
 from .logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .normal import Normal as Normal, standard_normal as standard_normal

@@ -22,7 +22,7 @@ from jax import Array
 from vae_jax import random
 from vae_jax.distributions.base import Distribution
 from vae_jax.distributions.kl import kl_divergence
-from vae_jax.distributions.latent import Latent, Posterior
+from vae_jax.distributions.latent import Latent, Observed, Posterior
 
 
 def _layer_keys(keys: Array, name: str, index: Array | None) -> Array:
@@ -41,6 +41,18 @@ def _required(posterior: Posterior | None, name: str) -> Distribution:
     return posterior()
 
 
+def _with_observed(z: Array, log_q: Array | None, observed: Observed | None) -> tuple[Array, Array | None]:
+    """Return z with the known values in place of the others, and log q, which is 0 for known values."""
+    if observed is None:
+        return z, log_q
+    event = observed.value.shape[1:]
+    lead = z.shape[: z.ndim - len(event)]  # [K, B] or [B]
+    mask = jnp.broadcast_to(observed.mask, lead)
+    value = jnp.broadcast_to(observed.value, z.shape).astype(z.dtype)
+    known = jnp.where(mask.reshape(*lead, *(1 for _ in event)), value, z)
+    return known, None if log_q is None else jnp.where(mask, 0, log_q)
+
+
 @dataclasses.dataclass(frozen=True)
 class _FromPosterior:
     keys: Array  # [B]
@@ -49,19 +61,25 @@ class _FromPosterior:
     posterior_first = True
 
     def __call__(
-        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+        self,
+        name: str,
+        prior: Distribution | None,
+        posterior: Posterior | None = None,
+        *,
+        observed: Observed | None = None,
+        index: Array | None = None,
     ) -> Latent:
         q = _required(posterior, name)
         samples = self.first_sample + jnp.arange(self.num_samples)
         keys = random.fold_in(_layer_keys(self.keys, name, index)[None], samples[:, None])  # [K, B]
         with jax.named_scope("sampling"):
             z, log_q = q.sample_and_log_prob(keys, _sample_shape(keys.shape, q))
+        z, log_q = _with_observed(z, log_q, observed)
         latent = Latent(name, z, log_q=log_q, posterior=q)
         if prior is None:
             return latent
-        kl = None if log_q is None else kl_divergence(q, prior)
-        kl = None if kl is None else jnp.broadcast_to(kl, keys.shape)
-        return dataclasses.replace(latent.with_prior(prior), kl=kl)
+        closed_form = log_q is not None and observed is None
+        return dataclasses.replace(latent.with_prior(prior), kl=kl_divergence(q, prior) if closed_form else None)
 
 
 def from_posterior(
@@ -87,13 +105,21 @@ class _FromPrior:
     posterior_first = False
 
     def __call__(
-        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+        self,
+        name: str,
+        prior: Distribution | None,
+        posterior: Posterior | None = None,
+        *,
+        observed: Observed | None = None,
+        index: Array | None = None,
     ) -> Latent:
         del posterior
         if prior is None:
             raise ValueError(f"layer {name!r} has no prior yet; draw from the top unless `draw.posterior_first`")
         keys = _layer_keys(self.keys, name, index)
         z, log_p = prior.sample_and_log_prob(keys, _sample_shape(keys.shape, prior))
+        if observed is not None:
+            return Latent(name, _with_observed(z, None, observed)[0]).with_prior(prior)
         return Latent(name, z, log_p=log_p, prior=prior)
 
 
@@ -115,11 +141,17 @@ class _FromMeans:
     posterior_first = True
 
     def __call__(
-        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+        self,
+        name: str,
+        prior: Distribution | None,
+        posterior: Posterior | None = None,
+        *,
+        observed: Observed | None = None,
+        index: Array | None = None,
     ) -> Latent:
         del index
         q = _required(posterior, name)
-        latent = Latent(name, q.mean(), posterior=q)
+        latent = Latent(name, _with_observed(q.mean(), None, observed)[0], posterior=q)
         return latent if prior is None else latent.with_prior(prior)
 
 
@@ -142,7 +174,13 @@ class _FromValues:
         return self.with_posterior
 
     def __call__(
-        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+        self,
+        name: str,
+        prior: Distribution | None,
+        posterior: Posterior | None = None,
+        *,
+        observed: Observed | None = None,
+        index: Array | None = None,
     ) -> Latent:
         if name not in self.values:
             known = ", ".join(sorted(self.values)) or "no layer"
@@ -151,7 +189,8 @@ class _FromValues:
         latent = Latent(name, z)
         if self.with_posterior:
             q = _required(posterior, name)
-            latent = dataclasses.replace(latent, log_q=q.log_prob(z), posterior=q)
+            _, log_q = _with_observed(z, q.log_prob(z), observed)
+            latent = dataclasses.replace(latent, log_q=log_q, posterior=q)
         return latent if prior is None else latent.with_prior(prior)
 
 

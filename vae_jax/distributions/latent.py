@@ -6,7 +6,7 @@ A model walks once through its generative process, from the top layer to the dat
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from jax import Array
@@ -14,7 +14,19 @@ from jax import Array
 from vae_jax.distributions.base import Distribution
 
 Batch = Mapping[str, Array]  # {"x": [B, ...], "y": [B], ...}: the data of B examples, a pytree
-Posterior = Callable[[], Distribution]  # called only by those who need q(z | layers above, x)
+Posterior = Callable[[], Any]  # () -> q(z | layers above, x), called only if the posterior is needed
+
+
+class Observed(NamedTuple):
+    """A layer whose value is known for some examples, such as a label.
+
+    Attributes:
+      value: [B, *event]; the values of other examples are not used, and must be finite.
+      mask: [B], true where the value is known.
+    """
+
+    value: Array
+    mask: Array
 
 
 @jax.tree_util.register_dataclass
@@ -74,7 +86,13 @@ class Draw(Protocol):
         ...
 
     def __call__(
-        self, name: str, prior: Distribution | None, posterior: Posterior | None = None, *, index: Array | None = None
+        self,
+        name: str,
+        prior: Distribution | None,
+        posterior: Posterior | None = None,
+        *,
+        observed: Observed | None = None,
+        index: Array | None = None,
     ) -> Latent:
         """Return a layer.
 
@@ -82,6 +100,7 @@ class Draw(Protocol):
           name: the name of the layer, unique in the model.
           prior: p(z | layers above); None if it is not known yet, see `Latent.with_prior`.
           posterior: () -> q(z | layers above, x); None if there is none.
+          observed: known values. An example with a known value contributes log p(value) to the bound.
           index: [], the number of the block inside of `nn.scan`, whose blocks share a name.
         """
         ...

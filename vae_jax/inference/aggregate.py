@@ -14,9 +14,9 @@ from vae_jax.inference.terms import Terms, check_terms, posterior_log_density
 def _comparable_codes(terms: Terms) -> tuple[Array, Any, Any]:
     """Return (z, posterior, prior); raise ValueError unless they are codes of one layer for 2 examples or more."""
     check_terms(terms)
-    if len(terms.latents) > 1:
+    if len(terms.latents) != 1:
         raise ValueError(f"terms have {len(terms.latents)} stochastic layers; use a model with one layer")
-    latent = terms.latents[0]
+    (latent,) = terms.latents
     if latent.posterior is None or latent.prior is None:
         raise ValueError("terms have no densities of their codes; use `sample_terms` with estimator `pathwise`")
     if latent.z.shape[1] < 2:

@@ -21,7 +21,6 @@ from vae_jax.distributions import (
     Bernoulli,
     Deterministic,
     DiscretizedLogisticMixture,
-    Distribution,
     Draw,
     Latent,
     Normal,
@@ -139,11 +138,11 @@ class VAE(nn.Module):
         if self.likelihood == "learned-gaussian":
             self.likelihood_log_scale = self.param("likelihood_log_scale", nn.initializers.zeros, ())
 
-    def __call__(self, batch: Batch) -> Distribution:
+    def __call__(self, batch: Batch) -> Normal | Bernoulli | DiscretizedLogisticMixture:
         """Return p(x | mean of z); it uses every parameter, so `init` creates all of them."""
         return self.decode(from_means(), self.encode(batch), batch)[0]
 
-    def encode(self, batch: Batch) -> Distribution:
+    def encode(self, batch: Batch) -> Normal | Deterministic:
         """Return q(z|x), or q(z_1|x) if there are several layers.
 
         Args:
@@ -170,8 +169,8 @@ class VAE(nn.Module):
         return _normal(mean, s, self.scale_head)
 
     def decode(
-        self, draw: Draw, evidence: Distribution | None = None, batch: Batch | None = None
-    ) -> tuple[Distribution, tuple[Latent, ...]]:
+        self, draw: Draw, evidence: Normal | Deterministic | None = None, batch: Batch | None = None
+    ) -> tuple[Normal | Bernoulli | DiscretizedLogisticMixture, tuple[Latent, ...]]:
         """Return p(x|z) and the stochastic layers, starting at the image.
 
         Args:
@@ -194,7 +193,7 @@ class VAE(nn.Module):
                 raise InputError(f"codes {latent.name} have shape {shape} and dtype {dtype}; pass floats [..., {size}]")
         return self._likelihood(latents[0].z), latents
 
-    def _draw_upwards(self, draw: Draw, evidence: Distribution | None) -> tuple[Latent, ...]:
+    def _draw_upwards(self, draw: Draw, evidence: Normal | Deterministic | None) -> tuple[Latent, ...]:
         """Return the layers drawn from the data upwards, as the posterior is factorized."""
         latents: list[Latent] = []
         names = list(self.latent_sizes)
@@ -214,7 +213,7 @@ class VAE(nn.Module):
             latents.insert(0, draw(name, layer(latents[0].z)))
         return tuple(latents)
 
-    def _likelihood(self, z: Array) -> Distribution:
+    def _likelihood(self, z: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
         """Return p(x | z_1) for codes z_1 [..., D]."""
         if getattr(self.decoder, "uses_encoder_kernels", False):
             mean_kernel = self.posterior_mean.variables["params"]["kernel"]
