@@ -15,7 +15,8 @@ from jax import Array
 
 from vae_jax import random
 from vae_jax.data import read_images
-from vae_jax.inference import Metrics, Params
+from vae_jax.distributions import from_values
+from vae_jax.inference import Metrics, Params, decode
 from vae_jax.models import VAE, ConvEncoder
 
 
@@ -54,7 +55,8 @@ class GanState(NamedTuple):
 
 def generate(params: Params, z: Array, *, model: VAE) -> Array:
     """Decode codes z [B, D] to images [B, H, W, C] in [0, 1]: the mean of p(x|z), sigmoid(decoder(z) + bias)."""
-    return model.apply({"params": params}, z, method="decode").mean()
+    p_x, _ = decode(params, from_values({"z": z}), model=model)
+    return p_x.mean()
 
 
 def spectral_normalize(params: Params, directions: Params) -> tuple[Params, Params]:

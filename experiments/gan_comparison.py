@@ -68,7 +68,7 @@ from vae_jax import data, random
 from vae_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from vae_jax.data import mean_image, read_images
 from vae_jax.errors import VaeJaxError
-from vae_jax.inference import Params
+from vae_jax.inference import Params, encode
 from vae_jax.models import VAE, build_model
 from vae_jax.runs import image_grids, mean_and_sd
 from vae_jax.runtime import atomic_files
@@ -170,18 +170,17 @@ def evaluation_keys(seed: int) -> Array:
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), random.EVALUATION_STREAM), 3)
 
 
-def decode(params: Params, key: Array, z: Array, *, model: VAE) -> dict[str, Array]:
+def decode(params: Params, keys: Array, z: Array, *, model: VAE) -> dict[str, Array]:
     """Return {"x": the images of codes z [B, D], uint8 [B, H, W, C]}; all scores are computed on 8-bit images."""
-    del key
+    del keys
     return {"x": jnp.round(255 * generate(params, z, model=model)).astype(jnp.uint8)}
 
 
-def reconstruct(params: Params, key: Array, images: Array, *, model: VAE, binarization: str) -> dict[str, Array]:
-    """Decode codes z ~ q(z|x) of uint8 images [B, H, W, C]."""
-    read_key, noise_key = jax.random.split(key)
-    x = read_images(read_key, images, binarization=binarization)
-    z = model.apply({"params": params}, x, method="encode").sample(noise_key)
-    return decode(params, key, z, model=model)
+def reconstruct(params: Params, keys: Array, images: Array, *, model: VAE, binarization: str) -> dict[str, Array]:
+    """Decode codes z ~ q(z|x) of uint8 images [B, H, W, C], with a key for each image, [B]."""
+    x = read_images(random.fold_in(keys, 0), images, binarization=binarization)
+    z = encode(params, {"x": x}, model=model).sample(random.fold_in(keys, 1))
+    return decode(params, keys, z, model=model)
 
 
 def sampler(model: VAE, count: int) -> Callable[[Params, Array], np.ndarray]:

@@ -128,7 +128,7 @@ def statistics_of(
 
     def loss_of(name: str, params: Params, key: jax.Array) -> jax.Array:
         settings = {"objective": iwae, "num_samples": num_samples, "estimator": ESTIMATORS[name]}
-        return negative_bound(params, key, x, model=model, **settings)[0]
+        return negative_bound(params, key, {"x": x}, model=model, **settings)[0]
 
     def loss(params: Params, key: jax.Array) -> jax.Array:
         return loss_of(estimator, params, key) - (0 if subtract is None else loss_of(subtract, params, key))

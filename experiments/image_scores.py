@@ -41,9 +41,12 @@ class Classifier(nn.Module):
         return features, nn.Dense(self.classes)(features)
 
 
-def shift(key: Array, images: Array, max_shift: int) -> Array:
-    """Roll each of the images [B, H, W, C] by a random offset of up to `max_shift` pixels in both directions."""
-    offset = jax.random.randint(key, (images.shape[0], 2), -max_shift, max_shift + 1)
+def shift(keys: Array, images: Array, max_shift: int) -> Array:
+    """Roll each of the images [B, H, W, C] by a random offset of up to `max_shift` pixels in both directions.
+
+    Each image has a key, [B].
+    """
+    offset = jax.vmap(lambda key: jax.random.randint(key, (2,), -max_shift, max_shift + 1))(keys)
     return jax.vmap(lambda image, offset: jnp.roll(image, offset, (0, 1)))(images, offset)
 
 
@@ -65,9 +68,9 @@ def train_classifier(
     state = TrainState(zero, params, optimizer.init(params), (), key, zero)
 
     def run(state: TrainState, images: Array, labels: Array) -> TrainState:
-        def loss(params: Params, key: Array, batch: Array, step: Array) -> tuple[Array, Metrics]:
+        def loss(params: Params, keys: Array, batch: Array, step: Array) -> tuple[Array, Metrics]:
             del step
-            x = read_images(key, shift(key, images[batch], max_shift), binarization="none")
+            x = read_images(keys, shift(keys, images[batch], max_shift), binarization="none")
             _, logits = classifier.apply({"params": params}, x)
             return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])), {}
 
@@ -128,8 +131,8 @@ class Scorer:
     """Scores of uint8 images [N, H, W, C] against test images, from a classifier's features, in each of `DOMAINS`."""
 
     def __init__(self, classifier: Classifier, params: Params, test: np.ndarray):
-        def classify(params: Params, key: Array, images: Array, binarization: str) -> dict[str, Array]:
-            x = read_images(key, images, binarization=binarization)
+        def classify(params: Params, keys: Array, images: Array, binarization: str) -> dict[str, Array]:
+            x = read_images(keys, images, binarization=binarization)
             features, logits = classifier.apply({"params": params}, x)
             return {"x": x, "features": features, "label": jnp.argmax(logits, axis=-1)}
 

@@ -93,9 +93,10 @@ import jax.numpy as jnp
 import numpy as np
 from moon_metrics import CLAIMED, FRAMES, MIDDLE, TOLERANCE, MoonMetrics, gaussian_of
 
-from vae_jax import data
+from vae_jax import data, inference
 from vae_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate
 from vae_jax.data import mean_image
+from vae_jax.distributions import from_values
 from vae_jax.errors import VaeJaxError
 from vae_jax.models import VAE, build_model
 from vae_jax.runs import interpolate_linearly
@@ -173,13 +174,13 @@ def train(method: str, images: np.ndarray, scale: Scale) -> tuple[VAE, Any]:
 def encode(params: Any, images: jax.Array, *, model: VAE) -> jax.Array:
     """Return the posterior means [S, N, D] of uint8 images [N, H, W, C], for parameters [S, ...]."""
     x = images.astype(jnp.float32) / 255
-    return jax.vmap(lambda p: model.apply({"params": p}, x, method="encode").mean())(params)
+    return jax.vmap(lambda p: inference.encode(p, {"x": x}, model=model).mean())(params)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def decode(params: Any, z: jax.Array, *, model: VAE) -> jax.Array:
     """Decode codes [S, ..., D] to images [S, ..., H, W, C] in [0, 1], with parameters [S, ...]."""
-    return jax.vmap(lambda p, z: model.apply({"params": p}, z, method="decode").mean())(params, z)
+    return jax.vmap(lambda p, z: inference.decode(p, from_values({"z": z}), model=model)[0].mean())(params, z)
 
 
 # --- Experiment ------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ from matplotlib.figure import Figure
 from vae_jax.config import PRESETS, Config, override
 from vae_jax.data import load_images, mean_image
 from vae_jax.errors import VaeJaxError
+from vae_jax.inference import encode
 from vae_jax.models import build_model
 from vae_jax.runtime import atomic_files
 from vae_jax.training import init_state, make_loss, make_optimizer, make_train_step, train_steps
@@ -79,10 +80,10 @@ def noise_and_spread(config: Config, *, epochs: int) -> np.ndarray:
     )
     init = functools.partial(init_state, model=model, optimizer=optimizer)
     state = jax.jit(init)(jax.random.key(config.seed), mean_image=mean_image(images, binarization="none"))
-    encode = jax.jit(functools.partial(model.apply, method="encode"))
+    encode_batch = jax.jit(functools.partial(encode, model=model))
 
     def measure() -> np.ndarray:
-        q = encode({"params": state.params}, held_out)
+        q = encode_batch(state.params, {"x": held_out})
         mean, variance = np.asarray(q.loc, np.float64), np.exp(2 * np.asarray(q.log_scale, np.float64))
         return np.stack([np.sqrt(variance.mean(axis=0)), mean.std(axis=0)])
 

@@ -17,11 +17,11 @@ from vae_jax import random
 from vae_jax.config.schema import DataConfig, ModelConfig, ObjectiveConfig
 from vae_jax.data.loading import load
 from vae_jax.data.preprocess import read_images
-from vae_jax.distributions.bernoulli import Bernoulli
-from vae_jax.distributions.normal import standard_normal
+from vae_jax.distributions import Bernoulli, Density, Normal, from_means, from_prior, from_values, standard_normal
 from vae_jax.errors import InputError
-from vae_jax.inference import aggregate, importance
-from vae_jax.inference.bound import negative_bound, sample_terms
+from vae_jax.inference import aggregate, elbos, importance
+from vae_jax.inference.bound import decode, encode, negative_bound, sample_terms
+from vae_jax.inference.estimators import ESTIMATORS
 from vae_jax.inference.gradient_statistics import gradient_statistics
 from vae_jax.inference.likelihood import log_likelihood
 from vae_jax.models import export
@@ -42,13 +42,17 @@ KEY = jax.random.key(0)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Laplace:
+class Laplace(Density):
     loc: jax.Array  # [B, D]
     log_scale: jax.Array
 
+    @property
+    def batch_shape(self):
+        return self.loc.shape[:-1]
+
     def sample(self, key, sample_shape=()):
         shape = (*sample_shape, *self.loc.shape)
-        noise = random.drawn(jax.random.laplace, key, shape, axis=len(sample_shape))
+        noise = random.drawn(jax.random.laplace, key, shape)
         return jnp.broadcast_to(self.loc, shape) + noise * jnp.broadcast_to(jnp.exp(self.log_scale), shape)
 
     def log_prob(self, value):
@@ -58,26 +62,60 @@ class Laplace:
     def mean(self):
         return self.loc
 
+    def stddev(self):
+        return math.sqrt(2) * jnp.exp(self.log_scale)
+
 
 class CustomModel(nn.Module):
-    """A model that shares with `VAE` only the three functions and `image_shape`."""
+    """A model that shares with `VAE` only the two methods and `image_shape`."""
 
     image_shape = SHAPE
 
     def setup(self):
         self.code, self.pixels = nn.Dense(4), nn.Dense(12)
 
-    def __call__(self, x):
-        return self.decode(self.encode(x).mean())
+    def __call__(self, batch):
+        return self.decode(from_means(), self.encode(batch), batch)[0]
 
-    def encode(self, x):
+    def encode(self, batch):
+        x = batch["x"]
         return Laplace(*jnp.split(self.code(x.reshape(x.shape[0], -1)), 2, axis=-1))
 
-    def prior(self):
-        return standard_normal((2,))
+    def decode(self, draw, evidence=None, batch=None):
+        del batch
+        latent = draw("code", standard_normal((2,)), lambda: evidence)
+        return Bernoulli(self.pixels(latent.z).reshape(*latent.z.shape[:-1], *SHAPE)), (latent,)
 
-    def decode(self, z):
-        return Bernoulli(self.pixels(z).reshape(*z.shape[:-1], *SHAPE))
+
+class LabelledModel(nn.Module):
+    """A ladder of two layers of different shapes, a map [2, 3] and a vector [2], given a label."""
+
+    def setup(self):
+        self.features, self.shift, self.pixels = nn.Dense(20), nn.Dense(6), nn.Dense(12)
+
+    def __call__(self, batch):
+        return self.decode(from_means(), self.encode(batch), batch)[0]
+
+    def encode(self, batch):
+        h = nn.tanh(self.features(batch["x"].reshape(batch["x"].shape[0], -1)))
+        return {"map": h[:, :12].reshape(-1, 2, 2, 3), "vector": h[:, 12:16].reshape(-1, 2, 2)}
+
+    def decode(self, draw, evidence=None, batch=None):
+        def posterior(name, ndims):
+            return lambda: Normal(evidence[name][:, 0], evidence[name][:, 1], ndims)
+
+        vector = draw("vector", standard_normal((2,)), posterior("vector", 1))
+        loc = self.shift(vector.z).reshape(*vector.z.shape[:-1], 2, 3)
+        grid = draw("map", Normal(loc, jnp.zeros_like(loc), 2), posterior("map", 2))
+        h = jnp.concatenate([grid.z.reshape(*grid.z.shape[:-2], 6), vector.z], axis=-1)
+        label = jnp.broadcast_to(jax.nn.one_hot(batch["y"], 3), (*h.shape[:-1], 3))
+        return Bernoulli(self.pixels(jnp.concatenate([h, label], axis=-1)).reshape(*h.shape[:-1], *SHAPE)), (
+            grid,
+            vector,
+        )
+
+
+LABELLED = {"x": X, "y": jnp.arange(12) % 3}
 
 
 @functools.cache
@@ -85,11 +123,71 @@ def custom_params():
     return init_state(KEY, model=CustomModel(), optimizer=optax.identity()).params
 
 
+@functools.cache
+def labelled_params():
+    return LabelledModel().init(KEY, LABELLED)["params"]
+
+
 def custom_loss(params, key, images, step):
     del step
-    read_key, noise_key = random.split(key)
-    x = read_images(read_key, images, binarization="dynamic")
-    return negative_bound(params, noise_key, x, model=CustomModel(), objective=importance.iwae, num_samples=3)
+    keys = random.example_keys(key, images.shape[0])
+    x = read_images(random.fold_in(keys, 0), images, binarization="dynamic")
+    return negative_bound(
+        params, random.fold_in(keys, 1), {"x": x}, model=CustomModel(), objective=importance.iwae, num_samples=3
+    )
+
+
+def test_the_kl_of_a_custom_density_is_estimated_from_the_samples():
+    terms = sample_terms(custom_params(), KEY, {"x": X}, model=CustomModel(), num_samples=5)
+    assert terms.latents[0].kl is None
+    np.testing.assert_allclose(elbos.elbo(terms), elbos.sampled_elbo(terms), rtol=1e-5)
+    assert np.all(np.isfinite(terms.log_qz))
+
+
+def test_a_custom_objective_weights_the_kl_of_each_layer():
+    def weighted(terms):
+        return terms.log_px_z.mean(axis=0) - terms.kl[0] - 3 * terms.kl[1]
+
+    settings = {"model": LabelledModel(), "num_samples": 4}
+    loss, metrics = negative_bound(labelled_params(), KEY, LABELLED, objective=weighted, **settings)
+    terms = sample_terms(labelled_params(), KEY, LABELLED, **settings)
+    assert all(latent.kl is not None for latent in terms.latents)
+    np.testing.assert_allclose(loss, -elbos.elbo(terms).mean() + 2 * terms.kl[1].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["kl_2"], terms.kl[1].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_model_given_labels_has_bounds_and_likelihoods_that_depend_on_them(estimator):
+    moved = LABELLED | {"y": (LABELLED["y"] + 1) % 3}
+    settings = {"model": LabelledModel(), "objective": importance.iwae, "num_samples": 4}
+    settings["estimator"] = ESTIMATORS[estimator]
+    bounds = [negative_bound(labelled_params(), KEY, batch, **settings)[0] for batch in (LABELLED, moved)]
+    assert abs(bounds[0] - bounds[1]) > 1e-3
+    gradient = jax.grad(lambda p: negative_bound(p, KEY, LABELLED, **settings)[0])(labelled_params())
+    used = gradient | {"features": jax.tree.map(lambda leaf: leaf[..., :16], gradient["features"])}
+    assert all(np.all(np.isfinite(leaf)) and np.any(leaf != 0) for leaf in jax.tree.leaves(used))
+    run = functools.partial(log_likelihood, labelled_params(), KEY, model=LabelledModel(), num_samples=10)
+    np.testing.assert_allclose(run(LABELLED, chunk=10)[0], run(LABELLED, chunk=3)[0], rtol=1e-5)
+    assert np.all(np.abs(run(LABELLED, chunk=10)[0] - run(moved, chunk=10)[0]) > 1e-5)
+
+
+def test_a_model_given_labels_is_sampled_embedded_and_decoded_by_layer():
+    p_x, layers = decode(labelled_params(), from_prior(KEY, 12), None, LABELLED, model=LabelledModel())
+    assert {name: latent.z.shape for name, latent in layers.items()} == {"map": (12, 2, 3), "vector": (12, 2)}
+    assert p_x.mean().shape == (12, *SHAPE)
+    again, _ = decode(
+        labelled_params(),
+        from_values({name: latent.z for name, latent in layers.items()}),
+        None,
+        LABELLED,
+        model=LabelledModel(),
+    )
+    np.testing.assert_array_equal(again.mean(), p_x.mean())
+    embedded = export.embed(labelled_params(), LABELLED, model=LabelledModel())
+    evidence = encode(labelled_params(), LABELLED, model=LabelledModel())
+    for name, each in evidence.items():
+        np.testing.assert_allclose(embedded[name]["mean"], each[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(embedded[name]["scale"], np.exp(each[:, 1]), rtol=1e-6)
 
 
 def test_a_step_in_microbatches_uses_the_random_numbers_of_the_complete_batch():
@@ -138,18 +236,22 @@ class Flat(nn.Module):
 
 
 def init_vae(**parts):
-    return VAE(MLPEncoder((8,), nn.relu), Flat(), latent_dim=2, image_shape=SHAPE, **parts).init(KEY, X)
+    return VAE(MLPEncoder((8,), nn.relu), Flat(), latent_dim=2, image_shape=SHAPE, **parts).init(KEY, {"x": X})
 
 
 def two_layers():
     config = ModelConfig(hidden=(8,), latent_dim=2, latent_layers=(3,), layer_hidden=(4,))
     model = build_model(config, SHAPE)
     params = init_state(KEY, model=model, optimizer=optax.identity()).params
-    return sample_terms(params, KEY, X, model=model, num_samples=2)
+    return sample_terms(params, KEY, {"x": X}, model=model, num_samples=2)
+
+
+def custom_terms():
+    return sample_terms(custom_params(), KEY, {"x": X}, model=CustomModel())
 
 
 def bound_by(objective):
-    return negative_bound(custom_params(), KEY, X, model=CustomModel(), objective=objective, num_samples=2)
+    return negative_bound(custom_params(), KEY, {"x": X}, model=CustomModel(), objective=objective, num_samples=2)
 
 
 def step_of(*, metric=0.0, **settings):
@@ -161,7 +263,7 @@ def step_of(*, metric=0.0, **settings):
 
 
 def likelihood(**settings):
-    return log_likelihood(custom_params(), KEY, X, model=CustomModel(), **settings)
+    return log_likelihood(custom_params(), KEY, {"x": X}, model=CustomModel(), **settings)
 
 
 MODEL = build_model(ModelConfig(hidden=(8,), latent_dim=2), SHAPE)
@@ -190,12 +292,17 @@ MODEL = build_model(ModelConfig(hidden=(8,), latent_dim=2), SHAPE)
         (
             lambda: aggregate.squared_mmd(two_layers()),
             ValueError,
-            ["terms.codes has 2 stochastic layers; use a model with one"],
+            ["terms have 2 stochastic layers; use a model with one layer"],
         ),
         (
             lambda: aggregate.beta_tc(two_layers(), num_examples=12),
             ValueError,
-            ["terms.codes has 2 stochastic layers; use a model with one"],
+            ["terms have 2 stochastic layers; use a model with one layer"],
+        ),
+        (
+            lambda: aggregate.beta_tc(custom_terms(), num_examples=12),
+            ValueError,
+            ["Laplace has no `event_ndims`; use a density of independent dimensions"],
         ),
         (lambda: step_of(metric=jnp.zeros(3)), ValueError, ["metrics['custom'] has shape [3]; return a scalar"]),
         (lambda: step_of(microbatches=2), ValueError, ["batch has shape [12, 4, 3, 1]; pass [2, B/2, H, W, C]"]),

@@ -1,4 +1,4 @@
-"""Random numbers: those of jax.random bit for bit, and rows of a larger array."""
+"""Random numbers: those of jax.random bit for bit, for one key and for arrays of keys."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,15 @@ import pytest
 from vae_jax import random
 
 SHAPES = [(), (1,), (7,), (0, 3), (128, 391), (3, 5, 11)]
+IMPLS = ["threefry2x32", "rbg"]
+
+
+def key_data(keys):
+    return np.asarray(jax.random.key_data(keys))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("impl", IMPLS)
 def test_bits_are_those_of_jax(shape, impl):
     key = jax.random.key(5, impl=impl)
     ours, theirs = random.bits(key, shape), jax.random.bits(key, shape, jnp.uint32)
@@ -44,33 +49,109 @@ def test_keys_can_be_mapped_by_vmap():
     np.testing.assert_array_equal(together, jnp.stack([jax.random.bits(key, (4,), jnp.uint32) for key in keys]))
 
 
-def test_without_partitionable_threefry_the_bits_are_still_those_of_jax():
+def test_without_partitionable_threefry_the_numbers_are_still_those_of_jax():
     with jax.threefry_partitionable(False):
         key = jax.random.key(2)
         np.testing.assert_array_equal(random.bits(key, (9,)), jax.random.bits(key, (9,), jnp.uint32))
+        keys = random.example_keys(key, 3)
+        expected = [jax.random.bits(jax.random.fold_in(key, i), (9,), jnp.uint32) for i in range(3)]
+        np.testing.assert_array_equal(random.bits(keys, (3, 9)), jnp.stack(expected))
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
-@pytest.mark.parametrize(("shape", "axis"), [((16, 3), 0), ((2, 16, 5), 1), ((16,), 0)])
-def test_rows_are_those_of_the_complete_array(impl, shape, axis):
-    key = jax.random.key(3, impl=impl)
-    part = (*shape[:axis], 4, *shape[axis + 1 :])
-    rows = lambda complete: np.take(np.asarray(complete), range(8, 12), axis=axis)  # noqa: E731
-    of_rows = random.RowsKey(key, jnp.asarray(8), 16)
-    for draw in (random.bits, random.normal):
-        np.testing.assert_array_equal(draw(of_rows, part, axis=axis), rows(draw(key, shape)))
-    folded, halves = random.fold_in(of_rows, 7), random.split(of_rows)
-    expected = [jax.random.fold_in(key, 7), *jax.random.split(key)]
-    for made, plain in zip([folded, *halves], expected, strict=True):
-        np.testing.assert_array_equal(random.bits(made, part, axis=axis), rows(random.bits(plain, shape)))
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("event", [(), (7,), (5, 11)])
+@pytest.mark.parametrize("lead", [(), (6,), (3, 4)])
+def test_the_numbers_of_keys_are_those_of_jax_under_vmap(impl, event, lead):
+    keys = jax.random.split(jax.random.key(3, impl=impl), lead)
+    mapped_bits, mapped_normal = lambda k: jax.random.bits(k, event, jnp.uint32), lambda k: jax.random.normal(k, event)
+    for _ in lead:
+        mapped_bits, mapped_normal = jax.vmap(mapped_bits), jax.vmap(mapped_normal)
+    np.testing.assert_array_equal(random.bits(keys, (*lead, *event)), mapped_bits(keys))
+    ours, theirs = jax.jit(lambda k: random.normal(k, (*lead, *event)))(keys), jax.jit(mapped_normal)(keys)
+    np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_custom_draw_returns_the_rows_of_the_complete_array():
+def test_the_numbers_of_a_key_do_not_depend_on_the_other_keys():
+    keys = jax.random.split(jax.random.key(4), 5)
+    np.testing.assert_array_equal(random.bits(keys[2:4], (2, 9)), random.bits(keys, (5, 9))[2:4])
+    np.testing.assert_array_equal(random.bits(keys[2], (9,)), random.bits(keys, (5, 9))[2])
+
+
+@pytest.mark.parametrize("draw", [random.bits, random.normal])
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3), (5, 3), (3,)])
+def test_keys_that_are_not_the_beginning_of_the_shape_are_refused(draw, shape):
+    keys = jax.random.split(jax.random.key(0), (3, 4))
+    message = rf"^keys have shape \[3, 4\], which must be the beginning of \[{', '.join(map(str, shape))}\]$"
+    with pytest.raises(ValueError, match=message):
+        draw(keys, shape)
+
+
+def test_a_custom_draw_is_mapped_over_the_keys():
     key = jax.random.key(4)
-    of_rows = random.RowsKey(key, jnp.asarray(2), 6)
     np.testing.assert_array_equal(random.drawn(jax.random.laplace, key, (6, 3)), jax.random.laplace(key, (6, 3)))
-    expected = jax.random.laplace(key, (5, 6))[:, 2:4]
-    np.testing.assert_array_equal(random.drawn(jax.random.laplace, of_rows, (5, 2), axis=1), expected)
+    keys = jax.random.split(key, (2, 6))
+    expected = [[jax.random.laplace(k, (3,)) for k in row] for row in keys]
+    np.testing.assert_allclose(random.drawn(jax.random.laplace, keys, (2, 6, 3)), jnp.array(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+class TestFoldIn:
+    @pytest.mark.parametrize("number", [0, 7, 2**31 - 1, 2**32 - 1])
+    def test_one_key_and_one_number(self, impl, number):
+        key, number = jax.random.key(3, impl=impl), np.uint32(number)
+        folded = random.fold_in(key, number)
+        assert folded.shape == ()
+        assert folded.dtype == key.dtype
+        np.testing.assert_array_equal(key_data(folded), key_data(jax.random.fold_in(key, number)))
+
+    def test_keys_and_numbers_broadcast(self, impl):
+        keys = jax.random.split(jax.random.key(3, impl=impl), 4)
+        numbers = jnp.array([5, 0, 9])
+        expected = [[key_data(jax.random.fold_in(key, n)) for key in keys] for n in (5, 0, 9)]
+        folded = random.fold_in(keys[None], numbers[:, None])
+        assert folded.shape == (3, 4)
+        np.testing.assert_array_equal(key_data(folded), expected)
+        np.testing.assert_array_equal(key_data(random.fold_in(keys, 9)), expected[2])
+        of_one_key = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(keys[1], numbers)
+        np.testing.assert_array_equal(key_data(random.fold_in(keys[1], numbers)), key_data(of_one_key))
+
+    def test_a_traced_number(self, impl):
+        key = jax.random.key(3, impl=impl)
+        folded = jax.jit(random.fold_in)(key, jnp.int32(6))
+        np.testing.assert_array_equal(key_data(folded), key_data(jax.random.fold_in(key, 6)))
+
+    def test_shapes_that_do_not_broadcast_are_refused(self, impl):
+        keys = jax.random.split(jax.random.key(3, impl=impl), 4)
+        with pytest.raises(ValueError, match="broadcast"):
+            random.fold_in(keys, jnp.arange(3))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+class TestExampleKeys:
+    def test_a_key_is_that_of_the_position_of_the_example(self, impl):
+        key = jax.random.key(8, impl=impl)
+        expected = [key_data(jax.random.fold_in(key, i)) for i in range(6)]
+        np.testing.assert_array_equal(key_data(random.example_keys(key, 6)), expected)
+        np.testing.assert_array_equal(key_data(random.example_keys(key, 2, first=3)), expected[3:5])
+        traced = jax.jit(lambda first: random.example_keys(key, 2, first=first))(jnp.int32(3))
+        np.testing.assert_array_equal(key_data(traced), expected[3:5])
+
+    def test_keys_of_the_examples_are_returned_unchanged(self, impl):
+        keys = jax.random.split(jax.random.key(8, impl=impl), 5)
+        assert random.example_keys(keys, 5) is keys
+        assert random.example_keys(keys, 5, first=3) is keys
+
+    @pytest.mark.parametrize("shape", [(4,), (6,), (1,), (5, 1), (5, 5)])
+    def test_keys_of_another_shape_are_refused(self, impl, shape):
+        keys = jax.random.split(jax.random.key(8, impl=impl), shape)
+        message = rf"^key has shape \[{', '.join(map(str, shape))}\]; pass one key, or a key for each example, \[5\]$"
+        with pytest.raises(ValueError, match=message):
+            random.example_keys(keys, 5)
+
+
+def test_key_data_of_two_numbers_are_not_taken_for_the_keys_of_two_examples():
+    with pytest.raises(ValueError, match=r"^key has dtype uint32; pass a typed key, such as jax\.random\.key\(0\)$"):
+        random.example_keys(jax.random.PRNGKey(0), 2)
 
 
 def test_the_streams_of_a_run_differ():

@@ -5,7 +5,8 @@ implementation than Threefry are passed to jax.random.
 
 Each example of a batch has a separate key: the key of the step folded with the example's position in the global batch
 (`example_keys`). A microbatch, a shard or a padded batch then has a slice of an array of keys, so what an example draws
-depends neither on the size of the batch that it is computed in nor on the devices.
+depends neither on the size of the batch that it is computed in nor on the devices. This holds for Threefry: `jax.vmap`
+of the bits of an `rbg` key reads the first key of the array alone.
 """
 
 import functools
@@ -36,8 +37,10 @@ def example_keys(key: Array, num_examples: int, *, first: int | Array = 0) -> Ar
       Typed keys [B].
 
     Raises:
-      ValueError: `key` is an array of keys of another shape than [B].
+      ValueError: `key` is an array of keys of another shape than [B], or an array of numbers.
     """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"key has dtype {key.dtype}; pass a typed key, such as jax.random.key(0)")
     if key.ndim == 0:
         return fold_in(key, first + jnp.arange(num_examples))
     if key.shape != (num_examples,):

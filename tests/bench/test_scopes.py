@@ -26,15 +26,16 @@ def test_the_time_of_a_trace_is_summed_by_scope():
   %all-reduce.3 = f32[8]{0} all-reduce(%p), to_apply=%add, metadata={op_name="jit(f)/optimizer/add"}
   %loop.4 = (s32[]) while(%t), body=%b, metadata={op_name="jit(f)/optimizer/while"}
   %kl.5 = f32[] add(%a, %b), metadata={op_name="jit(f)/loss_and_gradient/jvp()/add"}
+  %draw.7 = f32[8] add(%a, %b), metadata={op_name="jit(f)/jvp(decoder)/VAE.decode/sampling/add"}
   %rest.6 = f32[] add(%a, %b), metadata={op_name="jit(f)/transpose"}
 """
     operations = scopes.operation_scopes(text)
     assert operations == {
-        "fusion.1": "encoder", "dot.2": "encoder, backward", "all-reduce.3": "collectives",
+        "fusion.1": "encoder", "dot.2": "decoder, backward", "draw.7": "sampling", "all-reduce.3": "collectives",
         "kl.5": "loss_and_gradient", "rest.6": "other",
     }  # fmt: skip
     event = lambda operation, microseconds: {"args": {"hlo_op": operation}, "dur": microseconds}  # noqa: E731
     events = [event("fusion.1", 2), event("dot.2", 5), event("fusion.1", 1), event("loop.4", 9), {"dur": 7}]
     seconds = scopes.seconds_by_scope(events, operations)
-    assert list(seconds) == ["encoder, backward", "encoder"]
+    assert list(seconds) == ["decoder, backward", "encoder"]
     np.testing.assert_allclose(list(seconds.values()), [5e-6, 3e-6])

@@ -75,9 +75,11 @@ def test_weights_and_densities_of_bfloat16_layers_are_float32(network, make_run)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     x = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
     for method in ("encode", "__call__"):  # the parameters of q(z|x) and of p(x|z)
-        density = jax.eval_shape(lambda p, m=method: run.training_model.apply({"params": p}, x, method=m), params)
+        density = jax.eval_shape(
+            lambda p, m=method: run.training_model.apply({"params": p}, {"x": x}, method=m), params
+        )
         assert {leaf.dtype for leaf in jax.tree.leaves(density)} == {jnp.dtype("float32")}
-    terms_of = lambda model: jax.jit(lambda p: sample_terms(p, jax.random.key(2), x, model=model)._replace(codes=None))  # noqa: E731
+    terms_of = lambda model: jax.jit(lambda p: sample_terms(p, jax.random.key(2), {"x": x}, model=model))  # noqa: E731
     terms = [terms_of(model)(params) for model in (run.training_model, exact.model)]
     for low, high in zip(*((t.log_px_z, t.log_pz, t.log_qz, t.kl) for t in terms), strict=True):
         assert low.dtype == jnp.float32
@@ -95,7 +97,7 @@ def test_rematerialized_blocks_have_the_same_gradient_and_parameters(make_run):
     params = jax.tree.map(lambda leaf: leaf + 0.01, params)  # a new block is the identity
 
     def gradient(run):
-        return jax.jit(jax.grad(lambda p: jnp.sum(sample_terms(p, key, x, model=run.training_model).log_px_z)))
+        return jax.jit(jax.grad(lambda p: jnp.sum(sample_terms(p, key, {"x": x}, model=run.training_model).log_px_z)))
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from inputs import refused
 
+from vae_jax import random
 from vae_jax.data.preprocess import bernoulli_pixels, binarize_once, mean_image, read_images
 from vae_jax.errors import InputError
 
@@ -45,6 +46,26 @@ class TestReadImages:
         np.testing.assert_array_equal(static[0], static[1])
         np.testing.assert_array_equal(static[0], once / 255)
 
+    @pytest.mark.parametrize("shape", [(4, 4, 1), (3, 3, 1), (1, 1, 1)])  # even and odd numbers of pixels
+    def test_the_binarization_of_an_example_depends_on_its_key_and_its_pixels_alone(self, shape):
+        read = jax.jit(functools.partial(read_images, binarization="dynamic"))
+        images = jnp.asarray(np.random.default_rng(0).integers(1, 255, size=(60, *shape), dtype=np.uint8))
+        keys = random.example_keys(jax.random.key(0), 60)
+        complete = np.asarray(read(keys, images))
+        np.testing.assert_array_equal(read(jax.random.key(0), images), complete)
+        np.testing.assert_array_equal(read(keys[7:40], images[7:40]), complete[7:40])
+        np.testing.assert_array_equal(read(keys[7:8], images[7:8]), complete[7:8])
+        np.testing.assert_array_equal(read(keys[::-1], images[::-1]), complete[::-1])
+        np.testing.assert_array_equal(read(keys, images.at[:7].set(0))[7:], complete[7:])
+        equal = jnp.broadcast_to(jnp.uint8(128), images.shape)
+        assert len(np.unique(read(keys, equal), axis=0)) > 1  # examples have separate noise
+
+    def test_keys_of_another_number_of_examples_are_refused(self):
+        keys = random.example_keys(jax.random.key(0), 3)
+        message = r"^key has shape \[3\]; pass one key, or a key for each example, \[2\]$"
+        with pytest.raises(ValueError, match=message):
+            read_images(keys, jnp.zeros((2, 4, 4, 1), jnp.uint8), binarization="dynamic")
+
     @pytest.mark.parametrize(
         ("shape", "dtype"), [((2, 4, 4, 1), "float32"), ((2, 4, 4, 1), "int32"), ((2, 4, 4), "uint8")]
     )
@@ -69,11 +90,12 @@ def test_the_mean_image_is_the_mean_of_the_inputs(binarization):
 
 
 def test_the_binary_sample_is_computed_once_for_all_its_readers():
-    def readers(key, images, kernel):
-        x = read_images(key, images, binarization="dynamic").reshape(len(images), -1)
+    def readers(keys, images, kernel):
+        x = read_images(keys, images, binarization="dynamic").reshape(len(images), -1)
         return x @ kernel, jnp.sum(x * jnp.sin(kernel.T), axis=1), x.T @ jnp.cos(kernel.T)
 
     images, kernel = jnp.zeros((6, 5, 4, 1), jnp.uint8), jnp.ones((20, 6))
-    text = jax.jit(readers).lower(jax.random.key(0), images, kernel).compile().as_text()
+    keys = random.example_keys(jax.random.key(0), 6)  # outside of the program, so that the pixels alone use Threefry
+    text = jax.jit(readers).lower(keys, images, kernel).compile().as_text()
     samplers = [body for body in text.split("\n}\n") if body.count(" xor(") > 10]  # the rounds of Threefry
     assert len(samplers) == 1

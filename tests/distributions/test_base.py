@@ -38,6 +38,53 @@ def test_sample_shape_and_mean_shape(name):
 
 
 @pytest.mark.parametrize("name", FAMILY)
+def test_the_batch_shape_is_that_of_independent_distributions(name):
+    density = FAMILY[name]()
+    assert density.batch_shape == (B,)
+    assert jax.tree.map(lambda a: a[0], density).batch_shape == ()
+    assert jax.tree.map(lambda a: jnp.broadcast_to(a, (2, *a.shape)), density).batch_shape == (2, B)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILY if "mixture" not in name])
+def test_the_standard_deviation_is_that_of_samples(name):
+    density, n = FAMILY[name](), 20_000
+    stddev = gather(density.stddev())
+    assert stddev.shape == density.mean().shape
+    draws = gather(sample(density, jax.random.key(0), (n,)))
+    deviations = (draws - gather(density.mean())) ** 2
+    error = np.abs(deviations.mean(0) - stddev**2)
+    assert np.all(error <= 5 * deviations.std(0) / np.sqrt(n) + 1e-6)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+@pytest.mark.parametrize("sample_shape", [(), (2, 3)])
+def test_sample_and_log_prob_are_the_sample_and_its_log_prob(name, sample_shape):
+    density, key = FAMILY[name](), jax.random.key(0)
+    value, log_density = jax.jit(lambda density: density.sample_and_log_prob(key, sample_shape))(density)
+    np.testing.assert_allclose(value, sample(density, key, sample_shape), rtol=1e-5, atol=1e-6)
+    assert log_density.shape == (*sample_shape, B)
+    np.testing.assert_allclose(log_density, log_prob(density, value), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_with_a_key_for_each_example_a_sample_depends_on_that_key_alone(name):
+    density = FAMILY[name]()
+    keys = jax.random.split(jax.random.key(0), (2, B))
+    draws = gather(sample(density, keys, (2,)))
+    part = gather(sample(jax.tree.map(lambda a: a[3:5], density), keys[1:, 3:5], (1,)))
+    np.testing.assert_allclose(part[0], draws[1, 3:5], rtol=1e-6, atol=1e-6)
+    one = gather(sample(jax.tree.map(lambda a: a[3], density), keys[1, 3]))
+    np.testing.assert_allclose(one, draws[1, 3], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_keys_of_another_shape_than_that_of_the_samples_are_refused(name):
+    keys = jax.random.split(jax.random.key(0), B - 1)
+    with pytest.raises(ValueError, match=rf"^keys have shape \[{B - 1}\], which must be the beginning of \[{B}, "):
+        FAMILY[name]().sample(keys)
+
+
+@pytest.mark.parametrize("name", FAMILY)
 def test_same_key_same_draws(name):
     density = FAMILY[name]()
     draws = sample(density, jax.random.key(3), (4,))

@@ -58,3 +58,10 @@ def test_bernoulli_samples_are_binary_and_have_the_mean_of_the_distribution():
     mean = gather(density.mean())
     np.testing.assert_allclose(mean, scipy.special.expit(gather(density.logits)), rtol=1e-5)
     assert np.all(np.abs(draws.mean(0) - mean) < 5 * np.sqrt(mean * (1 - mean) / n))
+
+
+@pytest.mark.parametrize("logit", [0.0, 2.0, -30.0, 30.0, 80.0])
+def test_bernoulli_standard_deviation(logit):
+    expected = scipy.stats.bernoulli.std(scipy.special.expit(-abs(logit)))
+    density = Bernoulli(jnp.full((1, 1, 1), logit))
+    np.testing.assert_allclose(density.stddev(), np.full((1, 1, 1), expected), rtol=1e-5)

@@ -69,6 +69,20 @@ def test_normal_samples_are_reparameterized():
     np.testing.assert_allclose(gradient.log_scale, density.sample(key) - density.loc, rtol=1e-4, atol=1e-5)
 
 
+def test_normal_standard_deviation_is_that_of_numpyro():
+    density = Normal(normals(0, B, D), normals(1, B, D))
+    expected = npd.Normal(density.loc, jnp.exp(density.log_scale)).variance ** 0.5
+    np.testing.assert_allclose(density.stddev(), expected, rtol=1e-5)
+
+
+def test_normal_of_scalar_events():
+    density = Normal(normals(0, B), normals(1, B), event_ndims=0)
+    assert density.batch_shape == (B,)
+    value, log_prob = density.sample_and_log_prob(jax.random.key(0), (3,))
+    expected = scipy.stats.norm.logpdf(gather(value), gather(density.loc), np.exp(gather(density.log_scale)))
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_normal_refuses_parameters_of_two_shapes():
     for loc, log_scale in ((jnp.zeros((B, D)), jnp.zeros(D)), (jnp.zeros((B, D)), jnp.zeros((B, 1)))):
         with pytest.raises(AssertionError):

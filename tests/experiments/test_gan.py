@@ -10,6 +10,7 @@ import pytest
 from scripts import load
 
 from vae_jax.config.schema import ModelConfig
+from vae_jax.distributions.drawers import from_values
 from vae_jax.models.build import build_model
 
 
@@ -26,7 +27,7 @@ def gan(script):
 
 @pytest.fixture(scope="module")
 def state(script, gan):
-    vae = jax.jit(gan.model.init)(jax.random.key(5), jnp.zeros((1, 6, 6, 1)))["params"]
+    vae = jax.jit(gan.model.init)(jax.random.key(5), {"x": jnp.zeros((1, 6, 6, 1))})["params"]
     return jax.jit(functools.partial(script.init_gan, gan=gan))(jax.random.key(0), vae)
 
 
@@ -88,9 +89,9 @@ def test_gradients_flow_through_the_singular_value(script):
 
 
 def test_the_generator_is_the_decoder_of_the_vae(script, gan, state, z):
-    vae = jax.jit(gan.model.init)(jax.random.key(5), jnp.zeros((1, 6, 6, 1)))["params"]
+    vae = jax.jit(gan.model.init)(jax.random.key(5), {"x": jnp.zeros((1, 6, 6, 1))})["params"]
     assert set(vae) - set(state.generator) == {"encoder", "posterior_mean", "posterior_log_variance"}
-    expected = gan.model.apply({"params": vae}, z, method="decode").mean()
+    expected = gan.model.apply({"params": vae}, from_values({"z": z}), method="decode")[0].mean()
     np.testing.assert_array_equal(script.generate(state.generator, z, model=gan.model), expected)
 
 

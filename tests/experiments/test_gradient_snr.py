@@ -65,7 +65,7 @@ def test_the_bias_is_computed_from_gradients_with_the_same_codes(script):
     """The common noise cancels: the difference of an estimator to itself is exactly zero."""
     model = build_model(ModelConfig(hidden=(8,), latent_dim=2), (4, 4, 1))
     x = jax.random.bernoulli(jax.random.key(0), 0.4, (3, 4, 4, 1)).astype(jnp.float32)
-    params = init(model, jax.random.key(1), x)["params"]
+    params = init(model, jax.random.key(1), {"x": x})["params"]
     scale = script.Scale((4,), gradients=40, chunk=20, images=3)
     compute = functools.partial(script.statistics_of, model, params, x, num_samples=4, scale=scale)
     variance = lambda s: sum(float(jnp.sum(v)) for v in jax.tree.leaves(s.variance))  # noqa: E731

@@ -34,12 +34,16 @@ def test_the_standard_deviation_is_that_over_seeds(script, metrics):
 class Copying:
     """A model whose code is the image, so that its straight paths are blends of pixels."""
 
-    def apply(self, variables, x, method):
-        scale = variables["params"]
-        if method == "encode":
-            return Deterministic(scale * x.reshape(x.shape[0], -1))
-        mean = (z := x / scale).reshape(*z.shape[:-1], 32, 32, 1)
-        return Normal(mean, jnp.zeros_like(mean), event_ndims=3)
+    def apply(self, variables, *arguments, method):
+        return getattr(self, method)(variables["params"], *arguments)
+
+    def encode(self, scale, batch):
+        return Deterministic(scale * batch["x"].reshape(batch["x"].shape[0], -1))
+
+    def decode(self, scale, draw, evidence, batch):
+        latent = draw("z", None)
+        mean = (latent.z / scale).reshape(*latent.z.shape[:-1], 32, 32, 1)
+        return Normal(mean, jnp.zeros_like(mean), event_ndims=3), (latent,)
 
 
 def test_the_path_of_a_model_that_copies_pixels_is_a_blend(script, metrics):

@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jitted import sample_terms
+from jitted import apply, sample_terms
 from linear_gaussian import SCALE, exact_model
-from random_terms import BATCH_OBJECTIVES, SETTINGS, B, K, random_terms
+from random_terms import BATCH_OBJECTIVES, SETTINGS, B, K, change_layer, random_terms
 from scipy import stats
 
-from vae_jax.distributions.normal import Normal, standard_normal
+from vae_jax.distributions import Bernoulli, Deterministic, Latent, Normal, standard_normal
 from vae_jax.inference import aggregate, elbos
 from vae_jax.inference.objectives import OBJECTIVES
-from vae_jax.inference.terms import Codes, Terms, bind
+from vae_jax.inference.terms import Terms, bind
 
 
 @pytest.mark.usefixtures("x64")
@@ -20,7 +20,7 @@ def test_the_aggregate_posterior_of_the_exact_model_is_the_prior():
     """For x ~ p(x), q(z) = E q(z|x) is p(z): MMD is zero on average, and the total correlation is close to zero."""
     model, params, _ = exact_model()
     z = jax.random.normal(jax.random.key(0), (400, 2))
-    mean = model.apply({"params": params}, z, method="decode").mean()
+    mean = apply(model, params, z, method="decode").mean()
     x = mean + SCALE * jax.random.normal(jax.random.key(1), mean.shape)
     terms = sample_terms(params, jax.random.key(2), x, model=model)
     information, correlation, latent_kl = (
@@ -36,7 +36,7 @@ def test_the_aggregate_posterior_of_the_exact_model_is_the_prior():
 
 
 def test_the_parts_of_the_kl_sum_to_it():
-    terms = random_terms()
+    terms = random_terms(layers=1)
     parts = aggregate.kl_decomposition(terms, num_examples=10)
     np.testing.assert_allclose(sum(parts), (terms.log_qz - terms.log_pz).mean(0), rtol=1e-5)
     beta_one = aggregate.beta_tc(terms, num_examples=10, beta=1.0)
@@ -45,10 +45,10 @@ def test_the_parts_of_the_kl_sum_to_it():
 
 def test_the_mixture_is_exact_if_the_batch_is_the_data_set():
     """One-dimensional codes have no total correlation, and the mixture is that of all images."""
-    terms = random_terms()
-    codes = terms.codes
+    terms = random_terms(layers=1)
+    (codes,) = terms.latents
     q = Normal(codes.posterior.loc[:, :1], codes.posterior.log_scale[:, :1])
-    terms = terms._replace(codes=Codes(codes.z[..., :1], q, standard_normal((1,))))
+    terms = change_layer(terms, z=codes.z[..., :1], posterior=q, prior=standard_normal((1,)))
     information, correlation, _ = aggregate.kl_decomposition(terms, num_examples=B)
     np.testing.assert_allclose(correlation, 0, atol=1e-6)
     mixture = stats.norm.pdf(np.asarray(codes.z)[:, :, None, 0], q.loc[:, 0], np.exp(q.log_scale[:, 0])).mean(-1)
@@ -57,13 +57,16 @@ def test_the_mixture_is_exact_if_the_batch_is_the_data_set():
 
 def test_the_mixture_of_a_batch_is_on_average_that_of_the_data_set():
     """Over all batches {0, j} the mixture at a code of image 0 is, on average, exactly that of the data set."""
-    terms = random_terms(spread=0.5)
-    z, q, prior = terms.codes
+    terms = random_terms(spread=0.5, layers=1)
+    (codes,) = terms.latents
+    z, q = codes.z, codes.posterior
     mixtures = []
     for j in range(1, B):
         rows = np.asarray([0, j])
-        codes = Codes(z[:1, rows], Normal(q.loc[rows], q.log_scale[rows]), prior)
-        part = Terms(*(term[:1, rows] for term in terms[:3]), kl=None, codes=codes)
+        densities = {"log_p": codes.log_p[:1, rows], "log_q": codes.log_q[:1, rows]}
+        posterior = Normal(q.loc[rows], q.log_scale[rows])
+        latent = Latent("z", z[:1, rows], **densities, prior=codes.prior, posterior=posterior)
+        part = Terms(terms.log_px_z[:1, rows], (latent,))
         information, *_ = aggregate.kl_decomposition(part, num_examples=B)
         mixtures.append(np.exp(part.log_qz[0, 0] - information[0]))
     complete = stats.norm.pdf(z[0, 0], q.loc, np.exp(q.log_scale)).prod(axis=-1).mean()
@@ -75,8 +78,9 @@ def test_mmd_is_zero_on_average_for_codes_of_the_prior_and_positive_for_others()
     zeros = jnp.zeros((1, 8))
 
     def discrepancy(z):  # [8, 2]: an estimate from one batch
-        codes = Codes(z[None], posterior=None, prior=standard_normal((2,)))
-        return aggregate.squared_mmd(Terms(zeros, zeros, zeros, kl=None, codes=codes)).mean()
+        densities = {"prior": standard_normal((2,)), "posterior": standard_normal((8, 2))}
+        codes = Latent("z", z[None], log_p=zeros, log_q=zeros, **densities)
+        return aggregate.squared_mmd(Terms(zeros, (codes,))).mean()
 
     def standard_errors_from_zero(z):
         estimates = np.asarray(jax.vmap(discrepancy)(jnp.asarray(z, jnp.float32)))
@@ -88,13 +92,36 @@ def test_mmd_is_zero_on_average_for_codes_of_the_prior_and_positive_for_others()
 
 
 def test_codes_that_cannot_be_compared_are_refused():
-    terms = random_terms()
-    one = random_terms(shape=(K, 1))
+    terms = random_terms(layers=1)
+    one = random_terms(shape=(K, 1), layers=1)
+    maps = change_layer(terms, z=terms.latents[0].z[..., None])
     for name in BATCH_OBJECTIVES:
         objective = bind(OBJECTIVES[name], **SETTINGS[name])
-        with pytest.raises(ValueError, match=r"^terms\.codes=None: no codes"):
-            objective(terms._replace(codes=None))
-        with pytest.raises(ValueError, match=r"^terms\.codes has shape \[6, 1, 3\]; pass 2 examples or more"):
+        for missing in ("prior", "posterior"):
+            with pytest.raises(ValueError, match=r"^terms have no densities of their codes; use `sample_terms`"):
+                objective(change_layer(terms, **{missing: None}))
+        with pytest.raises(ValueError, match=r"^codes have shape \[6, 1, 3\]; pass 2 examples or more"):
             objective(one)
+        with pytest.raises(ValueError, match=r"^codes have shape \[6, 4, 3, 1\]; pass .* \[K, B, D\]"):
+            objective(maps)
+        with pytest.raises(ValueError, match=r"^terms have 2 stochastic layers; use a model with one layer"):
+            objective(random_terms(layers=2))
     with pytest.raises(ValueError, match="num_examples=3 must be at least the 4"):
         aggregate.beta_tc(terms, num_examples=3)
+
+
+def test_densities_without_the_closed_forms_are_refused():
+    terms = random_terms(layers=1)
+    with pytest.raises(ValueError, match="object has no `event_ndims`; use a density of independent dimensions"):
+        aggregate.kl_decomposition(change_layer(terms, posterior=object()), num_examples=10)
+    for prior in (Bernoulli(jnp.zeros(3), 1), Normal(jnp.zeros((B, 3)), jnp.zeros((B, 3)))):
+        with pytest.raises(ValueError, match=r"^prior is a (Bernoulli|Normal); use the Normal \[D\]"):
+            aggregate.squared_mmd(change_layer(terms, prior=prior))
+
+
+def test_mmd_compares_the_codes_of_a_point_posterior():
+    terms = random_terms(layers=1)
+    point = change_layer(terms, log_q=None, kl=None, posterior=Deterministic(terms.latents[0].posterior.loc))
+    np.testing.assert_array_equal(aggregate.squared_mmd(point), aggregate.squared_mmd(terms))
+    with pytest.raises(ValueError, match="no density"):
+        aggregate.beta_tc(point, num_examples=10)

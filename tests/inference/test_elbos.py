@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jitted import sample_terms
 from linear_gaussian import SHIFT, STRETCH, exact_model, images, shifted_model
-from random_terms import B, random_terms
+from random_terms import B, random_terms, with_kl
 
 from vae_jax.inference import elbos
 from vae_jax.inference.terms import log_weights
@@ -43,19 +43,25 @@ def test_identities():
 
 
 def test_a_kl_below_the_free_bits_has_no_gradient():
-    terms = random_terms(layers=1)._replace(kl=jnp.asarray([[0.2, 3.0, 0.9, 1.1]]))
-    grad = jax.grad(lambda kl: elbos.free_bits(terms._replace(kl=kl), free_bits=1.0).sum())(terms.kl)
+    terms, kl = random_terms(layers=1), jnp.asarray([[0.2, 3.0, 0.9, 1.1]])
+    grad = jax.grad(lambda kl: elbos.free_bits(with_kl(terms, kl), free_bits=1.0).sum())(kl)
     np.testing.assert_array_equal(grad, [[0.0, -1.0, 0.0, -1.0]])
 
 
 def test_free_bits_apply_to_the_divergence_and_not_to_the_share_of_a_layer():
-    terms = random_terms()._replace(kl=jnp.asarray([[-2.0] * B, [2.5] * B]))  # q(z) near p(z): shares with sum 0.5
+    terms = with_kl(random_terms(), jnp.asarray([[-2.0] * B, [2.5] * B]))  # q(z) near p(z): shares with sum 0.5
     for free, penalty in ((0.0, 0.5), (0.4, 0.5), (0.7, 0.7)):
         expected = elbos.reconstruction(terms) - penalty
         np.testing.assert_allclose(elbos.free_bits(terms, free_bits=free), expected, rtol=1e-6)
 
 
 def test_capacity_moves_the_kl_towards_it_from_both_sides():
-    terms = random_terms(layers=1)._replace(kl=jnp.asarray([[1.0, 3.0, 1.0, 3.0]]))
-    grad = jax.grad(lambda kl: elbos.capacity(terms._replace(kl=kl), capacity=2.0, beta=5.0).sum())(terms.kl)
+    terms, kl = random_terms(layers=1), jnp.asarray([[1.0, 3.0, 1.0, 3.0]])
+    grad = jax.grad(lambda kl: elbos.capacity(with_kl(terms, kl), capacity=2.0, beta=5.0).sum())(kl)
     np.testing.assert_array_equal(grad, [[5.0, -5.0, 5.0, -5.0]])
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
+def test_without_a_closed_form_the_elbo_is_the_sampled_elbo(beta):
+    terms = with_kl(random_terms(), None)
+    np.testing.assert_allclose(elbos.elbo(terms, beta=beta), elbos.sampled_elbo(terms, beta=beta), rtol=1e-6)

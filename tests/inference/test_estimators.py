@@ -1,5 +1,6 @@
 """Gradient estimators: unchanged values, gradients that agree in expectation, and smaller variance."""
 
+import dataclasses
 import functools
 import typing
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 from jitted import init, negative_bound, sample_terms
 from linear_gaussian import SCALE, exact_model, images, shifted_model
+from random_terms import terms_of_weights
+from small_model import binary_images, small_model
 from two_layer_gaussian import move_posterior, two_layer_model
 
 from vae_jax.config.schema import ModelConfig, ObjectiveConfig
-from vae_jax.distributions.normal import Normal, standard_normal
+from vae_jax.distributions import Latent, Normal, from_posterior, from_values, standard_normal
 from vae_jax.inference import aggregate, elbos, estimators, importance
 from vae_jax.inference.estimators import ESTIMATORS, doubly_reparameterized, pathwise, sticking_the_landing
 from vae_jax.inference.gradient_statistics import gradient_statistics, signal_to_noise
@@ -46,19 +49,35 @@ def model_numbers(make_model):
     return encoder, {"weights": params["decoder"]["Dense_0"]["kernel"], "offset": params["output_bias"].reshape(-1)}
 
 
-def terms_of(encoder, key, decoder, rule, num_samples=8):
-    """Return the terms of a linear-Gaussian model for three images by an estimator, without a model of the package."""
-    x = images(3).reshape(3, -1)
-    mean = x @ encoder["gain"]
-    q = Normal(mean + encoder["mean"][None], jnp.broadcast_to(encoder["log_scale"], mean.shape))
+@dataclasses.dataclass(frozen=True)
+class LinearPasses:
+    """The passes through a linear-Gaussian model for three images, without a model of the package."""
 
-    def densities(z, q):
-        decoded = z @ decoder["weights"]
-        decoded = decoded + jnp.broadcast_to(decoder["offset"], decoded.shape)
+    encoder: dict
+    key: jax.Array
+    decoder: dict
+    num_samples: int
+
+    def posterior(self):
+        mean = images(3).reshape(3, -1) @ self.encoder["gain"]
+        return Normal(mean + self.encoder["mean"][None], jnp.broadcast_to(self.encoder["log_scale"], mean.shape))
+
+    def terms(self, draw, q):
+        latent = dataclasses.replace(draw("z", standard_normal((2,)), lambda: q), kl=None)
+        decoded = latent.z @ self.decoder["weights"]
+        decoded = decoded + jnp.broadcast_to(self.decoder["offset"], decoded.shape)
         likelihood = Normal(decoded, jnp.full_like(decoded, np.log(SCALE)))
-        return Terms(likelihood.log_prob(x), standard_normal((2,)).log_prob(z), q.log_prob(z), kl=None)
+        return Terms(likelihood.log_prob(images(3).reshape(3, -1)), (latent,))
 
-    return rule(densities, q.sample(key, (num_samples,)), q)
+    def sampled(self):
+        return self.terms(from_posterior(self.key, 3, self.num_samples), self.posterior())
+
+    def at(self, values):
+        return self.terms(from_values(values, with_posterior=True), jax.lax.stop_gradient(self.posterior()))
+
+
+def terms_of(encoder, key, decoder, rule, num_samples=8):
+    return rule(LinearPasses(encoder, key, decoder, num_samples))
 
 
 def loss(encoder, key, decoder, objective, rule, num_samples=8):
@@ -184,30 +203,81 @@ def test_signal_to_noise_falls_with_the_samples_of_iwae_and_rises_if_doubly_repa
 
 @pytest.mark.parametrize("rule", [sticking_the_landing, doubly_reparameterized])
 @pytest.mark.parametrize(
-    ("objective", "words"),
-    [
-        (elbos.elbo, "use `sampled_elbo`"),
-        (bind(elbos.free_bits, free_bits=1.0), "use `sampled_elbo`"),
-        (bind(aggregate.info_vae, mmd_weight=1.0), "use `sampled_elbo`"),
-        (bind(aggregate.beta_tc, num_examples=9), "no codes"),
-    ],
+    "objective", [bind(aggregate.info_vae, mmd_weight=1.0), bind(aggregate.beta_tc, num_examples=9)]
 )
-def test_objectives_that_need_more_than_log_weights_are_refused(rule, objective, words):
+def test_objectives_that_compare_codes_are_refused(rule, objective):
     model, params, _ = exact_model()
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match="no densities of their codes; use `sample_terms` with estimator `pathwise`"):
         negative_bound(params, jax.random.key(0), images(), model=model, objective=objective, estimator=rule)
 
 
-def test_the_terms_of_a_model_have_the_same_values_by_each_rule():
-    model, params, *_ = shifted_model()
+@pytest.mark.parametrize("rule", [sticking_the_landing, doubly_reparameterized])
+def test_a_posterior_without_a_density_is_refused(rule):
+    model, params = small_model(posterior="deterministic")
+    with pytest.raises(ValueError, match="posterior of layer 'z' is a point, which has no density; use `pathwise`"):
+        negative_bound(
+            params, jax.random.key(0), binary_images(), model=model, objective=elbos.reconstruction, estimator=rule
+        )
+
+
+@pytest.mark.parametrize("make_model", [shifted_model, two_layer_model])
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_the_elbo_is_the_sampled_elbo_after_sticking_the_landing(make_model, beta):
+    """A KL in closed form has a gradient that does not use the samples, so the KL is estimated from them."""
+    model, params, *_ = make_model()
+    settings = {"model": model, "num_samples": 3, "estimator": sticking_the_landing}
+
+    @jax.jit
+    def found():
+        gradient = jax.value_and_grad(
+            lambda p, f: negative_bound(p, jax.random.key(0), images(3), objective=f, **settings)[0]
+        )
+        return [gradient(params, bind(f, beta=beta)) for f in (elbos.elbo, elbos.sampled_elbo)]
+
+    (one, one_grad), (other, other_grad) = found()
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+    np.testing.assert_allclose(flat(one_grad), flat(other_grad), rtol=1e-9, atol=1e-12)
+
+
+def test_the_penalty_of_a_layer_keeps_its_gradient():
+    encoder, decoder = model_numbers(shifted_model)
+
+    class Penalized(LinearPasses):
+        def sampled(self):
+            terms = super().sampled()
+            (latent,) = terms.latents
+            return terms._replace(latents=(dataclasses.replace(latent, penalty=jnp.sum(latent.z**2, axis=-1)),))
+
+    def penalty(encoder, rule):
+        return jnp.mean(rule(Penalized(encoder, jax.random.key(0), decoder, 4)).penalty)
+
+    @jax.jit
+    def found():
+        rules = pathwise, sticking_the_landing, functools.partial(doubly_reparameterized, objective=importance.iwae)
+        return [jax.value_and_grad(penalty)(encoder, rule) for rule in rules]
+
+    (value, gradient), *others = found()
+    assert np.abs(flat(gradient)).max() > 0.1
+    for other_value, other_gradient in others:
+        np.testing.assert_allclose(other_value, value, rtol=1e-12)
+        np.testing.assert_allclose(flat(other_gradient), flat(gradient), rtol=1e-9)
+
+
+@pytest.mark.parametrize("make_model", [shifted_model, two_layer_model])
+def test_the_terms_of_a_model_have_the_same_values_by_each_rule(make_model):
+    model, params, *_ = make_model()
     sample = functools.partial(sample_terms, params, jax.random.key(0), images(), model=model, num_samples=3)
     expected = sample()
     for rule in (sticking_the_landing, functools.partial(doubly_reparameterized, objective=importance.iwae)):
         found = sample(estimator=rule)
-        for one, other in zip(found[:3], expected[:3], strict=True):
-            np.testing.assert_array_equal(one, other)
-        assert found.kl is None
-        assert found.codes is None
+        for name in ("log_px_z", "log_pz", "log_qz"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert len(found.latents) == len(expected.latents)
+        for one, other in zip(found.latents, expected.latents, strict=True):
+            assert one.name == other.name
+            np.testing.assert_array_equal(one.z, other.z)
+            assert (one.kl, one.prior, one.posterior) == (None, None, None)
+        np.testing.assert_allclose(found.kl.sum(axis=0), jnp.mean(found.log_qz - found.log_pz, axis=0), rtol=1e-12)
 
 
 def test_a_models_gradient_and_that_of_a_pairs_encoder_are_those_of_the_rule():
@@ -236,13 +306,18 @@ def test_weights_of_zero_keep_the_gradient_finite():
     log_w = jnp.asarray([[0.0, -1e4], [-1e4, 0.0], [-300.0, -300.0]])
     zeros = jnp.zeros((3, 2))
 
-    def densities(z, q):
-        del q
-        return Terms(log_w + z[..., 0], zeros, zeros, kl=None)
+    class GivenWeights:
+        def __init__(self, q):
+            self.q = q
+
+        def sampled(self):
+            return self.at({"z": jnp.broadcast_to(self.q, (3, 2, 1))})
+
+        def at(self, values):
+            return Terms(log_w + values["z"][..., 0], (Latent("z", values["z"], log_p=zeros, log_q=zeros),))
 
     def bound(q):
-        z = jnp.broadcast_to(q, (3, 2, 1))
-        return importance.iwae(doubly_reparameterized(densities, z, q, objective=importance.iwae)).sum()
+        return importance.iwae(doubly_reparameterized(GivenWeights(q), objective=importance.iwae)).sum()
 
     np.testing.assert_allclose(jax.jit(jax.grad(bound))(jnp.ones((2, 1))), 1.0, rtol=1e-6)
 
@@ -265,8 +340,7 @@ def test_derivatives_are_those_of_the_complete_hessian():
     log_w = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2)))
     objective = bind(importance.miwae, num_inner_samples=3)
     first, second = jax.jit(estimators._derivatives, static_argnums=0)(objective, log_w)
-    zeros = jnp.zeros((6, 1))
-    one = lambda row: objective(Terms(row[:, None], zeros, zeros, kl=None))[0]  # noqa: E731
+    one = lambda row: objective(terms_of_weights(row[:, None]))[0]  # noqa: E731
     np.testing.assert_allclose(first, jax.vmap(jax.grad(one), 1, 1)(log_w), rtol=1e-12)
     hessian = jax.jit(jax.vmap(jax.hessian(one), 1))(log_w)  # [B, K, K]
     np.testing.assert_allclose(second.T, np.diagonal(hessian, axis1=1, axis2=2), rtol=1e-9)

@@ -2,17 +2,27 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jitted import log_likelihood, sample_terms
+from inputs import random_images
+from jax.extend.core import jaxprs_in_params
+from jitted import init, log_likelihood, sample_terms
 from linear_gaussian import exact_model, images
+from random_terms import terms_of_weights
 from small_model import binary_images, small_model
 from two_layer_gaussian import move_posterior, two_layer_model
 
+from vae_jax.config.schema import ModelConfig
 from vae_jax.inference import elbos, likelihood
-from vae_jax.inference.terms import Terms, log_weights
+from vae_jax.inference.terms import log_weights
+from vae_jax.models.build import build_model
+from vae_jax.models.mlp import MLPDecoder, MLPEncoder
+from vae_jax.models.vae import VAE
+from vae_jax.runtime import sharding
+from vae_jax.training.evaluator import evaluate_examples, likelihood_terms
 
 
 @pytest.mark.usefixtures("x64")
@@ -58,15 +68,8 @@ class TestLogLikelihood:
         model, params = small_model()
         x = binary_images()
         log_px, ess = log_likelihood(params, jax.random.key(3), x, model=model, num_samples=50, chunk=chunk)
-        sizes = [min(chunk, 50)] * (50 // min(chunk, 50)) + ([50 % chunk] if 50 % min(chunk, 50) else [])
-        log_w = np.concatenate(
-            [
-                log_weights(
-                    sample_terms(params, jax.random.fold_in(jax.random.key(3), i), x, model=model, num_samples=size)
-                )
-                for i, size in enumerate(sizes)
-            ]
-        ).astype(np.float64)
+        terms = sample_terms(params, jax.random.key(3), x, model=model, num_samples=50)
+        log_w = np.asarray(log_weights(terms), np.float64)
         assert log_w.shape == (50, 5)
         top = log_w.max(axis=0)
         w = np.exp(log_w - top)
@@ -78,16 +81,15 @@ class TestLogLikelihood:
     def test_thousands_of_chunks_keep_the_digits_of_thousands_of_nats(self, level, spread, monkeypatch):
         log_w = jnp.asarray(level + spread * np.random.default_rng(0).normal(size=(2000, 5, 2)), jnp.float32)
         log_w = log_w.at[7].set(-jnp.inf)  # a complete chunk of codes with probability zero
-        chunks = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(jax.random.key(0), i)))(jnp.arange(2000))
 
-        def scripted_terms(params, key, x, *, model, num_samples):
-            chunk = jnp.argmax(jnp.all(chunks == jax.random.key_data(key)[None], axis=1))
-            zero = jnp.zeros((num_samples, 2))
-            return Terms(log_w[chunk], zero, zero, kl=None)
+        def scripted_terms(params, key, batch, *, model, num_samples, evidence, first_sample):
+            assert num_samples == 5
+            return terms_of_weights(log_w[first_sample // 5])
 
         monkeypatch.setattr(likelihood, "sample_terms", scripted_terms)
+        monkeypatch.setattr(likelihood, "encode", lambda params, batch, *, model: None)
         run = functools.partial(likelihood.log_likelihood, None, model=None, num_samples=10_000, chunk=5)
-        log_px, ess = jax.jit(run)(jax.random.key(0), jnp.zeros((2, 1, 1, 1)))
+        log_px, ess = jax.jit(run)(jax.random.key(0), {"x": jnp.zeros((2, 1, 1, 1))})
         exact = np.asarray(log_w, np.float64).reshape(10_000, 2)
         w = np.exp(exact - exact.max(axis=0))
         np.testing.assert_allclose(log_px, exact.max(axis=0) + np.log(w.mean(axis=0)), rtol=2e-7, atol=1e-3)
@@ -104,9 +106,91 @@ class TestLogLikelihood:
         model, params = small_model()
         compiled = (
             jax.jit(functools.partial(log_likelihood, model=model, num_samples=samples, chunk=10))
-            .lower(params, jax.random.key(0), binary_images())
+            .lower(params, jax.random.key(0), {"x": binary_images()})
             .compile()
             for samples in (100, 100_000)
         )
         small, large = (c.memory_analysis().temp_size_in_bytes for c in compiled)
-        assert large <= small + 1_000_000  # the 100,000 keys, and nothing as large as the samples
+        assert large <= small + 100_000  # the numbers of the 10,000 chunks, and nothing as large as the samples
+
+
+@functools.cache
+def nll_of_images(batch_size, chunk, devices):
+    """Return the NLL of each of nine images from 1000 samples, computed by the programs of an evaluation."""
+    model, params = small_model()
+    settings = {"model": model, "binarization": "dynamic", "num_samples": 1000, "chunk": chunk}
+    placement = sharding.batch_sharding(sharding.make_mesh(devices)) if devices > 1 else None
+    program = jax.jit(functools.partial(likelihood_terms, **settings))
+    images = random_images(9, 4, 4, 1)
+    where = {"batch_size": batch_size, "placement": placement}
+    return -evaluate_examples(program, params, jax.random.key(5), images, **where)["log_px"]
+
+
+class TestNLL:
+    """The NLL of an image: its random numbers depend on the key and on its position among the images alone."""
+
+    @pytest.mark.parametrize("devices", [1, 2, 8])
+    @pytest.mark.parametrize("chunk", [1, 20, 1000])
+    @pytest.mark.parametrize("batch_size", [1, 7, 80])
+    def test_depends_neither_on_batch_size_nor_on_chunk_nor_on_devices(self, batch_size, chunk, devices):
+        expected = nll_of_images(80, 1000, 1)
+        assert expected.shape == (9,)
+        assert np.ptp(expected) > 0.5
+        np.testing.assert_allclose(nll_of_images(batch_size, chunk, devices), expected, rtol=2e-6)
+
+    def test_of_images_with_keys_of_their_own_is_that_of_each_alone(self):
+        model, params = small_model()
+        x, keys = binary_images(), jax.random.split(jax.random.key(7), 5)
+        run = functools.partial(log_likelihood, params, model=model, num_samples=30, chunk=10)
+        together = run(keys, x)
+        for i in range(5):
+            for one, every in zip(run(keys[i : i + 1], x[i : i + 1]), together, strict=True):
+                np.testing.assert_allclose(one[0], every[i], rtol=1e-5)
+        with pytest.raises(ValueError, match=r"^key has shape \[3\]; pass one key, or a key for each example, \[5\]"):
+            run(keys[:3], x)
+
+
+def matrix_products(jaxpr, in_loop=False):
+    """Yield the shape of the second factor of each matrix product, and whether it is inside of a loop."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.invars[1].aval.shape, in_loop
+        for inner in jaxprs_in_params(equation.params):
+            yield from matrix_products(inner, in_loop or equation.primitive.name in ("scan", "while"))
+
+
+@pytest.mark.parametrize("latent_layers", [(), (5,)])
+@pytest.mark.parametrize(("num_samples", "chunk"), [(1000, 20), (1000, 1), (50, 20), (7, 7)])
+def test_the_encoder_runs_once_for_all_samples_of_an_image(num_samples, chunk, latent_layers):
+    model = build_model(
+        ModelConfig(hidden=(23,), latent_dim=3, latent_layers=latent_layers, layer_hidden=(6,)), (4, 4, 1)
+    )
+    x = binary_images()
+    params = init(model, jax.random.key(0), x)["params"]
+    run = functools.partial(likelihood.log_likelihood, model=model, num_samples=num_samples, chunk=chunk)
+    found = list(matrix_products(jax.make_jaxpr(run)(params, jax.random.key(0), {"x": x}).jaxpr))
+    size = 5 if latent_layers else 3  # of the layer next to the image
+    assert [loop for shape, loop in found if shape == (16, 23)] == [False]  # the hidden layer of the encoder
+    assert [loop for shape, loop in found if shape == (23, size)] == [False, False]  # mean and log variance
+    decoded = [loop for shape, loop in found if shape == (23, 16)]
+    assert decoded == [False] + [True] * (num_samples > chunk) + [False] * (num_samples % chunk > 0)
+
+
+def test_the_encoder_runs_once_when_the_program_is_executed():
+    calls = []
+
+    class CountedEncoder(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            jax.debug.callback(lambda: calls.append(1))
+            return MLPEncoder((8,), nn.relu)(x)
+
+    decoder = MLPDecoder((8,), nn.relu, (4, 4), 1)
+    model = VAE(CountedEncoder(), decoder, latent_dim=3, image_shape=(4, 4, 1))
+    x = binary_images()
+    params = init(model, jax.random.key(0), x)["params"]
+    jax.effects_barrier()
+    calls.clear()
+    jax.block_until_ready(log_likelihood(params, jax.random.key(0), x, model=model, num_samples=1000, chunk=20))
+    jax.effects_barrier()
+    assert len(calls) == 1

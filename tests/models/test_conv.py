@@ -24,7 +24,7 @@ def test_a_residual_block_starts_as_the_identity():
         for name, block in blank[part].items():
             if name.startswith("ConvBlock"):
                 block["Conv_0"]["kernel"] = block["Conv_0"]["kernel"] * 5
-    same = [model.apply({"params": p}, random_images(shape)).logits for p in (params, blank)]
+    same = [model.apply({"params": p}, {"x": random_images(shape)}).logits for p in (params, blank)]
     np.testing.assert_array_equal(*same)
 
 

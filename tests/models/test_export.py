@@ -49,17 +49,22 @@ class TestProgramsEqualTheModel:
         model, params, programs = exported(name)
         x = jax.random.uniform(jax.random.key(1), (count, *SHAPE))
         found = programs["encoder"].call(x)
-        q = apply(model, params, x, method="encode")
-        q = q.along_means() if name == "two layers" else q
-        scale = np.zeros_like(found["mean"]) if name == "PCA" else jnp.exp(q.log_scale)
-        np.testing.assert_allclose(found["mean"], q.mean(), rtol=1e-5, atol=1e-6)
+        layers = [apply(model, params, x, method="encode")]
+        if name == "two layers":  # the second, given the mean of the first
+            upper = {"params": params["posterior_layers_0"]}
+            layers.append(model.posterior_layers[0].apply(upper, layers[0].mean()))
+        mean, scale = (
+            np.concatenate(parts, axis=-1) for parts in zip(*((q.mean(), q.stddev()) for q in layers), strict=True)
+        )
+        np.testing.assert_allclose(found["mean"], mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found["scale"], scale, rtol=1e-5)
-        assert found["mean"].shape == (count, sum(model.sizes))
+        assert not scale.any() if name == "PCA" else scale.all()
+        assert found["mean"].shape == (count, sum(model.latent_sizes.values()))
 
     def test_decoder(self, name, count):
         model, params, programs = exported(name)
-        z = 3 * jax.random.normal(jax.random.key(2), (count, sum(model.sizes)))
-        mean = apply(model, params, z, method="decode").mean()
+        z = 3 * jax.random.normal(jax.random.key(2), (count, sum(model.latent_sizes.values())))
+        mean = apply(model, params, {"z1": z[:, :5], "z2": z[:, 5:]} if z.shape[1] == 8 else z, method="decode").mean()
         found = programs["decoder"].call(z)
         np.testing.assert_allclose(found, np.clip(mean, 0, 1), rtol=1e-5, atol=1e-6)
         if name in ("Gaussian", "PCA"):
@@ -71,11 +76,52 @@ class TestProgramsEqualTheModel:
         keys = jax.random.split(jax.random.key(3), count)
         found = programs["sampler"].call(jax.random.key_data(keys))
         assert found.shape == (count, *SHAPE)
-        prior = model.apply({"params": params}, method="prior")
-        for key, image in zip(keys, found, strict=True):  # each image depends on its key alone
-            alone = programs["decoder"].call(prior.sample(key)[None])[0]
+        draw = jax.jit(functools.partial(export.sample_codes, model=model))
+        for i, image in enumerate(found):  # each image depends on its key alone
+            alone = programs["decoder"].call(draw(params, keys[i : i + 1]))[0]
             np.testing.assert_allclose(image, alone, rtol=1e-5, atol=1e-6)
         assert len({image.tobytes() for image in np.asarray(found)}) == count
+
+
+def test_layers_side_by_side_are_split_and_joined_in_the_order_of_the_model():
+    model, params = perturbed_model(**MODELS["two layers"])
+    shapes = export.latent_shapes(params, model=model)
+    assert shapes == {"z1": (5,), "z2": (3,)}
+    codes = jnp.arange(32.0).reshape(2, 2, 8)
+    values = export.split_codes(codes, shapes)
+    np.testing.assert_array_equal(values["z2"], codes[..., 5:])
+    np.testing.assert_array_equal(export.join_codes(values, shapes), codes)
+    grids = {"a": (2, 2), "b": (4,)}
+    values = export.split_codes(codes, grids)
+    assert {name: value.shape for name, value in values.items()} == {"a": (2, 2, 2, 2), "b": (2, 2, 4)}
+    np.testing.assert_array_equal(export.join_codes(values, grids), codes)
+    with pytest.raises(AssertionError):
+        export.split_codes(codes[..., 1:], shapes)
+
+
+def test_the_embedding_has_mean_and_scale_of_each_layer_by_name():
+    model, params = perturbed_model(**MODELS["two layers"])
+    x = jax.random.uniform(jax.random.key(1), (3, *SHAPE))
+    layers = export.embed(params, {"x": x}, model=model)
+    flat = export.encode(params, x, model=model)
+    assert {name: layer["mean"].shape for name, layer in layers.items()} == {"z1": (3, 5), "z2": (3, 3)}
+    for kind in ("mean", "scale"):
+        joined = np.concatenate([layers["z1"][kind], layers["z2"][kind]], axis=-1)
+        np.testing.assert_array_equal(flat[kind], joined)
+
+
+def test_samples_of_the_prior_do_not_depend_on_the_number_of_keys():
+    model, params = perturbed_model(**MODELS["two layers"])
+    keys = jax.random.split(jax.random.key(0), 4000)
+    codes = jax.jit(functools.partial(export.sample_codes, model=model))(params, keys)
+    np.testing.assert_allclose(export.sample_codes(params, keys[2:5], model=model), codes[2:5], rtol=1e-5, atol=1e-6)
+    top = codes[:, 5:]  # z2 ~ N(0, I)
+    assert np.abs(top.mean(axis=0)).max() < 5 / np.sqrt(4000)
+    assert np.abs(np.cov(top.T) - np.eye(3)).max() < 5 * np.sqrt(2 / 4000)
+    upper = {"params": params["prior_layers_0"]}
+    q = model.prior_layers[0].apply(upper, top)
+    noise = (codes[:, :5] - q.mean()) / q.stddev()  # z1 ~ N(mean(z2), scale(z2)²)
+    assert np.abs(np.cov(noise.T) - np.eye(5)).max() < 5 * np.sqrt(2 / 4000)
 
 
 def test_a_program_runs_without_this_package(tmp_path):

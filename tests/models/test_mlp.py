@@ -18,8 +18,8 @@ def test_a_tied_decoder_has_biases_only_and_uses_the_encoders_kernels():
     z = jax.random.normal(jax.random.key(2), (2, 3))
     first, second = (params["encoder"][f"layers_{i}"]["kernel"] for i in range(2))
     expected = z @ params["posterior_mean"]["kernel"].T @ second.T @ first.T
-    decoded = apply(model, params, z, method="decode").mean()
-    np.testing.assert_allclose(decoded.reshape(2, -1), expected, atol=1e-5)
+    image = apply(model, params, z, method="decode").mean()
+    np.testing.assert_allclose(image.reshape(2, -1), expected, atol=1e-5)
 
 
 def test_an_encoder_flattens_the_image_and_applies_its_kernels():

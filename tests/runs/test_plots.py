@@ -107,7 +107,7 @@ def test_the_binarization_and_the_codes_use_different_keys(function, make_run, f
         original = getattr(plots, name)
 
         def spy(run, params, key, *rest, original=original, keys=keys):
-            derived = [key, *(jax.random.fold_in(key, i) for i in range(20))]  # of layers, of batches
+            derived = [key, *(jax.random.fold_in(key, i) for i in range(20))]  # of codes, of images
             keys.update(tuple(jax.random.key_data(k).tolist()) for k in derived)
             return original(run, params, key, *rest)
 

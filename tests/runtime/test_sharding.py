@@ -12,6 +12,7 @@ import pytest
 from compilations import compilations
 from jax.sharding import AxisType, PartitionSpec
 
+from vae_jax import random
 from vae_jax.config.building import override
 from vae_jax.data.preprocess import read_images
 from vae_jax.distributions.normal import standard_normal
@@ -119,13 +120,13 @@ def checksum(array):
 def test_the_order_of_the_data_and_the_noise_do_not_depend_on_the_devices(small, tmp_path):
     """The images and noise of each step are the same bits: a custom loss returns their checksums as metrics."""
 
-    def observe(params, key, images, step):
+    def observe(params, keys, images, step):
         del step
-        read_key, noise_key = jax.random.split(key)
+        sample_keys = random.fold_in(random.fold_in(keys, 1)[None], jnp.arange(3)[:, None])  # [3, B]
         arrays = {
             "images": images.astype(jnp.uint32),
-            "binarized": read_images(read_key, images, binarization="dynamic").astype(jnp.uint32),
-            "noise": standard_normal((5,)).sample(noise_key, (3, images.shape[0])),
+            "binarized": read_images(random.fold_in(keys, 0), images, binarization="dynamic").astype(jnp.uint32),
+            "noise": standard_normal((5,)).sample(sample_keys, sample_keys.shape),
         }
         sums = {f"{name}_{half}": x for name, a in arrays.items() for half, x in checksum(a).items()}
         return 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)), sums

@@ -7,6 +7,7 @@ import pytest
 from jitted import negative_bound, sample_terms
 from small_model import binary_images, small_model
 
+from vae_jax import random
 from vae_jax.config.schema import DataConfig, ObjectiveConfig
 from vae_jax.data.preprocess import read_images
 from vae_jax.inference import elbos, objectives
@@ -72,7 +73,24 @@ def test_binarization_and_posterior_noise_have_separate_keys():
     loss = jax.jit(make_loss(model, ObjectiveConfig(), DataConfig()))
     values = {float(loss(params, jax.random.key(k), images, jnp.asarray(0))[0]) for k in (0, 0, 1)}
     assert len(values) == 2
-    read_key, noise_key = jax.random.split(jax.random.key(1))
-    x = read_images(read_key, images, binarization="dynamic")
-    expected, _ = negative_bound(params, noise_key, x, model=model, objective=elbos.elbo)
+    keys = random.example_keys(jax.random.key(1), 64)
+    x = read_images(random.fold_in(keys, 0), images, binarization="dynamic")
+    expected, _ = negative_bound(params, random.fold_in(keys, 1), x, model=model, objective=elbos.elbo)
     assert float(expected) in (pytest.approx(value, rel=1e-6) for value in values)
+
+
+def test_one_key_and_the_keys_of_the_examples_have_the_same_loss():
+    """Images that are evaluated with the keys of their positions have the same numbers in any part of the batch."""
+    model, params = small_model()
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1)), jnp.uint8)
+    loss = jax.jit(make_loss(model, ObjectiveConfig(name="iwae", num_samples=3), DataConfig()))
+    batch, key, step = images, jax.random.key(2), jnp.asarray(0)
+    keys = random.example_keys(key, 12)
+    expected, _ = loss(params, key, batch, step)
+    np.testing.assert_array_equal(loss(params, keys, batch, step)[0], expected)
+    halves = [loss(params, keys[part], batch[part], step)[0] for part in (slice(6), slice(6, 12))]
+    np.testing.assert_allclose(np.mean(halves), expected, rtol=1e-5)
+    order = np.random.default_rng(1).permutation(12)
+    np.testing.assert_allclose(loss(params, keys[order], batch[order], step)[0], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"^key has shape \[11\]; pass one key, or a key for each example, \[12\]"):
+        loss(params, keys[:11], batch, step)

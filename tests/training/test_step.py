@@ -15,19 +15,65 @@ from vae_jax.training.state import init_state
 from vae_jax.training.step import make_train_step
 
 
-def test_every_random_number_is_a_function_of_seed_and_step(images):
-    keys = []
+def step_keys(seed, step):
+    """Return the data of the keys of the examples of a step, [BATCH, 2]."""
+    root = jax.random.fold_in(jax.random.key(seed), random.NOISE_STREAM)
+    keys = [jax.random.fold_in(jax.random.fold_in(root, step), position) for position in range(BATCH)]
+    return np.stack([jax.random.key_data(key) for key in keys])
 
-    def spy(params, key, batch, step):
-        jax.debug.callback(lambda k: keys.append(tuple(np.asarray(k))), jax.random.key_data(key))
-        return LOSS(params, key, batch, step)
 
-    program(make_train_step(spy, OPTIMIZER))(initial_state(3), images, STEPS)
+def spied(seen):
+    """Return the loss, which appends the data of the keys that it receives to `seen`."""
+
+    def spy(params, keys, batch, step):
+        jax.debug.callback(lambda data: seen.append(np.asarray(data)), jax.random.key_data(keys))
+        return LOSS(params, keys, batch, step)
+
+    return spy
+
+
+def test_every_random_number_is_a_function_of_seed_step_and_position(images):
+    seen = []
+    program(make_train_step(spied(seen), OPTIMIZER))(initial_state(3), images, STEPS)
     jax.effects_barrier()
-    root = jax.random.fold_in(jax.random.key(3), random.NOISE_STREAM)
-    expected = [tuple(np.asarray(jax.random.key_data(jax.random.fold_in(root, i)))) for i in range(STEPS)]
-    assert sorted(keys) == sorted(expected)
-    assert len(set(keys)) == STEPS
+    expected = np.concatenate([step_keys(3, step) for step in range(STEPS)])
+    found = np.concatenate(seen)
+    assert found.shape == (STEPS * BATCH, 2)
+    assert set(map(tuple, found)) == set(map(tuple, expected))
+    assert len(np.unique(found, axis=0)) == STEPS * BATCH
+
+
+def test_microbatches_have_the_keys_and_the_gradient_of_the_batch(images):
+    batch, results = images[:BATCH], {}
+    state = initial_state(3)._replace(step=jnp.asarray(5))
+    for microbatches in (1, 4):
+        seen = []
+        step = jax.jit(make_train_step(spied(seen), optax.sgd(1.0), microbatches=microbatches))
+        parts = batch if microbatches == 1 else batch.reshape(4, BATCH // 4, *batch.shape[1:])
+        results[microbatches] = step(state._replace(opt_state=optax.sgd(1.0).init(state.params)), parts)
+        jax.effects_barrier()
+        np.testing.assert_array_equal(np.unique(np.concatenate(seen), axis=0), np.unique(step_keys(3, 5), axis=0))
+    (one, metrics), (four, metrics_of_parts) = results[1], results[4]
+    chex.assert_trees_all_close(metrics_of_parts, metrics, rtol=1e-5)
+    chex.assert_trees_all_close(four.params, one.params, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_without_the_parts_of_the_microbatches_is_refused(images):
+    step = make_train_step(LOSS, OPTIMIZER, microbatches=4)
+    with pytest.raises(
+        ValueError, match=r"^batch has shape \[16, 6, 6, 1\]; pass \[4, B/4, H, W, C\] for microbatches=4"
+    ):
+        step(initial_state(), images[:BATCH])
+
+
+def test_a_step_on_a_part_of_a_batch_has_the_keys_of_its_positions(images):
+    seen = []
+    for first in (0, 12):
+        step = jax.jit(make_train_step(spied(seen), OPTIMIZER, first_example=lambda first=first: first))
+        step(initial_state(3), images[first : first + 4])
+        jax.effects_barrier()
+    np.testing.assert_array_equal(seen[0], step_keys(3, 0)[:4])
+    np.testing.assert_array_equal(seen[1], step_keys(3, 0)[12:])
 
 
 class TestNotFinite:

@@ -27,8 +27,9 @@ def operation_scopes(text: str) -> dict[str, str]:
       text: The HLO text of the program, `compiled.as_text()`.
 
     Returns:
-      {operation: scope}. Operations of the gradient have ", backward" after the scope. A fused operation has the
-      scope of its last part. Communication between devices is `collectives`. Loops and branches are omitted, because
+      {operation: scope}. An operation has the innermost of its scopes: samples are drawn inside of the decoder's walk.
+      Operations of the gradient have ", backward" after the scope. A fused operation has the scope of its last part.
+      Communication between devices is `collectives`. Loops and branches are omitted, because
       their bodies consist of operations that are listed themselves.
     """
     result = {}

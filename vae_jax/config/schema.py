@@ -179,11 +179,11 @@ class EvaluationConfig:
     num_samples: int = 5000
     """Number K of samples of the importance-sampled NLL; 0: no NLL."""
     chunk: int = 0
-    """Number of samples decoded at a time. An evaluation needs memory for chunk x batch_size images, and its random
-    numbers depend on this setting. 0: 20 on a CPU, because more do not fit in its caches, and 100 on another device,
+    """Number of samples decoded at a time. An evaluation needs memory for chunk x batch_size images. Its random numbers
+    do not depend on this setting. 0: 20 on a CPU, because more do not fit in its caches, and 100 on another device,
     because fewer do not fill it."""
     batch_size: int = 80
-    """Number of examples evaluated at a time. The random numbers depend on it, but not on the number of devices."""
+    """Number of examples evaluated at a time. The random numbers do not depend on it."""
 
 
 @dataclass(frozen=True)

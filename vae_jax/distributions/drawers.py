@@ -2,9 +2,9 @@
 
 | drawer | value of a layer | use |
 |---|---|---|
-| `from_posterior` | z ~ q(z | layers above, x) | training, bounds, importance sampling |
-| `from_prior` | z ~ p(z | layers above); the posterior is never called | samples |
-| `from_means` | the mean of q(z | layers above, x) | embeddings, reconstructions |
+| `from_posterior` | sample of `q(z | layers above, x)` | training, bounds, importance sampling |
+| `from_prior` | sample of `p(z | layers above)`; the posterior is never called | samples |
+| `from_means` | mean of `q(z | layers above, x)` | embeddings, reconstructions |
 | `from_values` | given | decoding, interpolation, densities of given values |
 
 The key of a layer is that of the example folded with the layer's name. The value therefore does not depend on the order
@@ -23,6 +23,7 @@ from vae_jax import random
 from vae_jax.distributions.base import Distribution
 from vae_jax.distributions.kl import kl_divergence
 from vae_jax.distributions.latent import Latent, Observed, Posterior
+from vae_jax.errors import InputError
 
 
 def _layer_keys(keys: Array, name: str, index: Array | None) -> Array:
@@ -41,14 +42,20 @@ def _required(posterior: Posterior | None, name: str) -> Distribution:
     return posterior()
 
 
-def _with_observed(z: Array, log_q: Array | None, observed: Observed | None) -> tuple[Array, Array | None]:
-    """Return z with the known values in place of the others, and log q, which is 0 for known values."""
+def _with_observed(
+    name: str, z: Array, log_q: Array | None, observed: Observed | None, lead: tuple[int, ...]
+) -> tuple[Array, Array | None]:
+    """Return z [*lead, *event] with the known values in place of the others, and log q, 0 for known values."""
     if observed is None:
         return z, log_q
-    event = observed.value.shape[1:]
-    lead = z.shape[: z.ndim - len(event)]  # [K, B] or [B]
-    mask = jnp.broadcast_to(observed.mask, lead)
-    value = jnp.broadcast_to(observed.value, z.shape).astype(z.dtype)
+    value, mask = observed
+    batch, event = lead[-1:], z.shape[len(lead) :]
+    if value.shape != batch + event or mask.shape != batch:
+        shapes = f"of shape {list(value.shape)} and a mask of shape {list(mask.shape)}"
+        expected = f"{list(batch + event)} and {list(batch)}"
+        raise ValueError(f"layer {name!r} has observed values {shapes}; pass {expected}")
+    mask = jnp.broadcast_to(mask, lead)
+    value = jnp.broadcast_to(value, z.shape).astype(z.dtype)
     known = jnp.where(mask.reshape(*lead, *(1 for _ in event)), value, z)
     return known, None if log_q is None else jnp.where(mask, 0, log_q)
 
@@ -74,7 +81,7 @@ class _FromPosterior:
         keys = random.fold_in(_layer_keys(self.keys, name, index)[None], samples[:, None])  # [K, B]
         with jax.named_scope("sampling"):
             z, log_q = q.sample_and_log_prob(keys, _sample_shape(keys.shape, q))
-        z, log_q = _with_observed(z, log_q, observed)
+        z, log_q = _with_observed(name, z, log_q, observed, keys.shape)
         latent = Latent(name, z, log_q=log_q, posterior=q)
         if prior is None:
             return latent
@@ -119,7 +126,8 @@ class _FromPrior:
         keys = _layer_keys(self.keys, name, index)
         z, log_p = prior.sample_and_log_prob(keys, _sample_shape(keys.shape, prior))
         if observed is not None:
-            return Latent(name, _with_observed(z, None, observed)[0]).with_prior(prior)
+            z, _ = _with_observed(name, z, None, observed, keys.shape)
+            return Latent(name, z).with_prior(prior)
         return Latent(name, z, log_p=log_p, prior=prior)
 
 
@@ -151,7 +159,8 @@ class _FromMeans:
     ) -> Latent:
         del index
         q = _required(posterior, name)
-        latent = Latent(name, _with_observed(q.mean(), None, observed)[0], posterior=q)
+        z, _ = _with_observed(name, q.mean(), None, observed, q.batch_shape)
+        latent = Latent(name, z, posterior=q)
         return latent if prior is None else latent.with_prior(prior)
 
 
@@ -162,6 +171,18 @@ def from_means() -> _FromMeans:
       A drawer whose layers have values [B, *event] and their posterior.
     """
     return _FromMeans()
+
+
+def _check_value(name: str, z: Array, density: Distribution | None) -> None:
+    """Raise InputError unless z is [..., *event], of the kind of numbers that the density has."""
+    if density is None:
+        return
+    keys = jax.ShapeDtypeStruct(density.batch_shape, jax.random.key(0).dtype)
+    sample = jax.eval_shape(density.sample, keys)
+    event, floats = sample.shape[len(density.batch_shape) :], jnp.issubdtype(sample.dtype, jnp.floating)
+    if z.shape[z.ndim - len(event) :] != event or jnp.issubdtype(z.dtype, jnp.floating) != floats:
+        expected = f"{'floats' if floats else 'integers'} [{', '.join(map(str, ('...', *event)))}]"
+        raise InputError(f"codes {name} have shape {list(z.shape)} and dtype {z.dtype}; pass {expected}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,9 +208,12 @@ class _FromValues:
             raise ValueError(f"layer {name!r} has no value; there are values of {known}")
         z = self.values[name] if index is None else self.values[name][index]
         latent = Latent(name, z)
-        if self.with_posterior:
-            q = _required(posterior, name)
-            _, log_q = _with_observed(z, q.log_prob(z), observed)
+        q = _required(posterior, name) if self.with_posterior else None
+        _check_value(name, z, prior if q is None else q)
+        if q is not None:
+            log_q = q.log_prob(z) if hasattr(q, "log_prob") else None  # a point has no density
+            if log_q is not None:
+                _, log_q = _with_observed(name, z, log_q, observed, log_q.shape)
             latent = dataclasses.replace(latent, log_q=log_q, posterior=q)
         return latent if prior is None else latent.with_prior(prior)
 
@@ -199,7 +223,8 @@ def from_values(values: Mapping[str, Array], *, with_posterior: bool = False) ->
 
     Args:
       values: {name of a layer: [..., *event]}; of blocks inside of `nn.scan`, [L, ..., *event].
-      with_posterior: whether the layers have `log_q`, the density of the values under the posterior.
+      with_posterior: whether the layers have `log_q`, the density of the values under the posterior. It stays None if
+        the posterior is a point.
 
     Returns:
       A drawer whose layers have `log_p`, and with `with_posterior` also `log_q`. It raises ValueError for a layer

@@ -1,7 +1,8 @@
 """One stochastic layer of a model, and the function that a model asks for it.
 
 A model walks once through its generative process, from the top layer to the data, and asks for each layer:
-`draw(name, prior, posterior)`. Who answers decides the purpose of the walk: see `vae_jax.distributions.drawers`.
+`draw(name, prior, posterior)`. The drawer, which returns the layer, decides the purpose of the walk: see
+`vae_jax.distributions.drawers`.
 """
 
 import dataclasses
@@ -42,7 +43,8 @@ class Latent:
       z: [K, B, *event], the value: a vector, a feature map, a grid of codes.
       log_p: [K, B], log p(z | layers above). None if the walk has not computed it.
       log_q: [K, B], log q(z | layers above, x). None if the posterior is a point, or if the walk has no posterior.
-      kl: [K, B], KL(q || p) in closed form given the layers above. None without a closed form.
+      kl: [K, B], or [B] if neither density depends on other layers: KL(q || p) in closed form given the layers above.
+        None without a closed form.
       penalty: [K, B], a term of the loss that is no probability, such as the commitment loss of vector quantization.
       prior: p(z | layers above), a density.
       posterior: q(z | layers above, x), a density; None if the walk has no posterior.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vae_jax.distributions import Normal
 from vae_jax.inference.elbos import elbo, sampled_elbo
 from vae_jax.inference.terms import Terms, check_terms, posterior_log_density
 
@@ -19,13 +20,15 @@ def _comparable_codes(terms: Terms) -> tuple[Array, Any, Any]:
     (latent,) = terms.latents
     if latent.posterior is None or latent.prior is None:
         raise ValueError("terms have no densities of their codes; use `sample_terms` with estimator `pathwise`")
-    if latent.z.shape[1] < 2:
+    if latent.z.ndim != 3 or latent.z.shape[1] < 2:
         raise ValueError(f"codes have shape {list(latent.z.shape)}; pass 2 examples or more, [K, B, D]")
     return latent.z, latent.posterior, latent.prior
 
 
 def _factorized(density: Any) -> Any:
-    """Return the density with one log density for each latent dimension, instead of their sum."""
+    """Return the density with one log density for each latent dimension; raise ValueError if it has only their sum."""
+    if not hasattr(density, "event_ndims"):
+        raise ValueError(f"{type(density).__name__} has no `event_ndims`; use a density of independent dimensions")
     return dataclasses.replace(density, event_ndims=0)
 
 
@@ -48,7 +51,8 @@ def kl_decomposition(terms: Terms, *, num_examples: int) -> tuple[Array, Array, 
       Mutual information, total correlation and the sum of the KL of each latent dimension, each [B] in nats.
 
     Raises:
-      ValueError: the terms have no densities of their codes, several layers or a single example, or N < B.
+      ValueError: the terms have no densities of their codes, several layers or a single example; the dimensions of the
+        posterior are not independent; or N < B.
     """
     z, posterior, _ = _comparable_codes(terms)
     k, b, d = z.shape
@@ -101,9 +105,12 @@ def squared_mmd(terms: Terms) -> Array:
       [B]; the mean over examples is the estimate. A single value depends on the other examples of the batch.
 
     Raises:
-      ValueError: the terms have no densities of their codes, several layers, or a single example.
+      ValueError: the terms have no densities of their codes, several layers, or a single example; or the prior is not a
+        Normal that all examples share.
     """
     z, _, prior = _comparable_codes(terms)
+    if not isinstance(prior, Normal) or prior.batch_shape:
+        raise ValueError(f"prior is a {type(prior).__name__}; use the Normal [D] whose MMD is in closed form")
     k, b, d = z.shape
     variance = jnp.exp(2 * prior.log_scale)  # [D]
     distance = jnp.broadcast_to(z[:, :, None], (k, b, b, d)) - jnp.broadcast_to(z[:, None], (k, b, b, d))
@@ -130,6 +137,6 @@ def info_vae(terms: Terms, *, mmd_weight: float, beta: float | Array = 1.0) -> A
       [B], in nats.
 
     Raises:
-      ValueError: the terms have no KL, no densities of their codes, several layers, or a single example.
+      ValueError: the terms have no KL, or see `squared_mmd`.
     """
     return elbo(terms, beta=beta) - mmd_weight * squared_mmd(terms)

@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vae_jax.distributions import Batch, Draw, Latent, from_posterior, from_values
+from vae_jax.distributions import Batch, Draw, Latent, from_posterior, from_values, kl_divergence
 from vae_jax.inference.estimators import Estimator, pathwise
 from vae_jax.inference.terms import Objective, Pair, Terms, check_terms
 
@@ -18,7 +18,16 @@ Metrics = dict[str, Array]
 
 
 def encode(params: Params, batch: Batch, *, model: Any) -> Any:
-    """Return what the posterior of a model reads of the data: `model.encode(batch)`."""
+    """Return what the posterior of a model reads of the data: `model.encode(batch)`.
+
+    Args:
+      params: parameters of the model.
+      batch: {"x": [B, ...], ...}.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
+
+    Returns:
+      The evidence that `decode` receives, a pytree of the model's choice.
+    """
     with jax.named_scope("encoder"):
         return model.apply({"params": params}, batch, method="encode")
 
@@ -26,10 +35,27 @@ def encode(params: Params, batch: Batch, *, model: Any) -> Any:
 def decode(
     params: Params, draw: Draw, evidence: Any = None, batch: Batch | None = None, *, model: Any
 ) -> tuple[Any, dict[str, Latent]]:
-    """Return p(x|z) and the layers by name of one walk through a model: `model.decode(draw, evidence, batch)`."""
+    """Return p(x|z) and the layers by name of one walk through a model: `model.decode(draw, evidence, batch)`.
+
+    Args:
+      params: parameters of the model.
+      draw: the answer to the question for a layer, such as `from_prior(key, N)`.
+      evidence: the result of `encode`; None if `draw` needs no posterior.
+      batch: {"x": [B, ...], ...}, if the generative process reads data, such as a condition.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
+
+    Returns:
+      The density p(x|z), and {name: layer} in the order of the model.
+
+    Raises:
+      ValueError: two layers have the same name.
+    """
     with jax.named_scope("decoder"):
         p_x, latents = model.apply({"params": params}, draw, evidence, batch or {}, method="decode")
-    return p_x, {latent.name: latent for latent in latents}
+    layers = {latent.name: latent for latent in latents}
+    if len(layers) < len(latents):
+        raise ValueError(f"layers are named {[latent.name for latent in latents]}; use a different name for each")
+    return p_x, layers
 
 
 def batch_size(batch: Batch) -> int:
@@ -66,7 +92,7 @@ class _Passes:
         if self.q_params is not self.p_params:
             values = {name: latent.z for name, latent in latents.items()}
             p_x, layers = decode(self.p_params, from_values(values), None, self.batch, model=self.model)
-            latents = {name: dataclasses.replace(latent, log_p=layers[name].log_p) for name, latent in latents.items()}
+            latents = {name: _under_prior(latent, layers[name]) for name, latent in latents.items()}
         return Terms(self._log_px_z(p_x), tuple(latents.values()))
 
     def at(self, values: Mapping[str, Array]) -> Terms:
@@ -76,6 +102,15 @@ class _Passes:
         _, layers = decode(fixed, draw, evidence, self.batch, model=self.model)
         scored = (dataclasses.replace(l, log_q=layers[name].log_q, prior=None) for name, l in latents.items())
         return Terms(self._log_px_z(p_x), tuple(scored))
+
+
+def _under_prior(latent: Latent, layer: Latent) -> Latent:
+    """Return a layer of the posterior with the prior of the same layer of another walk."""
+    kl = None
+    if latent.kl is not None:
+        is_blocks = latent.log_q is not None and latent.log_q.ndim == 3
+        kl = (jax.vmap(kl_divergence) if is_blocks else kl_divergence)(latent.posterior, layer.prior)
+    return dataclasses.replace(latent, log_p=layer.log_p, prior=layer.prior, kl=kl)
 
 
 def sample_terms(
@@ -171,18 +206,27 @@ def negative_bound(
     size = batch_size(batch)
     sample = functools.partial(_sample_terms, key=key, batch=batch, model=model, num_samples=num_samples)
     if isinstance(objective, Pair):
-        fixed = lax.stop_gradient(params)
-        rule = functools.partial(estimator, objective=objective.inference)
-        encoder_bound = objective.inference(sample(params, fixed, estimator=rule))  # [B]
-        terms = sample(fixed, params, estimator=pathwise)  # the same values, which XLA computes once
-        bound = objective.generative(terms) + (encoder_bound - lax.stop_gradient(encoder_bound))  # [B]
+        terms, bound, penalty = _pair_bound(objective, params, sample, estimator)
     else:
         terms = sample(params, params, estimator=functools.partial(estimator, objective=objective))
         bound = objective(terms)  # [B]
+        penalty = terms.penalty
     if bound.shape != (size,):
         raise ValueError(f"objective returned shape {list(bound.shape)}; return a bound for each example, [{size}]")
     metrics = {"bound": jnp.mean(bound)} | {name: jnp.mean(part) for name, part in bound_parts(terms).items()}
-    return -metrics["bound"] + metrics.get("penalty", 0), metrics
+    return -metrics["bound"] + (0 if penalty is None else jnp.mean(penalty)), metrics
+
+
+def _pair_bound(
+    objective: Pair, params: Params, sample: Callable[..., Terms], estimator: Estimator
+) -> tuple[Terms, Array, Array | None]:
+    """Return the terms, the bound [B] whose gradients follow the roles of the parameters, and the penalty [K, B]."""
+    fixed = lax.stop_gradient(params)
+    encoder_terms = sample(params, fixed, estimator=functools.partial(estimator, objective=objective.inference))
+    encoder_bound = objective.inference(encoder_terms)  # [B]
+    terms = sample(fixed, params, estimator=pathwise)  # the same values, which XLA computes once
+    bound = objective.generative(terms) + (encoder_bound - lax.stop_gradient(encoder_bound))  # [B]
+    return terms, bound, encoder_terms.penalty
 
 
 def bound_parts(terms: Terms) -> dict[str, Array]:

@@ -20,7 +20,7 @@ def reconstruction(terms: Terms) -> Array:
 
 
 def elbo(terms: Terms, *, beta: float | Array = 1.0) -> Array:
-    """Return E_q log p(x|z) - beta KL(q(z|x) || p(z)), with the KL in closed form if the code has one layer.
+    """Return E_q log p(x|z) - beta KL(q(z|x) || p(z)), with the KL of each layer in closed form where there is one.
 
     With beta = 1 it is a lower bound on log p(x) (Kingma & Welling, arXiv 1312.6114). Other weights are the beta-VAE
     (Higgins et al., ICLR 2017).

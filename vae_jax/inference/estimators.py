@@ -4,6 +4,7 @@ An estimator receives the passes through a model, see `Passes`. All estimators r
 differ in the derivatives of these terms.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vae_jax.distributions import Latent
-from vae_jax.inference.terms import Objective, Terms, log_weights
+from vae_jax.inference.terms import Objective, Terms, log_p, log_weights
 
 
 class Passes(Protocol):
@@ -58,11 +59,15 @@ def sticking_the_landing(passes: Passes, *, objective: Objective | None = None) 
       objective: not used.
 
     Returns:
-      Terms [K, B], in nats, without KL in closed form and without the densities of the layers: their gradients do not
-      use the samples.
+      Terms [K, B], in nats, without the densities of the layers and without KL in closed form, whose gradient does not
+      use the samples. `Terms.kl` is the mean of log q - log p then.
+
+    Raises:
+      ValueError: the posterior of a layer is a point.
     """
     del objective
-    return passes.at(_values(passes.sampled()))
+    sampled = passes.sampled()
+    return _with_penalties(passes.at(_values(sampled)), sampled)
 
 
 def doubly_reparameterized(passes: Passes, *, objective: Objective) -> Terms:
@@ -81,17 +86,19 @@ def doubly_reparameterized(passes: Passes, *, objective: Objective) -> Terms:
       objective: F.
 
     Returns:
-      Terms [K, B], in nats, without KL in closed form and without the densities of the layers: their gradients do not
-      use the samples.
+      Terms [K, B], in nats, without the densities of the layers and without KL in closed form, whose gradient does not
+      use the samples. `Terms.kl` is the mean of log q - log p then.
 
     Raises:
-      ValueError: the posterior has no density, or the objective compares the codes of a batch.
+      ValueError: the posterior of a layer is a point, or the objective compares the codes of a batch.
     """
-    values = _values(passes.sampled())
+    sampled = passes.sampled()
+    values = _values(sampled)
     log_w = log_weights(lax.stop_gradient(passes.at(values)))  # [K, B]; XLA merges it with the second evaluation below
     first, second = _derivatives(objective, log_w)
     factor = lax.stop_gradient(jnp.where(first != 0, 1 - second / jnp.where(first != 0, first, 1), 1))
-    return passes.at({name: _scale_gradient(z, factor) for name, z in values.items()})
+    scaled = {latent.name: _scale_gradient(latent.z, _aligned(factor, latent)) for latent in sampled.latents}
+    return _with_penalties(passes.at(scaled), sampled)
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -102,7 +109,18 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def _values(terms: Terms) -> dict[str, Array]:
+    """Return the values of the layers by name; raise ValueError if the posterior of a layer is a point."""
+    for latent in terms.latents:
+        if latent.log_q is None:
+            raise ValueError(f"posterior of layer {latent.name!r} is a point, which has no density; use `pathwise`")
     return {latent.name: latent.z for latent in terms.latents}
+
+
+def _with_penalties(terms: Terms, sampled: Terms) -> Terms:
+    """Return terms with the penalties of the samples, whose gradient reaches the posterior's parameters."""
+    penalties = {latent.name: latent.penalty for latent in sampled.latents}
+    latents = (dataclasses.replace(latent, penalty=penalties[latent.name]) for latent in terms.latents)
+    return terms._replace(latents=tuple(latents))
 
 
 def _derivatives(objective: Objective, log_w: Array) -> tuple[Array, Array]:
@@ -120,9 +138,16 @@ def _derivatives(objective: Objective, log_w: Array) -> tuple[Array, Array]:
     return jax.grad(total)(log_w), jax.vmap(diagonal)(rows)
 
 
+def _aligned(factor: Array, latent: Latent) -> Array:
+    """Return a factor [K, B] in the shape of the layer's value, [K, B, *event], or [L, K, B, *event] of L blocks."""
+    blocks = log_p(latent).ndim - factor.ndim
+    shape = (1,) * blocks + factor.shape + (1,) * (latent.z.ndim - factor.ndim - blocks)
+    return jnp.broadcast_to(factor.reshape(shape), latent.z.shape)
+
+
 @jax.custom_jvp
 def _scale_gradient(z: Array, factor: Array) -> Array:
-    """Return z [K, B, ...] or [L, K, B, ...]; derivatives that pass through it are multiplied by `factor` [K, B]."""
+    """Return z; derivatives that pass through it are multiplied by `factor`, of the same shape."""
     del factor
     return z
 
@@ -130,6 +155,4 @@ def _scale_gradient(z: Array, factor: Array) -> Array:
 @_scale_gradient.defjvp
 def _scale_gradient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     z, factor = primals
-    lead = 0 if z.shape[:2] == factor.shape else 1  # an axis of blocks
-    aligned = factor.reshape((1,) * lead + factor.shape + (1,) * (z.ndim - lead - 2))
-    return z, tangents[0] * jnp.broadcast_to(aligned, z.shape)
+    return z, tangents[0] * factor

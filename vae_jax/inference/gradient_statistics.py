@@ -38,7 +38,7 @@ def gradient_statistics(
     Args:
       loss: (params, key) -> [].
       params: a pytree of arrays.
-      keys: N typed keys [N], or raw keys [N, ...].
+      keys: N typed keys [N], or raw keys [N, ...], which the loss receives as typed keys.
       chunk: how many gradients are computed at once, a divisor of N.
       reference: the gradient that `bias` is relative to: the exact one, or the mean of an unbiased estimator.
 
@@ -48,7 +48,7 @@ def gradient_statistics(
     Raises:
       ValueError: `chunk` does not divide N, or N < 2.
     """
-    chex.assert_rank(keys, {1, 2})
+    keys = _typed_keys(keys)
     count = keys.shape[0]
     if count < 2 or count % chunk:
         raise ValueError(f"chunk={chunk} must divide the number of keys, {count}, which must be 2 or more")
@@ -67,7 +67,7 @@ def gradient_statistics(
         return (new_mean, jax.tree.map(add, squares, mean, grads)), None
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    steps = jnp.arange(count // chunk), keys.reshape(-1, chunk, *keys.shape[1:])  # raw keys have one axis more
+    steps = jnp.arange(count // chunk), keys.reshape(-1, chunk)
     (mean, squares), _ = lax.scan(merge, (zeros, zeros), steps)
     variance = jax.tree.map(lambda total: total / (count - 1), squares)
     return GradientStatistics(
@@ -77,6 +77,13 @@ def gradient_statistics(
         standard_error=jax.tree.map(lambda v: jnp.sqrt(v / count), variance),
         bias=None if reference is None else jax.tree.map(jnp.subtract, mean, reference),
     )
+
+
+def _typed_keys(keys: Array) -> Array:
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        keys = jax.random.wrap_key_data(keys)
+    chex.assert_rank(keys, 1)
+    return keys
 
 
 def signal_to_noise(statistics: GradientStatistics, count: int) -> Array:

@@ -61,7 +61,8 @@ def log_likelihood(
     chunk = min(chunk, num_samples)
     full, rest = divmod(num_samples, chunk)
     totals = sums(0, chunk)
-    totals, _ = lax.scan(add, totals, jnp.arange(1, full))
+    if full > 1:
+        totals, _ = lax.scan(add, totals, jnp.arange(1, full))
     if rest:
         totals = _merge_sums(totals, sums(full * chunk, rest))
     largest, total, squares = totals

@@ -123,9 +123,31 @@ def bind(objective: Objective | Pair, **settings: Any) -> Objective:
 
 
 def check_terms(terms: Terms) -> None:
-    """Raise AssertionError unless the log densities are [K, B]."""
+    """Raise AssertionError unless the log densities are [K, B], or [L, K, B] for a layer of L blocks.
+
+    Sums over layers would otherwise repeat an array [K, 1] silently.
+
+    Args:
+      terms: log densities.
+
+    Raises:
+      AssertionError: the shape of a log density, a KL or a penalty does not agree with that of `log_px_z`.
+      ValueError: there are no layers, or a layer has no log p(z).
+    """
     chex.assert_rank(terms.log_px_z, 2)
-    chex.assert_equal_shape([t for t in (terms.log_px_z, terms.log_pz, terms.log_qz) if t is not None])
+    if not terms.latents:
+        raise ValueError("terms have no stochastic layers; return the layers that `draw` has returned from `decode`")
+    samples, examples = terms.log_px_z.shape
+    for latent in terms.latents:
+        prior_density = log_p(latent)
+        blocks = prior_density.shape[:-2]
+        for values in (prior_density, latent.log_q, latent.penalty):
+            if values is not None:
+                chex.assert_rank(values, {2, 3})
+                chex.assert_shape(values, (*blocks, samples, examples))
+        if latent.kl is not None:
+            for_each_sample = latent.kl.ndim > len(blocks) + 1
+            chex.assert_shape(latent.kl, (*blocks, samples, examples) if for_each_sample else (*blocks, examples))
 
 
 def posterior_log_density(terms: Terms) -> Array:

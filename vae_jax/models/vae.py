@@ -182,15 +182,11 @@ class VAE(nn.Module):
           A density over images [..., H, W, C] in the dtype of the codes, and the layers.
 
         Raises:
-          InputError: the codes have an integer dtype, which the densities would inherit, or another size than the
+          InputError: given codes have an integer dtype, which the densities would inherit, or another size than the
             layer; or the output of the decoder has another shape than [..., H, W, F'].
         """
         del batch
         latents = self._draw_upwards(draw, evidence) if draw.posterior_first else self._draw_downwards(draw)
-        for latent, size in zip(latents, self.latent_sizes.values(), strict=True):
-            if not jnp.issubdtype(latent.z.dtype, jnp.floating) or latent.z.shape[-1] != size:
-                shape, dtype = list(latent.z.shape), latent.z.dtype
-                raise InputError(f"codes {latent.name} have shape {shape} and dtype {dtype}; pass floats [..., {size}]")
         return self._likelihood(latents[0].z), latents
 
     def _draw_upwards(self, draw: Draw, evidence: Normal | Deterministic | None) -> tuple[Latent, ...]:

@@ -52,7 +52,7 @@ def encode_images(run: Run, params: Params, key: Array, images: np.ndarray) -> d
     Args:
       run: the run whose model and preprocessing are used.
       params: the model's parameters.
-      key: random key for the preprocessing.
+      key: random key for the preprocessing; that of image i is fold_in(key, i).
       images: uint8 [N, H, W, C].
 
     Returns:
@@ -77,7 +77,7 @@ def sample_prior(run: Run, params: Params, key: Array, count: int) -> np.ndarray
     Args:
       run: the run whose model is used.
       params: the model's parameters.
-      key: random key of the samples.
+      key: random key of the samples; that of sample i is fold_in(key, i).
       count: number of samples N.
 
     Returns:

@@ -32,7 +32,7 @@ def preview_images(run: Run, params: Params, key: Array, images: np.ndarray) -> 
 
 
 def _preprocess_key(key: Array) -> Array:
-    """Return a key for the preprocessing of images; it differs from the keys of codes, `key` folded with a layer."""
+    """Return a key for the preprocessing of images; it differs from the keys of codes, `key` folded with a position."""
     return jax.random.fold_in(key, 2**31)
 
 
@@ -98,7 +98,7 @@ def plot_curves(run: Run) -> Path:
 def plot_all(run: Run, params: Params) -> list[Path]:
     """Save every figure that is possible for a run, from its test images, and return their paths."""
     images = run.images("test")
-    key = jax.random.fold_in(evaluation_key(run, "test"), 2**31)  # differs from the keys of the evaluation's batches
+    key = jax.random.fold_in(evaluation_key(run, "test"), 2**31)  # differs from the keys of the evaluation's examples
     preprocess_key = _preprocess_key(key)
     paths = [
         plot_samples(run, params, key=key),

@@ -54,8 +54,8 @@ def evaluate_examples(
 ) -> dict[str, np.ndarray]:
     """Return the values of `per_example` for all images, each exactly once.
 
-    The key of example i is fold_in(key, i), so its values do not depend on
-    `batch_size`. Each batch is dispatched before the values of the previous one are read.
+    The key of example i is fold_in(key, i), so its values do not depend on `batch_size`. Each batch is dispatched
+    before the values of the previous one are read.
 
     Args:
       per_example: (params, keys [B], images [B, ...]) -> {name: [B, ...]}.
@@ -86,9 +86,7 @@ def evaluate_examples(
         if report is not None:
             report(done)
 
-    multiple = 1 if placement is None else placement.mesh.size
-    for i, (count, batch) in enumerate(padded_batches(images, batch_size, multiple=multiple)):
-        keys = _batch_keys(len(batch), placement)(key, np.uint32(i * batch_size))
+    for count, keys, batch in _keyed_batches(key, images, batch_size, placement):
         with jax.default_matmul_precision("highest"):
             pending.append((count, per_example(params, keys, _place_batch(batch, placement))))
         if len(pending) > 1:
@@ -102,6 +100,15 @@ def _check_batches(images: np.ndarray, batch_size: int) -> None:
         raise ValueError("images has length 0; pass one image or more")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more")
+
+
+def _keyed_batches(
+    key: Array, images: np.ndarray, batch_size: int, placement: NamedSharding | None
+) -> Iterator[tuple[int, Array, np.ndarray]]:
+    """Yield (number of images, keys [B], batch [B, ...]); the devices of `placement` divide the rows of a batch."""
+    multiple = 1 if placement is None else placement.mesh.size
+    for i, (count, batch) in enumerate(padded_batches(images, batch_size, multiple=multiple)):
+        yield count, _batch_keys(len(batch), placement)(key, np.uint32(i * batch_size)), batch
 
 
 @functools.lru_cache(maxsize=16)

@@ -7,6 +7,7 @@ import pytest
 from scripts import load
 
 from vae_jax.config.schema import ModelConfig
+from vae_jax.distributions.drawers import from_values
 from vae_jax.models.build import build_model
 
 
@@ -58,7 +59,7 @@ def test_the_residual_network_in_torch_is_the_same_function(peers, monkeypatch):
     config = ModelConfig(network="residual", hidden=tuple(task["hidden"]), latent_dim=50, activation="gelu")
     model = build_model(config, (28, 28, 1))
     x = np.random.default_rng(0).uniform(size=(2, 28, 28, 1)).astype(np.float32)
-    initial = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+    initial = jax.eval_shape(model.init, jax.random.key(0), {"x": x})["params"]
     assert jax.tree.map(jnp.shape, flax_params(network)) == jax.tree.map(jnp.shape, initial)
     assert sum(p.numel() for p in network.parameters()) == sum(p.size for p in jax.tree.leaves(initial))
 
@@ -68,8 +69,9 @@ def test_the_residual_network_in_torch_is_the_same_function(peers, monkeypatch):
     monkeypatch.setattr(networks, "sample", lambda mean, log_variance: mean + torch.exp(0.5 * log_variance))
     logits, mean, log_variance = (value.detach().numpy() for value in network(torch.from_numpy(x).flatten(1)))
     variables = {"params": flax_params(network)}
-    q = model.apply(variables, x, method="encode")
-    p = model.apply(variables, q.loc + jnp.exp(q.log_scale), method="decode")
+    q = model.apply(variables, {"x": x}, method="encode")
+    z = q.loc + jnp.exp(q.log_scale)
+    p, _ = model.apply(variables, from_values({"z": z}), method="decode")
     np.testing.assert_allclose(mean, q.loc, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(log_variance, 2 * q.log_scale, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(logits, p.logits.reshape(2, -1), rtol=1e-4, atol=1e-4)
@@ -79,5 +81,5 @@ def test_the_mlp_in_torch_has_the_same_number_of_parameters(peers):
     pytest.importorskip("torch")
     network = load("benchmarks/trainers/torch_networks").make(peers.MODELS["mlp"], (28, 28, 1))
     model = build_model(ModelConfig(hidden=(400,), latent_dim=20, activation="relu"), (28, 28, 1))
-    initial = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
+    initial = jax.eval_shape(model.init, jax.random.key(0), {"x": np.zeros((1, 28, 28, 1), np.float32)})
     assert sum(p.numel() for p in network.parameters()) == sum(p.size for p in jax.tree.leaves(initial))
