@@ -5,8 +5,8 @@ implementation than Threefry are passed to jax.random.
 
 Each example of a batch has a separate key: the key of the step folded with the example's position in the global batch
 (`example_keys`). A microbatch, a shard or a padded batch then has a slice of an array of keys, so what an example draws
-depends neither on the size of the batch that it is computed in nor on the devices. This holds for Threefry: `jax.vmap`
-of the bits of an `rbg` key reads the first key of the array alone.
+depends neither on the size of the batch that it is computed in nor on the devices. Threefry draws for all keys at once;
+other implementations draw for one key after another.
 """
 
 import functools
@@ -133,8 +133,15 @@ def drawn(draw: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: tu
       ValueError: the shape of the keys is not the beginning of `shape`.
     """
     event = _event_shape(key, shape)
-    function = functools.reduce(lambda function, _: jax.vmap(function), key.shape, lambda k: draw(k, event))
-    return function(key)
+    if key.ndim == 0:
+        return draw(key, event)
+    flat = key.reshape(-1)
+    each = jax.vmap if str(jax.random.key_impl(key)) == "threefry2x32" else _map_in_turn  # vmap of rbg reads one key
+    return each(lambda k: draw(k, event))(flat).reshape(shape)
+
+
+def _map_in_turn(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda keys: lax.map(function, keys)
 
 
 def _event_shape(key: Array, shape: tuple[int, ...]) -> tuple[int, ...]:
