@@ -63,8 +63,7 @@ def evaluate_examples(
       key: a typed key.
       images: [N, ...].
       batch_size: how many images a batch contains.
-      placement: the sharding of the rows of a batch over a mesh; None for one device. If the devices do not divide
-        `batch_size`, rows are added.
+      placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
 
     Returns:
