@@ -1,4 +1,4 @@
-"""Variational autoencoders in JAX: exact bounds, complete runs in one compiled program, on any number of devices.
+"""Variational autoencoders in JAX: bounds of normalised densities, complete runs in one program, on one device or many.
 
 `__init__.pyi` lists the public names. Each is imported when it is first used, so `import vae_jax` alone imports no JAX.
 """
