@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compilations import compilations
 from jitted import apply
 
 from vae_jax.runs import decoding
@@ -91,3 +92,12 @@ def test_linear_interpolation_has_equal_steps_and_contains_both_ends():
     np.testing.assert_array_equal(paths[:, -1], right)
     steps = np.diff(paths, axis=1)
     np.testing.assert_allclose(steps, np.broadcast_to((right - left)[:, None] / 4, steps.shape), atol=1e-6)
+
+
+def test_the_sampler_is_compiled_once(bernoulli_run):
+    run, params = bernoulli_run
+    with compilations("sample_batch") as compiled:
+        samples = [decoding.sample_prior(run, params, jax.random.key(seed), 9) for seed in (0, 1, 0)]
+    assert len(compiled) == 1
+    np.testing.assert_array_equal(samples[0], samples[2])
+    assert (samples[0] != samples[1]).any()

@@ -83,11 +83,15 @@ def sample_prior(run: Run, params: Params, key: Array, count: int) -> np.ndarray
     Returns:
       Codes, float32 [N, D].
     """
+    return np.asarray(_jit_sample(run, count)(params, key))
 
-    def sample(params: Params, key: Array) -> Array:
+
+@functools.cache
+def _jit_sample(run: Run, count: int) -> Callable[..., Array]:
+    def sample_batch(params: Params, key: Array) -> Array:
         return sample_codes(params, random.example_keys(key, count), model=run.model)
 
-    return np.asarray(_replicated_jit(run, sample)(params, key))
+    return _replicated_jit(run, sample_batch)
 
 
 def interpolate_linearly(left: np.ndarray, right: np.ndarray, frames: int) -> np.ndarray:
