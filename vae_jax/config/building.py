@@ -2,12 +2,13 @@
 
 import dataclasses
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from vae_jax.config.flat import DEFAULTS, FIELD_TYPES, flatten, suggestion, unflatten
-from vae_jax.config.schema import Config
-from vae_jax.config.validation import unused_settings, validate
+from vae_jax.config.flat import all_settings, flatten, selected_settings, unflatten, unknown_setting_error
+from vae_jax.config.registry import SECTIONS, choice, suggestion
+from vae_jax.config.schema import PARTS, Config
+from vae_jax.config.validation import validate
 from vae_jax.errors import InputError
 
 
@@ -23,9 +24,11 @@ def from_flat(values: Mapping[str, Any]) -> Config:
     Raises:
       InputError: a name is not a setting, a setting is missing, or `validate` refuses a value.
     """
+    known = selected_settings(values)
     for path in values:
-        _check_name(path)
-    for path in FIELD_TYPES:
+        if path not in known:
+            raise unknown_setting_error(path, values)
+    for path in known:
         if path not in values:
             raise InputError(f"{path} is missing; add it")
     return validate(unflatten(values))
@@ -50,12 +53,13 @@ def override(config: Config, **values: Any) -> Config:
 def apply_overrides(config: Config, given: Mapping[str, Any]) -> Config:
     """Return the config with some settings replaced.
 
-    A setting that has no effect after the replacement, and that is not one of the replaced settings, gets its default.
-    For example, a preset's weight decay gets its default if the optimizer is replaced by one without weight decay.
+    If the choice of a section is replaced, the settings that both choices have keep their values, and the others get
+    their defaults. For example, `optimizer="adamw"` keeps the learning rate. The parts that a new model does not use,
+    such as the network, get their defaults.
 
     Args:
       config: the config to start from; it is not changed.
-      given: {"section.field": new value}.
+      given: {"section.field": new value}, and {"section": name} for a choice.
 
     Returns:
       A new, validated config.
@@ -63,21 +67,25 @@ def apply_overrides(config: Config, given: Mapping[str, Any]) -> Config:
     Raises:
       InputError: a name is not a setting, or `validate` refuses a value.
     """
-    values = flatten(config) | dict(given)
-    return from_flat(values | defaults_of_unused(values, given))
+    return validate(replace_settings(config, given))
 
 
-def defaults_of_unused(values: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
-    """Return the defaults of the settings that have no effect, except those that the user chose.
-
-    Args:
-      values: a flat config.
-      given: names "section.field" of the settings that the user chose.
-
-    Returns:
-      {"section.field": default}.
-    """
-    return {path: DEFAULTS[path] for path in unused_settings(values) if path not in given}
+def replace_settings(config: Config, given: Mapping[str, Any]) -> Config:
+    """Return `apply_overrides` without the validation of ranges and combinations."""
+    old = flatten(config)
+    names = {section: given.get(section, old[section]) for section in SECTIONS}
+    unused = set(PARTS) - set(choice("model", names["model"]).parts)
+    names |= {section: getattr(Config(), section).name for section in unused if section not in given}
+    known = selected_settings(names)
+    for path in given:
+        if path not in known:
+            raise unknown_setting_error(path, names)
+    kept = {
+        path: value
+        for path, value in old.items()
+        if path in known and path not in SECTIONS and path.partition(".")[0] not in unused
+    }
+    return unflatten(names | kept | dict(given))
 
 
 def steps_only(config: Config, *, log_every: int | None = None) -> Config:
@@ -101,24 +109,30 @@ def steps_only(config: Config, *, log_every: int | None = None) -> Config:
 def replace_unvalidated(config: Config, values: Mapping[str, Any]) -> Config:
     """Return the config with some settings replaced, without validation.
 
-    It is meant for two cases: values that are known only inside a compiled program, and values that an older version
-    accepted.
+    It is meant for values that are known only inside a compiled program.
 
     Args:
       config: the config to start from; it is not changed.
-      values: {"section.field": new value}; each name must be a setting.
+      values: {"section.field": new value}; each name must be a setting of the config.
 
     Returns:
       A new config.
     """
-    return unflatten(flatten(config) | dict(values))
+    top = {path: value for path, value in values.items() if "." not in path}
+    fields: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        if path not in top:
+            section, _, name = path.partition(".")
+            fields.setdefault(section, {})[name] = value
+    parts = {section: dataclasses.replace(getattr(config, section), **new) for section, new in fields.items()}
+    return dataclasses.replace(config, **parts, **top)
 
 
 def parse_setting(path: str, text: str) -> int | float | str:
     """Return the value that a text has as a setting, such as one of the values that a sweep varies.
 
     Args:
-      path: name "section.field" of a setting that is a number or a name.
+      path: name "section.field" of a setting that is a number or a name, of any registered choice.
       text: the value as text.
 
     Returns:
@@ -127,17 +141,13 @@ def parse_setting(path: str, text: str) -> int | float | str:
     Raises:
       InputError: the name is not a setting, the setting is neither a number nor a name, or the text is not a number.
     """
-    _check_name(path)
-    annotation = FIELD_TYPES[path]
-    kind = str if typing.get_origin(annotation) is Literal else annotation
+    annotations = {setting.path: setting.annotation for setting in all_settings()}
+    if path not in annotations:
+        raise InputError(f"{path} is not a setting{suggestion(path, annotations)}")
+    kind = str if typing.get_origin(annotations[path]) is Literal else annotations[path]
     if kind not in (int, float, str):
         raise InputError(f"{path} cannot be varied; use a setting that is a number or a name")
     try:
         return kind(text)
     except ValueError:
         raise InputError(f"{path}={text!r} must be of type {kind.__name__}") from None
-
-
-def _check_name(path: str) -> None:
-    if path not in FIELD_TYPES:
-        raise InputError(f"{path} is not a setting{suggestion(path, FIELD_TYPES)}")
