@@ -12,6 +12,7 @@ import scipy.special
 from densities import FAMILY, IMAGE, B, D, gather, log_prob, normals, sample
 
 from vae_jax.distributions.bernoulli import Bernoulli
+from vae_jax.distributions.categorical import Categorical
 from vae_jax.distributions.kl import kl_divergence
 from vae_jax.distributions.normal import Normal, standard_normal
 
@@ -39,12 +40,25 @@ def test_kl_of_bernoullis_equals_the_enumerated_sum():
     np.testing.assert_allclose(kl_divergence(q, p), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_kl_of_categoricals_equals_the_enumerated_sum_and_scipy():
+    q, p = Categorical(normals(0, B, 2, 3)), Categorical(normals(1, B, 2, 3))
+    pairs = jnp.array(list(itertools.product(range(3), repeat=2)))
+    vectors = jnp.broadcast_to(jax.nn.one_hot(pairs, 3)[:, None], (9, B, 2, 3))
+    log_q, log_p = log_prob(q, vectors), log_prob(p, vectors)
+    expected = (jnp.exp(log_q) * (log_q - log_p)).sum(0)
+    np.testing.assert_allclose(kl_divergence(q, p), expected, rtol=1e-5, atol=1e-5)
+    probabilities = [scipy.special.softmax(gather(d.logits).astype(np.float64), axis=-1) for d in (q, p)]
+    entropies = scipy.special.rel_entr(*probabilities).sum((-1, -2))
+    np.testing.assert_allclose(kl_divergence(q, p), entropies, rtol=1e-5, atol=1e-6)
+
+
 PAIRS = {
     "normal": lambda: (
         Normal(normals(0, B, D), normals(1, B, D)),
         Normal(normals(2, B, D), normals(3, B, D)),
     ),
     "bernoulli": lambda: (Bernoulli(normals(0, B, *IMAGE, 1)), Bernoulli(normals(1, B, *IMAGE, 1))),
+    "categorical": lambda: (Categorical(normals(0, B, 4, 3)), Categorical(normals(1, B, 4, 3))),
 }
 
 
@@ -95,6 +109,18 @@ def test_kl_of_bernoullis_is_finite_for_extreme_logits(a, b):
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("a", "b"), [(90.0, -90.0), (-1e4, 1e4), (1e4, 0.0), (0.0, -1e4)])
+def test_kl_of_categoricals_of_two_classes_is_that_of_bernoullis(a, b):
+    two = [Categorical(jnp.array([[logit, 0.0]])) for logit in (a, b)]
+    value, gradients = jax.value_and_grad(kl_divergence, argnums=(0, 1))(*two)
+    one = [Bernoulli(jnp.array([logit]), event_ndims=1) for logit in (a, b)]
+    expected, expected_gradients = jax.value_and_grad(kl_divergence, argnums=(0, 1))(*one)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours.logits[0, 0], theirs.logits[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(ours.logits[0, 1], -theirs.logits[0], rtol=1e-5, atol=1e-6)
+
+
 def test_kl_has_no_gradient_to_other_examples():
     for pair in PAIRS.values():
         q, p = pair()
@@ -109,6 +135,7 @@ def test_kl_without_a_closed_form_is_none():
     assert kl_divergence(normal, point) is None
     assert kl_divergence(normal, FAMILY["grey mixture"]()) is None
     assert kl_divergence(FAMILY["bernoulli"](), normal) is None
+    assert kl_divergence(FAMILY["categorical"](), normal) is None
 
 
 def test_kl_of_events_of_different_ranks_is_refused():

@@ -9,7 +9,7 @@ import pytest
 from densities import B, D, log_prob, normals
 
 from vae_jax.distributions import Normal, from_means, from_posterior, from_prior, from_values, standard_normal
-from vae_jax.distributions.latent import Latent, Observed
+from vae_jax.distributions.latent import Latent, Observed, Variables, as_variables
 
 K = 3
 
@@ -119,3 +119,13 @@ def test_blocks_of_a_scan_are_one_layer_with_a_leading_axis():
 )
 def test_a_drawer_states_whether_its_values_come_from_the_posterior(draw, expected):
     assert draw.posterior_first is expected
+
+
+def test_parameters_and_variables_are_arguments_of_apply():
+    params, averages = {"w": jnp.ones(2)}, {"mean": jnp.zeros(2)}
+    assert as_variables(params) == {"params": params}
+    variables = Variables(params, {"batch_stats": averages})
+    assert as_variables(variables) == {"params": params, "batch_stats": averages}
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, variables)
+    assert isinstance(doubled, Variables)  # a pytree
+    np.testing.assert_array_equal(as_variables(doubled)["params"]["w"], [2, 2])

@@ -6,9 +6,13 @@ import jax
 import numpy as np
 
 from vae_jax.distributions.bernoulli import Bernoulli
+from vae_jax.distributions.categorical import Categorical
+from vae_jax.distributions.continuous_bernoulli import ContinuousBernoulli
+from vae_jax.distributions.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from vae_jax.distributions.deterministic import Deterministic
 from vae_jax.distributions.logistic_mixture import DiscretizedLogisticMixture
 from vae_jax.distributions.normal import Normal
+from vae_jax.distributions.student_t import StudentT
 
 B, D, M = 8, 5, 3  # as many examples as devices
 IMAGE = (4, 3)  # H, W
@@ -27,6 +31,14 @@ FAMILY = {
     "normal": lambda: Normal(normals(0, B, D), normals(1, B, D)),
     "deterministic": lambda: Deterministic(normals(0, B, D)),
     "bernoulli": lambda: Bernoulli(normals(0, B, *IMAGE, 2)),
+    "categorical": lambda: Categorical(normals(0, B, 12, 4)),
+    "continuous bernoulli": lambda: ContinuousBernoulli(normals(0, B, *IMAGE, 2, scale=3.0)),
+    "student t": lambda: StudentT(normals(0, B, D), normals(1, B, D), normals(2, B, D, scale=0.3) + 2.5),
+    "poisson": lambda: Poisson(normals(0, B, 3) + 3),
+    "negative binomial": lambda: NegativeBinomial(normals(0, B, 3) + 4, normals(1, B, 3) + 1),
+    "zero-inflated negative binomial": lambda: ZeroInflatedNegativeBinomial(
+        normals(0, B, 3) + 4, normals(1, B, 3) + 1, normals(2, B, 3) - 3
+    ),
     "grey mixture": lambda: mixture(0, B, *IMAGE),
     "colour mixture": lambda: mixture(0, B, *IMAGE, channels=3),
 }

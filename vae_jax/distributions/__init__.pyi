@@ -4,6 +4,13 @@ from .base import (
     Shape as Shape,
 )
 from .bernoulli import Bernoulli as Bernoulli
+from .categorical import Categorical as Categorical
+from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
+from .counts import (
+    NegativeBinomial as NegativeBinomial,
+    Poisson as Poisson,
+    ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial,
+)
 from .deterministic import Deterministic as Deterministic
 from .drawers import (
     from_means as from_means,
@@ -12,6 +19,14 @@ from .drawers import (
     from_values as from_values,
 )
 from .kl import kl_divergence as kl_divergence
-from .latent import Batch as Batch, Draw as Draw, Latent as Latent, Observed as Observed
+from .latent import (
+    Batch as Batch,
+    Draw as Draw,
+    Latent as Latent,
+    Observed as Observed,
+    Variables as Variables,
+    as_variables as as_variables,
+)
 from .logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .normal import Normal as Normal, standard_normal as standard_normal
+from .student_t import StudentT as StudentT

@@ -6,14 +6,16 @@ import jax.numpy as jnp
 
 from vae_jax.distributions.base import Array, Distribution, Shape, expand, joint_shape, sum_event
 from vae_jax.distributions.bernoulli import Bernoulli
+from vae_jax.distributions.categorical import Categorical
 from vae_jax.distributions.normal import Normal
 
 
 def kl_divergence(q: Distribution, p: Distribution) -> Array | None:
     """Return KL(q ‖ p) = E_q[log q − log p] in closed form, summed over the event.
 
-    Normal ‖ Normal:        Σ ½(exp(2d) − 1 − 2d + ((m_q − m_p)/σ_p)²) with d = log σ_q − log σ_p.
-    Bernoulli ‖ Bernoulli:  Σ q log(q/p) + (1 − q) log((1 − q)/(1 − p)).
+    Normal ‖ Normal:            Σ ½(exp(2d) − 1 − 2d + ((m_q − m_p)/σ_p)²) with d = log σ_q − log σ_p.
+    Bernoulli ‖ Bernoulli:      Σ q log(q/p) + (1 − q) log((1 − q)/(1 − p)).
+    Categorical ‖ Categorical:  Σ q log(q/p), over the classes also.
 
     With s = log σ² the divergence of N(m, σ²) from N(0, I) is ½ Σ exp(s) + m² − 1 − s.
 
@@ -46,11 +48,18 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array | None:
                 return jax.nn.sigmoid(a) * (jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b))
 
             return sum_event(half(q_logits, p_logits) + half(-q_logits, -p_logits), q.event_ndims)
+        case Categorical(), Categorical():
+            q_log, p_log = jax.nn.log_softmax(q.logits), jax.nn.log_softmax(p.logits)
+            q_log, p_log = expand(_common_shape(q, p, q_log, p_log), q_log, p_log)
+            return sum_event(jnp.exp(q_log) * (q_log - p_log), q.event_ndims)
         case _:
             return None
 
 
-def _common_shape(q: Normal | Bernoulli, p: Normal | Bernoulli, q_array: Array, p_array: Array) -> Shape:
+_WithKL = Normal | Bernoulli | Categorical
+
+
+def _common_shape(q: _WithKL, p: _WithKL, q_array: Array, p_array: Array) -> Shape:
     if q.event_ndims != p.event_ndims:
         raise ValueError(f"q.event_ndims={q.event_ndims} must equal p.event_ndims={p.event_ndims}")
     return joint_shape(q.event_ndims, q_array.shape, p_array.shape)

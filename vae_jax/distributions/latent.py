@@ -18,6 +18,32 @@ Batch = Mapping[str, Array]  # {"x": [B, ...], "y": [B], ...}: the data of B exa
 Posterior = Callable[[], Any]  # () -> q(z | layers above, x), called only if the posterior is needed
 
 
+class Variables(NamedTuple):
+    """The variables of a model that has more than trained parameters, such as the averages of a normalization.
+
+    Attributes:
+      params: the parameters, a pytree.
+      statistics: {name of a Flax collection: pytree}, the variables without a gradient.
+    """
+
+    params: Any
+    statistics: Mapping[str, Any]
+
+
+def as_variables(params: Any) -> dict[str, Any]:
+    """Return the first argument of a Linen module's `apply`.
+
+    Args:
+      params: the parameters of the module, or `Variables`.
+
+    Returns:
+      {"params": parameters}, and the other collections by name.
+    """
+    if isinstance(params, Variables):
+        return {"params": params.params, **params.statistics}
+    return {"params": params}
+
+
 class Observed(NamedTuple):
     """A layer whose value is known for some examples, such as a label.
 
