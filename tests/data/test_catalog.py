@@ -1,4 +1,4 @@
-"""The catalog: names with config and version, other formats, and the folder of datasets."""
+"""The catalog: registered datasets, names with config and version, other formats, and the folder of datasets."""
 
 import functools
 import shutil
@@ -7,11 +7,13 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
 from inputs import refused
 from prepared_datasets import edit_info
 
-from vae_jax.data import catalog
-from vae_jax.data.loading import load
+from vae_jax.data import catalog, splits
+from vae_jax.data.loading import load, load_labels, resolve_name
 from vae_jax.data.preparation import available, prepare
 from vae_jax.errors import InputError
 
@@ -71,3 +73,61 @@ def test_two_threads_that_silence_tfds_both_restore_stdout():
     for thread in both:
         thread.join()
     assert sys.stdout is out
+
+
+@pytest.fixture
+def registered():
+    """`register_dataset`, whose names are forgotten after the test."""
+    before = dict(catalog.REGISTERED)
+    yield catalog.register_dataset
+    catalog.REGISTERED.clear()
+    catalog.REGISTERED.update(before)
+
+
+def test_a_registered_dataset_is_loaded_and_listed_by_name(registered, tmp_path, monkeypatch):
+    y = np.arange(50)
+    x = np.outer(y, [1, 2, 3])
+
+    @registered("my-counts")
+    def my_counts():
+        return {"train": {"x": x, "y": y}, "test": {"x": x[:5], "y": y[:5]}}
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-counts").mkdir()  # the name has precedence
+    assert resolve_name("my-counts", data_dir=tmp_path) == "my-counts"
+    assert [len(load("my-counts", split, data_dir=tmp_path)) for split in splits.SPLITS] == [45, 5, 5]
+    for split in splits.SPLITS:
+        counts = load("my-counts", split, data_dir=tmp_path)
+        np.testing.assert_array_equal(load_labels("my-counts", split, data_dir=tmp_path), counts[:, 0])
+    assert load("my-counts", "test", data_dir=tmp_path, kind="vectors").dtype == np.float32
+    unknown = dict.fromkeys(("version", "splits", "shape", "directory"))
+    listed = [entry for entry in available(tmp_path) if entry["name"] == "my-counts"]
+    assert listed == [{"name": "my-counts", "prepared": True} | unknown]
+    with refused(InputError, "did you mean 'my-counts'"):
+        load("my-count", "train", data_dir=tmp_path)
+
+
+def test_a_name_is_registered_once(registered):
+    def make():
+        @registered("mine")
+        def function():
+            return {"train": {"x": np.zeros((5, 2))}}
+
+        return function
+
+    assert make() is not make()  # the same function of a module that is imported again
+    with refused(InputError, "name='mine' is the name of ", "test_a_name_is_registered_once", "; use another name"):
+        registered("mine")(dict)
+    with refused(InputError, "name='digits' is the name of a built-in dataset; use another name"):
+        registered("digits")
+    for name in ("a/b", "x.npy", "", "1x", "a b", "a:1.0.0"):
+        with refused(InputError, f"name={name!r} must be letters"):
+            registered(name)
+
+
+def test_the_arrays_of_a_registered_dataset_are_checked(registered):
+    wrong = iter([None, {"x": [[1.0]]}, {"train": [[1.0]]}, {"train": {"x": np.full((5, 2), np.nan)}}])
+    registered("wrong")(lambda: next(wrong))
+    for message in ("has no training examples", "has no training examples", "examples are list; ", "x has values from"):
+        with refused(InputError, f"data.name='wrong' {message}"):
+            load("wrong", "train")

@@ -1,65 +1,63 @@
-"""The images of a config: in memory, or streamed if they would fill half of it."""
+"""Data sets in memory: reading by position, and the statistics and the description of all examples."""
 
+import json
+
+import jax
 import numpy as np
 import pytest
+from inputs import random_images
 
-from vae_jax.config.building import override
-from vae_jax.data import dataset
-from vae_jax.data.loading import load
-from vae_jax.data.records import Records
-from vae_jax.errors import InputError
-from vae_jax.runs import opening
-from vae_jax.runtime import host
+from vae_jax.data.cache import fingerprint
+from vae_jax.data.dataset import ArrayDataset, describe, example_sums
 
 
-def test_images_are_streamed_if_they_would_fill_half_of_the_memory(small, monkeypatch, tmp_path):
-    config = small()
-    size = dataset.training_images(config).nbytes
-    for available, streams in ((2 * size, False), (2 * size - 2, True), (None, False)):
-        monkeypatch.setattr(host, "available_memory", lambda available=available: available)
-        monkeypatch.setattr(host, "memory_limit", lambda sharers: None)
-        run, images = opening.prepare_run(config, tmp_path / "run")
-        assert run.streamed == isinstance(images, Records) == streams
-        if available is not None:
-            validation = run.images("validation")  # held out of the same records
-            np.testing.assert_array_equal(validation, load("digits", "validation", data_dir=config.data.data_dir))
-    monkeypatch.setattr(host, "available_memory", lambda: 2 * size - 2)
-    assert not opening.prepare_run(override(config, data__streaming="never"), tmp_path / "run")[0].streamed
-    static = override(config, data__binarization="static", model__likelihood="bernoulli")
-    assert not opening.prepare_run(static, tmp_path / "run")[0].streamed
+@pytest.fixture
+def labelled():
+    arrays = {"x": random_images(6, 4, 3, 1), "y": np.arange(6, dtype=np.int32), "mask": np.arange(6) < 3}
+    return ArrayDataset(arrays, "images")
 
 
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        ({"data__binarization": "static", "model__likelihood": "bernoulli"}, "binarization=static must be"),
-        ({"data__streaming": "never", "data__workers": 2}, "data.workers=2 has no effect with data.streaming=never"),
-        ({"data__workers": -1}, "data.workers=-1 must be 0 or more"),
-        (
-            {"data__name": "images.npy"},
-            r"data\.streaming=always does not work with data\.name='images\.npy', which is a path; use auto",
-        ),
-    ],
-)
-def test_settings_that_exclude_streaming_are_refused(small, tmp_path, monkeypatch, settings, line):
-    monkeypatch.chdir(tmp_path)
-    np.save("images.npy", np.zeros((40, 8, 8), np.uint8))
-    with pytest.raises(InputError, match=line):
-        opening.prepare_run(small(**{"data__streaming": "always"} | settings), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_examples_are_read_by_position(labelled):
+    positions = np.array([4, 0, 4])
+    found = labelled.read(positions)
+    assert found.keys() == labelled.arrays.keys()
+    for name, array in labelled.arrays.items():
+        np.testing.assert_array_equal(found[name], array[positions])
+        assert labelled.read_all()[name] is array
+    assert (len(labelled), labelled.nbytes) == (6, 6 * 12 + 6 * 4 + 6)
 
 
-def test_images_binarized_once_are_the_same_at_each_start(small, tmp_path):
-    config = small(data__binarization="static", model__likelihood="bernoulli")
-    once, twice = dataset.load_images(config, "train"), dataset.load_images(config, "train")
-    np.testing.assert_array_equal(once, twice)
-    assert set(np.unique(once)) == {0, 255}
-    gray = dataset.load_images(small(), "train")
-    assert not np.array_equal(dataset.load_images(override(config, seed=1), "train"), once)
-    # Bernoulli(pixel / 255): the mean over images of each pixel, within 5 standard errors.
-    error = 5 * np.sqrt(0.25 / len(gray))
-    np.save(tmp_path / "gray.npy", np.full((300, 4, 4), 128, np.uint8))
-    constant = override(config, data__name=str(tmp_path / "gray.npy"))
-    train, test = (dataset.load_images(constant, split)[:20] for split in ("train", "test"))
-    assert 0.3 < (train != test).mean() < 0.7  # the random numbers of the splits differ
-    assert (np.abs(once.mean(axis=0) - gray.mean(axis=0)) / 255 < error).all()
+def test_the_spec_describes_one_example(labelled):
+    assert labelled.spec == {
+        "x": jax.ShapeDtypeStruct((4, 3, 1), np.uint8),
+        "y": jax.ShapeDtypeStruct((), np.int32),
+        "mask": jax.ShapeDtypeStruct((), bool),
+    }
+
+
+def test_the_description_is_json_and_changes_with_each_array(labelled):
+    found = describe(labelled)
+    assert json.loads(json.dumps(found)) == found
+    assert (found["kind"], found["num_examples"]) == ("images", 6)
+    x = labelled.arrays["x"]
+    assert found["arrays"]["x"] == {"shape": [4, 3, 1], "dtype": "uint8", "sha256": fingerprint(x)}
+    assert list(found["arrays"]) == ["x", "y", "mask"]
+    other = describe(ArrayDataset({**labelled.arrays, "y": labelled.arrays["y"][::-1]}, "images"))
+    assert other["arrays"]["x"] == found["arrays"]["x"]
+    assert other["arrays"]["y"]["sha256"] != found["arrays"]["y"]["sha256"]
+
+
+def test_sums_over_the_examples():
+    images = random_images(50, 4, 3, 1)
+    sums, bright = example_sums(images)
+    assert sums.dtype == np.uint64
+    np.testing.assert_array_equal(sums, images.astype(int).sum(axis=0))
+    np.testing.assert_array_equal(bright, (images >= 128).sum(axis=0))
+    vectors = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+    for array in (vectors, np.full((50, 7), 2**31 - 1, np.int32)):
+        assert example_sums(array).dtype == np.float64
+        np.testing.assert_array_equal(example_sums(array), [array.astype(np.float64).sum(axis=0), np.zeros(7)])
+
+
+def test_the_summary_is_computed_once(labelled):
+    assert labelled.summary is labelled.summary

@@ -1,4 +1,4 @@
-"""Images from files: pixels are read without change, and unusable files are refused in one line."""
+"""Examples from files: numbers are read without change, and unusable files are refused in one line."""
 
 import functools
 import io
@@ -10,7 +10,7 @@ import pytest
 from inputs import SHARED, random_images, refused, save_array, save_image
 from PIL import Image
 
-from vae_jax.data import files, loading, splits
+from vae_jax.data import files, kinds, loading, splits
 from vae_jax.data.loading import load, load_labels, open_records
 from vae_jax.errors import InputError, StorageError, VaeJaxError
 from vae_jax.runtime import host
@@ -28,7 +28,7 @@ def test_npy_pixels_are_unchanged(tmp_path, shape, order):
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", np.longdouble])
 def test_floats_are_rounded_to_eight_bits(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK", 100)
+    monkeypatch.setattr(kinds, "CHUNK", 100)
     x = random_images(7, 6, 5)
     loaded = load(save_array(tmp_path / "x.npy", (x / 255).astype(dtype)), "train", holdout=0)
     np.testing.assert_array_equal(loaded[..., 0], x)
@@ -45,7 +45,8 @@ def test_every_half_precision_number_is_rounded_once(tmp_path):
     [
         (np.zeros((2, 3, 4, 3), np.int64), ["int64", "uint8"]),
         (np.zeros((2, 3, 32, 32), np.uint8), ["[2, 3, 32, 32]", "[N, H, W, 1 or 3]"]),
-        (np.zeros((2, 784), np.uint8), ["[2, 784]"]),
+        (np.zeros(784, np.uint8), ["[784]", "[N, D]"]),
+        (np.zeros((2, 784, 1, 1, 1), np.uint8), ["[2, 784, 1, 1, 1]", "[N, D]"]),
         (np.zeros((0, 28, 28), np.uint8), ["empty"]),
         (np.zeros((2, 0, 28), np.uint8), ["[2, 0, 28]"]),
         (np.linspace(-1, 255, 8).reshape(2, 2, 2), ["-1", "255", "[0, 1]"]),
@@ -76,7 +77,7 @@ def test_a_pickle_is_refused_and_does_not_run(tmp_path, monkeypatch):
     array = np.array([Canary()], dtype=object)
     np.savez(tmp_path / "x.npz", images=array)
     for path in (save_array(tmp_path / "x.npy", array, allow_pickle=True), tmp_path / "x.npz"):
-        with refused(InputError, "pickle", "uint8"):
+        with refused(InputError, "pickle", "numbers"):
             load(path, "train")
     (tmp_path / "bare.npy").write_bytes(b"\x80\x04cos\nsystem\n.")
     with refused(InputError, ".npy format"):
@@ -151,27 +152,67 @@ def test_zip_bombs_are_refused(tmp_path, monkeypatch):
         load(tmp_path / "x.npz", "train")
 
 
-def test_the_array_of_an_npz_has_the_key_images_or_is_the_only_one(tmp_path):
-    x, y = random_images(6, 4, 4), np.array([3, 1, 4, 1, 5, 9])
-    load = functools.partial(loading.load, tmp_path / "x.npz", "train", holdout=0)
-    labels = functools.partial(load_labels, tmp_path / "x.npz", "train", holdout=0)
-    for arrays in ({"images": x, "other": x[:1], "labels": y}, {"anything": x, "labels": y}):
-        np.savez(tmp_path / "x.npz", **arrays)
+def test_the_arrays_of_an_npz_have_known_keys_or_the_examples_are_the_only_other_one(tmp_path):
+    x, y, path = random_images(6, 4, 4), np.array([3, 1, 4, 1, 5, 9]), tmp_path / "x.npz"
+    load = functools.partial(loading.load, path, "train", holdout=0)
+    labels = functools.partial(load_labels, path, "train", holdout=0)
+    for arrays in (
+        {"images": x, "other": x[:1], "labels": y},
+        {"x": x, "images": x[:1], "y": y, "labels": y[:1]},
+        {"anything": x, "labels": y},
+    ):
+        np.savez(path, **arrays)
         np.testing.assert_array_equal(load()[..., 0], x)
         np.testing.assert_array_equal(labels(), y)
         assert labels().dtype == np.int32
-    np.savez(tmp_path / "x.npz", a=x, b=x)
-    with refused(InputError, "['a', 'b']", "'images'"):
+    np.savez(path, a=x, b=x)
+    with refused(InputError, "['a', 'b']", "'x'", "'images'"):
         load()
-    np.savez(tmp_path / "x.npz", images=x)
-    with refused(InputError, "has no array 'labels' among its arrays ['images']; save it "):
+    np.savez(path, images=x)
+    with refused(InputError, f"data.name={str(path)!r} has no labels; use "):
         labels()
     for bad in (y[:5], y / 2, np.full(6, 2**31)):
-        np.savez(tmp_path / "x.npz", images=x, labels=bad)
-        with refused(InputError, "labels"):
+        np.savez(path, images=x, labels=bad)
+        with refused(InputError, "(labels.npy) has "):
             labels()
-    with refused(InputError, "labels"):
+    with refused(InputError, "has no labels; use "):
         load_labels(save_array(tmp_path / "x.npy", x), "train")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_mask_of_an_npz_is_read_along(tmp_path, order):
+    x = random_images(6, 4, 5)
+    mask = np.asarray(x > 99, order=order)
+    for given, expected in ((mask, mask[..., None]), (mask[:, 0, 0].astype(np.float64), mask[:, 0, 0])):
+        np.savez(tmp_path / "x.npz", x=x, mask=given)
+        found = files.load_file(tmp_path / "x.npz").arrays
+        assert found.keys() == {"x", "mask"}
+        assert found["mask"].dtype == bool
+        np.testing.assert_array_equal(found["mask"], expected)
+    np.savez(tmp_path / "x.npz", x=x, mask=mask[:5])
+    with refused(InputError, "(mask.npy) has shape [5, 4, 5]; use [6] or [6, 4, 5, 1]"):
+        files.load_file(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_two_axes_are_vectors_or_counts(tmp_path, order, monkeypatch):
+    monkeypatch.setattr(kinds, "CHUNK", 100)
+    numbers, path = np.random.default_rng(0), tmp_path / "x.npy"
+    for kind, array in (("vectors", numbers.normal(size=(30, 7))), ("counts", numbers.poisson(3, size=(30, 7)))):
+        np.save(path, np.asarray(array, order=order))
+        found = files.load_file(path)
+        assert (found.kind, found.arrays["x"].dtype) == (kind, kinds.KINDS[kind].dtype)
+        assert found.arrays["x"].flags.c_contiguous
+        np.testing.assert_array_equal(found.arrays["x"], array.astype(found.arrays["x"].dtype))
+    counts = load(path, "train", holdout=0)
+    np.testing.assert_array_equal(load(path, "train", holdout=0, kind="vectors"), counts.astype(np.float32))
+    np.save(path, counts.astype(np.float64))
+    assert files.load_file(path).kind == "vectors"
+    np.testing.assert_array_equal(load(path, "train", holdout=0, kind="counts"), counts)
+    with refused(InputError, "data.kind='words' must be one of auto, images, vectors, counts"):
+        load(path, "train", kind="words")
+    with refused(InputError, "has shape [30, 7]; use [N, H, W]"):
+        load(path, "train", kind="images")
 
 
 @pytest.mark.fault
@@ -268,7 +309,7 @@ def test_transparency_is_dropped_and_grey_among_colour_becomes_colour(tmp_path):
 
 
 def test_unusable_folders_are_refused(tmp_path):
-    with refused(InputError, "contains no images (subfolders are ignored); add ", ".png"):
+    with refused(InputError, "contains no images, neither directly nor in a folder for each class; add ", ".png"):
         load(tmp_path, "train")
     save_image(tmp_path / "a.png", random_images(4, 6))
     save_image(tmp_path / "b.png", random_images(4, 7))
@@ -286,5 +327,33 @@ def test_unusable_folders_are_refused(tmp_path):
     os.mkfifo(tmp_path / "b.png")
     with refused(StorageError, "b.png", "not a plain file"):
         load(tmp_path, "train")
-    with refused(InputError, "labels"):
-        load_labels(tmp_path, "train")
+    (tmp_path / "b.png").unlink()
+    save_image(tmp_path / "b.png", random_images(4, 6))
+    with refused(InputError, "has no labels; use "):
+        load_labels(tmp_path, "train", holdout=0)
+
+
+def test_the_folders_of_a_folder_are_the_classes(tmp_path):
+    x = random_images(5, 4, 6)
+    for name, image in zip(("cat/b.png", "cat/a.png", "Dog/z.PNG", "ant/y.png", "ant/x.bmp"), x, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_image(tmp_path / name, image)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    save_image(tmp_path / ".hidden" / "a.png", x[0])
+    (tmp_path / "notes.txt").write_text("not an image")
+    np.testing.assert_array_equal(load(tmp_path, "train", holdout=0)[..., 0], x[[2, 4, 3, 1, 0]])
+    labels = load_labels(tmp_path, "train", holdout=0)
+    assert (labels.tolist(), labels.dtype) == ([0, 1, 1, 2, 2], np.int32)  # Dog, ant, cat
+    save_image(tmp_path / "a.png", x[0])
+    with refused(InputError, "contains both images and folders of images (Dog, ant, cat); keep "):
+        load(tmp_path, "train")
+
+
+def test_folders_named_like_splits_are_not_classes(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        save_image(tmp_path / split / "a.png", random_images(4, 6))
+    with refused(InputError, "has folders named like splits, test, train, not like classes; use one of these folders"):
+        load(tmp_path, "train")
+    assert len(load(tmp_path / "train", "train", holdout=0)) == 1

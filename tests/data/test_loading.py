@@ -1,4 +1,4 @@
-"""Loading: exactly the images on disk, from the cache or decoded, and unknown names are refused in one line."""
+"""Loading: exactly the examples on disk, in memory or streamed, and unknown names are refused in one line."""
 
 import shutil
 import subprocess
@@ -10,10 +10,14 @@ import pytest
 from inputs import random_images, refused, save_image
 from prepared_datasets import write_dataset
 
-from vae_jax.data import catalog, splits
-from vae_jax.data.loading import load, load_labels
+from vae_jax.config import DataConfig
+from vae_jax.data import catalog, loading, splits
+from vae_jax.data.dataset import ArrayDataset
+from vae_jax.data.loading import ConfiguredSource, load, load_labels, open_source, resolve_name
 from vae_jax.data.preparation import available, prepare
+from vae_jax.data.records import Records
 from vae_jax.errors import InputError, NoExamplesError, StorageError
+from vae_jax.runtime import host
 
 
 def test_the_validation_split_of_mnist_is_held_out_of_training(mnist_dir):
@@ -71,7 +75,7 @@ def test_decoding_png_images_prints_nothing(mnist_dir):
         from pathlib import Path
         from vae_jax.data import catalog, loading
         arrays = loading._decode(catalog.find("mnist", Path(sys.argv[1])), "test")
-        assert {key: len(array) for key, array in arrays.items()} == {"image": 10000, "label": 10000}
+        assert {name: len(array) for name, array in arrays.items()} == {"x": 10000, "y": 10000}
     """
     run = subprocess.run([sys.executable, "-Werror", "-c", code, mnist_dir], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
@@ -105,7 +109,7 @@ def test_the_image_feature_of_another_dataset_is_found(tmp_path):
     np.testing.assert_array_equal(load("other", "validation", data_dir=tmp_path), x[:3])
     held_out = splits.select({"train": 10, "validation": 3}, "test", 0.2)[1]
     np.testing.assert_array_equal(load("other", "test", data_dir=tmp_path, holdout=0.2), x[held_out])
-    with refused(InputError, "no labels", "picture, size"):
+    with refused(InputError, "data.name='other' has no labels; use "):
         load_labels("other", "train", data_dir=tmp_path)
     assert available(tmp_path)[-1] == {
         "name": "other",
@@ -185,3 +189,77 @@ def test_importing_the_folder_imports_no_large_library():
         print(*{"tensorflow_datasets", "tensorflow", "jax", "sklearn", "PIL", "array_record"} & set(sys.modules))
     """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_examples_are_streamed_if_they_would_fill_half_of_the_memory(data_dir, monkeypatch):
+    config = DataConfig(data_dir=data_dir)
+    size = open_source(config).training().nbytes
+    for available_bytes, streams in ((2 * size, False), (2 * size - 2, True), (None, False)):
+        monkeypatch.setattr(host, "available_memory", lambda value=available_bytes: value)
+        training = open_source(config).training()
+        assert isinstance(training, Records if streams else ArrayDataset)
+        for split in splits.SPLITS:  # of a streamed one held out of the same records
+            found = open_source(config).split(split).arrays
+            assert found.keys() == {"x", "y"}
+            np.testing.assert_array_equal(found["x"], load("digits", split, data_dir=data_dir))
+            np.testing.assert_array_equal(found["y"], load_labels("digits", split, data_dir=data_dir))
+    monkeypatch.setattr(host, "available_memory", lambda: 2 * size - 2)
+    never = ConfiguredSource(DataConfig(data_dir=data_dir, streaming="never"))
+    assert isinstance(never.training(), ArrayDataset)
+    always = ConfiguredSource(DataConfig(data_dir=data_dir, streaming="always"))
+    assert isinstance(always.training(), Records)
+
+
+def test_a_split_of_a_streamed_dataset_does_not_decode_the_others(data_dir, monkeypatch):
+    source = ConfiguredSource(DataConfig(data_dir=data_dir, streaming="always"))
+    expected = load("digits", "validation", data_dir=data_dir)
+    monkeypatch.setattr(loading, "_read_arrays", None)
+    np.testing.assert_array_equal(source.split("validation").arrays["x"], expected)
+
+
+def test_what_is_not_prepared_on_disk_cannot_be_streamed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", random_images(40, 8, 8))
+    with refused(InputError, "data.streaming=always does not work with data.name='images.npy', which is a path; use "):
+        ConfiguredSource(DataConfig(name="images.npy", streaming="always")).training()
+    monkeypatch.setattr(host, "available_memory", lambda: 1 << 20)
+    assert isinstance(ConfiguredSource(DataConfig(name="images.npy")).training(), ArrayDataset)
+    monkeypatch.setitem(catalog.REGISTERED, "mine", lambda: {"train": {"x": np.ones((9, 2))}})
+    with refused(InputError, "data.name='mine', which is registered; use auto or never"):
+        ConfiguredSource(DataConfig(name="mine", streaming="always")).training()
+    assert len(ConfiguredSource(DataConfig(name="mine")).training()) == 7
+
+
+def test_a_registered_function_is_called_once_for_each_source(monkeypatch):
+    calls = []
+    monkeypatch.setitem(catalog.REGISTERED, "mine", lambda: calls.append(0) or {"train": {"x": np.ones((9, 2))}})
+    source = ConfiguredSource(DataConfig(name="mine"))
+    assert [len(source.split(split)) for split in splits.SPLITS] == [7, 1, 1]
+    assert (len(source.training()), len(calls), source.name) == (7, 1, "mine")
+
+
+def test_the_kind_of_a_config_is_honoured(data_dir, tmp_path):
+    counts = np.random.default_rng(0).poisson(3, size=(30, 7))
+    np.save(tmp_path / "x.npy", counts)
+    for kind, expected in (("auto", "counts"), ("counts", "counts"), ("vectors", "vectors")):
+        source = ConfiguredSource(DataConfig(name=str(tmp_path / "x.npy"), kind=kind))
+        assert source.split("test").kind == source.training().kind == expected
+    assert ConfiguredSource(DataConfig(data_dir=data_dir, kind="images")).split("test").kind == "images"
+    save_image(tmp_path / "a.png", random_images(4, 6))
+    for name in ("digits", str(tmp_path)):
+        for streaming in ("never", "auto", "always")[: 2 if name != "digits" else 3]:
+            source = ConfiguredSource(DataConfig(name=name, data_dir=data_dir, kind="counts", streaming=streaming))
+            for call in (source.training, lambda source=source: source.split("train")):
+                with refused(InputError, f"data.kind=counts does not work with data.name={name!r}, which contains "):
+                    call()
+
+
+def test_names_are_resolved_to_absolute_paths(tmp_path, monkeypatch, data_dir):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for name, expected in (("x.npy", "x.npy"), ("pictures", "pictures"), ("./pictures", "pictures")):
+        assert resolve_name(name, data_dir=data_dir) == str(tmp_path / expected)
+    for name in ("digits", "unknown", "mnist:3.0.1"):
+        assert resolve_name(name, data_dir=data_dir) == name
+    with refused(InputError, "data.name='./none' is not a folder; use "):
+        resolve_name("./none")

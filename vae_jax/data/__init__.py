@@ -1,4 +1,4 @@
-"""Image datasets by name or path: preparation, loading, streaming, batch order and preprocessing."""
+"""Data sets by name, by path or from arrays: preparation, loading, streaming, batch order and preprocessing."""
 
 import lazy_loader
 

@@ -1,20 +1,36 @@
 from .cache import fingerprint as fingerprint
+from .catalog import register_dataset as register_dataset
 from .dataset import (
-    Images as Images,
-    describe_images as describe_images,
-    load_images as load_images,
-    training_images as training_images,
+    ArrayDataset as ArrayDataset,
+    Arrays as Arrays,
+    Dataset as Dataset,
+    Summary as Summary,
+    describe as describe,
 )
+from .kinds import KINDS as KINDS, Kind as Kind, infer_kind as infer_kind
 from .loading import (
+    ConfiguredSource as ConfiguredSource,
     load as load,
     load_labels as load_labels,
     open_records as open_records,
+    open_source as open_source,
     resolve_name as resolve_name,
 )
 from .moons import Moons as Moons, moon_parameters as moon_parameters, render_moons as render_moons
 from .order import BatchOrder as BatchOrder, batch_indices as batch_indices
 from .preparation import available as available, prepare as prepare
-from .preprocess import binarize_once as binarize_once, mean_image as mean_image, read_images as read_images
+from .preprocess import (
+    DynamicBinarizationConfig as DynamicBinarizationConfig,
+    IdentityConfig as IdentityConfig,
+    Log1pConfig as Log1pConfig,
+    OneHotConfig as OneHotConfig,
+    PreprocessConfig as PreprocessConfig,
+    ScaleConfig as ScaleConfig,
+    StaticBinarizationConfig as StaticBinarizationConfig,
+    ThresholdConfig as ThresholdConfig,
+    binarize_once as binarize_once,
+)
 from .records import Records as Records
+from .source import ArraySource as ArraySource, Source as Source, from_arrays as from_arrays
 from .splits import SPLITS as SPLITS
 from .streaming import stream_batches as stream_batches

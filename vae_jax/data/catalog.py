@@ -1,4 +1,4 @@
-"""The built-in datasets, and the prepared datasets on disk, whose metadata are read without importing TFDS."""
+"""The built-in, the registered and the prepared datasets. Metadata on disk are read without importing TFDS."""
 
 import contextlib
 import fnmatch
@@ -9,11 +9,11 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vae_jax.data.files import one_line
 from vae_jax.errors import InputError, StorageError
@@ -48,6 +48,45 @@ BUILTIN = {
     "moons_full_half": Builtin("1.0.0", "MoonsFullHalf"),
     "moons_gap": Builtin("1.0.0", "MoonsGap"),
 }
+
+Splits = Mapping[str, Mapping[str, Any]]  # {"train": {"x": ..., "y": ...}, "test": ...}
+F = TypeVar("F", bound=Callable[[], Splits])
+REGISTERED: dict[str, Callable[[], Splits]] = {}
+
+
+def register_dataset(name: str) -> Callable[[F], F]:
+    """Return a decorator that makes the data set of a function available as `data.name=NAME` in every command.
+
+        @register_dataset("two-blobs")
+        def two_blobs():
+            return {"train": {"x": x, "y": y}}
+
+    `vae-jax --import MODULE` imports the module of the function. The function runs when the data set is opened.
+
+    Args:
+      name: The name of the data set.
+
+    Returns:
+      The decorator. The function returns {"train": {"x": ..., "y": ..., "mask": ...}, "validation": ..., "test": ...}
+      with arrays as for `from_arrays`; only the x of the split train is required. The same call must return the same
+      arrays at each start of a run.
+
+    Raises:
+      InputError: The name cannot be distinguished from a path or a TFDS dataset, or another dataset has it.
+    """
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+        raise InputError(f"name={name!r} must be letters, digits, _ and -, and start with a letter; rename the dataset")
+    if name in BUILTIN:
+        raise InputError(f"name={name!r} is the name of a built-in dataset; use another name")
+
+    def register(function: F) -> F:
+        other = REGISTERED.get(name, function)
+        if (other.__module__, other.__qualname__) != (function.__module__, function.__qualname__):
+            raise InputError(f"name={name!r} is the name of {other.__module__}.{other.__qualname__}; use another name")
+        REGISTERED[name] = function
+        return function
+
+    return register
 
 
 @dataclass(frozen=True)
@@ -204,10 +243,11 @@ def unknown_dataset_error(name: str, root: Path) -> InputError:
     folder = f"under data.data_dir={str(root)!r}"
     if name in BUILTIN:
         return InputError(f"data.name={name!r} is not prepared {folder}; run `vae-jax data prepare {name}`")
-    known = sorted({*BUILTIN, *(p.parent.relative_to(root).as_posix() for p in scan(root))})
+    known = sorted({*BUILTIN, *REGISTERED, *(p.parent.relative_to(root).as_posix() for p in scan(root))})
     return InputError(
         f"data.name={name!r} is not a dataset{close_match(name, known)}; use one of {', '.join(known)}, "
-        f"a TFDS dataset prepared as array_record {folder}, a .npy or .npz file, or a folder of images"
+        f"a TFDS dataset prepared as array_record {folder}, a .npy or .npz file, a folder of images, or a name that a "
+        "module registers, which `vae-jax --import MODULE` imports"
     )
 
 

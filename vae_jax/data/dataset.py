@@ -1,106 +1,175 @@
-"""The images that a config names: complete in memory, or as records that training streams from disk."""
+"""Data sets: examples that are read by position, arrays by name. Here those that are in memory."""
 
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 
-from vae_jax import random
-from vae_jax.config import Config
-from vae_jax.data import loading
 from vae_jax.data.cache import fingerprint
-from vae_jax.data.preprocess import binarize_once
-from vae_jax.data.records import Records
-from vae_jax.data.splits import SPLITS
-from vae_jax.errors import InputError
-from vae_jax.runtime import host
 
-Images = np.ndarray | Records  # in memory, or streamed
+if TYPE_CHECKING:
+    import jax
+
+Arrays = Mapping[str, np.ndarray]  # {"x": [N, ...], "y": [N], "mask": [N, ...]}; only "x" is in every data set
 
 
-def load_images(config: Config, split: str) -> np.ndarray:
-    """Return the images of a split in memory, as a run with this config reads them.
+class Summary(NamedTuple):
+    """Statistics of all examples, which a run needs before it reads them.
 
-    With `data.binarization=static` the images are already binarized by `binarize_once`, with a key that depends on
-    `seed` and on the split.
+    Attributes:
+      fingerprints: {name: `cache.fingerprint` of all examples as one array}.
+      sums: `example_sums` of x, [2, ...].
+    """
+
+    fingerprints: dict[str, str]
+    sums: np.ndarray
+
+
+class Dataset(Protocol):
+    """Examples that are read by position.
+
+    Attributes:
+      kind: a name in `KINDS`.
+      spec: {name: shape and dtype of ONE stored example}.
+      nbytes: the size of all arrays, in bytes.
+      summary: fingerprints and sums.
+    """
+
+    @property
+    def kind(self) -> str:
+        """A name in `KINDS`."""
+        ...
+
+    @property
+    def spec(self) -> "dict[str, jax.ShapeDtypeStruct]":
+        """Shape and dtype of one stored example, by the names of the arrays."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all arrays, in bytes."""
+        ...
+
+    @property
+    def summary(self) -> Summary:
+        """Fingerprints and sums of all examples."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        ...
+
+    def read(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the examples at some positions.
+
+        Args:
+          positions: integers [n].
+
+        Returns:
+          {name: [n, ...]}.
+        """
+        ...
+
+    def read_all(self) -> dict[str, np.ndarray]:
+        """Return all examples, {name: [N, ...]}."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """A data set in memory. `from_arrays` checks and converts arrays of a user.
+
+    Attributes:
+      arrays: {"x": uint8 [N, H, W, C], float32 [N, D] or int32 [N, D]}, with "y", int32 [N], and "mask", bool [N, ...],
+        if the source has them.
+      kind: a name in `KINDS`.
+    """
+
+    arrays: Arrays
+    kind: str
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.arrays["x"])
+
+    @property
+    def spec(self) -> "dict[str, jax.ShapeDtypeStruct]":
+        """Shape and dtype of one stored example, by the names of the arrays."""
+        return example_spec({name: (array.shape[1:], array.dtype) for name, array in self.arrays.items()})
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all arrays, in bytes."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    @property
+    def summary(self) -> Summary:
+        """Fingerprints and sums of all examples, computed once."""
+        return self._summary
+
+    @functools.cached_property
+    def _summary(self) -> Summary:
+        return Summary({name: fingerprint(a) for name, a in self.arrays.items()}, example_sums(self.arrays["x"]))
+
+    def read(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the examples at some positions.
+
+        Args:
+          positions: integers [n].
+
+        Returns:
+          {name: [n, ...]}.
+        """
+        return {name: array[positions] for name, array in self.arrays.items()}
+
+    def read_all(self) -> dict[str, np.ndarray]:
+        """Return all examples, {name: [N, ...]}; the arrays themselves."""
+        return dict(self.arrays)
+
+
+def example_spec(examples: "Mapping[str, tuple[tuple[int, ...], Any]]") -> "dict[str, jax.ShapeDtypeStruct]":
+    """Return {name: ShapeDtypeStruct} for {name: (shape, dtype)}. JAX is imported here, because reading needs none."""
+    import jax
+
+    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in examples.items()}
+
+
+def example_sums(x: np.ndarray) -> np.ndarray:
+    """Return sums over the examples x, [N, ...].
 
     Args:
-      config: The config of the run.
-      split: train, validation or test.
+      x: the stored examples.
 
     Returns:
-      The images, uint8 [N, H, W, C].
-
-    Raises:
-      InputError: If the dataset or the split cannot be used, or the images do not fit in memory.
-      StorageError: If the dataset is damaged.
+      For uint8 the sum of each pixel and how often it is >= 128, uint64 [2, ...]; else the sum of each number and
+      zeros, float64 [2, ...].
     """
-    records = _records(config, split) if _is_streamed(config) else None
-    return _load(config, split) if records is None else records.read_all()
+    if x.dtype == np.uint8:
+        return np.stack([x.sum(axis=0, dtype=np.uint64), (x >= 128).sum(axis=0, dtype=np.uint64)])
+    sums = x.sum(axis=0, dtype=np.float64)
+    return np.stack([sums, np.zeros_like(sums)])
 
 
-def training_images(config: Config) -> Images:
-    """Return what training reads: the images of the train split, or the records that they are streamed from.
-
-    With `data.streaming=auto` a prepared dataset is streamed if its training images would fill more than half of the
-    available memory.
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Return the description of the training data that a run stores; a resumed run refuses different data.
 
     Args:
-      config: The config of the run.
+      dataset: the data set.
 
     Returns:
-      The array of `load_images`, or a `Records`.
+      A JSON object: `kind`; `num_examples`; `arrays`, {name: {"shape": of one example, "dtype", "sha256"}}.
 
     Raises:
-      InputError: As `load_images`; or if `data.streaming=always` and `data.name` is a path.
-      StorageError: If the dataset is damaged.
+      StorageError: the data set is streamed, and damaged.
     """
-    records = _records(config, "train") if _is_streamed(config) else None
-    return _load(config, "train") if records is None else records
-
-
-def _load(config: Config, split: str) -> np.ndarray:
-    images = loading.load(config.data.name, split, data_dir=config.data.data_dir, holdout=config.data.holdout)
-    if config.data.binarization != "static":
-        return images
-    key = jax.random.fold_in(jax.random.key(config.seed), random.BINARIZATION_STREAM)
-    return np.asarray(jax.jit(binarize_once)(jax.random.fold_in(key, SPLITS.index(split)), images))
-
-
-def _records(config: Config, split: str) -> Records | None:
-    return loading.open_records(config.data.name, split, data_dir=config.data.data_dir, holdout=config.data.holdout)
-
-
-def _is_streamed(config: Config) -> bool:
-    """Return whether training streams its images from disk; raise InputError if it must and cannot."""
-    if config.data.streaming == "never" or config.data.binarization == "static":
-        return False
-    records = _records(config, "train")
-    if config.data.streaming == "always":
-        if records is None:
-            raise InputError(
-                f"data.streaming=always does not work with data.name={config.data.name!r}, which is a path; use auto "
-                "or never, or a dataset prepared as array_record"
-            )
-        return True
-    available = host.available_memory()
-    return records is not None and available is not None and records.nbytes > available // 2
-
-
-def describe_images(images: Images) -> dict[str, Any]:
-    """Return the description of the training images that a run stores; a resumed run refuses different images.
-
-    Args:
-      images: The array or the records of `training_images`.
-
-    Returns:
-      `fingerprint` (the SHA-256 of `fingerprint`), `num_examples` and `image_shape` ([H, W, C]).
-
-    Raises:
-      StorageError: If the records are damaged.
-    """
+    fingerprints = dataset.summary.fingerprints
     return {
-        "fingerprint": images.summary.fingerprint if isinstance(images, Records) else fingerprint(images),
-        "num_examples": len(images),
-        "image_shape": list(images.shape[1:]),
+        "kind": dataset.kind,
+        "num_examples": len(dataset),
+        "arrays": {
+            name: {"shape": list(spec.shape), "dtype": str(spec.dtype), "sha256": fingerprints[name]}
+            for name, spec in dataset.spec.items()
+        },
     }

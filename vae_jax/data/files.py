@@ -1,4 +1,4 @@
-"""Images from files: .npy and .npz arrays, folders of image files, IDX archives.
+"""Examples from files: .npy and .npz arrays, folders of image files, IDX archives.
 
 A header is checked before memory is allocated, and no function here can unpickle.
 """
@@ -16,6 +16,9 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from vae_jax.data import kinds
+from vae_jax.data.dataset import ArrayDataset
+from vae_jax.data.splits import SPLITS
 from vae_jax.errors import InputError, StorageError, VaeJaxError
 from vae_jax.runtime import host
 
@@ -23,10 +26,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-CHUNK = 1 << 22  # elements converted at once
+KEYS = {"x": ("x", "images"), "y": ("y", "labels"), "mask": ("mask",)}  # keys in a .npz file, the first has precedence
 GIB = 1 << 30
-
-# In this module `where` is the start of an error message, the setting and its value: data.name='x.npz' (images.npy).
 
 
 class Header(NamedTuple):
@@ -47,85 +48,43 @@ def check_memory(num_bytes: int, where: str) -> None:
     if (free := host.available_memory()) is not None and num_bytes > free:
         raise InputError(
             f"{where} needs {num_bytes / GIB:.1f} GiB of memory, but {free / GIB:.1f} GiB are free; "
-            "free memory, or use fewer or smaller images"
+            "free memory, or use fewer or smaller examples"
         )
 
 
-def check_images(shape: tuple[int, ...], where: str) -> tuple[int, int, int, int]:
-    """Return `shape` as [N, H, W, C].
+def load_file(path: Path, kind: str = "auto") -> ArrayDataset:
+    """Return the arrays of a .npy or .npz file.
+
+    Args:
+      path: The file. The array of a .npy file is x. Those of a .npz file are x (key `x` or `images`, or the only array
+        except the others), y (key `y` or `labels`) and mask (key `mask`), as for `from_arrays`.
+      kind: images, vectors or counts; auto infers it as `infer_kind`.
+
+    Returns:
+      All examples, as they are stored.
 
     Raises:
-      InputError: If it is neither [N, H, W] nor [N, H, W, 1 or 3], or if one of its sizes is 0.
-    """
-    full = (*shape, 1) if len(shape) == 3 else shape
-    if len(full) != 4 or full[3] not in (1, 3) or min(full[1:]) < 1:
-        raise InputError(f"{where} has shape {list(shape)}; use [N, H, W] or [N, H, W, 1 or 3]")
-    if full[0] < 1:
-        raise InputError(f"{where} is empty; use at least one image")
-    return full
-
-
-def load_array(path: Path) -> np.ndarray:
-    """Return the images of a .npy or .npz file as uint8 [N, H, W, C].
-
-    Raises:
-      InputError: If the contents cannot be images.
+      InputError: If the contents cannot be examples of the kind.
       StorageError: If the file is damaged.
     """
-    with _open_array(path, "images") as (stream, size, where):
-        header = _read_header(stream, size, where)
-        shape = check_images(header.shape, where)
-        if header.dtype not in (np.uint8, bool) and header.dtype.kind != "f":
-            raise InputError(f"{where} has dtype {header.dtype}; use uint8, bool, or floats in [0, 1]")
-        images = _read_pixels(stream, header, where)
-    if header.dtype == np.uint8 and images.max() == 1:
-        raise InputError(f"{where} has uint8 values of only 0 and 1, but white is 255; multiply them by 255")
-    return images.reshape(shape)
-
-
-def load_array_labels(path: Path) -> np.ndarray:
-    """Return the array `labels` of a .npz file as int32 [N].
-
-    Raises:
-      InputError: If there are no labels, or they do not match the images; else as `load_array`.
-      StorageError: If the file is damaged.
-    """
-    if path.suffix.lower() != ".npz":
-        raise InputError(f"data.name={str(path)!r} has no labels; use a .npz file with an array 'labels'")
-    with _open_array(path, "images") as (stream, size, where):
-        num_images = check_images(_read_header(stream, size, where).shape, where)[0]
-    with _open_array(path, "labels") as (stream, size, where):
-        header = _read_header(stream, size, where)
-        if header.shape != (num_images,) or header.dtype.kind not in "iu":
-            raise InputError(
-                f"{where} has shape {list(header.shape)} and dtype {header.dtype}; use one integer for each of the "
-                f"{num_images} images"
-            )
-        data = _read_exactly(stream, num_images * header.dtype.itemsize, where)
-        _expect_end(stream, where)
-    labels = np.frombuffer(data, header.dtype)
-    if not -(2**31) <= labels.min() <= labels.max() < 2**31:
-        raise InputError(f"{where} has values from {labels.min()} to {labels.max()}; use labels that fit in int32")
-    return labels.astype(np.int32)
+    where = f"data.name={str(path)!r}"
+    with _opened(path, where) as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        if path.suffix.lower() != ".npz":
+            x, kind = _read_examples(file, num_bytes, kind, where)
+            return ArrayDataset({"x": x}, kind)
+        with zipfile.ZipFile(file) as archive:
+            return _load_archive(archive, num_bytes, kind, where)
 
 
 @contextmanager
-def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int, str]]:
-    """Open a .npy file, or the array `key` of a .npz file: (stream, bytes in it, `where`)."""
-    where = f"data.name={str(path)!r}"
+def _opened(path: Path, where: str) -> Iterator[IO[bytes]]:
+    """Open a file; convert the errors of reading it."""
     try:
         if path.exists() and not path.is_file():  # opening a pipe would block for ever
             raise OSError("not a plain file")
         with open(path, "rb") as file:
-            num_bytes = os.fstat(file.fileno()).st_size
-            if path.suffix.lower() != ".npz":
-                yield file, num_bytes, where
-                return
-            with zipfile.ZipFile(file) as archive:
-                member = _choose_member(archive, key, where)
-                _check_member(member, num_bytes, f"{where} ({member.filename})")
-                with archive.open(member) as stream:
-                    yield stream, member.file_size, f"{where} ({member.filename})"
+            yield file
     except FileNotFoundError:
         raise InputError(f"{where} does not exist; use the path of a .npy or .npz file") from None
     except VaeJaxError:
@@ -134,14 +93,36 @@ def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int, str]]:
         raise StorageError(f"{where} is damaged or unreadable ({one_line(error)}); write it again") from None
 
 
-def _choose_member(archive: zipfile.ZipFile, key: str, where: str) -> zipfile.ZipInfo:
-    arrays = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
-    others = [name for name in arrays if name != "labels"]
-    if key in arrays:
-        return arrays[key]
-    if key == "images" and len(others) == 1:
-        return arrays[others[0]]
-    raise InputError(f"{where} has no array {key!r} among its arrays {sorted(arrays)}; save it under that key")
+def _load_archive(archive: zipfile.ZipFile, num_bytes: int, kind: str, where: str) -> ArrayDataset:
+    """Return the arrays of a .npz file of so many bytes."""
+    members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
+    keys = _choose_keys(sorted(members), where)
+    arrays = {}
+    for name, key in keys.items():
+        member = members[key]
+        where_member = f"{where} ({member.filename})"
+        _check_member(member, num_bytes, where_member)
+        with archive.open(member) as stream:
+            if name == "x":
+                arrays[name], kind = _read_examples(stream, member.file_size, kind, where_member)
+                continue
+            array = _read_array(stream, member.file_size, where_member)
+        if name == "y":
+            arrays[name] = kinds.check_labels(array, len(arrays["x"]), where_member)
+        else:
+            arrays[name] = kinds.check_mask(array, arrays["x"].shape, where_member)
+    return ArrayDataset(arrays, kind)
+
+
+def _choose_keys(found: Sequence[str], where: str) -> dict[str, str]:
+    """Return {name of an array of the data set: its key in a .npz file}, x first."""
+    keys = {name: key for name, options in KEYS.items() for key in reversed(options) if key in found}
+    others = [key for key in found if key not in keys.values()]
+    if "x" not in keys and len(others) == 1:
+        keys["x"] = others[0]
+    if "x" not in keys:
+        raise InputError(f"{where} has no array 'x' or 'images' among its arrays {found}; save it under that key")
+    return {name: keys[name] for name in KEYS if name in keys}
 
 
 def _check_member(member: zipfile.ZipInfo, num_bytes: int, where: str) -> None:
@@ -170,7 +151,9 @@ def _read_header(stream: IO[bytes], size: int, where: str) -> Header:
     except Exception:  # a hostile header reaches the parser of Python literals, which can raise nearly any error
         raise InputError(f"{where} is not in the .npy format; write it with numpy.save") from None
     if dtype.hasobject:
-        raise InputError(f"{where} has dtype {dtype}, pickled Python objects, which are never loaded; save it as uint8")
+        raise InputError(
+            f"{where} has dtype {dtype}, pickled Python objects, which are never loaded; save it as numbers"
+        )
     num_bytes, available = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if any(d < 0 for d in shape) or num_bytes > available:
         raise StorageError(
@@ -180,27 +163,35 @@ def _read_header(stream: IO[bytes], size: int, where: str) -> Header:
     return Header(dtype, shape, fortran)
 
 
-def _read_pixels(stream: IO[bytes], header: Header, where: str) -> np.ndarray:
-    """Return the array as uint8 of the declared shape; floats are rounded in chunks, to save memory."""
-    dtype, size = header.dtype, math.prod(header.shape)
-    pixels, low, high = np.empty(size, np.uint8), math.inf, -math.inf
-    for start in range(0, size, CHUNK):
-        stop = min(start + CHUNK, size)
-        chunk = np.frombuffer(_read_exactly(stream, (stop - start) * dtype.itemsize, where), dtype)
-        if dtype.kind == "f":
-            with np.errstate(invalid="ignore"):  # a NaN propagates and is refused below
-                low, high = np.minimum(low, chunk.min()), np.maximum(high, chunk.max())
-            inside = low >= 0 and high <= 1
-            chunk = np.rint(chunk.astype(np.float64) * 255) if inside else np.zeros((), np.uint8)
-        elif dtype.kind == "b":
-            chunk = np.uint8(255) * (chunk.view(np.uint8) != 0)
-        pixels[start:stop] = chunk
-    _expect_end(stream, where)
-    if dtype.kind == "f" and not (low >= 0 and high <= 1):
-        raise InputError(f"{where} has float values from {low:g} to {high:g}; scale them to [0, 1]")
-    if header.fortran:
-        return np.ascontiguousarray(pixels.reshape(header.shape[::-1]).T)
-    return pixels.reshape(header.shape)
+def _read_examples(stream: IO[bytes], size: int, kind: str, where: str) -> tuple[np.ndarray, str]:
+    """Return the examples of a .npy stream of so many bytes as they are stored, and their kind."""
+    header = _read_header(stream, size, where)
+    kind = kinds.infer_kind(header.dtype, header.shape) if kind == "auto" else kind
+    shape = kinds.check_shape(header.shape, kind, where)
+    kinds.check_dtype(header.dtype, kind, where)
+    numbers = math.prod(shape)
+    stored = kinds.convert(_chunks(stream, header.dtype, numbers, where), header.dtype, numbers, kind, where)
+    return np.ascontiguousarray(_in_c_order(stored, header)).reshape(shape), kind
+
+
+def _read_array(stream: IO[bytes], size: int, where: str) -> np.ndarray:
+    """Return the array of a .npy stream of so many bytes."""
+    header = _read_header(stream, size, where)
+    chunks = list(_chunks(stream, header.dtype, math.prod(header.shape), where))
+    return _in_c_order(np.concatenate([np.empty(0, header.dtype), *chunks]), header)
+
+
+def _in_c_order(flat: np.ndarray, header: Header) -> np.ndarray:
+    return flat.reshape(header.shape[::-1]).T if header.fortran else flat.reshape(header.shape)
+
+
+def _chunks(stream: IO[bytes], dtype: np.dtype, numbers: int, where: str) -> Iterator[np.ndarray]:
+    """Yield the numbers that follow a header, which are the rest of the stream."""
+    for start in range(0, numbers, kinds.CHUNK):
+        length = min(kinds.CHUNK, numbers - start)
+        yield np.frombuffer(_read_exactly(stream, length * dtype.itemsize, where), dtype)
+    if stream.read(1):  # zipfile compares the checksum only when the end is reached
+        raise StorageError(f"{where} has extra bytes after the array; write it again")
 
 
 def _read_exactly(stream: IO[bytes], num_bytes: int, where: str) -> bytes:
@@ -210,23 +201,39 @@ def _read_exactly(stream: IO[bytes], num_bytes: int, where: str) -> bytes:
     return data
 
 
-def _expect_end(stream: IO[bytes], where: str) -> None:
-    if stream.read(1):  # zipfile compares the checksum only when the end is reached
-        raise StorageError(f"{where} has extra bytes after the array; write it again")
+def load_folder(path: Path) -> ArrayDataset:
+    """Return the images of a folder in the order of their file names.
 
+    If the folder has no images but folders of images, these are the classes: label i is the i-th of their sorted names.
 
-def load_folder(path: Path) -> np.ndarray:
-    """Return the images of a folder in the order of their file names, uint8 [N, H, W, C].
+    Args:
+      path: The folder. Files of other types and hidden files are ignored.
 
-    C is 1 if all images are grey, else 3. A palette becomes colour; transparency is dropped.
+    Returns:
+      x, uint8 [N, H, W, C], and y, int32 [N], if there are classes. C is 1 if all images are grey, else 3. A palette
+      becomes colour; transparency is dropped.
 
     Raises:
-      InputError: If the folder contains no images, or images of different sizes.
+      InputError: If the folder contains no images, images of different sizes, or both images and folders of images.
       StorageError: If an image cannot be read.
     """
     where = f"data.name={str(path)!r}"
+    names, labels = _folder_names(path, where)
+    shape = _folder_shape(path, names, where)
+    check_memory(math.prod(shape), where)
+    images = np.empty(shape, np.uint8)
+    for image, name in zip(images, names, strict=True):
+        with _open_image(path / name, where) as opened:
+            image[:] = np.asarray(opened.convert("L" if shape[3] == 1 else "RGB")).reshape(shape[1:])
+    return ArrayDataset({"x": images} if labels is None else {"x": images, "y": labels}, "images")
+
+
+def _folder_names(path: Path, where: str) -> tuple[list[str], np.ndarray | None]:
+    """Return the images of a folder, as paths relative to it, and their labels, if they are in folders of classes."""
     try:
-        names = [p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+        names = _image_names(path)
+        folders = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        classes = {folder: images for folder in folders if (images := _image_names(path / folder))}
     except OSError as error:
         raise StorageError(f"{where} cannot be listed ({one_line(error)}); check its permissions") from None
     if not names and (path / "dataset_info.json").exists():
@@ -234,18 +241,30 @@ def load_folder(path: Path) -> np.ndarray:
             f"{where} is a dataset prepared by TFDS; use its name, and the folder of all prepared datasets as "
             "data.data_dir"
         )
-    if not names:
+    if names and classes:
         raise InputError(
-            f"{where} contains no images (subfolders are ignored); add files of the types {', '.join(IMAGE_SUFFIXES)}"
+            f"{where} contains both images and folders of images ({', '.join(classes)}); keep the images, or a folder "
+            "for each class"
         )
-    names.sort()
-    shape = _folder_shape(path, names, where)
-    check_memory(math.prod(shape), where)
-    images = np.empty(shape, np.uint8)
-    for image, name in zip(images, names, strict=True):
-        with _open_image(path / name, where) as opened:
-            image[:] = np.asarray(opened.convert("L" if shape[3] == 1 else "RGB")).reshape(shape[1:])
-    return images
+    if not names and not classes:
+        raise InputError(
+            f"{where} contains no images, neither directly nor in a folder for each class; add files of the types "
+            f"{', '.join(IMAGE_SUFFIXES)}"
+        )
+    if names:
+        return names, None
+    if classes.keys() <= set(SPLITS):
+        raise InputError(
+            f"{where} has folders named like splits, {', '.join(classes)}, not like classes; use one of these folders"
+        )
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(images) for images in classes.values()])
+    return [f"{folder}/{name}" for folder, images in classes.items() for name in images], labels
+
+
+def _image_names(path: Path) -> list[str]:
+    """Return the sorted names of the images directly in a folder."""
+    names = (p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(names)
 
 
 def _folder_shape(path: Path, names: Sequence[str], where: str) -> tuple[int, int, int, int]:

@@ -15,6 +15,7 @@ from typing import Any
 from vae_jax.data.catalog import (
     BUILTIN,
     CACHE_FOLDER,
+    REGISTERED,
     close_match,
     find,
     read_info,
@@ -29,7 +30,7 @@ TIMEOUT = 30  # seconds without a byte
 
 
 def available(data_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]:
-    """Return the prepared datasets and the built-in ones, sorted by name.
+    """Return the prepared datasets, the built-in ones and the registered ones, sorted by name.
 
     A prepared dataset with damaged metadata is omitted; loading it by name reports the damage.
 
@@ -37,9 +38,9 @@ def available(data_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]
       data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
-      A dict for each dataset: `name`; `version`; `prepared`, whether it is on disk; `splits`, the number of
-      examples of each split; `shape`, [H, W, C] of an image with -1 where it varies; `directory`. Unknown values
-      are None.
+      A dict for each dataset: `name`; `version`; `prepared`, whether it can be loaded without a preparation;
+      `splits`, the number of examples of each split; `shape`, [H, W, C] of an image with -1 where it varies;
+      `directory`. Unknown values are None.
     """
     root = resolve_data_dir(data_dir)
     prepared = []
@@ -53,7 +54,8 @@ def available(data_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]
         for name, builtin in BUILTIN.items()
         if (name, builtin.version) not in on_disk
     ]
-    return sorted(missing + prepared, key=lambda entry: entry["name"])
+    registered = [{"name": name, "version": None, **unknown, "prepared": True} for name in REGISTERED]
+    return sorted(missing + prepared + registered, key=lambda entry: entry["name"])
 
 
 def prepare(

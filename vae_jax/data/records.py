@@ -1,37 +1,30 @@
-"""Images of a prepared dataset read by position, a few at a time: for data that do not fit in memory."""
+"""Examples of a prepared dataset read by position, a few at a time: for data that do not fit in memory."""
 
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
 
-from vae_jax.data import cache, files
+from vae_jax.data import cache, files, kinds
 from vae_jax.data.catalog import PreparedDataset, damaged_dataset_error, silence_tfds
+from vae_jax.data.dataset import Summary, example_spec, example_sums
 from vae_jax.errors import InputError, StorageError, VaeJaxError
+
+if TYPE_CHECKING:
+    import jax
 
 CHUNK_RECORDS = 4096  # records read at a time when all are read
 
 
-class Summary(NamedTuple):
-    """Statistics of all images, which a run needs before it reads them.
-
-    Attributes:
-      fingerprint: `cache.fingerprint` of all images as one array.
-      sums: `pixel_sums` of all images, uint64 [2, H, W, C].
-    """
-
-    fingerprint: str
-    sums: np.ndarray
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """The images of one split of a prepared dataset, in the order of `load`, read from disk on request.
+    """The images and labels of one split of a prepared dataset, in the order of `load`, read from disk on request.
 
     The object can be sent to another process, which opens the files again.
 
@@ -40,104 +33,141 @@ class Records:
       part: The split of the source.
       indices: The sorted indices of the examples in that split, int64 [N]; None for all of them.
       cache_dir: The folder of the cached summary.
-      shape: The shape of all images as one array, [N, H, W, C].
-      nbytes: The size of all images as one uint8 array, in bytes.
-      summary: Fingerprint and sums of all images.
+      kind: "images".
+      spec: Shape and dtype of one stored example: x, and y if there are labels.
+      nbytes: The size of all arrays, in bytes.
+      summary: Fingerprints and sums of all examples.
     """
 
     prepared: PreparedDataset
     part: str
     indices: np.ndarray | None
     cache_dir: Path
+    kind: str = dataclasses.field(default="images", init=False)
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of examples."""
         return self.prepared.splits[self.part] if self.indices is None else len(self.indices)
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """The shape of all images as one array, [N, H, W, C].
+    def spec(self) -> "dict[str, jax.ShapeDtypeStruct]":
+        """Shape and dtype of one stored example, by the names of the arrays.
 
         Raises:
           InputError: If there are no images, or their shape is not that of images.
           StorageError: If the data are damaged.
         """
-        return files.check_images((len(self), *self._first_shape), self._where)
+        return example_spec(self._examples)
 
     @property
     def nbytes(self) -> int:
-        """The size of all images as one uint8 array, in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        """The size of all arrays, in bytes."""
+        return len(self) * sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._examples.values())
 
-    def read(self, positions: np.ndarray) -> np.ndarray:
-        """Read the images at some positions.
+    def read(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Read the examples at some positions.
 
         Args:
           positions: Positions in the split, integers [n].
 
         Returns:
-          The images, uint8 [n, H, W, C].
+          {"x": uint8 [n, H, W, C]}, and "y", int32 [n], if there are labels.
 
         Raises:
           InputError: If an image does not have the shape of the first one.
           StorageError: If a file is damaged or missing; the message contains its path.
         """
-        records, feature = self._reader
+        records, features = self._reader
         examples = positions if self.indices is None else self.indices[positions]
-        images = np.empty((len(positions), *self._first_shape), np.uint8)
+        arrays = self._empty(len(positions))
         with report_damage(self.prepared, self.part):
-            for image, example, record in zip(images, examples, records.__getitems__(examples.tolist()), strict=True):
-                pixels = feature.deserialize_example_np(record)[self._key]
-                if pixels.shape != image.shape:
+            for i, (example, record) in enumerate(zip(examples, records.__getitems__(examples.tolist()), strict=True)):
+                decoded = features.deserialize_example_np(record)
+                pixels = decoded[self._keys["x"]]
+                if pixels.shape != arrays["x"].shape[1:]:
                     raise InputError(
                         f"{self._where} has images of different shapes (image {example} is {pixels.shape}, image 0 is "
-                        f"{image.shape}); resize them to one shape"
+                        f"{arrays['x'].shape[1:]}); resize them to one shape"
                     )
-                image[:] = pixels
-        return images
+                for name, key in self._keys.items():
+                    arrays[name][i] = decoded[key]
+        return arrays
 
-    def read_all(self) -> np.ndarray:
-        """Read all images into memory.
+    def read_all(self) -> dict[str, np.ndarray]:
+        """Read all examples into memory.
 
         Returns:
-          The images, uint8 [N, H, W, C].
+          {"x": uint8 [N, H, W, C]}, and "y", int32 [N], if there are labels.
 
         Raises:
           InputError: If they do not fit in memory; else as `read`.
           StorageError: As `read`.
         """
         files.check_memory(self.nbytes, self._where)
-        images = np.empty(self.shape, np.uint8)
-        for start in range(0, len(self), CHUNK_RECORDS):  # so that only a chunk of encoded records is in memory
-            chunk = images[start : start + CHUNK_RECORDS]
-            chunk[:] = self.read(np.arange(start, start + len(chunk)))
-        return images
+        arrays = self._empty(len(self))
+        for start, chunk in self._read_in_chunks():  # so that only a chunk of encoded records is in memory
+            for name, values in chunk.items():
+                arrays[name][start : start + len(values)] = values
+        return arrays
+
+    @property
+    def summary(self) -> Summary:
+        """Fingerprints and sums of all examples: from the cache, or computed once by reading all of them."""
+        return self._summary
 
     @functools.cached_property
-    def summary(self) -> Summary:
-        """Fingerprint and sums of all images: from the cache, or computed once by reading all of them."""
-        selected = "" if self.indices is None else f"-{cache.fingerprint(self.indices)[:16]}"
-        entry = self.cache_dir / f"{quote(self.part, safe='')}-{quote(self._key, safe='')}{selected}-summary.npy"
+    def _summary(self) -> Summary:
         source = cache.file_stats(self.prepared.directory)
-        values = cache.read(entry, source)  # uint64 [4 + 2 H W C]: the SHA-256, and the sums
-        if values is None:
-            running_hash = cache.start_fingerprint(np.dtype(np.uint8), self.shape)
-            sums = np.zeros((2, *self.shape[1:]), np.uint64)
-            for start in range(0, len(self), CHUNK_RECORDS):
-                images = self.read(np.arange(start, min(start + CHUNK_RECORDS, len(self))))
-                running_hash.update(images.reshape(-1).data)
-                sums += pixel_sums(images)
-            values = np.concatenate([np.frombuffer(running_hash.digest(), np.uint64), sums.reshape(-1)])
-            cache.write(entry, values, source)
-        return Summary(values[:4].tobytes().hex(), values[4:].reshape(2, *self.shape[1:]))
+        cached = {name: cache.read(self._summary_path(name), source) for name in self._keys}
+        values = {name: array for name, array in cached.items() if array is not None}
+        if values.keys() != cached.keys():
+            values = self._compute_summary()
+            for name, array in values.items():
+                cache.write(self._summary_path(name), array, source)
+        shape, _ = self._examples["x"]
+        fingerprints = {name: array[:4].tobytes().hex() for name, array in values.items()}
+        return Summary(fingerprints, values["x"][4:].reshape(2, *shape))
+
+    def _compute_summary(self) -> dict[str, np.ndarray]:
+        """Return the cached arrays by name: uint64, the SHA-256 [4], and for x the sums after it, [4 + 2 H W C]."""
+        hashes = {
+            name: cache.start_fingerprint(dtype, (len(self), *shape)) for name, (shape, dtype) in self._examples.items()
+        }
+        sums = np.zeros((2, *self._examples["x"][0]), np.uint64)
+        for _, chunk in self._read_in_chunks():
+            for name, values in chunk.items():
+                hashes[name].update(values.reshape(-1).view(np.uint8).data)
+            sums += example_sums(chunk["x"])
+        values = {name: np.frombuffer(running.digest(), np.uint64) for name, running in hashes.items()}
+        return values | {"x": np.concatenate([values["x"], sums.reshape(-1)])}
+
+    def _read_in_chunks(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yield (first position, examples) for all examples."""
+        for start in range(0, len(self), CHUNK_RECORDS):
+            yield start, self.read(np.arange(start, min(start + CHUNK_RECORDS, len(self))))
+
+    def _summary_path(self, name: str) -> Path:
+        selected = "" if self.indices is None else f"-{cache.fingerprint(self.indices)[:16]}"
+        return self.cache_dir / f"{quote(self.part, safe='')}-{quote(self._keys[name], safe='')}{selected}-summary.npy"
+
+    def _empty(self, num_examples: int) -> dict[str, np.ndarray]:
+        return {name: np.empty((num_examples, *shape), dtype) for name, (shape, dtype) in self._examples.items()}
+
+    @functools.cached_property
+    def _examples(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """{name: (shape, dtype) of one stored example}."""
+        shape = kinds.check_shape((len(self), *self._first_shape), self.kind, self._where)
+        stored = {"x": (shape[1:], np.dtype(np.uint8)), "y": ((), np.dtype(np.int32))}
+        return {name: stored[name] for name in self._keys}
 
     @property
     def _where(self) -> str:
         return f"data.name={self.prepared.full_name!r}"
 
-    @property
-    def _key(self) -> str:
-        return self.prepared.image_feature()[0]
+    @functools.cached_property
+    def _keys(self) -> dict[str, str]:
+        """{name of an array: the key of its TFDS feature}."""
+        return feature_keys(self.prepared)
 
     @functools.cached_property
     def _first_shape(self) -> tuple[int, ...]:
@@ -145,13 +175,13 @@ class Records:
         declared = self.prepared.image_feature()[1]
         if min(declared) > 0 or not self.prepared.splits[self.part]:
             return declared
-        records, feature = self._reader
+        records, features = self._reader
         with report_damage(self.prepared, self.part):
-            return feature.deserialize_example_np(records.__getitems__([0])[0])[self._key].shape
+            return features.deserialize_example_np(records.__getitems__([0])[0])[self._keys["x"]].shape
 
     @functools.cached_property
     def _reader(self) -> tuple[Any, Any]:
-        """(the encoded records of the files, the TFDS feature that decodes their image)."""
+        """(the encoded records of the files, the TFDS features that decode their image and their label)."""
         with report_damage(self.prepared, self.part), silence_tfds():
             import tensorflow_datasets as tfds
             from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -161,18 +191,23 @@ class Records:
             records = ArrayRecordDataSource(paths)
             features = info.features
             assert isinstance(features, tfds.features.FeaturesDict)  # as `read_info` requires
-            feature = tfds.features.FeaturesDict({self._key: features[self._key]})
+            used = tfds.features.FeaturesDict({key: features[key] for key in self._keys.values()})
             if len(records):  # at its first call TFDS logs the decoder it uses: here, where logs are suppressed
-                feature.deserialize_example_np(records.__getitems__([0])[0])
-            return records, feature
+                used.deserialize_example_np(records.__getitems__([0])[0])
+            return records, used
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_reader"}
 
 
-def pixel_sums(images: np.ndarray) -> np.ndarray:
-    """Return, over uint8 images [N, H, W, C], the sum of each pixel and how often it is >= 128, uint64 [2, H, W, C]."""
-    return np.stack([images.sum(axis=0, dtype=np.uint64), (images >= 128).sum(axis=0, dtype=np.uint64)])
+def feature_keys(prepared: PreparedDataset) -> dict[str, str]:
+    """Return {"x": the key of the images of a prepared dataset}, and "y" with that of the labels, if there are any.
+
+    Raises:
+      InputError: If no feature, or more than one, can be the images.
+    """
+    label = prepared.label_feature()
+    return {"x": prepared.image_feature()[0]} | ({} if label is None else {"y": label})
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Batches of images that do not fit in memory, read ahead of training by Grain."""
+"""Batches of examples that do not fit in memory, read ahead of training by Grain."""
 
 import contextlib
 import dataclasses
@@ -13,14 +13,14 @@ from vae_jax.data.records import Records, damaged_error
 from vae_jax.errors import VaeJaxError
 from vae_jax.runtime import host
 
-# Images read at a time, because array_record reads many images faster than few; rounded down to a number of steps.
-CHUNK_IMAGES = 1024
+# Examples read at a time, because array_record reads many faster than few; rounded down to a number of steps.
+CHUNK_EXAMPLES = 1024
 CHUNK_BYTES = 2**23
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Reader:
-    """A function of i that returns the images of the i-th chunk of the steps, uint8 [steps, n, H, W, C].
+    """A function of i that returns the examples of the i-th chunk of the steps, {name: [steps, n, ...]}.
 
     It is sent to the processes that read.
     """
@@ -36,33 +36,33 @@ class _Reader:
     @property
     def _chunk_steps(self) -> int:
         size = self.records.nbytes // len(self.records)
-        return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // size) // len(self.rows))
+        return max(1, min(CHUNK_EXAMPLES, CHUNK_BYTES // size) // len(self.rows))
 
-    def __call__(self, i: int) -> np.ndarray:
+    def __call__(self, i: int) -> dict[str, np.ndarray]:
         steps = self.steps[i * self._chunk_steps : (i + 1) * self._chunk_steps]
-        images = self.records.read(np.concatenate([self.order(step, self.rows) for step in steps]))
-        return images.reshape(len(steps), len(self.rows), *images.shape[1:])
+        arrays = self.records.read(np.concatenate([self.order(step, self.rows) for step in steps]))
+        return {name: a.reshape(len(steps), len(self.rows), *a.shape[1:]) for name, a in arrays.items()}
 
 
 @contextlib.contextmanager
 def stream_batches(
     records: Records, order: BatchOrder, steps: range, rows: np.ndarray, *, workers: int = 0
-) -> Iterator[Iterator[np.ndarray]]:
+) -> Iterator[Iterator[dict[str, np.ndarray]]]:
     """Open an iterator over the batches of some steps, which are read ahead by threads or processes.
 
-    The images of a step are a function of the step alone, whichever thread or process reads them, so the step is all
+    The examples of a step are a function of the step alone, whichever thread or process reads them, so the step is all
     that is needed to resume.
 
     Args:
-      records: The images.
+      records: The examples.
       order: The order of the examples; it must contain the steps.
       steps: The steps, in the order of the batches.
       rows: The positions in each batch that this process reads, integers [n].
       workers: The number of reading processes; 0 reads with threads in this process.
 
     Yields:
-      An iterator with one array for each step, uint8 [n, H, W, C]. The iterator raises the errors of
-      `Records.read`, also those of reading processes.
+      An iterator with the examples of each step, {name: [n, ...]} as `Records.read` returns them. The iterator raises
+      the errors of `Records.read`, also those of reading processes.
     """
     import grain
     from absl import flags
@@ -86,15 +86,16 @@ def stream_batches(
             gc.collect()
 
 
-def _batches(chunks: Iterator[np.ndarray], records: Records) -> Generator[np.ndarray, None, None]:
+def _batches(chunks: Iterator[dict[str, np.ndarray]], records: Records) -> Generator[dict[str, np.ndarray], None, None]:
     """Yield the batches of each chunk; convert an error of Grain, also one from another process, to a StorageError."""
     while True:
-        try:
-            batches = list(np.array(next(chunks)))  # a copy: a worker process waits for the return of its shared memory
+        try:  # copies: a worker process waits for the return of its shared memory
+            arrays = {name: np.array(array) for name, array in next(chunks).items()}
         except StopIteration:
             return
         except VaeJaxError:
             raise
         except Exception as error:
             raise damaged_error(records.prepared, records.part, one_line(error)) from None
-        yield from batches
+        for i in range(len(arrays["x"])):
+            yield {name: array[i] for name, array in arrays.items()}

@@ -1,0 +1,198 @@
+"""Sources of data: the splits train, validation and test of a data set. Here those of a user's arrays."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from vae_jax.data import kinds, splits
+from vae_jax.data.dataset import ArrayDataset, Arrays, Dataset
+from vae_jax.errors import InputError
+
+NAMES = ("x", "y", "mask")  # of the arrays of a data set
+
+
+class Source(Protocol):
+    """The splits of a data set.
+
+    Attributes:
+      name: a short name for messages.
+    """
+
+    @property
+    def name(self) -> str:
+        """A short name for messages."""
+        ...
+
+    def split(self, split: str) -> ArrayDataset:
+        """Return the examples of a split in memory.
+
+        Args:
+          split: train, validation or test.
+
+        Raises:
+          InputError: the split or the data cannot be used, or the data do not fit in memory.
+          NoExamplesError: the split is empty: the source does not have it, and `holdout` results in no examples.
+          StorageError: the data are damaged.
+        """
+        ...
+
+    def training(self) -> Dataset:
+        """Return what training reads: the examples of the split train, in memory or streamed.
+
+        Raises:
+          InputError: as `split`, or the data cannot be streamed although they must be.
+          StorageError: the data are damaged.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArraySource:
+    """A source in memory; `from_arrays` and `from_splits` check and convert the arrays.
+
+    Attributes:
+      parts: {split: stored arrays}, at least of the split train.
+      kind: a name in `KINDS`.
+      holdout: fraction of the training examples that is held out for a validation or test split that is missing.
+      name: a short name for messages.
+    """
+
+    parts: Mapping[str, Arrays]
+    kind: str
+    holdout: float = 0.1
+    name: str = "arrays"
+
+    def split(self, split: str) -> ArrayDataset:
+        """Return the examples of a split.
+
+        Args:
+          split: train, validation or test.
+
+        Returns:
+          The examples, in the order of the arrays.
+
+        Raises:
+          InputError: an unknown split, or `holdout` is not allowed.
+          NoExamplesError: the split is missing, and `holdout` results in no examples.
+        """
+        sizes = {part: len(arrays["x"]) for part, arrays in self.parts.items()}
+        part, indices = splits.select(sizes, split, self.holdout)
+        dataset = ArrayDataset(self.parts[part], self.kind)
+        return dataset if indices is None else ArrayDataset(dataset.read(indices), self.kind)
+
+    def training(self) -> ArrayDataset:
+        """Return the examples of the split train."""
+        return self.split("train")
+
+
+def from_arrays(
+    x: Any,
+    y: Any = None,
+    mask: Any = None,
+    *,
+    kind: str = "auto",
+    holdout: float = 0.1,
+    validation: Mapping[str, Any] | None = None,
+    test: Mapping[str, Any] | None = None,
+) -> ArraySource:
+    """Return the source of arrays in memory.
+
+    Args:
+      x: training examples, an array or what `numpy.asarray` converts to one. Images [N, H, W] or [N, H, W, 1 or 3],
+        uint8, bool, or floats in [0, 1], which are stored as uint8; vectors [N, D], finite floats, stored as float32;
+        counts [N, D], integers of at least 0, stored as int32. A sparse matrix is converted to an array.
+      y: labels, integers [N]; None if there are none.
+      mask: bools: [N], which examples have a known label, or of the shape of x; None if there is none.
+      kind: images, vectors or counts; auto infers it as `infer_kind`.
+      holdout: fraction of the training examples that is held out for validation, and for test, if they are None.
+      validation: {"x": ..., "y": ..., "mask": ...} of the validation examples, with the same names as for training.
+      test: the same of the test examples.
+
+    Returns:
+      The source.
+
+    Raises:
+      InputError: the arrays contradict each other, or have another shape, dtype or values than their kind.
+    """
+    train = {name: array for name, array in zip(NAMES, (x, y, mask), strict=True) if array is not None}
+    given = {"train": train, "validation": validation, "test": test}
+    return from_splits({part: arrays for part, arrays in given.items() if arrays is not None}, kind=kind,
+                       holdout=holdout)  # fmt: skip
+
+
+def from_splits(
+    parts: Mapping[str, Mapping[str, Any]],
+    *,
+    kind: str = "auto",
+    holdout: float = 0.1,
+    name: str = "arrays",
+    where: str = "",
+) -> ArraySource:
+    """Return the source of arrays by split.
+
+    Args:
+      parts: {"train": {"x": ..., "y": ..., "mask": ...}, "validation": ..., "test": ...}; only the x of the split train
+        is required. Arrays as for `from_arrays`.
+      kind: as for `from_arrays`.
+      holdout: as for `from_arrays`.
+      name: a short name for messages.
+      where: the data set, at the start of an error message, with a space at its end.
+
+    Returns:
+      The source.
+
+    Raises:
+      InputError: as `from_arrays`; or `parts` has other names than these, or no training examples.
+    """
+    if kind not in ("auto", *kinds.KINDS):
+        raise InputError(f"kind={kind!r} must be one of auto, {', '.join(kinds.KINDS)}")
+    splits.check("train", holdout)
+    if not isinstance(parts, Mapping) or "train" not in parts:
+        raise InputError(f'{where or "the data set "}has no training examples; use {{"train": {{"x": ...}}, ...}}')
+    stored: dict[str, dict[str, np.ndarray]] = {}
+    for part, arrays in sorted(parts.items(), key=lambda item: item[0] != "train"):  # the first one decides the kind
+        splits.check(part, holdout)
+        prefix = where + ("" if part == "train" else f"{part} ")
+        stored[part], kind = _stored(arrays, kind, prefix)
+        _check_equal(stored[part], stored["train"], prefix)
+    return ArraySource(stored, kind, holdout, name)
+
+
+def _stored(arrays: Any, kind: str, prefix: str) -> tuple[dict[str, np.ndarray], str]:
+    """Return the arrays of one split as they are stored, and their kind."""
+    if not isinstance(arrays, Mapping) or "x" not in arrays or set(arrays) - set(NAMES):
+        found = f"the arrays {sorted(map(str, arrays))}" if isinstance(arrays, Mapping) else type(arrays).__name__
+        raise InputError(f'{prefix}examples are {found}; use {{"x": ...}}, with "y" and "mask" if there are any')
+    numbers = {name: _as_array(array, prefix + name) for name, array in arrays.items()}
+    x = numbers["x"]
+    kind = kinds.infer_kind(x.dtype, x.shape) if kind == "auto" else kind
+    stored = {"x": kinds.check_examples(x, kind, f"{prefix}x")}
+    if "y" in numbers:
+        stored["y"] = kinds.check_labels(numbers["y"], len(x), f"{prefix}y")
+    if "mask" in numbers:
+        stored["mask"] = kinds.check_mask(numbers["mask"], stored["x"].shape, f"{prefix}mask")
+    return stored, kind
+
+
+def _as_array(array: Any, where: str) -> np.ndarray:
+    """Return a NumPy array; a sparse matrix, which NumPy would make an object of, is converted."""
+    try:
+        return np.asarray(array.toarray() if hasattr(array, "toarray") else array)
+    except ValueError:
+        raise InputError(f"{where} has rows of different lengths; use an array") from None
+
+
+def _check_equal(arrays: Arrays, train: Arrays, prefix: str) -> None:
+    """Raise InputError if the examples of a split differ in names or shapes from those of the training split."""
+    if arrays.keys() != train.keys():
+        raise InputError(
+            f"{prefix}examples have the arrays {', '.join(arrays)}, but training examples have {', '.join(train)}; "
+            "use the same"
+        )
+    if arrays["x"].shape[1:] != train["x"].shape[1:]:
+        raise InputError(
+            f"{prefix}x has examples of shape {list(arrays['x'].shape[1:])}, but training examples have shape "
+            f"{list(train['x'].shape[1:])}; use the same"
+        )
