@@ -4,8 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import multivariate_normal
 
-from vae_jax.models.build import ACTIVATIONS
+from vae_jax.models.likelihoods import GaussianLikelihoodConfig
 from vae_jax.models.mlp import MLPDecoder, MLPEncoder
+from vae_jax.models.networks import ACTIVATIONS
+from vae_jax.models.posteriors import ConditionalNormal
+from vae_jax.models.priors import StandardNormal
 from vae_jax.models.vae import VAE
 
 IMAGE_SHAPE = (2, 3, 1)
@@ -30,14 +33,16 @@ def exact_model(seed=0):
     model = VAE(
         encoder=MLPEncoder((), identity),
         decoder=MLPDecoder((), identity, IMAGE_SHAPE[:2], 1),
-        latent_dim=LATENT,
-        image_shape=IMAGE_SHAPE,
-        likelihood="gaussian",
-        likelihood_scale=SCALE,
+        posterior=ConditionalNormal(LATENT),
+        prior=StandardNormal(LATENT),
+        likelihood=GaussianLikelihoodConfig(scale=SCALE),
+        shape=IMAGE_SHAPE,
     )
     params = {
-        "posterior_mean": {"kernel": jnp.asarray(gain), "bias": jnp.asarray(-offset @ gain)},
-        "posterior_log_variance": {"kernel": jnp.zeros_like(gain), "bias": jnp.asarray(np.log(variance))},
+        "posterior": {
+            "mean": {"kernel": jnp.asarray(gain), "bias": jnp.asarray(-offset @ gain)},
+            "log_variance": {"kernel": jnp.zeros_like(gain), "bias": jnp.asarray(np.log(variance))},
+        },
         "decoder": {"Dense_0": {"kernel": jnp.asarray(weights.T)}},
         "output_bias": jnp.asarray(offset).reshape(IMAGE_SHAPE),
     }
@@ -48,12 +53,12 @@ def exact_model(seed=0):
 def shifted_model():
     """Return (model, params, evidence, exact standard deviations), with a shifted and wider posterior."""
     model, params, evidence = exact_model()
-    bias = params["posterior_log_variance"]["bias"]
-    shifted = params | {
-        "posterior_mean": params["posterior_mean"] | {"bias": params["posterior_mean"]["bias"] + SHIFT},
-        "posterior_log_variance": params["posterior_log_variance"] | {"bias": bias + 2 * np.log(STRETCH)},
+    mean, log_variance = (params["posterior"][name] for name in ("mean", "log_variance"))
+    posterior = {
+        "mean": mean | {"bias": mean["bias"] + SHIFT},
+        "log_variance": log_variance | {"bias": log_variance["bias"] + 2 * np.log(STRETCH)},
     }
-    return model, shifted, evidence, np.exp(np.asarray(bias) / 2)
+    return model, params | {"posterior": posterior}, evidence, np.exp(np.asarray(log_variance["bias"]) / 2)
 
 
 def images(count=4, seed=1):

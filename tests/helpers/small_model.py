@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 from jitted import init
 
-from vae_jax.config.schema import ModelConfig
+from vae_jax.config import Config, replace_settings
 from vae_jax.models.build import build_model
 
 
 def small_model(**changes):
-    """Return (model, params) for images [4, 4, 1]."""
-    config = ModelConfig(hidden=(8,), latent_dim=3, **changes)
+    """Return (model, params) for images [4, 4, 1]; arguments as for `override`, for example network__tied=True."""
+    given = {"network__hidden": (8,), "model__latent_dim": 3} | changes
+    config = replace_settings(Config(), {path.replace("__", "."): value for path, value in given.items()})
     model = build_model(config, (4, 4, 1))
     params = init(model, jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
     # At the initial point the log variance of the posterior is zero everywhere.

@@ -6,9 +6,12 @@ import numpy as np
 from linear_gaussian import IMAGE_SHAPE, LATENT, SCALE
 from scipy.stats import multivariate_normal
 
-from vae_jax.models.build import ACTIVATIONS
+from vae_jax.models.layered import LayeredVAE
+from vae_jax.models.likelihoods import GaussianLikelihoodConfig
 from vae_jax.models.mlp import MLPDecoder, MLPEncoder
-from vae_jax.models.vae import VAE, ConditionalNormal
+from vae_jax.models.networks import ACTIVATIONS
+from vae_jax.models.posteriors import ConditionalNormal
+from vae_jax.models.priors import StandardNormal
 
 SLOPE, NOISE = np.array([0.8, -1.3]), np.array([0.5, 0.9])  # p(z_1|z_2) = N(slope z_2 + 0.1, noise²)
 
@@ -32,20 +35,21 @@ def two_layer_model():
     variance = 1 / (1 / spread + (weights**2).sum(0) / SCALE**2)  # of z_1 given x
     gain = weights * variance / SCALE**2
     upper = SLOPE / spread  # z_2 given z_1: N(upper (z_1 - shift), 1 - slope² / spread)
-    model = VAE(
+    model = LayeredVAE(
         encoder=MLPEncoder((), ACTIVATIONS["identity"]),
         decoder=MLPDecoder((), ACTIVATIONS["identity"], IMAGE_SHAPE[:2], 1),
-        latent_dim=LATENT,
-        latent_layers=(LATENT,),
-        posterior_layers=(ConditionalNormal((), ACTIVATIONS["identity"], LATENT),),
-        prior_layers=(ConditionalNormal((), ACTIVATIONS["identity"], LATENT),),
-        image_shape=IMAGE_SHAPE,
-        likelihood="gaussian",
-        likelihood_scale=SCALE,
+        posterior=ConditionalNormal(LATENT),
+        prior=StandardNormal(LATENT),
+        likelihood=GaussianLikelihoodConfig(scale=SCALE),
+        shape=IMAGE_SHAPE,
+        posterior_layers=(ConditionalNormal(LATENT),),
+        prior_layers=(ConditionalNormal(LATENT),),
     )
     params = {
-        "posterior_mean": {"kernel": jnp.asarray(gain), "bias": jnp.asarray(shift * variance / spread - offset @ gain)},
-        "posterior_log_variance": {"kernel": jnp.zeros_like(gain), "bias": jnp.log(jnp.asarray(variance))},
+        "posterior": {
+            "mean": {"kernel": jnp.asarray(gain), "bias": jnp.asarray(shift * variance / spread - offset @ gain)},
+            "log_variance": {"kernel": jnp.zeros_like(gain), "bias": jnp.log(jnp.asarray(variance))},
+        },
         "posterior_layers_0": affine(upper, -upper * shift, 1 - SLOPE**2 / spread),
         "prior_layers_0": affine(SLOPE, shift, NOISE**2),
         "decoder": {"Dense_0": {"kernel": jnp.asarray(weights.T)}},
@@ -59,5 +63,6 @@ def two_layer_model():
 def move_posterior(params):
     """Return the parameters with both layers of the exact posterior shifted, and the upper layer wider."""
     upper = jax.tree.map(lambda leaf: leaf + 0.2, params["posterior_layers_0"])
-    mean = params["posterior_mean"]
-    return params | {"posterior_mean": mean | {"bias": mean["bias"] + 0.3}, "posterior_layers_0": upper}
+    lower, mean = params["posterior"], params["posterior"]["mean"]
+    shifted = lower | {"mean": mean | {"bias": mean["bias"] + 0.3}}
+    return params | {"posterior": shifted, "posterior_layers_0": upper}

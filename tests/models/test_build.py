@@ -1,73 +1,92 @@
-"""Models from a ModelConfig: activations, several layers, and settings that are refused."""
+"""Models from a config, and initial variables of models that have only `encode` and `decode`."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from built_models import BASE, built, random_images
-from jitted import init, negative_bound, sample_terms
+from built_models import NETWORKS, built, model_config, random_images
+from jitted import apply, init
 
-from vae_jax.config.schema import ModelConfig
-from vae_jax.distributions.drawers import from_prior
-from vae_jax.distributions.kl import kl_divergence
-from vae_jax.errors import InputError
-from vae_jax.inference import importance
-from vae_jax.models.build import ACTIVATIONS, build_model
-
-
-def test_activations_are_the_functions_of_their_names():
-    x = jnp.linspace(-3, 3, 7)
-    for name, function in ACTIVATIONS.items():
-        expected = {"identity": lambda v: v, "tanh": jnp.tanh}.get(name) or getattr(jax.nn, name)
-        np.testing.assert_allclose(function(x), expected(x), rtol=1e-6)
+from vae_jax.config import Config
+from vae_jax.distributions import Bernoulli, Normal
+from vae_jax.models.build import build_model, init_params
+from vae_jax.models.layered import LayeredVAE
+from vae_jax.models.vae import VAE
 
 
-@pytest.mark.fault
-def test_an_unknown_name_is_refused_when_the_model_is_built():
-    for name, value in {"network": "con", "likelihood": "gausian", "activation": "tan", "posterior": "point"}.items():
-        with pytest.raises(InputError, match=rf"^model\.{name}='{value}' must be one of "):
-            built("mlp", (4, 4, 1), **{name: value}) if name != "network" else built(value, (4, 4, 1))
-    custom = build_model(BASE, (4, 4, 1)).clone(likelihood="poisson")
-    with pytest.raises(InputError, match=r"^model\.likelihood='poisson' must be one of"):
-        custom.init(jax.random.key(0), {"x": random_images((4, 4, 1))})
+def test_the_model_is_the_choice_of_the_config():
+    assert type(build_model(Config(), (4, 4, 1))) is VAE
+    assert type(build_model(model_config(model="layered"), (4, 4, 1))) is LayeredVAE
+    assert build_model(Config(), [4, 4, 1]).shape == (4, 4, 1)
 
 
-def test_three_layers_in_both_directions():
-    config = ModelConfig(hidden=(6,), latent_dim=2, latent_layers=(5, 4), layer_hidden=(7, 3))
-    model = build_model(config, (4, 4, 1))
-    x = jnp.ones((2, 4, 4, 1))
-    params = init(model, jax.random.key(0), x)["params"]
-    shapes = {name: jax.tree.map(jnp.shape, params[name]) for name in params if "layers" in name}
-    assert shapes["posterior_layers_0"]["Dense_0"]["kernel"] == (5, 7)
-    assert shapes["posterior_layers_1"]["mean"]["kernel"] == (3, 2)
-    assert shapes["prior_layers_0"]["Dense_0"]["kernel"] == (2, 3)
-    assert shapes["prior_layers_1"]["mean"]["kernel"] == (7, 5)
-    assert model.latent_sizes == {"z1": 5, "z2": 4, "z3": 2}
-    _, drawn = model.apply({"params": params}, from_prior(jax.random.key(0), 3), method="decode")
-    assert {latent.name: latent.z.shape for latent in drawn} == {"z1": (3, 5), "z2": (3, 4), "z3": (3, 2)}
-    terms = sample_terms(params, jax.random.key(1), x, model=model, num_samples=4)
-    assert [latent.z.shape for latent in terms.latents] == [(4, 2, 5), (4, 2, 4), (4, 2, 2)]
-    assert terms.log_qz.shape == (4, 2)
-    assert terms.kl.shape == (3, 2)
-    *lower, top = terms.latents  # the prior of a lower layer depends on the layer above, which is drawn later
-    sampled = [jnp.mean(latent.log_q - latent.log_p, axis=0) for latent in lower]
-    closed_form = jnp.mean(kl_divergence(top.posterior, top.prior), axis=0)
-    np.testing.assert_allclose(terms.kl, jnp.stack([*sampled, closed_form]), rtol=1e-5)
-    loss = lambda p: negative_bound(p, jax.random.key(1), x, model=model, objective=importance.iwae)[0]  # noqa: E731
-    grads = jax.jit(jax.grad(loss))(params)
-    assert all(jnp.any(leaf["mean"]["kernel"] != 0) for name, leaf in grads.items() if "layers" in name)
+def test_equal_configs_give_equal_models_so_that_a_program_is_compiled_once():
+    first, second = (build_model(model_config(network="residual"), (4, 4, 1)) for _ in range(2))
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first != build_model(model_config(network="residual", likelihood="learned-gaussian"), (4, 4, 1))
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"model__posterior": "fixed-noise"}, "model.posterior"),
-        ({"model__tied": True}, "model.tied"),
-        ({"objective__name": "beta-tc"}, "objective.name"),
-        ({"model__latent_layers": (), "model__layer_hidden": (4,)}, "model.layer_hidden"),
-        ({"model__latent_layers": (0,)}, "model.latent_layers"),
-    ],
-)
-def test_settings_that_several_layers_do_not_support_are_refused(small, settings, named):
-    with pytest.raises(InputError, match=f"^{named}="):
-        small(**{"model__latent_layers": (3,)} | settings)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_only_a_model_for_training_computes_in_the_precision_of_training(network):
+    shape, x = (6, 5, 1), random_images((6, 5, 1))
+    config = model_config(network=network, network__compute_dtype="bfloat16")
+    exact, params = built(network, shape)
+    for training in (False, True):
+        model = build_model(config, shape, training=training)
+        made = jax.eval_shape(lambda model=model: init_params(model, jax.random.key(0), {"x": x}))
+        assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
+        q = apply(model, params, x, method="encode")
+        p = apply(model, params, jnp.ones((2, 3)), method="decode")
+        assert q.loc.dtype == p.logits.dtype == jnp.float32
+        expected = apply(exact, params, x, method="encode").loc
+        assert np.array_equal(q.loc, expected) is not training
+        np.testing.assert_allclose(q.loc, expected, atol=0.05)
+
+
+class CentredModel(nn.Module):
+    """A model with a running mean of x, without `__call__`, whose prior is learned."""
+
+    def setup(self):
+        self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, 3)
+        self.heads, self.pixels = nn.Dense(2), nn.Dense(3)
+        self.prior_loc = self.param("prior_loc", nn.initializers.ones, (2,))
+
+    def encode(self, batch):
+        loc = self.heads(batch["x"] - self.running_mean.value[None])
+        return Normal(loc, jnp.zeros_like(loc))
+
+    def decode(self, draw, evidence=None, batch=None):
+        prior = Normal(self.prior_loc, jnp.zeros(2))
+        latent = draw("z", prior, None if evidence is None else lambda: evidence)
+        return Bernoulli(self.pixels(latent.z), event_ndims=1), (latent,)
+
+
+def test_the_variables_are_those_of_encode_and_decode():
+    variables = init_params(CentredModel(), jax.random.key(0), {"x": jnp.ones((1, 3))})
+    assert set(variables) == {"params", "batch_stats"}
+    assert set(variables["params"]) == {"heads", "pixels", "prior_loc"}
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros(3))
+
+
+@pytest.mark.parametrize("model", ["vae", "layered"])
+def test_initial_parameters_depend_on_the_key_and_not_on_the_batch(model):
+    model = build_model(model_config(model=model), (4, 4, 1))
+    small, large, other = (
+        init(model, jax.random.key(seed), x)["params"]
+        for seed, x in ((0, jnp.zeros((1, 4, 4, 1))), (0, random_images((4, 4, 1), 3)), (1, jnp.zeros((1, 4, 4, 1))))
+    )
+    jax.tree.map(np.testing.assert_array_equal, small, large)
+    kernels = [params["posterior"]["mean"]["kernel"] for params in (small, other)]
+    assert np.all(kernels[0] != kernels[1])
+    as_flax = jax.jit(model.init)(jax.random.key(0), {"x": jnp.zeros((1, 4, 4, 1))})["params"]
+    jax.tree.map(np.testing.assert_array_equal, small, as_flax)
+
+
+def test_a_model_of_vectors():
+    model, params = built("mlp", (5,))
+    q = apply(model, params, jnp.ones((2, 5)), method="encode")
+    p = apply(model, params, q.mean(), method="decode")
+    assert p.mean().shape == (2, 5)
+    assert p.log_prob(jnp.ones((2, 5))).shape == (2,)

@@ -1,11 +1,15 @@
-"""Convolutional encoder and decoder: changes of resolution, and the start of a residual block."""
+"""Convolutional encoder and decoder: changes of resolution, the start of a residual block, and their settings."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from built_models import built, random_images
+from jitted import apply
 
-from vae_jax.models.conv import depth_to_space, space_to_depth
+from vae_jax.config import Config, override
+from vae_jax.errors import InputError
+from vae_jax.models.conv import ConvConfig, ResidualConfig, depth_to_space, space_to_depth
 
 
 @pytest.mark.parametrize("sides", [(4, 6), (5, 3), (1, 1)])
@@ -34,3 +38,58 @@ def test_arrays_without_a_batch_axis_are_refused():
         space_to_depth(image)
     with pytest.raises(AssertionError):
         depth_to_space(image, 4, 6)
+
+
+@pytest.mark.parametrize("config", [ConvConfig, ResidualConfig])
+def test_the_settings_are_those_of_both_networks(config):
+    chosen = config(hidden=(4, 6), activation="elu", blocks=2, remat=True)
+    networks = chosen.build((5, 3, 2), 7, training=True)
+    for network in networks:
+        assert network.channels == (4, 6)
+        assert network.blocks == 2
+        assert network.residual is (config is ResidualConfig)
+        assert network.activation is jax.nn.elu
+        assert network.remat
+        assert network.dtype is None
+    assert networks[1].sides == (5, 3)
+    assert networks[1].features == 7
+    assert not any(network.remat for network in chosen.build((5, 3, 2), 7, training=False))
+
+
+def test_rematerialization_changes_no_gradient():
+    shape, gradients = (4, 4, 1), []
+    _, params = built("residual", shape)
+    for remat in (False, True):
+        networks = ResidualConfig(hidden=(8, 6), remat=remat).build(shape, 1, training=True)
+
+        def total(params, networks=networks):
+            h = networks[0].apply({"params": params["encoder"]}, random_images(shape))
+            return jnp.sum(networks[1].apply({"params": params["decoder"]}, h[:, :3]) ** 2)
+
+        gradients.append(jax.jit(jax.grad(total))({name: params[name] for name in ("encoder", "decoder")}))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *gradients)
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients[0]))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("network", ["conv", "residual"])
+def test_settings_and_data_that_convolutions_do_not_support_are_refused(network):
+    with pytest.raises(InputError, match=rf"^network\.hidden=\(\) must be one or more .* with network={network}, for"):
+        override(Config(), network=network, network__hidden=())
+    with pytest.raises(InputError, match=rf"^network={network} must be mlp for examples of shape \[5\], which are no"):
+        built(network, (5,))
+    for setting, value in {"tied": True, "log1p": True}.items():
+        with pytest.raises(
+            InputError, match=rf"^network\.{setting} has no effect with network={network}; remove it or"
+        ):
+            override(Config(), **{"network": network, f"network__{setting}": value})
+    with pytest.raises(InputError, match=r"^network\.blocks=0 must be greater than 0"):
+        override(Config(), network=network, network__blocks=0)
+
+
+def test_leading_axes_of_codes_are_kept_in_order():
+    model, params = built("conv", (4, 6, 1))
+    z = jax.random.normal(jax.random.key(0), (2, 3, 4, 3))
+    together = apply(model, params, z, method="decode").logits
+    assert together.shape == (2, 3, 4, 4, 6, 1)
+    np.testing.assert_allclose(together[1, 2], apply(model, params, z[1, 2], method="decode").logits, atol=1e-5)

@@ -4,42 +4,55 @@ import functools
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from built_models import model_config
 from jax.export import deserialize
 from jitted import apply, init
 
-from vae_jax.config.schema import ModelConfig
+from vae_jax.distributions import Bernoulli, Normal, Variables, standard_normal
 from vae_jax.models import export
-from vae_jax.models.build import build_model
-from vae_jax.runtime import sharding
+from vae_jax.models.build import build_model, init_params
 
-SHAPE = (7, 5, 1)
+IMAGES, VECTORS = (7, 5, 1), (6,)
+PCA = {"posterior": "deterministic", "network__tied": True, "network__activation": "identity", "likelihood": "gaussian"}
 MODELS = {
-    "mlp": {"network": "mlp"},
-    "conv": {"network": "conv"},
-    "residual": {"network": "residual"},
-    "two layers": {"latent_layers": (5,), "layer_hidden": (6,)},
-    "logistic mixture": {"likelihood": "logistic-mixture"},
-    "Gaussian": {"likelihood": "learned-gaussian"},
-    "PCA": {"posterior": "deterministic", "tied": True, "activation": "identity", "likelihood": "gaussian"},
+    "mlp": (IMAGES, {"network": "mlp"}),
+    "conv": (IMAGES, {"network": "conv"}),
+    "residual": (IMAGES, {"network": "residual"}),
+    "two layers": (IMAGES, {"model": "layered", "model__latent_layers": (5,), "model__layer_hidden": (6,)}),
+    "logistic mixture": (IMAGES, {"likelihood": "logistic-mixture"}),
+    "Gaussian": (IMAGES, {"likelihood": "learned-gaussian"}),
+    "PCA": (IMAGES, PCA),
+    "vectors": (VECTORS, {"likelihood": "student-t"}),
+    "counts": (VECTORS, {"likelihood": "negative-binomial", "network__log1p": True}),
 }
 
 
-def perturbed_model(**changes):
-    model = build_model(ModelConfig(hidden=(8, 6), latent_dim=3, **changes), SHAPE)
-    params = init(model, jax.random.key(0), jnp.zeros((1, *SHAPE)))["params"]
+def perturbed_model(shape=IMAGES, **changes):
+    model = build_model(model_config(**{"network__activation": "tanh"} | changes), shape)
+    params = init(model, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
     # At the initial point scales are one and outputs are close to a half.
     return model, jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+
+
+def value_range(name):
+    return (0, 1) if MODELS[name][0] == IMAGES else None
+
+
+def clipped(mean, name):
+    return mean if value_range(name) is None else np.clip(mean, 0, 1)
 
 
 @functools.cache
 def exported(name):
     """Return (model, parameters, programs that were serialized and deserialized)."""
-    model, params = perturbed_model(**MODELS[name])
-    programs = export.export_programs(params, model=model)
+    shape, changes = MODELS[name]
+    model, params = perturbed_model(shape, **changes)
+    programs = export.export_programs(params, model=model, shape=shape, value_range=value_range(name))
     return model, params, {kind: deserialize(program.serialize()) for kind, program in programs.items()}
 
 
@@ -47,7 +60,7 @@ def exported(name):
 class TestProgramsEqualTheModel:
     def test_encoder(self, name, count):
         model, params, programs = exported(name)
-        x = jax.random.uniform(jax.random.key(1), (count, *SHAPE))
+        x = jax.random.uniform(jax.random.key(1), (count, *MODELS[name][0]))
         found = programs["encoder"].call(x)
         layers = [apply(model, params, x, method="encode")]
         if name == "two layers":  # the second, given the mean of the first
@@ -59,23 +72,25 @@ class TestProgramsEqualTheModel:
         np.testing.assert_allclose(found["mean"], mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found["scale"], scale, rtol=1e-5)
         assert not scale.any() if name == "PCA" else scale.all()
-        assert found["mean"].shape == (count, sum(model.latent_sizes.values()))
+        assert found["mean"].shape == (count, 8 if name == "two layers" else 3)
 
     def test_decoder(self, name, count):
         model, params, programs = exported(name)
-        z = 3 * jax.random.normal(jax.random.key(2), (count, sum(model.latent_sizes.values())))
+        z = 3 * jax.random.normal(jax.random.key(2), (count, 8 if name == "two layers" else 3))
         mean = apply(model, params, {"z1": z[:, :5], "z2": z[:, 5:]} if z.shape[1] == 8 else z, method="decode").mean()
         found = programs["decoder"].call(z)
-        np.testing.assert_allclose(found, np.clip(mean, 0, 1), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found, clipped(mean, name), rtol=1e-5, atol=1e-6)
         if name in ("Gaussian", "PCA"):
             assert mean.min() < 0 == found.min()
+        if name == "vectors":
+            assert found.min() < 0
         assert np.std(found) > 0.05
 
     def test_sampler(self, name, count):
         model, params, programs = exported(name)
         keys = jax.random.split(jax.random.key(3), count)
         found = programs["sampler"].call(jax.random.key_data(keys))
-        assert found.shape == (count, *SHAPE)
+        assert found.shape == (count, *MODELS[name][0])
         draw = jax.jit(functools.partial(export.sample_codes, model=model))
         for i, image in enumerate(found):  # each image depends on its key alone
             alone = programs["decoder"].call(draw(params, keys[i : i + 1]))[0]
@@ -84,26 +99,27 @@ class TestProgramsEqualTheModel:
 
 
 def test_layers_side_by_side_are_split_and_joined_in_the_order_of_the_model():
-    model, params = perturbed_model(**MODELS["two layers"])
+    model, params = perturbed_model(**MODELS["two layers"][1])
     shapes = export.latent_shapes(params, model=model)
-    assert shapes == {"z1": (5,), "z2": (3,)}
+    assert shapes == {"z1": export.LayerShape((5,)), "z2": export.LayerShape((3,))}
     codes = jnp.arange(32.0).reshape(2, 2, 8)
     values = export.split_codes(codes, shapes)
     np.testing.assert_array_equal(values["z2"], codes[..., 5:])
     np.testing.assert_array_equal(export.join_codes(values, shapes), codes)
-    grids = {"a": (2, 2), "b": (4,)}
+    grids = {"a": export.LayerShape((2,), blocks=2), "b": export.LayerShape((2, 2))}
     values = export.split_codes(codes, grids)
-    assert {name: value.shape for name, value in values.items()} == {"a": (2, 2, 2, 2), "b": (2, 2, 4)}
+    assert {name: value.shape for name, value in values.items()} == {"a": (2, 2, 2, 2), "b": (2, 2, 2, 2)}
+    np.testing.assert_array_equal(values["a"][1], codes[..., 2:4])  # the axis of blocks comes first
     np.testing.assert_array_equal(export.join_codes(values, grids), codes)
     with pytest.raises(AssertionError):
         export.split_codes(codes[..., 1:], shapes)
 
 
 def test_the_embedding_has_mean_and_scale_of_each_layer_by_name():
-    model, params = perturbed_model(**MODELS["two layers"])
-    x = jax.random.uniform(jax.random.key(1), (3, *SHAPE))
+    model, params = perturbed_model(**MODELS["two layers"][1])
+    x = jax.random.uniform(jax.random.key(1), (3, *IMAGES))
     layers = export.embed(params, {"x": x}, model=model)
-    flat = export.encode(params, x, model=model)
+    flat = export.encode(params, {"x": x}, model=model)
     assert {name: layer["mean"].shape for name, layer in layers.items()} == {"z1": (3, 5), "z2": (3, 3)}
     for kind in ("mean", "scale"):
         joined = np.concatenate([layers["z1"][kind], layers["z2"][kind]], axis=-1)
@@ -111,7 +127,7 @@ def test_the_embedding_has_mean_and_scale_of_each_layer_by_name():
 
 
 def test_samples_of_the_prior_do_not_depend_on_the_number_of_keys():
-    model, params = perturbed_model(**MODELS["two layers"])
+    model, params = perturbed_model(**MODELS["two layers"][1])
     keys = jax.random.split(jax.random.key(0), 4000)
     codes = jax.jit(functools.partial(export.sample_codes, model=model))(params, keys)
     np.testing.assert_allclose(export.sample_codes(params, keys[2:5], model=model), codes[2:5], rtol=1e-5, atol=1e-6)
@@ -144,10 +160,61 @@ np.save("images.npy", program.call(np.load("z.npy", allow_pickle=False)))
 
 def test_parameters_on_many_devices_export_programs_for_one():
     model, params = perturbed_model()
-    replicated = jax.device_put(params, sharding.replicated(sharding.make_mesh()))
+    mesh = jax.sharding.Mesh(jax.devices(), ("data",))
+    replicated = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
     assert len(jax.tree.leaves(replicated)[0].sharding.device_set) == 8
-    for program in export.export_programs(replicated, model=model).values():
+    for program in export.export_programs(replicated, model=model, shape=IMAGES).values():
         assert (program.nr_devices, program.platforms) == (1, ("cpu", "cuda", "rocm", "tpu"))
+
+
+@pytest.mark.parametrize("limits", [None, (0.4, 0.6)])
+def test_the_mean_is_clipped_to_the_range_of_the_data_alone(limits):
+    model, params = perturbed_model(likelihood="learned-gaussian")
+    z, keys = 3 * jnp.ones((2, 3)), jax.random.split(jax.random.key(0), 2)
+    free = [export.decode(params, z, model=model), export.sample(params, keys, model=model)]
+    assert min(x.min() for x in free) < 0.4
+    assert max(x.max() for x in free) > 0.6
+    found = [
+        export.decode(params, z, model=model, value_range=limits),
+        export.sample(params, keys, model=model, value_range=limits),
+    ]
+    for x, expected in zip(found, free, strict=True):
+        np.testing.assert_array_equal(x, expected if limits is None else np.clip(expected, *limits))
+
+
+class CentredModel(nn.Module):
+    """A model with a running mean of x, which is no parameter."""
+
+    def setup(self):
+        self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, 6)
+        self.heads, self.pixels = nn.Dense(2), nn.Dense(6)
+
+    def encode(self, batch):
+        loc = self.heads(batch["x"] - self.running_mean.value[None])
+        return Normal(loc, jnp.zeros_like(loc))
+
+    def decode(self, draw, evidence=None, batch=None):
+        latent = draw("z", standard_normal((2,)), None if evidence is None else lambda: evidence)
+        logits = self.pixels(latent.z)
+        return Bernoulli(logits + jnp.broadcast_to(self.running_mean.value, logits.shape), event_ndims=1), (latent,)
+
+
+def test_every_function_accepts_variables_without_a_gradient():
+    model = CentredModel()
+    x, keys = jnp.ones((2, 6)), jax.random.split(jax.random.key(1), 2)
+    variables = init_params(model, jax.random.key(0), {"x": x})
+    moved = Variables(variables["params"], {"batch_stats": {"mean": jnp.arange(6.0)}})
+    results = []
+    for params in (Variables(variables["params"], {"batch_stats": variables["batch_stats"]}), moved):
+        codes = export.encode(params, {"x": x}, model=model)["mean"]
+        results.append(
+            (codes, export.decode(params, jnp.ones((2, 2)), model=model), export.sample(params, keys, model=model))
+        )
+        assert export.sample_codes(params, keys, model=model).shape == (2, 2)
+        assert export.latent_shapes(params, model=model) == {"z": export.LayerShape((2,))}
+    assert all(np.any(a != b) for a, b in zip(*results, strict=True))
+    programs = export.export_programs(moved, model=model, shape=(6,))
+    np.testing.assert_allclose(programs["encoder"].call(x)["mean"], results[1][0], rtol=1e-5)
 
 
 def test_matrix_products_have_the_highest_precision():

@@ -1,20 +1,60 @@
-from .build import ACTIVATIONS as ACTIVATIONS, build_model as build_model
-from .conv import ConvDecoder as ConvDecoder, ConvEncoder as ConvEncoder
+from .build import build_model as build_model, init_params as init_params
+from .choices import (
+    LikelihoodConfig as LikelihoodConfig,
+    ModelConfig as ModelConfig,
+    NetworkConfig as NetworkConfig,
+    PosteriorConfig as PosteriorConfig,
+    PriorConfig as PriorConfig,
+)
+from .conv import (
+    ConvConfig as ConvConfig,
+    ConvDecoder as ConvDecoder,
+    ConvEncoder as ConvEncoder,
+    ResidualConfig as ResidualConfig,
+)
+from .discrete_likelihoods import (
+    CategoricalConfig as CategoricalConfig,
+    NegativeBinomialConfig as NegativeBinomialConfig,
+    PoissonConfig as PoissonConfig,
+    ZeroInflatedNegativeBinomialConfig as ZeroInflatedNegativeBinomialConfig,
+)
 from .export import (
     PLATFORMS as PLATFORMS,
+    LayerShape as LayerShape,
     decode as decode,
     embed as embed,
     encode as encode,
     export_programs as export_programs,
+    join_codes as join_codes,
     latent_shapes as latent_shapes,
+    layer_shape as layer_shape,
     sample as sample,
     sample_codes as sample_codes,
     split_codes as split_codes,
 )
-from .mlp import MLPDecoder as MLPDecoder, MLPEncoder as MLPEncoder, TiedDecoder as TiedDecoder
-from .vae import (
-    VAE as VAE,
-    ConditionalNormal as ConditionalNormal,
-    likelihood_features as likelihood_features,
-    with_output_bias as with_output_bias,
+from .layered import LayeredConfig as LayeredConfig, LayeredVAE as LayeredVAE
+from .likelihoods import (
+    BernoulliConfig as BernoulliConfig,
+    ContinuousBernoulliConfig as ContinuousBernoulliConfig,
+    GaussianLikelihoodConfig as GaussianLikelihoodConfig,
+    LearnedGaussianConfig as LearnedGaussianConfig,
+    LogisticMixtureConfig as LogisticMixtureConfig,
+    StudentTConfig as StudentTConfig,
 )
+from .mlp import (
+    MLPConfig as MLPConfig,
+    MLPDecoder as MLPDecoder,
+    MLPEncoder as MLPEncoder,
+    TiedDecoder as TiedDecoder,
+)
+from .networks import ACTIVATIONS as ACTIVATIONS
+from .posteriors import (
+    ConditionalNormal as ConditionalNormal,
+    DeterministicConfig as DeterministicConfig,
+    FixedNoise as FixedNoise,
+    FixedNoiseConfig as FixedNoiseConfig,
+    GaussianPosteriorConfig as GaussianPosteriorConfig,
+    PointMass as PointMass,
+)
+from .priors import StandardNormal as StandardNormal, StandardNormalConfig as StandardNormalConfig
+from .vae import VAE as VAE, VAEConfig as VAEConfig, with_output_bias as with_output_bias

@@ -1,7 +1,9 @@
 """Convolutional and residual encoder and decoder, for images of any height and width."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import chex
 import flax.linen as nn
@@ -11,6 +13,10 @@ from flax.typing import Dtype
 from jax import Array
 
 from vae_jax import kernels
+from vae_jax.config import Config, register, require, setting
+from vae_jax.distributions import Shape
+from vae_jax.errors import InputError
+from vae_jax.models.networks import LayersConfig
 
 
 class Conv(nn.Module):
@@ -123,7 +129,7 @@ class ConvDecoder(nn.Module):
       channels: the channels of each level, in the encoder's order.
       blocks: how many blocks each level has.
       activation: of the blocks, and before each change of resolution.
-      image_shape: (H, W).
+      sides: (H, W).
       features: F, the features of each pixel of the output.
       residual: whether the blocks are residual.
       dtype: of the computation; None for that of the input.
@@ -133,7 +139,7 @@ class ConvDecoder(nn.Module):
     channels: Sequence[int]
     blocks: int
     activation: Callable[[Array], Array]
-    image_shape: tuple[int, int]
+    sides: tuple[int, int]
     features: int
     residual: bool = True
     dtype: Dtype | None = None
@@ -152,7 +158,7 @@ class ConvDecoder(nn.Module):
         return h.transpose(*order, lead, lead + 1, lead + 2)
 
     def _decode(self, z: Array) -> Array:
-        sides = [[-(-side // 2**i) for side in self.image_shape] for i in range(len(self.channels) + 1)]
+        sides = [[-(-side // 2**i) for side in self.sides] for i in range(len(self.channels) + 1)]
         h = nn.Dense(math.prod(sides[-1]) * self.channels[-1], dtype=self.dtype)(z)
         h = h.reshape(-1, *sides[-1], self.channels[-1])
         for level, i in enumerate(reversed(range(len(self.channels)))):
@@ -160,3 +166,55 @@ class ConvDecoder(nn.Module):
             next_features = self.channels[i - 1] if i else self.features
             h = depth_to_space(nn.Dense(4 * next_features, dtype=self.dtype)(self.activation(h)), *sides[i])
         return h
+
+
+@register("network", "conv")
+@dataclasses.dataclass(frozen=True)
+class ConvConfig(LayersConfig):
+    """Convolutional networks, for images."""
+
+    residual: ClassVar[bool] = False  # whether the blocks have a residual connection
+
+    hidden: tuple[int, ...] = setting(
+        (32, 64),
+        "Channels of the encoder's levels, from the image to the code; the decoder has the same in reverse order. Each "
+        "level has half the height and width of the level before.",
+        above=0,
+    )
+    blocks: int = setting(
+        1,
+        "Blocks in each level. A block is one convolution (conv), or two and a skip connection (residual).",
+        above=0,
+    )
+    remat: bool = setting(
+        False,
+        "Rematerialization: the backward pass computes the activations inside a block again, which needs less memory "
+        "and more time.",
+    )
+
+    def build(self, shape: Shape, features: int, *, training: bool) -> tuple[nn.Module, nn.Module]:
+        """Return `ConvEncoder` and `ConvDecoder`; raise InputError unless the examples are images."""
+        if len(shape) != 3:
+            raise InputError(
+                f"network={self.name} must be mlp for examples of shape {list(shape)}, which are no images"
+            )
+        height, width, _ = shape
+        remat, dtype = training and self.remat, self.dtype(training=training)
+        activation, residual = self.activation_function, self.residual
+        encoder = ConvEncoder(self.hidden, self.blocks, activation, residual, dtype, remat)
+        sides = (height, width)
+        return encoder, ConvDecoder(self.hidden, self.blocks, activation, sides, features, residual, dtype, remat)
+
+    def check(self, config: Config) -> None:
+        """Raise InputError unless there is a level."""
+        del config
+        require(len(self.hidden) > 0, "network.hidden", "()",
+                f"one or more numbers of channels with network={self.name}, for example (32, 64)")  # fmt: skip
+
+
+@register("network", "residual")
+@dataclasses.dataclass(frozen=True)
+class ResidualConfig(ConvConfig):
+    """Convolutional networks of residual blocks, for images."""
+
+    residual: ClassVar[bool] = True

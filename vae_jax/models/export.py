@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -12,140 +12,229 @@ import jax.numpy as jnp
 from jax import Array
 from jax.export import Exported, export, symbolic_shape
 
-from vae_jax.distributions import Batch, from_means, from_prior, from_values
+from vae_jax.distributions import Batch, Latent, Shape, as_variables, from_means, from_prior, from_values
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+Range = tuple[float, float]
 
 
-def latent_shapes(params: Any, *, model: Any) -> dict[str, tuple[int, ...]]:
-    """Return {name: shape of the value of one example} of the stochastic layers, in the order of `model.decode`."""
-    names: list[str] = []
+class LayerShape(NamedTuple):
+    """The shape of the value of a stochastic layer for one example.
 
-    def values(params: Any, key: Array) -> list[Array]:
-        _, latents = model.apply({"params": params}, from_prior(key, 1), method="decode")
-        names.extend(latent.name for latent in latents)
-        return [latent.z for latent in latents]
+    Attributes:
+      event: of the value, or of that of one block.
+      blocks: the number of equal blocks under one name, from `nn.scan`; None if the layer is no such stack.
+    """
 
-    shapes = jax.eval_shape(values, params, jax.random.key(0))
-    return {name: shape.shape[1:] for name, shape in zip(names, shapes, strict=True)}
+    event: Shape
+    blocks: int | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of latents of one example."""
+        return math.prod(self.event) * (1 if self.blocks is None else self.blocks)
 
 
-def split_codes(codes: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-    """Return {name: values [..., *shape]} of codes [..., D_1 + ... + D_L], the inverse of `join_codes`."""
-    sizes = [math.prod(shape) for shape in shapes.values()]
+def layer_shape(latent: Latent, lead: int) -> LayerShape:
+    """Return the shape of a layer of a walk.
+
+    Args:
+      latent: the layer, with `log_p`, or with a posterior.
+      lead: the number of axes of examples: 1 for [B, *event], or [L, B, *event] of L blocks.
+    """
+    axes = len(latent.posterior.batch_shape) if latent.log_p is None else latent.log_p.ndim
+    blocks = latent.z.shape[0] if axes > lead else None
+    return LayerShape(latent.z.shape[axes:], blocks)
+
+
+def latent_shapes(params: Any, batch: Batch | None = None, *, model: Any) -> dict[str, LayerShape]:
+    """Return the shape of the value of each stochastic layer by name, in the order of `model.decode`.
+
+    Args:
+      params: parameters of the model, or `Variables`.
+      batch: what the generative process reads, such as labels {"y": [B, ...]}; None if it reads nothing.
+      model: a `VAE`, or any Linen module with its method `decode`.
+    """
+    shapes: dict[str, LayerShape] = {}
+    size = next(iter(batch.values())).shape[0] if batch else 1
+
+    def walk(params: Any, batch: Batch, key: Array) -> None:
+        _, latents = model.apply(as_variables(params), from_prior(key, size), None, batch, method="decode")
+        shapes.update({latent.name: layer_shape(latent, 1) for latent in latents})
+
+    jax.eval_shape(walk, params, batch or {}, jax.random.key(0))
+    return shapes
+
+
+def split_codes(codes: Array, shapes: Mapping[str, LayerShape]) -> dict[str, Array]:
+    """Return the values by name of codes [..., D_1 + ... + D_L], the inverse of `join_codes`.
+
+    Args:
+      codes: [..., D_1 + ... + D_L].
+      shapes: the layers, see `latent_shapes`.
+
+    Returns:
+      {name: [..., *event]}, or [blocks, ..., *event] for blocks.
+    """
+    sizes, lead = [shape.size for shape in shapes.values()], codes.shape[:-1]
     chex.assert_axis_dimension(codes, -1, sum(sizes))
     parts = jnp.split(codes, list(itertools.accumulate(sizes[:-1])), axis=-1)
-    return {
-        name: part.reshape(*codes.shape[:-1], *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
-    }
+    values = {}
+    for (name, (event, blocks)), part in zip(shapes.items(), parts, strict=True):
+        stacked = () if blocks is None else (blocks,)
+        value = part.reshape(*lead, *stacked, *event)
+        values[name] = value if blocks is None else jnp.moveaxis(value, len(lead), 0)
+    return values
 
 
-def join_codes(values: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> Array:
-    """Return codes [..., D_1 + ... + D_L] of {name: values [..., *shape]}, in the order of `shapes`."""
-    flat = [values[name].reshape(*values[name].shape[: values[name].ndim - len(s)], -1) for name, s in shapes.items()]
+def join_codes(values: Mapping[str, Array], shapes: Mapping[str, LayerShape]) -> Array:
+    """Return codes [..., D_1 + ... + D_L], with the layers side by side.
+
+    Args:
+      values: {name: [..., *event]}, or [blocks, ..., *event] for blocks.
+      shapes: the layers in their order, see `latent_shapes`.
+    """
+    flat = []
+    for name, (event, blocks) in shapes.items():
+        value = values[name]
+        lead = value.ndim - len(event) - (0 if blocks is None else 1)
+        value = value if blocks is None else jnp.moveaxis(value, 0, lead)
+        flat.append(value.reshape(*value.shape[:lead], -1))
     return jnp.concatenate(flat, axis=-1)
+
+
+def _posterior_layers(params: Any, batch: Batch, model: Any) -> tuple[Latent, ...]:
+    """Return the layers at the means of their posteriors."""
+    variables = as_variables(params)
+    evidence = model.apply(variables, batch, method="encode")
+    _, latents = model.apply(variables, from_means(), evidence, batch, method="decode")
+    return latents
 
 
 def embed(params: Any, batch: Batch, *, model: Any) -> dict[str, dict[str, Array]]:
     """Return mean and standard deviation of the posterior of each stochastic layer.
 
     Args:
-      params: parameters of the model.
+      params: parameters of the model, or `Variables`.
       batch: {"x": [B, ...], ...}.
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
 
     Returns:
-      {name: {"mean": [B, *event], "scale": [B, *event]}}. A layer that depends on others is conditioned on their means.
+      {name: {"mean": [B, *event], "scale": [B, *event]}}, or [L, B, *event] of L blocks. A layer that depends on others
+      is conditioned on their means.
     """
-    variables = {"params": params}
-    evidence = model.apply(variables, batch, method="encode")
-    _, latents = model.apply(variables, from_means(), evidence, batch, method="decode")
+    latents = _posterior_layers(params, batch, model)
     return {latent.name: {"mean": latent.z, "scale": latent.posterior.stddev()} for latent in latents}
 
 
-def encode(params: Any, x: Array, *, model: Any) -> dict[str, Array]:
+def encode(params: Any, batch: Batch, *, model: Any) -> dict[str, Array]:
     """Return mean and standard deviation of q(z|x), with the layers side by side: see `embed` and `join_codes`.
 
     Args:
-      params: parameters of the model.
-      x: floats [B, ...], for images [B, H, W, C] in [0, 1].
+      params: parameters of the model, or `Variables`.
+      batch: {"x": [B, *shape], ...}, preprocessed.
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
 
     Returns:
       `mean` and `scale`, each [B, D]. If the posterior is a point, the scale is 0.
     """
-    layers = embed(params, {"x": x}, model=model)
-    shapes = {name: layer["mean"].shape[1:] for name, layer in layers.items()}
-    return {kind: join_codes({name: layers[name][kind] for name in layers}, shapes) for kind in ("mean", "scale")}
+    latents = _posterior_layers(params, batch, model)
+    shapes = {latent.name: layer_shape(latent, 1) for latent in latents}
+    return {
+        "mean": join_codes({latent.name: latent.z for latent in latents}, shapes),
+        "scale": join_codes({latent.name: latent.posterior.stddev() for latent in latents}, shapes),
+    }
 
 
-def decode(params: Any, z: Array, *, model: Any) -> Array:
-    """Return the mean of p(x|z) as an image, clipped to [0, 1].
+def decode(params: Any, z: Array, *, model: Any, value_range: Range | None = None) -> Array:
+    """Return the mean of p(x|z).
 
     Args:
-      params: parameters of the model.
+      params: parameters of the model, or `Variables`.
       z: codes [..., D], with the layers side by side: see `split_codes`.
       model: a `VAE`, or any Linen module with its method `decode`.
+      value_range: lowest and highest value, to which the mean is clipped: (0, 1) for images. None: no clipping.
 
     Returns:
-      Floats [..., H, W, C].
+      Floats [..., *shape].
     """
     values = split_codes(z, latent_shapes(params, model=model))
-    p_x, _ = model.apply({"params": params}, from_values(values), method="decode")
-    return jnp.clip(p_x.mean(), 0, 1)
+    p_x, _ = model.apply(as_variables(params), from_values(values), method="decode")
+    return _clip(p_x.mean(), value_range)
 
 
-def sample(params: Any, keys: Array, *, model: Any) -> Array:
-    """Return images [B, H, W, C]: the mean of p(x|z) for one z ~ p(z) for each of the keys [B]."""
+def sample(params: Any, keys: Array, *, model: Any, value_range: Range | None = None) -> Array:
+    """Return the mean of p(x|z) for one z ~ p(z) for each key.
+
+    Args:
+      params: parameters of the model, or `Variables`.
+      keys: typed keys [B].
+      model: a `VAE`, or any Linen module with its method `decode`.
+      value_range: see `decode`.
+
+    Returns:
+      Floats [B, *shape].
+    """
     chex.assert_rank(keys, 1)
-    p_x, _ = model.apply({"params": params}, from_prior(keys, keys.shape[0]), method="decode")
-    return jnp.clip(p_x.mean(), 0, 1)
+    p_x, _ = model.apply(as_variables(params), from_prior(keys, keys.shape[0]), method="decode")
+    return _clip(p_x.mean(), value_range)
+
+
+def _clip(x: Array, value_range: Range | None) -> Array:
+    return x if value_range is None else jnp.clip(x, *value_range)
 
 
 def sample_codes(params: Any, keys: Array, *, model: Any) -> Array:
     """Return codes z ~ p(z), [B, D], for each of the keys [B], with the layers side by side."""
     chex.assert_rank(keys, 1)
-    _, latents = model.apply({"params": params}, from_prior(keys, keys.shape[0]), method="decode")
-    shapes = {latent.name: latent.z.shape[1:] for latent in latents}
+    _, latents = model.apply(as_variables(params), from_prior(keys, keys.shape[0]), method="decode")
+    shapes = {latent.name: layer_shape(latent, 1) for latent in latents}
     return join_codes({latent.name: latent.z for latent in latents}, shapes)
 
 
-def export_programs(params: Any, *, model: Any) -> dict[str, Exported]:
+def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range | None = None) -> dict[str, Exported]:
     """Return `encoder`, `decoder` and `sampler`: a trained model as programs that contain its parameters.
 
     Each program accepts any number B of examples. It runs on one device of any of `PLATFORMS`, and computes in float32:
 
-      encoder: images float32 [B, H, W, C], preprocessed as in training (for example binarized, see `read_images`)
-               -> {"mean": [B, D], "scale": [B, D]}, see `encode`
-      decoder: codes float32 [B, D] -> images float32 [B, H, W, C], see `decode`
-      sampler: Threefry key data uint32 [B, 2] -> images float32 [B, H, W, C], see `sample`
+      encoder: examples x float32 [B, *shape], preprocessed as in training -> {"mean": [B, D], "scale": [B, D]}, see
+               `encode`
+      decoder: codes float32 [B, D] -> float32 [B, *shape], see `decode`
+      sampler: Threefry key data uint32 [B, 2] -> float32 [B, *shape], see `sample`
 
     `Exported.serialize` turns a program into bytes. `jax.export.deserialize` loads them without this package and
     without Flax, for as long as JAX guarantees compatibility.
 
     Args:
-      params: parameters of the model.
-      model: a `VAE`, or any Linen module with its methods `encode` and `decode` and an `image_shape`. B is symbolic in
-        the model: use `x.shape[0]`, not `len(x)`.
+      params: parameters of the model, or `Variables`.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`. B is symbolic in the model: use
+        `x.shape[0]`, not `len(x)`.
+      shape: shape of one example x, (H, W, C) for images.
+      value_range: lowest and highest value of x, see `decode`.
 
     Returns:
       {name: program}.
     """
     (size,) = symbolic_shape("B")
-    num_latents = sum(math.prod(shape) for shape in latent_shapes(params, model=model).values())
+    num_latents = sum(layer.size for layer in latent_shapes(params, model=model).values())
     signatures = {
-        "encoder": (encode, (size, *model.image_shape), jnp.float32),
-        "decoder": (decode, (size, num_latents), jnp.float32),
-        "sampler": (_sample_from_key_data, (size, 2), jnp.uint32),
+        "encoder": (_encode_x, (size, *shape), jnp.float32),
+        "decoder": (functools.partial(decode, value_range=value_range), (size, num_latents), jnp.float32),
+        "sampler": (functools.partial(_sample_from_key_data, value_range=value_range), (size, 2), jnp.uint32),
     }
     with jax.default_matmul_precision("highest"):
         return {
             name: export(jax.jit(functools.partial(function, params, model=model)), platforms=PLATFORMS)(
-                jax.ShapeDtypeStruct(shape, dtype)
+                jax.ShapeDtypeStruct(argument, dtype)
             )
-            for name, (function, shape, dtype) in signatures.items()
+            for name, (function, argument, dtype) in signatures.items()
         }
 
 
-def _sample_from_key_data(params: Any, key_data: Array, *, model: Any) -> Array:
-    return sample(params, jax.random.wrap_key_data(key_data, impl="threefry2x32"), model=model)
+def _encode_x(params: Any, x: Array, *, model: Any) -> dict[str, Array]:
+    return encode(params, {"x": x}, model=model)
+
+
+def _sample_from_key_data(params: Any, key_data: Array, *, model: Any, value_range: Range | None) -> Array:
+    keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+    return sample(params, keys, model=model, value_range=value_range)

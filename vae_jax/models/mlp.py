@@ -1,9 +1,10 @@
 """Fully connected encoder and decoder: arrays to arrays, without randomness and without densities.
 
-Encoders map images [B, H, W, C] to features [B, F]. Decoders map codes [..., D] to image features [..., H, W, F].
+Encoders map examples [B, *sides, C] to features [B, F']. Decoders map codes [..., D] to features [..., *sides, F].
 Layers compute in `dtype`, or in the dtype of their input if it is None. Their parameters are always float32.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -14,65 +15,73 @@ from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 from jax import Array
 
+from vae_jax.config import Config, register, require, setting
+from vae_jax.distributions import Shape
+from vae_jax.models.choices import values_after
+from vae_jax.models.networks import LayersConfig
+
 _glorot = nn.initializers.glorot_uniform()
 
 
 class MLPEncoder(nn.Module):
-    """Dense layers over the flattened image; a tied decoder can use their kernels.
+    """Dense layers over the flattened example; a tied decoder can use their kernels.
 
     Attributes:
-      hidden: the widths of the layers, from the image.
+      hidden: the widths of the layers, from the data.
       activation: applied after each layer.
       dtype: of the computation; None for that of the input.
+      log1p: whether the first layer receives log(1 + x), for counts.
     """
 
     hidden: Sequence[int]
     activation: Callable[[Array], Array]
     dtype: Dtype | None = None
+    log1p: bool = False
 
     def setup(self) -> None:
         """Create the layers."""
         self.layers = [nn.Dense(width, dtype=self.dtype, kernel_init=_glorot) for width in self.hidden]
 
     def __call__(self, x: Array) -> Array:
-        """Return the features [B, F] of images [B, H, W, C]."""
-        h = x.reshape(x.shape[0], -1)  # [B, H·W·C]
+        """Return the features [B, F'] of examples [B, *sides, C]."""
+        h = x.reshape(x.shape[0], -1)  # [B, prod(sides)·C]
+        h = jnp.log1p(h) if self.log1p else h
         for layer in self.layers:
             h = self.activation(layer(h))
         return h
 
     def kernels(self) -> list[Array]:
-        """Return the kernels, each [in, out], in the order from the image to the code."""
+        """Return the kernels, each [in, out], in the order from the data to the code."""
         return [layer.variables["params"]["kernel"] for layer in self.layers]
 
 
 class MLPDecoder(nn.Module):
-    """Dense layers, then one without a bias to the features of the image; the bias is the `output_bias` of the VAE.
+    """Dense layers, then one without a bias to the features of x; the bias is the `output_bias` of the VAE.
 
     Attributes:
       hidden: the widths of the layers, from the code.
       activation: applied after each hidden layer.
-      image_shape: (H, W).
-      features: F, the features of each pixel.
+      sides: the shape of x without its last axis: (H, W) for images, () for vectors.
+      features: F, the number of outputs for each place.
       dtype: of the computation; None for that of the input.
     """
 
     hidden: Sequence[int]
     activation: Callable[[Array], Array]
-    image_shape: tuple[int, int]
+    sides: tuple[int, ...]
     features: int
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        """Return the image features [..., H, W, F] of codes [..., D]."""
+        """Return the features [..., *sides, F] of codes [..., D]."""
         # A sample axis of length one would turn the gradients' matrix products into batches of one, which are slower.
         h = z.reshape(*(length for length in z.shape[:-1] if length != 1), z.shape[-1])
         for width in self.hidden:
             h = self.activation(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(h))
-        size = math.prod(self.image_shape) * self.features
+        size = math.prod(self.sides) * self.features
         out = nn.Dense(size, use_bias=False, dtype=self.dtype, kernel_init=_glorot)(h)
-        return out.reshape(*z.shape[:-1], *self.image_shape, self.features)
+        return out.reshape(*z.shape[:-1], *self.sides, self.features)
 
 
 class TiedDecoder(nn.Module):
@@ -80,13 +89,13 @@ class TiedDecoder(nn.Module):
 
     Attributes:
       activation: applied after each hidden layer.
-      image_shape: (H, W).
-      features: F, the features of each pixel.
+      sides: the shape of x without its last axis: (H, W) for images, () for vectors.
+      features: F, the number of outputs for each place.
       dtype: of the computation; None for that of the input.
     """
 
     activation: Callable[[Array], Array]
-    image_shape: tuple[int, int]
+    sides: tuple[int, ...]
     features: int
     dtype: Dtype | None = None
 
@@ -94,13 +103,43 @@ class TiedDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, kernels: Sequence[Array]) -> Array:
-        """Return the image features [..., H, W, F] of codes [..., D], by the kernels of an encoder in its order."""
+        """Return the features [..., *sides, F] of codes [..., D], by the kernels of an encoder in its order."""
         h, *kernels = promote_dtype(z, *reversed(kernels), dtype=self.dtype)
         for i, kernel in enumerate(kernels):
             if i:
                 h = self.activation(h + jnp.broadcast_to(self._bias(i, h.shape[-1]), h.shape).astype(h.dtype))
             h = h @ kernel.T
-        return h.reshape(*z.shape[:-1], *self.image_shape, self.features)
+        return h.reshape(*z.shape[:-1], *self.sides, self.features)
 
     def _bias(self, i: int, width: int) -> Array:
         return self.param(f"bias_{i}", nn.initializers.zeros, (width,))
+
+
+@register("network", "mlp")
+@dataclasses.dataclass(frozen=True)
+class MLPConfig(LayersConfig):
+    """Fully connected networks."""
+
+    tied: bool = setting(False, "The decoder uses the transposed weight matrices of the encoder.")
+    log1p: bool = setting(False, "The encoder reads log(1 + x), for counts.")
+
+    def build(self, shape: Shape, features: int, *, training: bool) -> tuple[nn.Module, nn.Module]:
+        """Return `MLPEncoder`, and `MLPDecoder` or `TiedDecoder`."""
+        *sides, _ = shape
+        activation, dtype = self.activation_function, self.dtype(training=training)
+        encoder = MLPEncoder(self.hidden, activation, dtype, self.log1p)
+        if self.tied:  # a chain of the encoder's kernels, whose last product has as many rows as x has numbers
+            return encoder, TiedDecoder(activation, tuple(sides), features, dtype)
+        return encoder, MLPDecoder(self.hidden[::-1], activation, tuple(sides), features, dtype)
+
+    def check(self, config: Config) -> None:
+        """Raise InputError if `tied` or `log1p` cannot be used with the other parts of the model."""
+        if self.tied:
+            for part in (config.model, config.posterior):
+                require(part.supports_tied, "network.tied", True, f"False with {part.section}={part.name}")
+            likelihood = config.likelihood
+            require(likelihood.num_features(1) == 1, "network.tied", True, f"False with likelihood={likelihood.name}, "
+                    "whose decoder has more outputs than an example has numbers")  # fmt: skip
+        if self.log1p:
+            require("counts" in values_after(config.preprocess, config.preprocess.kinds), "network.log1p", True,
+                    f"False with preprocess={config.preprocess.name}, which does not return counts")  # fmt: skip

@@ -6,172 +6,89 @@
 `decode` asks `draw` for each stochastic layer: see `vae_jax.distributions.drawers`. The model draws no samples.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+import dataclasses
+from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from vae_jax.config import check_choices
-from vae_jax.distributions import (
-    Batch,
-    Bernoulli,
-    Deterministic,
-    DiscretizedLogisticMixture,
-    Draw,
-    Latent,
-    Normal,
-    from_means,
-    standard_normal,
-)
+from vae_jax.config import Config, register, setting
+from vae_jax.distributions import Batch, Distribution, Draw, Latent, Shape, from_means
 from vae_jax.errors import InputError
-
-_glorot = nn.initializers.glorot_uniform()
-
-ScaleHead = Literal["log-variance", "log-scale"]
-
-
-def _scale_layer(head: ScaleHead, size: int, name: str | None = None) -> nn.Dense:
-    """Return the layer of the number s that determines σ; as log-variance it starts at s = 0, the prior's scale."""
-    return nn.Dense(size, kernel_init=_glorot if head == "log-scale" else nn.initializers.zeros, name=name)
-
-
-def _parameter_name(head: ScaleHead) -> str:
-    return head.replace("-", "_")
-
-
-def _normal(mean: Array, s: Array, head: ScaleHead) -> Normal:
-    return Normal(mean, s if head == "log-scale" else 0.5 * s)
-
-
-class ConditionalNormal(nn.Module):
-    """p(z' | z), a Normal over codes [..., size] whose parameters are dense layers of codes [..., D].
-
-    With the head `log-variance` it starts at σ = 1.
-
-    Attributes:
-      hidden: the widths of the hidden layers.
-      activation: applied after each hidden layer.
-      size: the dimension of z'.
-      scale_head: whether the last layer returns log σ² or log σ.
-    """
-
-    hidden: Sequence[int]
-    activation: Callable[[Array], Array]
-    size: int
-    scale_head: ScaleHead = "log-variance"
-
-    @nn.compact
-    def __call__(self, z: Array) -> Normal:
-        """Return p(z' | z) for codes z [..., D]."""
-        for width in self.hidden:
-            z = self.activation(nn.Dense(width, kernel_init=_glorot)(z))
-        mean = nn.Dense(self.size, kernel_init=_glorot, name="mean")(z)
-        s = _scale_layer(self.scale_head, self.size, name=_parameter_name(self.scale_head))(z)
-        return _normal(mean, s, self.scale_head)
+from vae_jax.models.choices import LikelihoodConfig, ModelConfig
 
 
 class VAE(nn.Module):
-    """A latent-variable model of images (Kingma & Welling, arXiv 1312.6114), with autoencoders as special cases.
+    """A latent-variable model (Kingma & Welling, arXiv 1312.6114), with autoencoders as special cases.
 
-    The output of the decoder is added to the parameter `output_bias` [H, W, F'], which `with_output_bias` can set to
-    the mean of the data. `init` and `apply` raise InputError for an unknown name, and for a decoder with an output of
-    another shape.
-
-    The stochastic layer is named "z". With `latent_layers` there are L layers, from "z1" next to the image to "zL"
-    (Burda et al., arXiv 1509.00519). The posterior draws z_1 first, the prior z_L. The decoder uses z_1 alone.
+    The shape of an example x is (*sides, C): (H, W, C) for images, (D,) for vectors and counts. The stochastic layer is
+    named "z". The output of the decoder is added to the parameter `output_bias` [*sides, F], which `with_output_bias`
+    can set to the mean of the data. Parameters of the likelihood are named `likelihood_NAME`. `init` and `apply` raise
+    InputError for a decoder with an output of another shape.
 
     Attributes:
-      encoder: any Linen module that maps [B, H, W, C] to [B, F].
-      decoder: any Linen module that maps [..., D] to [..., H, W, F'] with F' = `likelihood_features(likelihood, ...)`.
-      latent_dim: dimension of the code, or of its last layer z_L.
-      image_shape: (H, W, C).
-      posterior: `gaussian`; `fixed-noise` with σ = `noise_scale`; or `deterministic`, a point.
-      noise_scale: σ of the posterior `fixed-noise`.
-      scale_head: whether a network returns log σ² or log σ of a Gaussian code.
+      encoder: any Linen module that maps x [B, *shape] to [B, F'].
+      decoder: any Linen module that maps [..., D] to [..., *sides, F] with F = `likelihood.num_features(C)`.
+      posterior: any Linen module that maps [B, F'] to q(z|x), such as `ConditionalNormal`.
+      prior: any Linen module that returns p(z) when it is called with the function x -> q(z|x).
       likelihood: the family of p(x|z).
-      likelihood_scale: σ of the likelihood `gaussian`.
-      mixture_components: of the likelihood `logistic-mixture`.
-      latent_layers: dimensions of z_1, ..., z_{L-1}; empty if the code has one layer.
-      posterior_layers: L - 1 modules, z_1 to q(z_2|z_1), and so on.
-      prior_layers: L - 1 modules, z_L to p(z_{L-1}|z_L), and so on.
+      shape: of one example x.
     """
 
     encoder: nn.Module
     decoder: nn.Module
-    latent_dim: int
-    image_shape: tuple[int, int, int]
-    posterior: Literal["gaussian", "fixed-noise", "deterministic"] = "gaussian"
-    noise_scale: float = 1.0
-    scale_head: ScaleHead = "log-variance"
-    likelihood: Literal["bernoulli", "gaussian", "learned-gaussian", "logistic-mixture"] = "bernoulli"
-    likelihood_scale: float = math.sqrt(0.5)
-    mixture_components: int = 5
-    latent_layers: tuple[int, ...] = ()
-    posterior_layers: tuple[nn.Module, ...] = ()
-    prior_layers: tuple[nn.Module, ...] = ()
-
-    @property
-    def latent_sizes(self) -> dict[str, int]:
-        """The dimension of each stochastic layer by name, starting at the image."""
-        sizes = (*self.latent_layers, self.latent_dim)
-        return {"z": sizes[0]} if len(sizes) == 1 else {f"z{i}": size for i, size in enumerate(sizes, start=1)}
+    posterior: nn.Module
+    prior: nn.Module
+    likelihood: LikelihoodConfig
+    shape: Shape
 
     def setup(self) -> None:
-        """Check the attributes, and create layers and parameters."""
-        check_choices("model", posterior=self.posterior, scale_head=self.scale_head, likelihood=self.likelihood)
-        for name in ("posterior_layers", "prior_layers"):
-            if (length := len(getattr(self, name))) != len(self.latent_layers):
-                layers = len(self.latent_layers)
-                raise InputError(f"{name} has {length} modules; pass {layers}, one for each entry of latent_layers")
-        first_size = next(iter(self.latent_sizes.values()))
-        self.posterior_mean = nn.Dense(first_size, kernel_init=_glorot)
-        if self.posterior == "gaussian":
-            layer = _scale_layer(self.scale_head, first_size)
-            setattr(self, f"posterior_{_parameter_name(self.scale_head)}", layer)
-        *sides, channels = self.image_shape
-        features = likelihood_features(self.likelihood, channels, self.mixture_components)
+        """Check the parts, and create the parameters that belong to none of them."""
+        if self._is_tied and not hasattr(self.posterior, "kernels"):
+            name = type(self.posterior).__name__
+            raise InputError(f"posterior {name} has no method kernels, which the tied decoder needs; add it")
+        *sides, channels = self.shape
+        features = self.likelihood.num_features(channels)
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (*sides, features))
-        if self.likelihood == "learned-gaussian":
-            self.likelihood_log_scale = self.param("likelihood_log_scale", nn.initializers.zeros, ())
+        self.likelihood_parameters = {
+            name: self.param(f"likelihood_{name}", lambda _, value=value: value)
+            for name, value in self.likelihood.parameters(self.shape).items()
+        }
 
-    def __call__(self, batch: Batch) -> Normal | Bernoulli | DiscretizedLogisticMixture:
+    @property
+    def _is_tied(self) -> bool:
+        return getattr(self.decoder, "uses_encoder_kernels", False)
+
+    def __call__(self, batch: Batch) -> Distribution:
         """Return p(x | mean of z); it uses every parameter, so `init` creates all of them."""
         return self.decode(from_means(), self.encode(batch), batch)[0]
 
-    def encode(self, batch: Batch) -> Normal | Deterministic:
-        """Return q(z|x), or q(z_1|x) if there are several layers.
+    def encode(self, batch: Batch) -> Any:
+        """Return q(z|x).
 
         Args:
-          batch: {"x": floats [B, H, W, C] in [0, 1]}. `read_images` converts integers.
+          batch: {"x": floats [B, *shape]}, preprocessed.
 
         Returns:
-          A density over codes [B, D], in the dtype of `x`.
+          A distribution over codes [B, D], in the dtype of `x`.
 
         Raises:
           InputError: `x` has another layout, which a dense layer would accept silently, or an integer dtype, which the
             densities would inherit.
         """
         x = batch["x"]
-        if x.shape[-3:] != tuple(self.image_shape) or not jnp.issubdtype(x.dtype, jnp.floating):
-            expected = f"floats [B, {', '.join(map(str, self.image_shape))}]"
-            raise InputError(f"images have shape {list(x.shape)} and dtype {x.dtype}; pass {expected}")
-        h = self.encoder(x).astype(x.dtype)  # densities have the precision of the images, for any dtype of the layers
-        mean = self.posterior_mean(h)
-        if self.posterior == "deterministic":
-            return Deterministic(mean)
-        if self.posterior == "fixed-noise":
-            return Normal(mean, jnp.full_like(mean, math.log(self.noise_scale)))
-        s = getattr(self, f"posterior_{_parameter_name(self.scale_head)}")(h)
-        return _normal(mean, s, self.scale_head)
+        if x.shape[1:] != tuple(self.shape) or not jnp.issubdtype(x.dtype, jnp.floating):
+            expected = f"floats [B, {', '.join(map(str, self.shape))}]"
+            raise InputError(f"examples x have shape {list(x.shape)} and dtype {x.dtype}; pass {expected}")
+        # Densities have the precision of the data, for any dtype of the layers.
+        return self.posterior(self.encoder(x).astype(x.dtype))
 
     def decode(
-        self, draw: Draw, evidence: Normal | Deterministic | None = None, batch: Batch | None = None
-    ) -> tuple[Normal | Bernoulli | DiscretizedLogisticMixture, tuple[Latent, ...]]:
-        """Return p(x|z) and the stochastic layers, starting at the image.
+        self, draw: Draw, evidence: Distribution | None = None, batch: Batch | None = None
+    ) -> tuple[Any, tuple[Latent, ...]]:
+        """Return p(x|z) and the stochastic layers, starting at the data.
 
         Args:
           draw: the answer to the question for a layer, such as `from_posterior(key, B)`.
@@ -179,41 +96,24 @@ class VAE(nn.Module):
           batch: not used.
 
         Returns:
-          A density over images [..., H, W, C] in the dtype of the codes, and the layers.
+          A distribution over x [..., *shape] in the dtype of the codes, and the layers.
 
         Raises:
           InputError: given codes have an integer dtype, which the densities would inherit, or another size than the
-            layer; or the output of the decoder has another shape than [..., H, W, F'].
+            layer; or the output of the decoder has another shape than [..., *sides, F].
         """
         del batch
-        latents = self._draw_upwards(draw, evidence) if draw.posterior_first else self._draw_downwards(draw)
-        return self._likelihood(latents[0].z), latents
+        latent = draw("z", self.prior(self._posterior_of), None if evidence is None else lambda: evidence)
+        return self._likelihood_of(latent.z), (latent,)
 
-    def _draw_upwards(self, draw: Draw, evidence: Normal | Deterministic | None) -> tuple[Latent, ...]:
-        """Return the layers drawn from the data upwards, as the posterior is factorized."""
-        latents: list[Latent] = []
-        names = list(self.latent_sizes)
-        for i, name in enumerate(names):
-            q = self.posterior_layers[i - 1](latents[-1].z) if i else evidence
-            prior = standard_normal((self.latent_dim,)) if name == names[-1] else None
-            latents.append(draw(name, prior, None if q is None else lambda q=q: q))
-        for i in reversed(range(len(names) - 1)):  # the prior of a layer depends on the layer above it
-            latents[i] = latents[i].with_prior(self.prior_layers[-1 - i](latents[i + 1].z))
-        return tuple(latents)
+    def _posterior_of(self, x: Array) -> Distribution:
+        """Return q(z|x) of inputs x [N, *shape]."""
+        return self.encode({"x": x})
 
-    def _draw_downwards(self, draw: Draw) -> tuple[Latent, ...]:
-        """Return the layers drawn from the top, as the prior is factorized."""
-        *names, top = self.latent_sizes
-        latents = [draw(top, standard_normal((self.latent_dim,)))]
-        for name, layer in zip(reversed(names), self.prior_layers, strict=True):
-            latents.insert(0, draw(name, layer(latents[0].z)))
-        return tuple(latents)
-
-    def _likelihood(self, z: Array) -> Normal | Bernoulli | DiscretizedLogisticMixture:
-        """Return p(x | z_1) for codes z_1 [..., D]."""
-        if getattr(self.decoder, "uses_encoder_kernels", False):
-            mean_kernel = self.posterior_mean.variables["params"]["kernel"]
-            features = self.decoder(z, [*self.encoder.kernels(), mean_kernel])
+    def _likelihood_of(self, z: Array) -> Any:
+        """Return p(x|z) for codes z [..., D]."""
+        if self._is_tied:
+            features = self.decoder(z, [*self.encoder.kernels(), *self.posterior.kernels()])
         else:
             features = self.decoder(z)
         if features.shape != (expected := (*z.shape[:-1], *self.output_bias.shape)):
@@ -221,54 +121,50 @@ class VAE(nn.Module):
                 f"decoder returned shape {list(features.shape)} for codes {list(z.shape)}; return {list(expected)}"
             )
         features = features.astype(z.dtype) + jnp.broadcast_to(self.output_bias, features.shape)
-        if self.likelihood == "bernoulli":
-            return Bernoulli(features)
-        if self.likelihood == "gaussian":
-            return Normal(features, jnp.full_like(features, math.log(self.likelihood_scale)), event_ndims=3)
-        if self.likelihood == "learned-gaussian":
-            return Normal(features, jnp.full_like(features, self.likelihood_log_scale), event_ndims=3)
-        return DiscretizedLogisticMixture.from_features(features, self.mixture_components, self.image_shape[-1])
+        return self.likelihood.distribution(features, self.likelihood_parameters, self.shape)
 
 
-def likelihood_features(likelihood: str, num_channels: int, mixture_components: int) -> int:
-    """Return F', the number of features of each pixel that a likelihood needs from a decoder.
+@register("model", "vae")
+@dataclasses.dataclass(frozen=True)
+class VAEConfig(ModelConfig):
+    """A VAE with one stochastic layer."""
 
-    Args:
-      likelihood: the name of the family of p(x|z).
-      num_channels: C.
-      mixture_components: of the likelihood `logistic-mixture`.
+    supports_tied: ClassVar[bool] = True
 
-    Returns:
-      F'.
-    """
-    if likelihood == "logistic-mixture":
-        return DiscretizedLogisticMixture.num_features(mixture_components, num_channels)
-    return num_channels
+    latent_dim: int = setting(50, "Dimension of the code z.", above=0)
+
+    def build(self, config: Config, shape: Shape, *, training: bool) -> VAE:
+        """Return the `VAE`."""
+        encoder, decoder = config.network.build(shape, config.likelihood.num_features(shape[-1]), training=training)
+        return VAE(
+            encoder=encoder,
+            decoder=decoder,
+            posterior=config.posterior.build(self.latent_dim),
+            prior=config.prior.build(self.latent_dim, shape),
+            likelihood=config.likelihood,
+            shape=shape,
+        )
 
 
-def with_output_bias(params: Any, mean_image: Array, *, likelihood: str) -> Any:
-    """Return the parameters with the output bias that fits the mean image if the code has no effect.
+def with_output_bias(params: Any, mean: Array, *, likelihood: LikelihoodConfig) -> Any:
+    """Return the parameters with the output bias that fits the mean of the data if the code has no effect.
 
-    For a Bernoulli likelihood it is the logit of the mean, clipped to [0.001, 0.999] (Burda et al., arXiv 1509.00519).
-    For a Gaussian likelihood it is the mean. For a mixture it is not changed. Without it, the first epochs are spent on
-    learning the mean image.
+    For example, it is the logit of the mean for a Bernoulli likelihood, and the mean for a Gaussian one: see
+    `LikelihoodConfig.initial_bias`. Without it, the first epochs are spent on learning the mean.
 
     Args:
       params: parameters of a `VAE`.
-      mean_image: [H, W, C], the mean of the images as floats in [0, 1].
-      likelihood: the name of the family of p(x|z).
+      mean: [*shape], the mean of x over the data set.
+      likelihood: the family of p(x|z).
 
     Returns:
-      A copy of `params` with another `output_bias`.
+      A copy of `params` with another `output_bias`; `params` if the mean does not determine the bias, as for a mixture.
 
     Raises:
-      AssertionError: `mean_image` has another shape than the bias.
+      AssertionError: `mean` has another shape than an example.
     """
-    if likelihood == "logistic-mixture":
+    bias = likelihood.initial_bias(mean)
+    if bias is None:
         return params
-    bias = mean_image
-    if likelihood == "bernoulli":
-        clipped = jnp.clip(mean_image, 0.001, 0.999)
-        bias = jnp.log(clipped) - jnp.log1p(-clipped)
     chex.assert_equal_shape([bias, params["output_bias"]])
     return params | {"output_bias": bias.astype(params["output_bias"].dtype)}
