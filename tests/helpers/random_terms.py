@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.config import choice
 from vae_jax.distributions import Latent, Normal, standard_normal
 from vae_jax.inference.terms import Terms
 
@@ -17,10 +18,16 @@ SETTINGS = {
     "piwae": {"num_inner_samples": 2},
     "ciwae": {"elbo_weight": 0.25},
     "cubo": {"order": 3.0},
-    "beta-tc": {"num_examples": 10, "beta": 4.0},
+    "beta-tc": {"beta": 4.0},
     "info-vae": {"mmd_weight": 20.0},
 }
+NUM_EXAMPLES = 10
 BATCH_OBJECTIVES = {"beta-tc", "info-vae"}  # they compare the examples of the batch
+
+
+def objective_named(name, num_examples=NUM_EXAMPLES, step=0, **settings):
+    """Return a registered objective with `SETTINGS` and the given settings at a step."""
+    return choice("objective", name, **SETTINGS.get(name, {}) | settings).at(jnp.asarray(step), num_examples)
 
 
 def random_terms(seed=0, shape=(K, B), layers=L, spread=1.0):
@@ -38,7 +45,7 @@ def random_terms(seed=0, shape=(K, B), layers=L, spread=1.0):
 
 
 def terms_for(name, seed=0, **settings):
-    """Return `random_terms` for an objective of the registry: of one layer if it compares the codes of a batch."""
+    """Return `random_terms` for a registered objective: of one layer if it compares the codes of a batch."""
     return random_terms(seed, layers=1 if name in BATCH_OBJECTIVES else L, **settings)
 
 

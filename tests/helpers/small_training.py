@@ -1,11 +1,14 @@
-"""A small model with optimizer and loss, and programs that train it on the `images` of tests/training/conftest.py."""
+"""A small model with optimizer and loss, and programs that train it on the `data` of tests/training/conftest.py."""
 
 import functools
 
 import chex
 import jax
+import jax.numpy as jnp
 
-from vae_jax.config.schema import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from vae_jax.config import Config, apply_overrides
+from vae_jax.data.preprocess import DynamicBinarizationConfig
+from vae_jax.inference import elbo
 from vae_jax.models.build import build_model
 from vae_jax.training.loss import make_loss
 from vae_jax.training.many_steps import train_steps
@@ -15,19 +18,41 @@ from vae_jax.training.step import make_train_step
 
 SHAPE = (6, 6, 1)
 BATCH, STEPS = 16, 12
-MODEL = build_model(ModelConfig(hidden=(16,), latent_dim=4), SHAPE)
-OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2, schedule="constant"), STEPS)
-LOSS = make_loss(MODEL, ObjectiveConfig(), DataConfig())
+CONFIG = apply_overrides(
+    Config(),
+    {
+        "network.hidden": (16,),
+        "model.latent_dim": 4,
+        "optimizer.learning_rate": 1e-2,
+        "schedule": "constant",
+        "train.steps": STEPS,
+    },
+)
+MODEL = build_model(CONFIG, SHAPE)
+OPTIMIZER = make_optimizer(CONFIG)
+LOSS = make_loss(MODEL, lambda step: elbo, preprocess=DynamicBinarizationConfig())
+INPUTS = {"x": jnp.zeros((1, *SHAPE))}
 
 
 def initial_state(seed=0, **settings):
-    return init_state(jax.random.key(seed), model=MODEL, optimizer=OPTIMIZER, **settings)
+    settings = {"model": MODEL, "batch": INPUTS, "optimizer": OPTIMIZER} | settings
+    return init_state(jax.random.key(seed), **settings)
 
 
-def program(step=None, max_steps=STEPS):
+def program(step=None, max_steps=STEPS, **settings):
     """Return the jitted `train_steps` of a step, by default that of `LOSS` and `OPTIMIZER`."""
     step = step or make_train_step(LOSS, OPTIMIZER)
-    return jax.jit(functools.partial(train_steps, step=step, batch_size=BATCH, max_steps=max_steps))
+    return jax.jit(functools.partial(train_steps, step=step, batch_size=BATCH, max_steps=max_steps, **settings))
+
+
+def rows(batch, index):
+    """Return some examples of a batch."""
+    return {name: array[index] for name, array in batch.items()}
+
+
+def divided(batch, microbatches):
+    """Return a batch of arrays [M, B/M, ...]."""
+    return {name: array.reshape(microbatches, -1, *array.shape[1:]) for name, array in batch.items()}
 
 
 def assert_states_equal(a, b):

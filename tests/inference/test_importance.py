@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from jitted import sample_terms
 from linear_gaussian import images, log_moment, shifted_model
-from random_terms import SETTINGS, K, random_terms, terms_of_weights
+from random_terms import K, objective_named, random_terms, terms_of_weights
 
+from vae_jax.config import Config, apply_overrides
+from vae_jax.errors import InputError
 from vae_jax.inference import elbos, importance
-from vae_jax.inference.objectives import OBJECTIVES
 from vae_jax.inference.terms import Pair, bind, log_weights
 
 
@@ -93,7 +94,7 @@ def test_order_of_the_bounds():
 def test_extreme_weights_have_finite_values_and_gradients():
     terms = random_terms(spread=300.0)
     for name in ("iwae", "renyi", "miwae", "ciwae", "cubo"):
-        objective = bind(OBJECTIVES[name], **SETTINGS.get(name, {}))
+        objective = objective_named(name)
         objective = objective.inference if isinstance(objective, Pair) else objective
         value, gradient = jax.value_and_grad(lambda log_px_z, f=objective: f(terms._replace(log_px_z=log_px_z)).sum())(
             terms.log_px_z
@@ -106,3 +107,12 @@ def test_extreme_weights_have_finite_values_and_gradients():
 def test_a_number_of_inner_samples_that_does_not_divide_the_samples_is_refused():
     with pytest.raises(ValueError, match="num_inner_samples=4 must divide the 6 samples"):
         importance.miwae(random_terms(), num_inner_samples=4)
+
+
+@pytest.mark.parametrize("name", ["miwae", "piwae"])
+def test_a_setting_of_inner_samples_that_does_not_divide_the_samples_is_refused(name):
+    given = {"objective": name, "objective.num_samples": 6, "objective.num_inner_samples": 3}
+    assert apply_overrides(Config(), given).objective.num_inner_samples == 3
+    message = r"^objective\.num_inner_samples=4 must be a divisor of objective\.num_samples=6$"
+    with pytest.raises(InputError, match=message):
+        apply_overrides(Config(), given | {"objective.num_inner_samples": 4})

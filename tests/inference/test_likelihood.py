@@ -15,12 +15,12 @@ from random_terms import terms_of_weights
 from small_model import binary_images, small_model
 from two_layer_gaussian import move_posterior, two_layer_model
 
-from vae_jax.config.schema import ModelConfig
+from vae_jax.config import Config, apply_overrides
+from vae_jax.data.preprocess import DynamicBinarizationConfig
 from vae_jax.inference import elbos, likelihood
 from vae_jax.inference.terms import log_weights
 from vae_jax.models.build import build_model
-from vae_jax.models.mlp import MLPDecoder, MLPEncoder
-from vae_jax.models.vae import VAE
+from vae_jax.models.mlp import MLPEncoder
 from vae_jax.runtime import sharding
 from vae_jax.training.evaluator import evaluate_examples, likelihood_terms
 
@@ -40,7 +40,7 @@ def test_with_the_exact_posterior_the_estimate_is_the_evidence():
 def test_with_a_shifted_posterior_the_elbo_is_lower_and_importance_sampling_recovers_the_evidence():
     model, params, evidence = exact_model()
     shifted = jax.tree.map(lambda p: p, params)
-    shifted["posterior_mean"]["bias"] = shifted["posterior_mean"]["bias"] + 0.5
+    shifted["posterior"]["mean"]["bias"] = shifted["posterior"]["mean"]["bias"] + 0.5
     x = images()
     terms = sample_terms(shifted, jax.random.key(0), x, model=model, num_samples=1000)
     assert np.all(elbos.elbo(terms) < evidence(x) - 0.1)
@@ -118,12 +118,12 @@ class TestLogLikelihood:
 def nll_of_images(batch_size, chunk, devices):
     """Return the NLL of each of nine images from 1000 samples, computed by the programs of an evaluation."""
     model, params = small_model()
-    settings = {"model": model, "binarization": "dynamic", "num_samples": 1000, "chunk": chunk}
+    settings = {"model": model, "preprocess": DynamicBinarizationConfig(), "num_samples": 1000, "chunk": chunk}
     placement = sharding.batch_sharding(sharding.make_mesh(devices)) if devices > 1 else None
     program = jax.jit(functools.partial(likelihood_terms, **settings))
     images = random_images(9, 4, 4, 1)
     where = {"batch_size": batch_size, "placement": placement}
-    return -evaluate_examples(program, params, jax.random.key(5), images, **where)["log_px"]
+    return -evaluate_examples(program, params, jax.random.key(5), {"x": images}, **where)["log_px"]
 
 
 class TestNLL:
@@ -162,9 +162,10 @@ def matrix_products(jaxpr, in_loop=False):
 @pytest.mark.parametrize("latent_layers", [(), (5,)])
 @pytest.mark.parametrize(("num_samples", "chunk"), [(1000, 20), (1000, 1), (50, 20), (7, 7)])
 def test_the_encoder_runs_once_for_all_samples_of_an_image(num_samples, chunk, latent_layers):
-    model = build_model(
-        ModelConfig(hidden=(23,), latent_dim=3, latent_layers=latent_layers, layer_hidden=(6,)), (4, 4, 1)
-    )
+    given = {"network.hidden": (23,), "model.latent_dim": 3}
+    if latent_layers:
+        given |= {"model": "layered", "model.latent_layers": latent_layers, "model.layer_hidden": (6,)}
+    model = build_model(apply_overrides(Config(), given), (4, 4, 1))
     x = binary_images()
     params = init(model, jax.random.key(0), x)["params"]
     run = functools.partial(likelihood.log_likelihood, model=model, num_samples=num_samples, chunk=chunk)
@@ -185,8 +186,8 @@ def test_the_encoder_runs_once_when_the_program_is_executed():
             jax.debug.callback(lambda: calls.append(1))
             return MLPEncoder((8,), nn.relu)(x)
 
-    decoder = MLPDecoder((8,), nn.relu, (4, 4), 1)
-    model = VAE(CountedEncoder(), decoder, latent_dim=3, image_shape=(4, 4, 1))
+    model, _ = small_model()
+    model = model.clone(encoder=CountedEncoder())
     x = binary_images()
     params = init(model, jax.random.key(0), x)["params"]
     jax.effects_barrier()

@@ -1,8 +1,8 @@
-"""Every objective of the registry: shapes, dependence on other examples, NumPy oracles, and the exact posterior."""
+"""Every registered objective: its settings, shapes, dependence on other examples, NumPy oracles, exact posterior."""
 
+import dataclasses
 import functools
 import inspect
-import typing
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,32 @@ import numpy as np
 import pytest
 from jitted import negative_bound, sample_terms
 from linear_gaussian import SCALE, exact_model, images
-from random_terms import BATCH_OBJECTIVES, SETTINGS, B, change_layer, terms_for
+from random_terms import BATCH_OBJECTIVES, NUM_EXAMPLES, SETTINGS, B, change_layer, objective_named, terms_for
 from scipy import stats
 
-from vae_jax.config.schema import OBJECTIVE_SETTINGS, ObjectiveConfig
-from vae_jax.inference import importance
-from vae_jax.inference.objectives import OBJECTIVES
-from vae_jax.inference.terms import Pair, bind
+from vae_jax.config import Config, apply_overrides, choice, choices, register, setting, validate
+from vae_jax.errors import InputError
+from vae_jax.inference import aggregate, elbos, importance
+from vae_jax.inference.objectives import ObjectiveConfig, WeightedConfig
+from vae_jax.inference.terms import Pair
 
-EVERY = [pytest.param(name, bind(f, **SETTINGS.get(name, {})), id=name) for name, f in OBJECTIVES.items()]
+OBJECTIVES = choices("objective")
+EVERY = [pytest.param(name, objective_named(name), id=name) for name in OBJECTIVES]
+FUNCTIONS = {
+    "reconstruction": elbos.reconstruction,
+    "elbo": elbos.elbo,
+    "sampled-elbo": elbos.sampled_elbo,
+    "free-bits": elbos.free_bits,
+    "capacity": elbos.capacity,
+    "beta-tc": aggregate.beta_tc,
+    "info-vae": aggregate.info_vae,
+    "iwae": importance.iwae,
+    "renyi": importance.renyi,
+    "miwae": importance.miwae,
+    "ciwae": importance.ciwae,
+    "piwae": Pair(importance.iwae, importance.miwae),
+    "cubo": Pair(importance.iwae, importance.negative_cubo),
+}
 # Objectives that equal log p(x) for the exact posterior.
 BOUNDS = {
     "sampled-elbo": {},
@@ -28,7 +45,7 @@ BOUNDS = {
     "ciwae": {"elbo_weight": 0.5},
     "piwae": {"num_inner_samples": 2},
     "cubo": {"order": 2.0},
-    "beta-tc": {"beta": 1.0, "num_examples": 100},
+    "beta-tc": {"beta": 1.0},
 }
 
 
@@ -146,9 +163,9 @@ def test_against_a_computation_in_numpy(spread, seed):
     }
     assert set(expected) == set(OBJECTIVES)
     for name, value in expected.items():
-        settings = SETTINGS.get(name, {}) | ({"beta": 0.5} if name in weighted else {})
+        objective = objective_named(name, **({"beta": 0.5} if name in weighted else {}))
         terms = terms_for(name, seed, spread=spread)
-        np.testing.assert_allclose(bind(OBJECTIVES[name], **settings)(terms), value, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(objective(terms), value, rtol=1e-5, err_msg=name)
     terms = terms_for("iwae", seed, spread=spread)
     for order in (1.0, 2.0, 3.5):
         np.testing.assert_allclose(importance.cubo(terms, order=order), log_mean(order * w) / order, rtol=1e-5)
@@ -157,17 +174,129 @@ def test_against_a_computation_in_numpy(spread, seed):
         np.testing.assert_allclose(importance.renyi(terms, alpha=alpha), log_mean(power) / (1 - alpha), rtol=1e-5)
 
 
-def test_names_and_settings_in_config_are_those_of_the_registry_and_its_functions():
-    assert typing.get_args(typing.get_type_hints(ObjectiveConfig)["name"]) == tuple(OBJECTIVE_SETTINGS)
-    assert set(OBJECTIVE_SETTINGS) == set(OBJECTIVES)
-    for name, objective in OBJECTIVES.items():
-        function = objective.inference if isinstance(objective, Pair) else objective
-        keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
-        assert set(keywords) - {"num_examples"} == set(OBJECTIVE_SETTINGS[name]), name
+def parts(objective):
+    """Return (function, keyword arguments) for an objective, and for both objectives of a pair."""
+    if isinstance(objective, Pair):
+        return parts(objective.generative) + parts(objective.inference)
+    return [(objective.func, objective.keywords)] if isinstance(objective, functools.partial) else [(objective, {})]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_settings_of_each_objective_are_the_arguments_of_its_function(name):
+    config = OBJECTIVES[name](**SETTINGS.get(name, {}))
+    found = parts(objective_named(name))
+    assert [function for function, _ in found] == [function for function, _ in parts(FUNCTIONS[name])]
+    arguments = {}
+    for function, keywords in found:
+        parameters = inspect.signature(function).parameters.values()
+        assert set(keywords) == {p.name for p in parameters if p.kind == p.KEYWORD_ONLY}
+        arguments |= keywords
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    rest = {key: value for key, value in settings.items() if key not in ("num_samples", "warmup_steps")}
+    assert arguments == rest | ({"num_examples": NUM_EXAMPLES} if name == "beta-tc" else {})
+
+
+def test_objectives_state_what_a_run_must_know_of_them():
+    assert set(OBJECTIVES) == set(FUNCTIONS)
+    assert {name for name, cls in OBJECTIVES.items() if cls.compares_examples} == BATCH_OBJECTIVES
+    assert {name for name, cls in OBJECTIVES.items() if not cls.needs_density} == {"reconstruction"}
+    metrics = {name: cls.validation_metric for name, cls in OBJECTIVES.items()}
+    assert metrics == dict.fromkeys(OBJECTIVES, "elbo") | {"reconstruction": "reconstruction"}
+
+
+class TestWarmUp:
+    @pytest.mark.parametrize(("step", "weight"), [(0, 0.2), (4, 1.0), (99, 1.0)])
+    @pytest.mark.parametrize("name", ["elbo", "sampled-elbo", "free-bits", "beta-tc", "info-vae"])
+    def test_the_weight_rises_linearly(self, name, step, weight):
+        terms = terms_for(name)
+        expected = objective_named(name, beta=2 * weight)(terms)
+        found = objective_named(name, beta=2.0, warmup_steps=5, step=step)(terms)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+    def test_the_capacity_rises_and_its_weight_does_not(self):
+        terms = terms_for("capacity")
+        found = objective_named("capacity", beta=3.0, capacity=10.0, warmup_steps=4, step=1)(terms)
+        np.testing.assert_allclose(found, elbos.capacity(terms, capacity=5.0, beta=3.0), rtol=1e-6)
+
+
+def test_beta_tc_uses_the_number_of_examples():
+    terms = terms_for("beta-tc")
+    few, many = (objective_named("beta-tc", num_examples=n)(terms) for n in (10, 10_000))
+    assert np.abs(few - many).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "elbo", "beta": 0.5, "warmup_steps": 4},
+        {"name": "capacity", "beta": 0.5, "capacity": 3.0, "warmup_steps": 4},
+        {"name": "free-bits", "free_bits": 2.0},
+        {"name": "ciwae", "elbo_weight": 0.3},
+        {"name": "info-vae", "mmd_weight": 7.0},
+    ],
+    ids=lambda settings: settings["name"],
+)
+def test_numbers_and_the_step_may_be_known_only_inside_a_program(settings):
+    """A sweep trains models that differ in these numbers in one program."""
+    name, warmup = settings["name"], {k: v for k, v in settings.items() if k == "warmup_steps"}
+    numbers = {key: value for key, value in settings.items() if key not in ("name", "warmup_steps")}
+    terms = terms_for(name)
+
+    @jax.jit
+    def traced(numbers, step):
+        return choice("objective", name, **warmup, **numbers).at(step, NUM_EXAMPLES)(terms)
+
+    expected = choice("objective", name, **warmup, **numbers).at(jnp.asarray(1), NUM_EXAMPLES)(terms)
+    np.testing.assert_allclose(traced(numbers, jnp.asarray(1)), expected, rtol=1e-6)
+
+
+def test_a_user_defined_objective_has_settings_and_a_warm_up():
+    name = "test-squared-elbo"
+    try:
+
+        @register("objective", name)
+        @dataclasses.dataclass(frozen=True)
+        class SquaredConfig(WeightedConfig):
+            power: float = setting(2.0, "Power of the KL.", minimum=1)
+
+            def at(self, step, num_examples):
+                del num_examples
+                return lambda terms: elbos.reconstruction(terms) - self.weight(step) * terms.kl.sum(0) ** self.power
+
+        config = apply_overrides(Config(), {"objective": name, "objective.power": 3.0, "objective.beta": 0.5})
+        terms = terms_for("elbo")
+        expected = elbos.reconstruction(terms) - 0.5 * terms.kl.sum(0) ** 3
+        np.testing.assert_allclose(config.objective.at(jnp.asarray(0), 1)(terms), expected, rtol=1e-6)
+        with pytest.raises(InputError, match=r"^objective\.power=0\.5 must be at least 1$"):
+            apply_overrides(Config(), {"objective": name, "objective.power": 0.5})
+    finally:
+        OBJECTIVES.pop(name, None)
+
+
+def test_an_objective_without_its_function_is_refused():
+    with pytest.raises(NotImplementedError, match=r"^ObjectiveConfig has no method `at`; return a function"):
+        ObjectiveConfig().at(jnp.asarray(0), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "allowed"),
+    [
+        ("elbo", "beta", -0.1, "at least 0"),
+        ("elbo", "num_samples", 0, "greater than 0"),
+        ("ciwae", "elbo_weight", 1.5, "at least 0 and at most 1"),
+        ("cubo", "order", 0.5, "at least 1"),
+        ("renyi", "alpha", -0.5, "at least 0"),
+        ("info-vae", "mmd_weight", -1.0, "at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, field, value, allowed):
+    config = dataclasses.replace(Config(), objective=choice("objective", name, **{field: value}))
+    with pytest.raises(InputError, match=rf"^objective\.{field}={value} must be {allowed}$"):
+        validate(config)
 
 
 def bound_named(name):
-    return bind(OBJECTIVES[name], **BOUNDS[name])
+    return choice("objective", name, **BOUNDS[name]).at(jnp.asarray(0), 100)
 
 
 def log_evidence(params, x):

@@ -10,27 +10,27 @@ from vae_jax.runtime import defaults, host, sharding
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("batch_size", "num_samples", "settings", "expected"),
     [
-        ({"train__batch_size": 128, "objective__num_samples": 15}, 1),
-        (
-            {"train__batch_size": 128, "objective__num_samples": 50},
-            4,
-        ),  # 1,600 samples each; six microbatches would be unequal
-        ({"train__batch_size": 100, "objective__num_samples": 50}, 5),
-        ({"train__batch_size": 4096}, 4),
-        ({"train__batch_size": 127, "objective__num_samples": 50}, 1),
-        ({"train__batch_size": 128, "objective__num_samples": 50, "train__microbatches": 2}, 2),
-        ({"train__batch_size": 4096, "objective__name": "beta-tc"}, 1),
+        (128, 15, {}, 1),
+        (128, 50, {}, 4),  # 1,600 samples each; six microbatches would be unequal
+        (100, 50, {}, 5),
+        (4096, 1, {}, 4),
+        (127, 50, {}, 1),
+        (128, 50, {"microbatches": 2}, 2),
+        (4096, 1, {"divisible": False}, 1),
     ],
 )
-def test_a_cpu_decodes_about_a_thousand_samples_at_a_time(settings, expected, small):
-    config = small(**{"objective__name": "sampled-elbo"} | settings)
-    assert defaults.num_microbatches(config, sharding.make_mesh(1)) == expected
-    configured = config.train.microbatches or 1
-    assert defaults.num_microbatches(config, sharding.make_mesh(8)) == configured
-    gpu = types.SimpleNamespace(size=1, devices=np.array([types.SimpleNamespace(platform="gpu")]))
-    assert defaults.num_microbatches(config, gpu) == configured
+def test_a_cpu_decodes_about_a_thousand_samples_at_a_time(batch_size, num_samples, settings, expected):
+    settings = {"microbatches": 0, "divisible": True} | settings
+
+    def found(mesh):
+        return defaults.num_microbatches(batch_size=batch_size, num_samples=num_samples, mesh=mesh, **settings)
+
+    assert found(sharding.make_mesh(1)) == expected
+    configured = settings["microbatches"] or 1
+    assert found(sharding.make_mesh(8)) == configured
+    assert found(types.SimpleNamespace(size=1, devices=np.array([types.SimpleNamespace(platform="gpu")]))) == configured
 
 
 def test_the_evaluation_chunk_depends_on_the_device_unless_it_is_set(monkeypatch):

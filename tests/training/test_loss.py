@@ -1,81 +1,63 @@
-"""The loss of a run: settings of the objective at a step, and separate keys for binarization and noise."""
+"""The loss of a run: the objective of the step, preprocessing, and separate keys for preprocessing and noise."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jitted import negative_bound, sample_terms
+from jitted import negative_bound
 from small_model import binary_images, small_model
 
 from vae_jax import random
-from vae_jax.config.schema import DataConfig, ObjectiveConfig
-from vae_jax.data.preprocess import read_images
-from vae_jax.inference import elbos, objectives
-from vae_jax.inference.terms import Pair, bind
-from vae_jax.training.loss import make_loss, objective_at
+from vae_jax.config import choice
+from vae_jax.data.preprocess import DynamicBinarizationConfig
+from vae_jax.inference import elbos, estimators, importance
+from vae_jax.training.loss import make_loss, unprocessed
+
+GREY = {"x": jnp.full((64, 4, 4, 1), 128, jnp.uint8)}
+STEP = jnp.asarray(0)
 
 
-class TestObjectiveAt:
-    def terms(self):
-        model, params = small_model()
-        return sample_terms(params, jax.random.key(1), binary_images(), model=model)
+def value(loss, params, key, batch, step=STEP):
+    return jax.jit(loss)(params, {}, key, batch, step)[0]
 
-    @pytest.mark.parametrize(("step", "weight"), [(0, 0.2), (4, 1.0), (99, 1.0)])
-    def test_the_weight_of_the_kl_rises_during_the_warm_up(self, step, weight):
-        config = ObjectiveConfig(beta=2.0, warmup_steps=5)
-        expected = elbos.elbo(self.terms(), beta=2 * weight)
-        np.testing.assert_allclose(objective_at(config, jnp.asarray(step))(self.terms()), expected, rtol=1e-6)
 
-    def test_the_capacity_rises_during_the_warm_up_and_its_weight_does_not(self):
-        config = ObjectiveConfig(name="capacity", beta=3.0, capacity=10.0, warmup_steps=4)
-        expected = elbos.capacity(self.terms(), capacity=5.0, beta=3.0)
-        np.testing.assert_allclose(objective_at(config, jnp.asarray(1))(self.terms()), expected, rtol=1e-6)
+def test_the_objective_is_that_of_the_step():
+    model, params = small_model()
+    config = choice("objective", "elbo", beta=2.0, warmup_steps=5)
+    loss = make_loss(model, lambda step: config.at(step, 64))
+    batch, key = {"x": binary_images(64)}, jax.random.key(0)
+    keys = random.fold_in(random.example_keys(key, 64), 1)
+    for step, beta in ((0, 0.4), (4, 2.0), (9, 2.0)):
+        objective = lambda terms, beta=beta: elbos.elbo(terms, beta=beta)  # noqa: E731
+        expected, _ = negative_bound(params, keys, batch, model=model, objective=objective)
+        np.testing.assert_allclose(value(loss, params, key, batch, jnp.asarray(step)), expected, rtol=1e-6)
 
-    @pytest.mark.parametrize(
-        ("name", "settings"),
-        [
-            ("reconstruction", {}),
-            ("sampled-elbo", {"beta": 0.5}),
-            ("free-bits", {"beta": 0.5, "free_bits": 0.7}),
-            ("iwae", {}),
-            ("renyi", {"alpha": 0.2}),
-            ("miwae", {"num_inner_samples": 2}),
-            ("ciwae", {"elbo_weight": 0.2}),
-            ("piwae", {"num_inner_samples": 2}),
-            ("cubo", {"order": 3.0}),
-            ("beta-tc", {"beta": 4.0}),
-            ("info-vae", {"beta": 0.5, "mmd_weight": 30.0}),
-        ],
-    )
-    def test_settings_reach_the_objective(self, name, settings):
-        model, params = small_model()
-        terms = sample_terms(params, jax.random.key(1), binary_images(), model=model, num_samples=4)
-        found = objective_at(ObjectiveConfig(name=name, num_samples=4, **settings), jnp.asarray(0), num_examples=9)
-        settings |= {"num_examples": 9} if name == "beta-tc" else {}
-        expected = bind(objectives.OBJECTIVES[name], **settings)
-        if isinstance(expected, Pair):
-            found, expected = found.inference, expected.inference
-        np.testing.assert_allclose(found(terms), expected(terms), rtol=1e-6)
 
-    def test_beta_tc_needs_the_number_of_images_and_uses_it(self):
-        config = ObjectiveConfig(name="beta-tc", beta=4.0)
-        with pytest.raises(ValueError, match=r"^objective\.name=beta-tc needs num_examples; "):
-            objective_at(config, jnp.asarray(0))
-        model, params = small_model()
-        arguments = params, jax.random.key(0), jnp.full((6, 4, 4, 1), 128, jnp.uint8), jnp.asarray(0)
-        few, many = (jax.jit(make_loss(model, config, DataConfig(), n))(*arguments)[0] for n in (6, 6000))
-        assert abs(few - many) > 1e-3
+def test_samples_and_estimator_reach_the_bound():
+    model, params = small_model()
+    settings = {"num_samples": 3, "estimator": estimators.doubly_reparameterized}
+    loss = make_loss(model, lambda step: importance.iwae, **settings)
+    batch, key = {"x": binary_images(8)}, jax.random.key(0)
+    keys = random.fold_in(random.example_keys(key, 8), 1)
+
+    def reference(params):
+        return negative_bound(params, keys, batch, model=model, objective=importance.iwae, **settings)[0]
+
+    found, gradient = jax.jit(jax.value_and_grad(lambda p: loss(p, {}, key, batch, STEP)[0]))(params)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(reference))(params)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), gradient, expected_gradient)
 
 
 def test_binarization_and_posterior_noise_have_separate_keys():
     model, params = small_model()
-    images = jnp.full((64, 4, 4, 1), 128, jnp.uint8)
-    loss = jax.jit(make_loss(model, ObjectiveConfig(), DataConfig()))
-    values = {float(loss(params, jax.random.key(k), images, jnp.asarray(0))[0]) for k in (0, 0, 1)}
+    preprocess = DynamicBinarizationConfig()
+    loss = make_loss(model, lambda step: elbos.elbo, preprocess=preprocess)
+    values = {float(value(loss, params, jax.random.key(k), GREY)) for k in (0, 0, 1)}
     assert len(values) == 2
     keys = random.example_keys(jax.random.key(1), 64)
-    x = read_images(random.fold_in(keys, 0), images, binarization="dynamic")
-    expected, _ = negative_bound(params, random.fold_in(keys, 1), x, model=model, objective=elbos.elbo)
+    inputs = preprocess(random.fold_in(keys, 0), GREY)
+    expected, _ = negative_bound(params, random.fold_in(keys, 1), inputs, model=model, objective=elbos.elbo)
     assert float(expected) in (pytest.approx(value, rel=1e-6) for value in values)
 
 
@@ -83,14 +65,42 @@ def test_one_key_and_the_keys_of_the_examples_have_the_same_loss():
     """Images that are evaluated with the keys of their positions have the same numbers in any part of the batch."""
     model, params = small_model()
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1)), jnp.uint8)
-    loss = jax.jit(make_loss(model, ObjectiveConfig(name="iwae", num_samples=3), DataConfig()))
-    batch, key, step = images, jax.random.key(2), jnp.asarray(0)
+    preprocess = DynamicBinarizationConfig()
+    loss = jax.jit(make_loss(model, lambda step: importance.iwae, num_samples=3, preprocess=preprocess))
+    key, step = jax.random.key(2), jnp.asarray(0)
     keys = random.example_keys(key, 12)
-    expected, _ = loss(params, key, batch, step)
-    np.testing.assert_array_equal(loss(params, keys, batch, step)[0], expected)
-    halves = [loss(params, keys[part], batch[part], step)[0] for part in (slice(6), slice(6, 12))]
+    run = lambda keys, rows: loss(params, {}, keys, {"x": images[rows]}, step)[0]  # noqa: E731
+    every = slice(None)
+    expected = run(key, every)
+    np.testing.assert_array_equal(run(keys, every), expected)
+    halves = [run(keys[part], part) for part in (slice(6), slice(6, 12))]
     np.testing.assert_allclose(np.mean(halves), expected, rtol=1e-5)
     order = np.random.default_rng(1).permutation(12)
-    np.testing.assert_allclose(loss(params, keys[order], batch[order], step)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(run(keys[order], order), expected, rtol=1e-5)
     with pytest.raises(ValueError, match=r"^key has shape \[11\]; pass one key, or a key for each example, \[12\]"):
-        loss(params, keys[:11], batch, step)
+        run(keys[:11], every)
+
+
+def test_the_preprocessing_reads_and_returns_any_arrays_of_the_batch():
+    """Noise of the inputs is drawn there, with the key of each example."""
+    model, params = small_model()
+
+    def preprocess(keys, batch):
+        assert keys.shape == (64,)
+        kept = random.drawn(lambda k, shape: jax.random.bernoulli(k, 0.8, shape), keys, batch["x"].shape)
+        return {"x": batch["x"] * kept, "weight": batch["weight"]}
+
+    weighted = lambda terms: elbos.elbo(terms)  # noqa: E731
+    loss = make_loss(model, lambda step: weighted, preprocess=preprocess)
+    batch = {"x": binary_images(64), "weight": jnp.ones(64)}
+    noisy, plain = (
+        value(one, params, jax.random.key(0), batch) for one in (loss, make_loss(model, lambda _: weighted))
+    )
+    assert abs(noisy - plain) > 0.01
+    assert unprocessed(None, batch) is batch
+
+
+def test_a_batch_that_is_no_mapping_is_refused():
+    model, params = small_model()
+    with pytest.raises(ValueError, match=r'^batch is not a mapping with data "x"'):
+        make_loss(model, lambda step: elbos.elbo)(params, {}, jax.random.key(0), binary_images(), STEP)

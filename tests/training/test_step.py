@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_training import BATCH, LOSS, MODEL, OPTIMIZER, STEPS, initial_state, program
+from small_training import BATCH, CONFIG, LOSS, OPTIMIZER, STEPS, divided, initial_state, program, rows
 
 from vae_jax import kernels, random
-from vae_jax.config.schema import OptimizerConfig
+from vae_jax.config import apply_overrides
 from vae_jax.training.optimizers import make_optimizer, make_schedule
-from vae_jax.training.state import init_state
 from vae_jax.training.step import make_train_step
 
 
@@ -25,16 +24,16 @@ def step_keys(seed, step):
 def spied(seen):
     """Return the loss, which appends the data of the keys that it receives to `seen`."""
 
-    def spy(params, keys, batch, step):
+    def spy(params, statistics, keys, batch, step):
         jax.debug.callback(lambda data: seen.append(np.asarray(data)), jax.random.key_data(keys))
-        return LOSS(params, keys, batch, step)
+        return LOSS(params, statistics, keys, batch, step)
 
     return spy
 
 
-def test_every_random_number_is_a_function_of_seed_step_and_position(images):
+def test_every_random_number_is_a_function_of_seed_step_and_position(data):
     seen = []
-    program(make_train_step(spied(seen), OPTIMIZER))(initial_state(3), images, STEPS)
+    program(make_train_step(spied(seen), OPTIMIZER))(initial_state(3), data, STEPS)
     jax.effects_barrier()
     expected = np.concatenate([step_keys(3, step) for step in range(STEPS)])
     found = np.concatenate(seen)
@@ -43,13 +42,13 @@ def test_every_random_number_is_a_function_of_seed_step_and_position(images):
     assert len(np.unique(found, axis=0)) == STEPS * BATCH
 
 
-def test_microbatches_have_the_keys_and_the_gradient_of_the_batch(images):
-    batch, results = images[:BATCH], {}
+def test_microbatches_have_the_keys_and_the_gradient_of_the_batch(data):
+    batch, results = rows(data, slice(BATCH)), {}
     state = initial_state(3)._replace(step=jnp.asarray(5))
     for microbatches in (1, 4):
         seen = []
         step = jax.jit(make_train_step(spied(seen), optax.sgd(1.0), microbatches=microbatches))
-        parts = batch if microbatches == 1 else batch.reshape(4, BATCH // 4, *batch.shape[1:])
+        parts = batch if microbatches == 1 else divided(batch, 4)
         results[microbatches] = step(state._replace(opt_state=optax.sgd(1.0).init(state.params)), parts)
         jax.effects_barrier()
         np.testing.assert_array_equal(np.unique(np.concatenate(seen), axis=0), np.unique(step_keys(3, 5), axis=0))
@@ -58,19 +57,18 @@ def test_microbatches_have_the_keys_and_the_gradient_of_the_batch(images):
     chex.assert_trees_all_close(four.params, one.params, rtol=1e-5, atol=1e-6)
 
 
-def test_a_batch_without_the_parts_of_the_microbatches_is_refused(images):
+def test_a_batch_without_the_parts_of_the_microbatches_is_refused(data):
     step = make_train_step(LOSS, OPTIMIZER, microbatches=4)
-    with pytest.raises(
-        ValueError, match=r"^batch has shape \[16, 6, 6, 1\]; pass \[4, B/4, H, W, C\] for microbatches=4"
-    ):
-        step(initial_state(), images[:BATCH])
+    message = r'^batch\["x"\] has shape \[16, 6, 6, 1\]; pass \[4, B/4, ...\] for microbatches=4'
+    with pytest.raises(ValueError, match=message):
+        step(initial_state(), rows(data, slice(BATCH)))
 
 
-def test_a_step_on_a_part_of_a_batch_has_the_keys_of_its_positions(images):
+def test_a_step_on_a_part_of_a_batch_has_the_keys_of_its_positions(data):
     seen = []
     for first in (0, 12):
         step = jax.jit(make_train_step(spied(seen), OPTIMIZER, first_example=lambda first=first: first))
-        step(initial_state(3), images[first : first + 4])
+        step(initial_state(3), rows(data, slice(first, first + 4)))
         jax.effects_barrier()
     np.testing.assert_array_equal(seen[0], step_keys(3, 0)[:4])
     np.testing.assert_array_equal(seen[1], step_keys(3, 0)[12:])
@@ -79,85 +77,87 @@ def test_a_step_on_a_part_of_a_batch_has_the_keys_of_its_positions(images):
 class TestNotFinite:
     @staticmethod
     def loss_failing_at(*steps):
-        def loss(params, key, batch, step):
-            value, metrics = LOSS(params, key, batch, step)
-            return jnp.where(jnp.isin(step, jnp.asarray(steps)), jnp.nan, 1.0) * value, metrics
+        def loss(params, statistics, key, batch, step):
+            value, others = LOSS(params, statistics, key, batch, step)
+            return jnp.where(jnp.isin(step, jnp.asarray(steps)), jnp.nan, 1.0) * value, others
 
         return loss
 
-    def test_skipped_marks_the_first_step_that_is_not_finite(self, images):
+    def test_skipped_marks_the_first_step_that_is_not_finite(self, data):
         step = make_train_step(self.loss_failing_at(4), OPTIMIZER)
-        _, metrics = program(step)(initial_state(), images, STEPS)
+        _, metrics = program(step)(initial_state(), data, STEPS)
         np.testing.assert_array_equal(np.flatnonzero(metrics["skipped"])[0], 4)
 
-    def test_one_skip_too_many_keeps_the_state_before_the_step_and_its_index(self, images):
-        good, _ = program()(initial_state(), images, 4)
+    def test_one_skip_too_many_keeps_the_state_before_the_step_and_its_index(self, data):
+        good, _ = program()(initial_state(), data, 4)
         step = make_train_step(self.loss_failing_at(4, 5), OPTIMIZER, max_skips=1)
-        bad, metrics = program(step)(initial_state(), images, STEPS)
+        bad, metrics = program(step)(initial_state(), data, STEPS)
         assert bad.step == 5
         chex.assert_trees_all_equal(bad.params, good.params)
         assert metrics["skipped"][5] == 2
 
-    def test_a_skipped_update_is_not_applied_and_training_continues(self, images):
+    def test_a_skipped_update_is_not_applied_and_training_continues(self, data):
         step = make_train_step(self.loss_failing_at(4, 5, 7), OPTIMIZER, max_skips=2)
-        state, metrics = program(step)(initial_state(), images, STEPS)
+        state, metrics = program(step)(initial_state(), data, STEPS)
         assert state.step == STEPS
         np.testing.assert_array_equal(metrics["skipped"], [0, 0, 0, 0, 1, 2, 0, 1, 0, 0, 0, 0])
         chex.assert_tree_all_finite(state.params)
-        before, _ = program(step)(initial_state(), images, 4)
-        during, _ = program(step)(initial_state(), images, 6)
+        before, _ = program(step)(initial_state(), data, 4)
+        during, _ = program(step)(initial_state(), data, 6)
         chex.assert_trees_all_equal(before.params, during.params)
         adam = lambda state: optax.tree.get(state.opt_state, "ScaleByAdamState")  # noqa: E731
         chex.assert_trees_all_equal(adam(before), adam(during))
 
-    def test_the_learning_rate_is_that_of_the_step_after_skipped_steps(self, images):
-        config = OptimizerConfig(name="sgd", learning_rate=1e-3, schedule="cosine", b1=0.0)
-        optimizer, schedule = make_optimizer(config, STEPS), make_schedule(config, STEPS)
+    def test_the_learning_rate_is_that_of_the_step_after_skipped_steps(self, data):
+        config = apply_overrides(
+            CONFIG, {"optimizer": "sgd", "optimizer.learning_rate": 1e-3, "optimizer.b1": 0.0, "schedule": "cosine"}
+        )
+        optimizer, schedule = make_optimizer(config), make_schedule(config)
         step = jax.jit(make_train_step(self.loss_failing_at(3, 4), optimizer, max_skips=2))
-        state = init_state(jax.random.key(0), model=MODEL, optimizer=optimizer)
+        state = initial_state(optimizer=optimizer)
         for i in range(7):
             before = state.params
-            state, metrics = step(state, images[:BATCH])
+            state, metrics = step(state, rows(data, slice(BATCH)))
             moved = kernels.global_norm(jax.tree.map(jnp.subtract, state.params, before))
             expected = 0 if i in (3, 4) else schedule(i) * metrics["grad_norm"]
             np.testing.assert_allclose(moved, expected, rtol=1e-3)
 
-    def test_a_step_that_stops_the_run_is_not_counted_by_the_schedule(self, images):
+    def test_a_step_that_stops_the_run_is_not_counted_by_the_schedule(self, data):
         step = jax.jit(make_train_step(self.loss_failing_at(0, 1), OPTIMIZER, max_skips=1))
         state = initial_state()
         for _ in range(3):
-            state, _ = step(state, images[:BATCH])
+            state, _ = step(state, rows(data, slice(BATCH)))
         assert state.step == optax.tree.get(state.opt_state, "ScaleByScheduleState").count == 1
 
-    def test_too_many_consecutive_skips_stop(self, images):
+    def test_too_many_consecutive_skips_stop(self, data):
         step = make_train_step(self.loss_failing_at(4, 5, 6), OPTIMIZER, max_skips=2)
-        state, _ = program(step)(initial_state(), images, STEPS)
+        state, _ = program(step)(initial_state(), data, STEPS)
         assert state.step == 6
 
     @pytest.mark.parametrize("kind", ["gradient", "parameter", "moment"])
-    def test_an_update_is_skipped_for_a_gradient_parameter_or_moment_that_is_not_finite(self, images, kind):
+    def test_an_update_is_skipped_for_a_gradient_parameter_or_moment_that_is_not_finite(self, data, kind):
         weight = {"gradient": jnp.inf, "parameter": 100.0, "moment": 1e25}[kind]
 
-        def loss(params, key, batch, step):
-            value, metrics = LOSS(params, key, batch, step)
-            leaf = params["posterior_mean"]["bias"][0]
-            return value + weight * (leaf - jax.lax.stop_gradient(leaf)), metrics
+        def loss(params, statistics, key, batch, step):
+            value, others = LOSS(params, statistics, key, batch, step)
+            leaf = jax.tree.leaves(params["posterior"]["mean"]["bias"])[0][0]
+            return value + weight * (leaf - jax.lax.stop_gradient(leaf)), others
 
         optimizer = optax.sgd(3e38) if kind == "parameter" else OPTIMIZER
-        state = init_state(jax.random.key(0), model=MODEL, optimizer=optimizer)
-        after, metrics = jax.jit(make_train_step(loss, optimizer, max_skips=1))(state, images[:BATCH])
+        state = initial_state(optimizer=optimizer)
+        after, metrics = jax.jit(make_train_step(loss, optimizer, max_skips=1))(state, rows(data, slice(BATCH)))
         assert after.step == 1
         assert metrics["skipped"] == 1
         chex.assert_trees_all_equal(after.params, state.params)
         chex.assert_tree_all_finite(after.opt_state)
 
 
-def test_the_moving_average_follows_its_recursion(images):
+def test_the_moving_average_follows_its_recursion(data):
     step = jax.jit(make_train_step(LOSS, OPTIMIZER, ema_decay=0.9))
     state = initial_state(ema=True)
     average = state.params
     for _ in range(5):
-        state, _ = step(state, images[:BATCH])
+        state, _ = step(state, rows(data, slice(BATCH)))
         average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.params)
     chex.assert_trees_all_close(state.ema_params, average, rtol=1e-4, atol=1e-6)
     assert initial_state().ema_params == ()

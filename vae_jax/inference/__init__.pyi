@@ -11,6 +11,7 @@ from .bound import (
     bound_parts as bound_parts,
     decode as decode,
     encode as encode,
+    loss_and_statistics as loss_and_statistics,
     negative_bound as negative_bound,
     sample_terms as sample_terms,
 )
@@ -22,8 +23,8 @@ from .elbos import (
     sampled_elbo as sampled_elbo,
 )
 from .estimators import (
-    ESTIMATORS as ESTIMATORS,
     Estimator as Estimator,
+    EstimatorConfig as EstimatorConfig,
     doubly_reparameterized as doubly_reparameterized,
     pathwise as pathwise,
     sticking_the_landing as sticking_the_landing,
@@ -42,10 +43,11 @@ from .importance import (
     renyi as renyi,
 )
 from .likelihood import log_likelihood as log_likelihood
-from .objectives import OBJECTIVES as OBJECTIVES
+from .objectives import ObjectiveConfig as ObjectiveConfig, WeightedConfig as WeightedConfig
 from .terms import (
     Objective as Objective,
     Pair as Pair,
+    Statistics as Statistics,
     Terms as Terms,
     bind as bind,
     log_weights as log_weights,

@@ -1,15 +1,18 @@
 """Objectives of the aggregate posterior q(z) = E_x q(z|x): they compare the codes of all examples of a batch."""
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vae_jax.config import register, setting
 from vae_jax.distributions import Normal
 from vae_jax.inference.elbos import elbo, sampled_elbo
-from vae_jax.inference.terms import Terms, check_terms, posterior_log_density
+from vae_jax.inference.objectives import WeightedConfig
+from vae_jax.inference.terms import Objective, Terms, check_terms, posterior_log_density
 
 
 def _comparable_codes(terms: Terms) -> tuple[Array, Any, Any]:
@@ -92,6 +95,20 @@ def beta_tc(terms: Terms, *, num_examples: int, beta: float | Array = 1.0) -> Ar
     return sampled_elbo(terms) - (beta - 1) * correlation
 
 
+@register("objective", "beta-tc")
+@dataclasses.dataclass(frozen=True)
+class BetaTCConfig(WeightedConfig):
+    """Settings of `beta_tc`."""
+
+    compares_examples: ClassVar[bool] = True
+
+    beta: float = setting(1.0, "Weight of the total correlation.", minimum=0, batchable=True)
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `beta_tc` with its weight at a step."""
+        return functools.partial(beta_tc, num_examples=num_examples, beta=self.weight(step))
+
+
 def squared_mmd(terms: Terms) -> Array:
     """Return an unbiased estimate of MMD²(q(z), p(z)) >= 0 for the kernel exp(-‖z - z'‖²/2D) and a Gaussian p.
 
@@ -140,3 +157,23 @@ def info_vae(terms: Terms, *, mmd_weight: float, beta: float | Array = 1.0) -> A
       ValueError: the terms have no KL, or see `squared_mmd`.
     """
     return elbo(terms, beta=beta) - mmd_weight * squared_mmd(terms)
+
+
+@register("objective", "info-vae")
+@dataclasses.dataclass(frozen=True)
+class InfoVAEConfig(WeightedConfig):
+    """Settings of `info_vae`."""
+
+    compares_examples: ClassVar[bool] = True
+
+    mmd_weight: float = setting(
+        100.0,
+        "Weight of the squared maximum mean discrepancy (MMD) between codes and prior.",
+        minimum=0,
+        batchable=True,
+    )
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `info_vae` with its weights at a step."""
+        del num_examples
+        return functools.partial(info_vae, mmd_weight=self.mmd_weight, beta=self.weight(step))

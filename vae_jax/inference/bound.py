@@ -1,19 +1,30 @@
 """From a model and an objective to a loss: samples of the posterior, their log densities, and minus the mean bound."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vae_jax.distributions import Batch, Draw, Latent, from_posterior, from_values, kl_divergence
+from vae_jax.distributions import (
+    Batch,
+    Draw,
+    Latent,
+    Variables,
+    as_variables,
+    from_posterior,
+    from_values,
+    kl_divergence,
+)
+from vae_jax.errors import InputError
 from vae_jax.inference.estimators import Estimator, pathwise
-from vae_jax.inference.terms import Objective, Pair, Terms, check_terms
+from vae_jax.inference.terms import Objective, Pair, Statistics, Terms, check_terms
 
-Params = Any  # a pytree of arrays
+Params = Any  # a pytree of arrays, or `Variables`
 Metrics = dict[str, Array]
 
 
@@ -21,15 +32,17 @@ def encode(params: Params, batch: Batch, *, model: Any) -> Any:
     """Return what the posterior of a model reads of the data: `model.encode(batch)`.
 
     Args:
-      params: parameters of the model.
+      params: parameters of the model, or its `Variables`, which stay as they are.
       batch: {"x": [B, ...], ...}.
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
 
     Returns:
       The evidence that `decode` receives, a pytree of the model's choice.
+
+    Raises:
+      InputError: the model needs random numbers of Flax.
     """
-    with jax.named_scope("encoder"):
-        return model.apply({"params": params}, batch, method="encode")
+    return _encode(params, batch, model=model)[0]
 
 
 def decode(
@@ -38,7 +51,7 @@ def decode(
     """Return p(x|z) and the layers by name of one walk through a model: `model.decode(draw, evidence, batch)`.
 
     Args:
-      params: parameters of the model.
+      params: parameters of the model, or its `Variables`, which stay as they are.
       draw: the answer to the question for a layer, such as `from_prior(key, N)`.
       evidence: the result of `encode`; None if `draw` needs no posterior.
       batch: {"x": [B, ...], ...}, if the generative process reads data, such as a condition.
@@ -49,13 +62,57 @@ def decode(
 
     Raises:
       ValueError: two layers have the same name.
+      InputError: the model needs random numbers of Flax.
     """
+    return _decode(params, draw, evidence, batch, model=model)[:2]
+
+
+def _encode(params: Params, batch: Batch, *, model: Any, update: bool = False) -> tuple[Any, Statistics | None]:
+    """Return the evidence, and the statistics after an updating pass, else None."""
+    with jax.named_scope("encoder"):
+        return _apply(params, batch, model=model, method="encode", update=update)
+
+
+def _decode(
+    params: Params, draw: Draw, evidence: Any, batch: Batch | None, *, model: Any, update: bool = False
+) -> tuple[Any, dict[str, Latent], Statistics | None]:
+    """Return p(x|z), the layers by name, and the statistics after an updating walk, else None."""
     with jax.named_scope("decoder"):
-        p_x, latents = model.apply({"params": params}, draw, evidence, batch or {}, method="decode")
+        walk = _apply(params, draw, evidence, batch or {}, model=model, method="decode", update=update)
+    (p_x, latents), statistics = walk
     layers = {latent.name: latent for latent in latents}
     if len(layers) < len(latents):
         raise ValueError(f"layers are named {[latent.name for latent in latents]}; use a different name for each")
-    return p_x, layers
+    return p_x, layers, statistics
+
+
+def _apply(params: Params, *arguments: Any, model: Any, method: str, update: bool) -> tuple[Any, Statistics | None]:
+    """Return the result of a method. If `update`, all collections but the parameters are mutable in it."""
+    variables = as_variables(params)
+    collections = [name for name in variables if name != "params"]
+    with _refuse_flax_rngs():
+        if not (update and collections):
+            return model.apply(variables, *arguments, method=method), None
+        result, updated = model.apply(variables, *arguments, method=method, mutable=collections)
+    return result, {name: lax.stop_gradient(updated.get(name, variables[name])) for name in collections}
+
+
+@contextlib.contextmanager
+def _refuse_flax_rngs() -> Iterator[None]:
+    """Raise InputError if a module asks for a random number generator of Flax, as dropout does.
+
+    Such numbers would depend on the batch that an example is in. Those of a drawer and of the preprocessing depend on
+    the key of the example alone.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "InvalidRngError":  # of Flax, which this folder does not import
+            raise
+        raise InputError(
+            f"model needs a random number generator of Flax: {str(error).split(' (http')[0]}; draw its noise in the "
+            "preprocessing, which has a key for each example, and read it from the batch"
+        ) from None
 
 
 def batch_size(batch: Batch) -> int:
@@ -74,7 +131,10 @@ def batch_size(batch: Batch) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Passes:
-    """The passes through a model whose q(z|x) and p(x, z) may have separate parameters of equal values."""
+    """The passes through a model whose q(z|x) and p(x, z) may have separate parameters of equal values.
+
+    With `update` each walk updates the statistics, from the same old ones, so that walks with equal codes are equal.
+    """
 
     model: Any
     q_params: Params
@@ -82,26 +142,29 @@ class _Passes:
     batch: Batch
     draw: Draw
     evidence: Any
+    update: bool
+
+    def _walk(self, params: Params, draw: Draw, evidence: Any) -> tuple[Any, dict[str, Latent], Statistics | None]:
+        return _decode(params, draw, evidence, self.batch, model=self.model, update=self.update)
 
     def _log_px_z(self, p_x: Any) -> Array:
         with jax.named_scope("likelihood"):
             return p_x.log_prob(self.batch["x"])
 
     def sampled(self) -> Terms:
-        p_x, latents = decode(self.q_params, self.draw, self.evidence, self.batch, model=self.model)
+        p_x, latents, statistics = self._walk(self.q_params, self.draw, self.evidence)
         if self.q_params is not self.p_params:
             values = {name: latent.z for name, latent in latents.items()}
-            p_x, layers = decode(self.p_params, from_values(values), None, self.batch, model=self.model)
+            p_x, layers, _ = self._walk(self.p_params, from_values(values), None)
             latents = {name: _under_prior(latent, layers[name]) for name, latent in latents.items()}
-        return Terms(self._log_px_z(p_x), tuple(latents.values()))
+        return Terms(self._log_px_z(p_x), tuple(latents.values()), statistics)
 
     def at(self, values: Mapping[str, Array]) -> Terms:
-        p_x, latents = decode(self.p_params, from_values(values), None, self.batch, model=self.model)
+        p_x, latents, _ = self._walk(self.p_params, from_values(values), None)
         fixed, evidence = lax.stop_gradient((self.q_params, self.evidence))
-        draw = from_values(values, with_posterior=True)
-        _, layers = decode(fixed, draw, evidence, self.batch, model=self.model)
+        _, layers, statistics = self._walk(fixed, from_values(values, with_posterior=True), evidence)
         scored = (dataclasses.replace(l, log_q=layers[name].log_q, prior=None) for name, l in latents.items())
-        return Terms(self._log_px_z(p_x), tuple(scored))
+        return Terms(self._log_px_z(p_x), tuple(scored), statistics)
 
 
 def _under_prior(latent: Latent, layer: Latent) -> Latent:
@@ -131,7 +194,7 @@ def sample_terms(
     `functools.partial(doubly_reparameterized, objective=iwae)`.
 
     Args:
-      params: parameters of the model.
+      params: parameters of the model, or its `Variables`, which stay as they are.
       key: for the posterior's samples; a typed key, or a key for each example, [B].
       batch: {"x": [B, ...], ...}, as `model.encode` and the likelihood read it.
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
@@ -163,11 +226,20 @@ def _sample_terms(
     estimator: Estimator,
     evidence: Any = None,
     first_sample: int | Array = 0,
+    update: bool = False,
 ) -> Terms:
-    """Return `sample_terms` with separate parameters for q(z|x), equal in value to those of p(x, z)."""
+    """Return `sample_terms` with separate parameters for q(z|x), equal in value to those of p(x, z).
+
+    With `update` the passes update the statistics of the model, and the terms contain them.
+    """
     draw = from_posterior(key, batch_size(batch), num_samples, first_sample=first_sample)
-    evidence = encode(q_params, batch, model=model) if evidence is None else evidence
-    return estimator(_Passes(model, q_params, p_params, batch, draw, evidence))
+    if evidence is None:
+        evidence, statistics = _encode(q_params, batch, model=model, update=update)
+        if statistics is not None:
+            is_shared = q_params is p_params
+            q_params = q_params._replace(statistics=statistics)
+            p_params = q_params if is_shared else p_params._replace(statistics=statistics)
+    return estimator(_Passes(model, q_params, p_params, batch, draw, evidence, update))
 
 
 def negative_bound(
@@ -176,7 +248,7 @@ def negative_bound(
     batch: Batch,
     *,
     model: Any,
-    objective: Objective,
+    objective: Objective | Pair,
     num_samples: int = 1,
     estimator: Estimator = pathwise,
 ) -> tuple[Array, Metrics]:
@@ -186,7 +258,7 @@ def negative_bound(
     gradient of `inference` reaches the parameters of q(z|x). The mean penalty of the layers is added to the loss.
 
     Args:
-      params: parameters of the model.
+      params: parameters of the model, or its `Variables`, whose new values `loss_and_statistics` returns.
       key: for the posterior's samples; a typed key, or a key for each example, [B].
       batch: {"x": [B, ...], ...}, as `model.encode` and the likelihood read it.
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
@@ -202,9 +274,47 @@ def negative_bound(
     Raises:
       ValueError: the objective needs a term that the estimator does not return, its result is not [B], or the batch has
         no data `x`, or arrays of unequal lengths.
+      InputError: the model needs random numbers of Flax.
+    """
+    return loss_and_statistics(
+        params, key, batch, model=model, objective=objective, num_samples=num_samples, estimator=estimator
+    )[:2]
+
+
+def loss_and_statistics(
+    params: Params,
+    key: Array,
+    batch: Batch,
+    *,
+    model: Any,
+    objective: Objective | Pair,
+    num_samples: int = 1,
+    estimator: Estimator = pathwise,
+) -> tuple[Array, Metrics, Statistics]:
+    """Return `negative_bound`, and the variables of the model that a training step updates without a gradient.
+
+    All collections of `Variables.statistics` are mutable in the passes. A module finds that out by
+    `self.is_mutable_collection(name)`, which is false in an evaluation.
+
+    Args:
+      params: parameters of the model, or its `Variables`.
+      key: as for `negative_bound`, like the other arguments.
+      batch: {"x": [B, ...], ...}.
+      model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
+      objective: a function of `Terms`, or a `Pair`.
+      num_samples: K.
+      estimator: the rule for the gradient.
+
+    Returns:
+      The loss [], the metrics, and the new statistics, {} for a model without any.
+
+    Raises:
+      ValueError: as for `negative_bound`.
+      InputError: the model needs random numbers of Flax.
     """
     size = batch_size(batch)
-    sample = functools.partial(_sample_terms, key=key, batch=batch, model=model, num_samples=num_samples)
+    fixed = {"key": key, "batch": batch, "model": model, "num_samples": num_samples, "update": True}
+    sample = functools.partial(_sample_terms, **fixed)
     if isinstance(objective, Pair):
         terms, bound, penalty = _pair_bound(objective, params, sample, estimator)
     else:
@@ -214,7 +324,17 @@ def negative_bound(
     if bound.shape != (size,):
         raise ValueError(f"objective returned shape {list(bound.shape)}; return a bound for each example, [{size}]")
     metrics = {"bound": jnp.mean(bound)} | {name: jnp.mean(part) for name, part in bound_parts(terms).items()}
-    return -metrics["bound"] + (0 if penalty is None else jnp.mean(penalty)), metrics
+    loss = -metrics["bound"] + (0 if penalty is None else jnp.mean(penalty))
+    return loss, metrics, _statistics_of(params, terms)
+
+
+def _statistics_of(params: Params, terms: Terms) -> Statistics:
+    """Return the new statistics; raise ValueError if an estimator has dropped those of a model that has some."""
+    if not (isinstance(params, Variables) and params.statistics):
+        return {}
+    if terms.statistics is None:
+        raise ValueError("estimator returned terms without `statistics`; keep those of the terms of a pass")
+    return terms.statistics
 
 
 def _pair_bound(

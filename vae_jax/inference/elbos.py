@@ -1,9 +1,15 @@
 """The evidence lower bound (ELBO) and its variants with a weighted or constrained KL divergence."""
 
+import dataclasses
+import functools
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax import Array
 
-from vae_jax.inference.terms import Terms, check_terms, layer_kl, log_weights
+from vae_jax.config import register, setting
+from vae_jax.inference.objectives import ObjectiveConfig, WeightedConfig, warm_up
+from vae_jax.inference.terms import Objective, Terms, check_terms, layer_kl, log_weights
 
 
 def reconstruction(terms: Terms) -> Array:
@@ -17,6 +23,20 @@ def reconstruction(terms: Terms) -> Array:
     """
     check_terms(terms)
     return jnp.mean(terms.log_px_z, axis=0)
+
+
+@register("objective", "reconstruction")
+@dataclasses.dataclass(frozen=True)
+class ReconstructionConfig(ObjectiveConfig):
+    """Settings of `reconstruction`."""
+
+    needs_density: ClassVar[bool] = False
+    validation_metric: ClassVar[str] = "reconstruction"
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `reconstruction`."""
+        del step, num_examples
+        return reconstruction
 
 
 def elbo(terms: Terms, *, beta: float | Array = 1.0) -> Array:
@@ -38,6 +58,17 @@ def elbo(terms: Terms, *, beta: float | Array = 1.0) -> Array:
     return reconstruction(terms) - beta * jnp.sum(layer_kl(terms), axis=0)
 
 
+@register("objective", "elbo")
+@dataclasses.dataclass(frozen=True)
+class ELBOConfig(WeightedConfig):
+    """Settings of `elbo`."""
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `elbo` with its weight at a step."""
+        del num_examples
+        return functools.partial(elbo, beta=self.weight(step))
+
+
 def sampled_elbo(terms: Terms, *, beta: float | Array = 1.0) -> Array:
     """Return E_q [log p(x|z) + beta (log p(z) - log q(z|x))], with the KL estimated from the same samples.
 
@@ -55,6 +86,19 @@ def sampled_elbo(terms: Terms, *, beta: float | Array = 1.0) -> Array:
     """
     log_w = log_weights(terms)
     return jnp.mean(terms.log_px_z + beta * (log_w - terms.log_px_z), axis=0)
+
+
+@register("objective", "sampled-elbo")
+@dataclasses.dataclass(frozen=True)
+class SampledELBOConfig(WeightedConfig):
+    """Settings of `sampled_elbo`."""
+
+    estimators: ClassVar[tuple[str, ...]] = ("pathwise", "sticking-the-landing")
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `sampled_elbo` with its weight at a step."""
+        del num_examples
+        return functools.partial(sampled_elbo, beta=self.weight(step))
 
 
 def free_bits(terms: Terms, *, free_bits: float, beta: float | Array = 1.0) -> Array:
@@ -82,6 +126,19 @@ def free_bits(terms: Terms, *, free_bits: float, beta: float | Array = 1.0) -> A
     return reconstruction(terms) - beta * jnp.maximum(kl, free_bits)
 
 
+@register("objective", "free-bits")
+@dataclasses.dataclass(frozen=True)
+class FreeBitsConfig(WeightedConfig):
+    """Settings of `free_bits`."""
+
+    free_bits: float = setting(0.0, "KL in nats that is not penalized.", minimum=0, batchable=True)
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `free_bits` with its weight at a step."""
+        del num_examples
+        return functools.partial(free_bits, free_bits=self.free_bits, beta=self.weight(step))
+
+
 def capacity(terms: Terms, *, capacity: float | Array, beta: float | Array = 1.0) -> Array:
     """Return E_q log p(x|z) - beta |KL - capacity| (Burgess et al., arXiv 1804.03599).
 
@@ -101,3 +158,23 @@ def capacity(terms: Terms, *, capacity: float | Array, beta: float | Array = 1.0
     """
     kl = jnp.sum(layer_kl(terms), axis=0)
     return reconstruction(terms) - beta * jnp.abs(kl - capacity)
+
+
+@register("objective", "capacity")
+@dataclasses.dataclass(frozen=True)
+class CapacityConfig(ObjectiveConfig):
+    """Settings of `capacity`."""
+
+    beta: float = setting(1.0, "Weight of the distance between KL and capacity.", minimum=0, batchable=True)
+    warmup_steps: int = setting(
+        0,
+        "Number of steps over which the capacity increases linearly: in each of them it is multiplied by (step + 1) / "
+        "warmup_steps.",
+        minimum=0,
+    )
+    capacity: float = setting(0.0, "Target of the KL in nats.", minimum=0, batchable=True)
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `capacity` with its target at a step."""
+        del num_examples
+        return functools.partial(capacity, capacity=self.capacity * warm_up(step, self.warmup_steps), beta=self.beta)

@@ -6,13 +6,15 @@ differ in the derivatives of these terms.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from vae_jax.config import Choice, Config, any_of, choices, register, require
 from vae_jax.distributions import Latent
+from vae_jax.inference.objectives import ObjectiveConfig
 from vae_jax.inference.terms import Objective, Terms, log_p, log_weights
 
 
@@ -31,6 +33,31 @@ class Passes(Protocol):
 Estimator = Callable[..., Terms]  # (passes, *, objective) -> Terms
 
 
+@dataclasses.dataclass(frozen=True)
+class EstimatorConfig(Choice):
+    """Settings of a gradient estimator.
+
+    Attributes:
+      for_any_objective: whether every objective supports the estimator. If not, those do whose settings list its name
+        in `estimators`.
+    """
+
+    for_any_objective: ClassVar[bool] = True
+
+    def build(self) -> Estimator:
+        """Return the estimator."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `build`; return a function such as `pathwise`")
+
+    def check(self, config: Config) -> None:
+        """Raise InputError unless the objective supports the estimator."""
+        objective = config.objective
+        if not self.for_any_objective and self.name not in objective.estimators:
+            known = choices("objective").items()
+            supported = [n for n, cls in known if issubclass(cls, ObjectiveConfig) and self.name in cls.estimators]
+            require(False, "estimator", self.name, f"pathwise with objective={objective.name}; "
+                    f"{self.name} needs {any_of(supported)}")  # fmt: skip
+
+
 def pathwise(passes: Passes, *, objective: Objective | None = None) -> Terms:
     """Return terms with the unchanged derivative, through z = m + σ e and through log q(z|x).
 
@@ -45,6 +72,16 @@ def pathwise(passes: Passes, *, objective: Objective | None = None) -> Terms:
     """
     del objective
     return passes.sampled()
+
+
+@register("estimator", "pathwise")
+@dataclasses.dataclass(frozen=True)
+class PathwiseConfig(EstimatorConfig):
+    """Settings of `pathwise`."""
+
+    def build(self) -> Estimator:
+        """Return `pathwise`."""
+        return pathwise
 
 
 def sticking_the_landing(passes: Passes, *, objective: Objective | None = None) -> Terms:
@@ -68,6 +105,18 @@ def sticking_the_landing(passes: Passes, *, objective: Objective | None = None) 
     del objective
     sampled = passes.sampled()
     return _with_penalties(passes.at(_values(sampled)), sampled)
+
+
+@register("estimator", "sticking-the-landing")
+@dataclasses.dataclass(frozen=True)
+class StickingTheLandingConfig(EstimatorConfig):
+    """Settings of `sticking_the_landing`. For the ELBO with a KL in closed form it has no effect."""
+
+    for_any_objective: ClassVar[bool] = False
+
+    def build(self) -> Estimator:
+        """Return `sticking_the_landing`."""
+        return sticking_the_landing
 
 
 def doubly_reparameterized(passes: Passes, *, objective: Objective) -> Terms:
@@ -101,11 +150,16 @@ def doubly_reparameterized(passes: Passes, *, objective: Objective) -> Terms:
     return _with_penalties(passes.at(scaled), sampled)
 
 
-ESTIMATORS: dict[str, Estimator] = {
-    "pathwise": pathwise,
-    "sticking-the-landing": sticking_the_landing,
-    "doubly-reparameterized": doubly_reparameterized,
-}
+@register("estimator", "doubly-reparameterized")
+@dataclasses.dataclass(frozen=True)
+class DoublyReparameterizedConfig(EstimatorConfig):
+    """Settings of `doubly_reparameterized`. For the sampled ELBO it is `sticking_the_landing`."""
+
+    for_any_objective: ClassVar[bool] = False
+
+    def build(self) -> Estimator:
+        """Return `doubly_reparameterized`."""
+        return doubly_reparameterized
 
 
 def _values(terms: Terms) -> dict[str, Array]:

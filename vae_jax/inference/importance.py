@@ -1,12 +1,40 @@
 """Importance-weighted bounds on log p(x): functions of the log weights alone."""
 
+import dataclasses
+import functools
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vae_jax.inference.terms import Terms, log_weights
+from vae_jax.config import Config, register, require, setting
+from vae_jax.inference.objectives import ObjectiveConfig
+from vae_jax.inference.terms import Objective, Pair, Terms, log_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class _WeightsConfig(ObjectiveConfig):
+    """Settings of an objective that is a nonlinear function of the log weights."""
+
+    estimators: ClassVar[tuple[str, ...]] = ("pathwise", "doubly-reparameterized")
+
+
+@dataclasses.dataclass(frozen=True)
+class _InnerConfig(_WeightsConfig):
+    """Settings of an objective that averages IWAE bounds of N samples each."""
+
+    num_inner_samples: int = setting(
+        1, "Number of samples in each of the IWAE bounds that are averaged; a divisor of num_samples.", above=0
+    )
+
+    def check(self, config: Config) -> None:
+        """Raise InputError unless N divides K."""
+        inner, samples = self.num_inner_samples, self.num_samples
+        require(
+            samples % inner == 0, "objective.num_inner_samples", inner, f"a divisor of objective.num_samples={samples}"
+        )
 
 
 def log_mean_exp(log_w: Array, axis: int = 0) -> Array:
@@ -27,6 +55,17 @@ def iwae(terms: Terms) -> Array:
       ValueError: the posterior has no density.
     """
     return log_mean_exp(log_weights(terms))
+
+
+@register("objective", "iwae")
+@dataclasses.dataclass(frozen=True)
+class IWAEConfig(_WeightsConfig):
+    """Settings of `iwae`."""
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `iwae`."""
+        del step, num_examples
+        return iwae
 
 
 def renyi(terms: Terms, *, alpha: float) -> Array:
@@ -59,6 +98,21 @@ def renyi(terms: Terms, *, alpha: float) -> Array:
     return centre + jnp.where(near, small, log_mean_exp(power)) / (1 - alpha)
 
 
+@register("objective", "renyi")
+@dataclasses.dataclass(frozen=True)
+class RenyiConfig(_WeightsConfig):
+    """Settings of `renyi`."""
+
+    alpha: float = setting(
+        0.5, "Order of the Rényi divergence: 1 is the sampled ELBO, 0 is the objective iwae.", minimum=0
+    )
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `renyi` with its order."""
+        del step, num_examples
+        return functools.partial(renyi, alpha=self.alpha)
+
+
 def miwae(terms: Terms, *, num_inner_samples: int) -> Array:
     """Return 1/M Σ_m log 1/N Σ_n w_mn, the mean of M IWAE bounds of N samples (Rainforth et al., arXiv 1802.04537).
 
@@ -81,6 +135,17 @@ def miwae(terms: Terms, *, num_inner_samples: int) -> Array:
     return jnp.mean(log_mean_exp(groups, axis=1), axis=0)
 
 
+@register("objective", "miwae")
+@dataclasses.dataclass(frozen=True)
+class MIWAEConfig(_InnerConfig):
+    """Settings of `miwae`."""
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `miwae` with its number of inner samples."""
+        del step, num_examples
+        return functools.partial(miwae, num_inner_samples=self.num_inner_samples)
+
+
 def ciwae(terms: Terms, *, elbo_weight: float) -> Array:
     """Return b · 1/K Σ_k log w_k + (1 - b) log 1/K Σ_k w_k, a mean of ELBO and IWAE (Rainforth et al., 1802.04537).
 
@@ -96,6 +161,32 @@ def ciwae(terms: Terms, *, elbo_weight: float) -> Array:
     """
     log_w = log_weights(terms)
     return elbo_weight * jnp.mean(log_w, axis=0) + (1 - elbo_weight) * log_mean_exp(log_w)
+
+
+@register("objective", "ciwae")
+@dataclasses.dataclass(frozen=True)
+class CIWAEConfig(_WeightsConfig):
+    """Settings of `ciwae`."""
+
+    elbo_weight: float = setting(
+        0.5, "Weight of the ELBO; the IWAE bound has the rest.", minimum=0, maximum=1, batchable=True
+    )
+
+    def at(self, step: Array, num_examples: int) -> Objective:
+        """Return `ciwae` with its weight."""
+        del step, num_examples
+        return functools.partial(ciwae, elbo_weight=self.elbo_weight)
+
+
+@register("objective", "piwae")
+@dataclasses.dataclass(frozen=True)
+class PIWAEConfig(_InnerConfig):
+    """Settings of PIWAE: `iwae` for the decoder and `miwae` for the encoder (Rainforth et al., arXiv 1802.04537)."""
+
+    def at(self, step: Array, num_examples: int) -> Pair:
+        """Return the pair with its number of inner samples."""
+        del step, num_examples
+        return Pair(generative=iwae, inference=functools.partial(miwae, num_inner_samples=self.num_inner_samples))
 
 
 def cubo(terms: Terms, *, order: float = 2.0) -> Array:
@@ -131,3 +222,18 @@ def negative_cubo(terms: Terms, *, order: float = 2.0) -> Array:
       ValueError: the posterior has no density.
     """
     return -cubo(terms, order=order)
+
+
+@register("objective", "cubo")
+@dataclasses.dataclass(frozen=True)
+class CUBOConfig(_WeightsConfig):
+    """Settings of `negative_cubo` for the encoder, and `iwae` for the decoder: it does not minimize an upper bound."""
+
+    order: float = setting(
+        2.0, "Order of the upper bound that the encoder minimizes; 2 is the chi-square bound.", minimum=1
+    )
+
+    def at(self, step: Array, num_examples: int) -> Pair:
+        """Return the pair with its order."""
+        del step, num_examples
+        return Pair(generative=iwae, inference=functools.partial(negative_cubo, order=self.order))

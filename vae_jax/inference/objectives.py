@@ -1,22 +1,65 @@
-"""The registry of objectives: the name on the command line -> the function of `Terms`."""
+"""The settings of objectives: the base class of the choices that each objective declares next to its function."""
 
-from vae_jax.inference.aggregate import beta_tc, info_vae
-from vae_jax.inference.elbos import capacity, elbo, free_bits, reconstruction, sampled_elbo
-from vae_jax.inference.importance import ciwae, iwae, miwae, negative_cubo, renyi
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from vae_jax.config import Choice, setting
 from vae_jax.inference.terms import Objective, Pair
 
-OBJECTIVES: dict[str, Objective | Pair] = {
-    "reconstruction": reconstruction,
-    "elbo": elbo,
-    "sampled-elbo": sampled_elbo,
-    "free-bits": free_bits,
-    "capacity": capacity,
-    "iwae": iwae,
-    "renyi": renyi,
-    "miwae": miwae,
-    "ciwae": ciwae,
-    "piwae": Pair(generative=iwae, inference=miwae),  # Rainforth et al., arXiv 1802.04537
-    "cubo": Pair(generative=iwae, inference=negative_cubo),  # a decoder does not minimize an upper bound
-    "beta-tc": beta_tc,
-    "info-vae": info_vae,
-}
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig(Choice):
+    """Settings of an objective, and what the rest of a run must know of it.
+
+    Attributes:
+      num_samples: K, the posterior samples of each example.
+      estimators: the names of the gradient estimators that the objective supports.
+      compares_examples: whether the value of an example depends on the codes of other examples of the batch, so that a
+        batch cannot be divided.
+      needs_density: whether the posterior must have a density.
+      validation_metric: the metric of `Evaluator.bound` that validation maximizes.
+    """
+
+    estimators: ClassVar[tuple[str, ...]] = ("pathwise",)
+    compares_examples: ClassVar[bool] = False
+    needs_density: ClassVar[bool] = True
+    validation_metric: ClassVar[str] = "elbo"
+
+    num_samples: int = setting(1, "Number K of posterior samples for each example.", above=0)
+
+    def at(self, step: Array, num_examples: int) -> Objective | Pair:
+        """Return the objective with its settings at a step.
+
+        Args:
+          step: [], the index of the step.
+          num_examples: the number of training examples.
+
+        Returns:
+          A function of `Terms`, or a `Pair` of such functions.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no method `at`; return a function of `Terms`")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedConfig(ObjectiveConfig):
+    """Settings of an objective with a weight beta that increases during a warm-up."""
+
+    beta: float = setting(1.0, "Weight of the KL.", minimum=0, batchable=True)
+    warmup_steps: int = setting(
+        0,
+        "Number of steps over which beta increases linearly: in each of them it is multiplied by (step + 1) / "
+        "warmup_steps.",
+        minimum=0,
+    )
+
+    def weight(self, step: Array) -> float | Array:
+        """Return beta at a step, [] int32."""
+        return self.beta * warm_up(step, self.warmup_steps)
+
+
+def warm_up(step: Array, warmup_steps: int) -> float | Array:
+    """Return min(1, (step + 1) / warmup_steps), the factor of a weight during a warm-up; 1 without a warm-up."""
+    return jnp.minimum(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0

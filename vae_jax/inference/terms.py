@@ -2,8 +2,7 @@
 
 An objective is a pure function of `Terms`. A larger value is better, and nothing is averaged over examples. The
 settings of an objective are keyword arguments, and `bind` fixes them. `negative_bound` accepts any objective, with any
-model and any number of devices. The command line offers those that have a row in `inference.OBJECTIVES`, and a name and
-settings in `vae_jax.config`.
+model and any number of devices. The command line offers those with a registered `ObjectiveConfig`.
 
 The value of an example depends on that example alone. The exceptions are `beta_tc` and `info_vae`, which compare the
 codes of all examples of the batch.
@@ -12,7 +11,7 @@ codes of all examples of the batch.
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -21,6 +20,8 @@ from jax import Array
 
 from vae_jax.distributions import Latent
 
+Statistics = Mapping[str, Any]  # {name of a Flax collection: pytree}: variables without a gradient
+
 
 class Terms(NamedTuple):
     """Log densities of K posterior samples for each of B examples, in nats.
@@ -28,10 +29,13 @@ class Terms(NamedTuple):
     Attributes:
       log_px_z: [K, B], log p(x|z), summed over the data of an example.
       latents: the stochastic layers, see `vae_jax.distributions.Latent`.
+      statistics: {name of a Flax collection: pytree}, the variables without a gradient after a pass that updates them;
+        None after another pass.
     """
 
     log_px_z: Array
     latents: tuple[Latent, ...]
+    statistics: Statistics | None = None
 
     @property
     def log_pz(self) -> Array:

@@ -6,7 +6,6 @@ import os
 import jax
 from jax.sharding import Mesh
 
-from vae_jax.config import SINGLE_LAYER_OBJECTIVES, Config
 from vae_jax.runtime import host
 
 SAMPLES_PER_MICROBATCH = 1000  # latent samples that a CPU decodes at a time in a training step
@@ -26,27 +25,28 @@ def evaluation_chunk(chunk: int) -> int:
     return chunk or (20 if jax.default_backend() == "cpu" else 100)
 
 
-def num_microbatches(config: Config, mesh: Mesh) -> int:
+def num_microbatches(microbatches: int, *, batch_size: int, num_samples: int, divisible: bool, mesh: Mesh) -> int:
     """Return `train.microbatches`; if it is 0, return the number that suits the mesh.
 
     On one CPU device a batch is split into as many equal microbatches as keep `SAMPLES_PER_MICROBATCH` latent samples
-    or more in each. The number is 1 for an objective that compares the samples of a complete batch, and on any other
-    mesh.
+    or more in each. The number is 1 for a batch that cannot be divided, and on any other mesh.
 
     Args:
-      config: The config of the run.
-      mesh: The mesh that trains it.
+      microbatches: The setting; 0 for a number that suits the mesh.
+      batch_size: The number of examples in a batch.
+      num_samples: The number of posterior samples of each example.
+      divisible: Whether the objective is a mean over independent examples.
+      mesh: The mesh that trains the model.
 
     Returns:
-      The number of microbatches, a divisor of `train.batch_size` where it is chosen here.
+      The number of microbatches, a divisor of `batch_size` where it is chosen here.
     """
-    train, objective = config.train, config.objective
-    if train.microbatches:
-        return train.microbatches
-    if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu" or objective.name in SINGLE_LAYER_OBJECTIVES:
+    if microbatches:
+        return microbatches
+    if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu" or not divisible:
         return 1
-    limit = train.batch_size * objective.num_samples // SAMPLES_PER_MICROBATCH
-    return max((n for n in range(1, limit + 1) if train.batch_size % n == 0), default=1)
+    limit = batch_size * num_samples // SAMPLES_PER_MICROBATCH
+    return max((n for n in range(1, limit + 1) if batch_size % n == 0), default=1)
 
 
 def use_cores_as_devices(batch_size: int) -> None:

@@ -1,7 +1,12 @@
 from .evaluator import Evaluator as Evaluator, evaluate_examples as evaluate_examples, padded_batches as padded_batches
-from .loss import Loss as Loss, make_loss as make_loss, objective_at as objective_at
+from .loss import Loss as Loss, Preprocess as Preprocess, make_loss as make_loss, unprocessed as unprocessed
 from .many_steps import train_steps as train_steps
 from .metrics import bits_per_dim as bits_per_dim, peak_signal_to_noise as peak_signal_to_noise
-from .optimizers import make_optimizer as make_optimizer, make_schedule as make_schedule
+from .optimizers import (
+    OptimizerConfig as OptimizerConfig,
+    ScheduleConfig as ScheduleConfig,
+    make_optimizer as make_optimizer,
+    make_schedule as make_schedule,
+)
 from .state import TrainState as TrainState, init_state as init_state
 from .step import Step as Step, make_train_step as make_train_step

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,57 +12,72 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vae_jax import random
-from vae_jax.data import read_images
 from vae_jax.distributions import Batch, Latent, from_means
 from vae_jax.inference import Params, bound_parts, decode, encode, log_likelihood, sample_terms
-from vae_jax.training.metrics import mean_and_error, peak_signal_to_noise
+from vae_jax.training.loss import Preprocess
+from vae_jax.training.metrics import mean_and_error, reconstruction_errors, summarize_errors
 
-# A unit is active if the variance of its posterior mean over the images is larger (Burda et al., arXiv 1509.00519).
+# A unit is active if the variance of its posterior mean over the examples is larger (Burda et al., arXiv 1509.00519).
 ACTIVE_VARIANCE = 0.01
 MEAN_SAMPLES = 50  # samples in the estimate of a layer's mean, which depends on the layer below it
 
-PerExample = Callable[[Params, Array, Array], dict[str, Array]]  # (params, keys [B], images [B]) -> name -> [B, ...]
+Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
+PerExample = Callable[[Params, Array, Batch], dict[str, Array]]  # (params, keys [B], batch) -> name -> [B, ...]
 
 
-def padded_batches(images: np.ndarray, batch_size: int, *, multiple: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield all images in batches of one size.
+def padded_batches(
+    arrays: Arrays, batch_size: int, *, multiple: int = 1
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yield all examples in batches of one size.
 
     Args:
-      images: [N, ...].
-      batch_size: how many of the images a batch contains; the last batch can contain fewer.
+      arrays: {name: [N, ...]}.
+      batch_size: how many of the examples a batch contains; the last batch can contain fewer.
       multiple: the number of rows of a batch is `batch_size`, rounded up to a multiple of this.
 
     Yields:
-      The number of images in the batch, and the batch [B, ...]. Its remaining rows repeat the last image.
+      The number of examples in the batch, and the batch {name: [B, ...]}. Its remaining rows repeat the last example.
     """
     size = -(-batch_size // multiple) * multiple
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        missing = size - len(batch)
-        yield len(batch), np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+    for start in range(0, _num_examples(arrays), batch_size):
+        batch = {name: array[start : start + batch_size] for name, array in arrays.items()}
+        count = _num_examples(batch)
+        yield count, {name: _pad(array, size - count) for name, array in batch.items()}
+
+
+def _num_examples(arrays: Arrays) -> int:
+    """Return N; raise ValueError if the arrays have unequal lengths."""
+    sizes = {name: len(array) for name, array in arrays.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"arrays have {sizes} examples; pass arrays with equal leading axes")
+    return next(iter(sizes.values()))
+
+
+def _pad(array: np.ndarray, missing: int) -> np.ndarray:
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
 
 
 def evaluate_examples(
     per_example: PerExample,
     params: Params,
     key: Array,
-    images: np.ndarray,
+    arrays: Arrays,
     *,
     batch_size: int,
     placement: NamedSharding | None = None,
     report: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the values of `per_example` for all images, each exactly once.
+    """Return the values of `per_example` for all examples, each exactly once.
 
     The key of example i is fold_in(key, i), so its values do not depend on `batch_size`. Each batch is dispatched
     before the values of the previous one are read.
 
     Args:
-      per_example: (params, keys [B], images [B, ...]) -> {name: [B, ...]}.
-      params: parameters of the model.
+      per_example: (params, keys [B], {name: [B, ...]}) -> {name: [B, ...]}.
+      params: parameters of the model, or its `Variables`.
       key: a typed key.
-      images: [N, ...].
-      batch_size: how many images a batch contains.
+      arrays: {name: [N, ...]}.
+      batch_size: how many examples a batch contains.
       placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
 
@@ -70,9 +85,9 @@ def evaluate_examples(
       {name: [N, ...]} as NumPy arrays.
 
     Raises:
-      ValueError: there are no images, or `batch_size` is less than 1.
+      ValueError: there are no examples, the arrays have unequal lengths, or `batch_size` is less than 1.
     """
-    _check_batches(images, batch_size)
+    _check_batches(arrays, batch_size)
     pending: list[tuple[int, dict[str, Array]]] = []
     rows: list[dict[str, np.ndarray]] = []
     done = 0
@@ -85,7 +100,7 @@ def evaluate_examples(
         if report is not None:
             report(done)
 
-    for count, keys, batch in _keyed_batches(key, images, batch_size, placement):
+    for count, keys, batch in _keyed_batches(key, arrays, batch_size, placement):
         with jax.default_matmul_precision("highest"):
             pending.append((count, per_example(params, keys, _place_batch(batch, placement))))
         if len(pending) > 1:
@@ -94,20 +109,21 @@ def evaluate_examples(
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _check_batches(images: np.ndarray, batch_size: int) -> None:
-    if not len(images):
-        raise ValueError("images has length 0; pass one image or more")
+def _check_batches(arrays: Arrays, batch_size: int) -> None:
+    if not arrays or not _num_examples(arrays):
+        raise ValueError("arrays have length 0; pass one example or more")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more")
 
 
 def _keyed_batches(
-    key: Array, images: np.ndarray, batch_size: int, placement: NamedSharding | None
-) -> Iterator[tuple[int, Array, np.ndarray]]:
-    """Yield (number of images, keys [B], batch [B, ...]); the devices of `placement` divide the rows of a batch."""
+    key: Array, arrays: Arrays, batch_size: int, placement: NamedSharding | None
+) -> Iterator[tuple[int, Array, dict[str, np.ndarray]]]:
+    """Yield (number of examples, keys [B], batch [B, ...]); the devices of `placement` divide the rows of a batch."""
     multiple = 1 if placement is None else placement.mesh.size
-    for i, (count, batch) in enumerate(padded_batches(images, batch_size, multiple=multiple)):
-        yield count, _batch_keys(len(batch), placement)(key, np.uint32(i * batch_size)), batch
+    size = -(-batch_size // multiple) * multiple
+    for i, (count, batch) in enumerate(padded_batches(arrays, batch_size, multiple=multiple)):
+        yield count, _batch_keys(size, placement)(key, np.uint32(i * batch_size)), batch
 
 
 @functools.lru_cache(maxsize=16)
@@ -120,28 +136,34 @@ def _batch_keys(size: int, placement: NamedSharding | None) -> Callable[[Array, 
     return jax.jit(keys, out_shardings=placement)
 
 
-def _place_batch(batch: np.ndarray, placement: NamedSharding | None) -> Array:
-    if placement is None:
-        return jnp.asarray(batch)
-    return jax.make_array_from_process_local_data(placement, batch, batch.shape)  # each process has the complete batch
+def _place_batch(batch: Arrays, placement: NamedSharding | None) -> dict[str, Array]:
+    def place(array: np.ndarray) -> Array:
+        if placement is None:
+            return jnp.asarray(array)
+        return jax.make_array_from_process_local_data(placement, array, array.shape)  # each process has all rows
+
+    return {name: place(array) for name, array in batch.items()}
 
 
-def elbo_terms(params: Params, keys: Array, images: Array, *, model: Any, binarization: str) -> dict[str, Array]:
-    """Return the terms of the ELBO and the reconstruction error of each image.
+def elbo_terms(
+    params: Params, keys: Array, batch: Batch, *, model: Any, preprocess: Preprocess, kind: str
+) -> dict[str, Array]:
+    """Return the terms of the ELBO and the errors of the reconstruction of each example.
 
     Args:
-      params: parameters of the model.
-      keys: a key for each image, [B].
-      images: uint8 [B, H, W, C].
+      params: parameters of the model, or its `Variables`.
+      keys: a key for each example, [B].
+      batch: stored examples, {"x": [B, ...], ...}.
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
-      binarization: see `read_images`.
+      preprocess: (keys [B], stored examples) -> inputs of the model.
+      kind: images, vectors or counts.
 
     Returns:
       The arrays of `bound_parts`, each [B] in nats, from one posterior sample; `mean/NAME` [B, D] of each layer, its
-      posterior mean E[z]; `squared_error` [B], |x - E p(x|mean)|² over pixels in [0, 1]. The mean of a layer that
-      depends on others is an estimate, and `mean_variance/NAME` [B, D] is its variance.
+      posterior mean E[z]; the `reconstruction_errors` of decoding the means. The mean of a layer that depends on others
+      is an estimate, and `mean_variance/NAME` [B, D] is its variance.
     """
-    batch = _preprocess(keys, images, binarization)
+    batch = preprocess(random.fold_in(keys, 0), batch)
     evidence = encode(params, batch, model=model)
     sample = functools.partial(sample_terms, params, model=model, evidence=evidence)
     terms = sample(random.fold_in(keys, 1), batch)
@@ -157,12 +179,14 @@ def elbo_terms(params: Params, keys: Array, images: Array, *, model: Any, binari
             mean = jnp.mean(mean, axis=0)
         parts[f"mean/{latent.name}"] = mean
     p_x, _ = decode(params, from_means(), evidence, batch, model=model)
-    error = jnp.square(batch["x"] - p_x.mean())
-    return parts | {"squared_error": jnp.sum(error, axis=tuple(range(1, error.ndim)))}
+    return parts | reconstruction_errors(batch["x"], p_x.mean(), kind=_error_kind(kind, preprocess))
 
 
-def _preprocess(keys: Array, images: Array, binarization: str) -> Batch:
-    return {"x": read_images(random.fold_in(keys, 0), images, binarization=binarization)}
+def _error_kind(kind: str, preprocess: Preprocess) -> str:
+    """Return the kind of data of the errors; "" if the preprocessing replaces counts by other numbers."""
+    values_of = getattr(preprocess, "values_of", None)
+    is_replaced = kind == "counts" and values_of is not None and values_of(kind) != "counts"
+    return "" if is_replaced else kind
 
 
 def _depends_on_others(latent: Latent) -> bool:
@@ -171,50 +195,53 @@ def _depends_on_others(latent: Latent) -> bool:
 
 
 def likelihood_terms(
-    params: Params, keys: Array, images: Array, *, model: Any, binarization: str, num_samples: int, chunk: int
+    params: Params, keys: Array, batch: Batch, *, model: Any, preprocess: Preprocess, num_samples: int, chunk: int
 ) -> dict[str, Array]:
-    """Return the importance-sampling estimate of log p(x) for each image.
+    """Return the importance-sampling estimate of log p(x) for each example.
 
-    An image is binarized with the same random numbers as in `elbo_terms` under the same keys.
+    An example is preprocessed with the same random numbers as in `elbo_terms` under the same keys.
 
     Args:
-      params: parameters of the model.
-      keys: a key for each image, [B].
-      images: uint8 [B, H, W, C].
+      params: parameters of the model, or its `Variables`.
+      keys: a key for each example, [B].
+      batch: stored examples, {"x": [B, ...], ...}.
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
-      binarization: see `read_images`.
+      preprocess: (keys [B], stored examples) -> inputs of the model.
       num_samples: K.
       chunk: how many samples are computed at once.
 
     Returns:
       `log_px` [B] in nats and `ess` [B], the effective sample size.
     """
-    batch, sample_keys = _preprocess(keys, images, binarization), random.fold_in(keys, 1)
+    batch, sample_keys = preprocess(random.fold_in(keys, 0), batch), random.fold_in(keys, 1)
     log_px, ess = log_likelihood(params, sample_keys, batch, model=model, num_samples=num_samples, chunk=chunk)
     return {"log_px": log_px, "ess": ess}
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """The evaluations of one model; each is compiled once, for any parameters and images.
+    """The evaluations of one model; each is compiled once, for any parameters and examples.
 
     Attributes:
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
-      binarization: see `read_images`.
-      batch_size: how many images are evaluated at once.
+      preprocess: (keys [B], stored examples) -> inputs of the model.
+      kind: what an example is, which selects the metrics of its reconstruction: images, vectors or counts.
+      batch_size: how many examples are evaluated at once.
       placement: the sharding of the rows of a batch, such as `batch_sharding(mesh)`; None for one device.
       compiler_options: options of XLA for the devices.
     """
 
     model: Any
-    binarization: str
-    batch_size: int
+    preprocess: Preprocess
+    kind: str = "images"
+    batch_size: int = 80
     placement: NamedSharding | None = None
     compiler_options: dict[str, Any] | None = None
 
     @functools.cached_property
     def _elbo(self) -> PerExample:
-        return self._jit(functools.partial(elbo_terms, model=self.model, binarization=self.binarization))
+        settings = {"model": self.model, "preprocess": self.preprocess, "kind": self.kind}
+        return self._jit(functools.partial(elbo_terms, **settings))
 
     def _jit(self, per_example: PerExample) -> PerExample:
         """Return the jitted function. Its results are replicated on all devices, so every process can read them."""
@@ -225,31 +252,31 @@ class Evaluator:
     def _likelihoods(self) -> dict[tuple[int, int], PerExample]:
         return {}
 
-    def bound(self, params: Params, key: Array, images: np.ndarray) -> dict[str, Any]:
-        """Return the ELBO and its parts, active units and the reconstruction error, as means over all images.
+    def bound(self, params: Params, key: Array, arrays: Arrays) -> dict[str, Any]:
+        """Return the ELBO and its parts, active units and errors of the reconstruction, as means over all examples.
 
         Args:
-          params: parameters of the model.
+          params: parameters of the model, or its `Variables`.
           key: a typed key; equal keys give equal results.
-          images: uint8 [N, H, W, C].
+          arrays: stored examples, {"x": [N, ...], ...}.
 
         Returns:
           A dictionary of numbers:
 
-          - `reconstruction` and, if the posterior has a density, `kl` and `elbo`, in nats per image, from one posterior
-            sample; `reconstruction_se` and `elbo_se` are standard errors over the images.
-          - `active_units`, the number of latents whose posterior mean has a variance above 0.01 over the images. The
+          - `reconstruction` and, if the posterior has a density, `kl` and `elbo`, in nats per example, from one
+            posterior sample; `reconstruction_se` and `elbo_se` are standard errors over the examples.
+          - `active_units`, the number of latents whose posterior mean has a variance above 0.01 over the examples. The
             variance of an estimated mean is subtracted.
-          - `squared_error` of decoding the posterior mean, summed over pixels in [0, 1], and
-            `psnr` = 10 log10(H·W·C / squared_error) in decibels.
+          - the metrics of `summarize_errors` for decoding the posterior mean: `squared_error`, and for images `psnr`,
+            for vectors `explained_variance`, for counts `log_squared_error`.
           - if the code has several layers, `kl_1`, ..., the shares of the layers in the KL, which can be negative, and
-            the list `active_units_by_layer`, starting at the image.
+            the list `active_units_by_layer`, starting at the data.
 
         Raises:
-          ValueError: there are no images.
+          ValueError: there are no examples.
         """
         values = evaluate_examples(
-            self._elbo, params, key, images, batch_size=self.batch_size, placement=self.placement
+            self._elbo, params, key, arrays, batch_size=self.batch_size, placement=self.placement
         )
         result: dict[str, Any] = mean_and_error("reconstruction", values["reconstruction"])
         if "kl" in values:
@@ -260,53 +287,43 @@ class Evaluator:
         active = [_num_active(values[f"mean/{name}"], values.get(f"mean_variance/{name}")) for name in names]
         if len(active) > 1:
             result["active_units_by_layer"] = active
-        squared_error = float(values["squared_error"].mean(dtype=np.float64))
-        return result | {
-            "active_units": sum(active),
-            "squared_error": squared_error,
-            "psnr": peak_signal_to_noise(squared_error, images.shape[1:]),
-        }
+        errors = summarize_errors(values, kind=self.kind, shape=arrays["x"].shape[1:])
+        return result | {"active_units": sum(active)} | errors
 
     def likelihood(
         self,
         params: Params,
         key: Array,
-        images: np.ndarray,
+        arrays: Arrays,
         *,
         num_samples: int,
         chunk: int,
         report: Callable[[int], None] | None = None,
     ) -> dict[str, Any]:
-        """Return the negative log-likelihood by importance sampling, as a mean over all images.
+        """Return the negative log-likelihood by importance sampling, as a mean over all examples.
 
         Args:
-          params: parameters of the model.
+          params: parameters of the model, or its `Variables`.
           key: a typed key; equal keys give equal results.
-          images: uint8 [N, H, W, C].
-          num_samples: K, the posterior samples of each image.
+          arrays: stored examples, {"x": [N, ...], ...}.
+          num_samples: K, the posterior samples of each example.
           chunk: how many samples are computed at once.
-          report: receives the number of images so far, after each batch.
+          report: receives the number of examples so far, after each batch.
 
         Returns:
-          `nll` = -log p(x) in nats per image, its standard error over the images `nll_se`, and `ess`, the median over
-          the images of the effective sample size.
+          `nll` = -log p(x) in nats per example, its standard error over the examples `nll_se`, and `ess`, the median
+          over the examples of the effective sample size.
 
         Raises:
-          ValueError: the posterior has no density, or there are no images.
+          ValueError: the posterior has no density, or there are no examples.
         """
         settings = num_samples, chunk
         if settings not in self._likelihoods:
-            fixed = {"model": self.model, "binarization": self.binarization, "num_samples": num_samples, "chunk": chunk}
+            fixed = {"model": self.model, "preprocess": self.preprocess, "num_samples": num_samples, "chunk": chunk}
             self._likelihoods[settings] = self._jit(functools.partial(likelihood_terms, **fixed))
-        values = evaluate_examples(
-            self._likelihoods[settings],
-            params,
-            key,
-            images,
-            batch_size=self.batch_size,
-            placement=self.placement,
-            report=report,
-        )
+        program = self._likelihoods[settings]
+        where = {"batch_size": self.batch_size, "placement": self.placement}
+        values = evaluate_examples(program, params, key, arrays, report=report, **where)
         return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
 
 

@@ -1,80 +1,78 @@
-"""The loss of a run: preprocessing, posterior samples and the configured objective as one function."""
+"""The loss of a run: preprocessing, posterior samples and the objective as one function."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from vae_jax import random
-from vae_jax.config import OBJECTIVE_SETTINGS, DataConfig, ObjectiveConfig, check_choices
-from vae_jax.data import read_images
-from vae_jax.inference import ESTIMATORS, OBJECTIVES, Metrics, Objective, Params, bind, negative_bound
+from vae_jax.distributions import Batch, Variables
+from vae_jax.inference import (
+    Estimator,
+    Metrics,
+    Objective,
+    Pair,
+    Params,
+    Statistics,
+    batch_size,
+    loss_and_statistics,
+    pathwise,
+)
 
-Loss = Callable[[Params, Array, Array, Array], tuple[Array, Metrics]]
+Preprocess = Callable[[Array, Batch], Batch]  # (keys [B], stored examples) -> inputs of the model
 
-
-def objective_at(config: ObjectiveConfig, step: Array, num_examples: int | None = None) -> Objective:
-    """Return the configured objective with its settings at a step.
-
-    During the warm-up the weight beta, or for `capacity` the capacity, rises linearly.
-
-    Args:
-      config: name and settings of the objective.
-      step: [], the index of the step.
-      num_examples: the number of training images, which `beta-tc` needs.
-
-    Returns:
-      A function of `Terms`.
-
-    Raises:
-      ValueError: the objective is `beta-tc` and `num_examples` is None.
-    """
-    settings = {name: getattr(config, name) for name in OBJECTIVE_SETTINGS[config.name]}
-    rising = "capacity" if config.name == "capacity" else "beta"
-    if rising in settings:
-        settings[rising] *= jnp.minimum(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if config.name == "beta-tc":
-        if num_examples is None:
-            raise ValueError("objective.name=beta-tc needs num_examples; pass the number of training images")
-        settings["num_examples"] = num_examples
-    return bind(OBJECTIVES[config.name], **settings)
+# (params, statistics, keys [B], stored examples, step) -> (loss, (metrics, new statistics))
+Loss = Callable[[Params, Statistics, Array, Batch, Array], tuple[Array, tuple[Metrics, Statistics]]]
 
 
-def make_loss(model: Any, objective: ObjectiveConfig, data: DataConfig, num_examples: int | None = None) -> Loss:
-    """Return the loss of a run, loss(params, key, images, step) -> (loss, metrics).
+def unprocessed(key: Array, batch: Batch) -> Batch:
+    """Return a batch unchanged: the preprocessing of examples that are stored as the model reads them."""
+    del key
+    return batch
 
-    The images are uint8 [B, H, W, C]. The key is one, or a key for each example, [B]; folded with 0 it is that of the
-    binarization, with 1 that of the posterior's samples.
+
+def make_loss(
+    model: Any,
+    objective_at: Callable[[Array], Objective | Pair],
+    *,
+    num_samples: int = 1,
+    estimator: Estimator = pathwise,
+    preprocess: Preprocess = unprocessed,
+) -> Loss:
+    """Return the loss of a run, loss(params, statistics, keys, batch, step) -> (loss, (metrics, statistics)).
+
+    The batch contains stored examples, {"x": [B, ...], ...}. The key is one, or a key for each example, [B]; folded
+    with 0 it is that of the preprocessing, with 1 that of the posterior's samples. The statistics are the variables of
+    the model without a gradient, {} if there are none.
 
     Args:
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
-      objective: objective, estimator and number of samples.
-      data: binarization.
-      num_examples: the number of training images, see `objective_at`.
+      objective_at: step [] -> a function of `Terms` that returns a bound for each example, or a `Pair`; for example
+        `lambda step: elbo`.
+      num_samples: K, the posterior samples of each example.
+      estimator: the rule for the gradient, such as `pathwise`.
+      preprocess: (keys [B], stored examples) -> inputs of the model.
 
     Returns:
-      A pure function that returns `negative_bound`.
-
-    Raises:
-      InputError: an unknown name of an objective, an estimator or a binarization.
+      A pure function that returns `loss_and_statistics`.
     """
-    check_choices("objective", name=objective.name, estimator=objective.estimator)
-    check_choices("data", binarization=data.binarization)
 
-    def loss(params: Params, key: Array, images: Array, step: Array) -> tuple[Array, Metrics]:
-        keys = random.example_keys(key, images.shape[0])
-        with jax.named_scope("read_images"):
-            x = read_images(random.fold_in(keys, 0), images, binarization=data.binarization)
-        return negative_bound(
-            params,
+    def loss(
+        params: Params, statistics: Statistics, key: Array, batch: Batch, step: Array
+    ) -> tuple[Array, tuple[Metrics, Statistics]]:
+        keys = random.example_keys(key, batch_size(batch))
+        with jax.named_scope("preprocess"):
+            inputs = preprocess(random.fold_in(keys, 0), batch)
+        value, metrics, statistics = loss_and_statistics(
+            Variables(params, statistics) if statistics else params,
             random.fold_in(keys, 1),
-            {"x": x},
+            inputs,
             model=model,
-            objective=objective_at(objective, step, num_examples),
-            num_samples=objective.num_samples,
-            estimator=ESTIMATORS[objective.estimator],
+            objective=objective_at(step),
+            num_samples=num_samples,
+            estimator=estimator,
         )
+        return value, (metrics, statistics)
 
     return loss

@@ -1,4 +1,4 @@
-"""Many training steps in one program, over images that are in the memory of the device."""
+"""Many training steps in one program, over examples that are in the memory of the device."""
 
 import functools
 from collections.abc import Callable
@@ -9,14 +9,15 @@ from jax import Array, lax
 
 from vae_jax import random
 from vae_jax.data import batch_indices
-from vae_jax.inference import Metrics
+from vae_jax.distributions import Batch
+from vae_jax.inference import Metrics, batch_size as num_rows
 from vae_jax.training.state import TrainState
 from vae_jax.training.step import Step
 
 
 def train_steps(
     state: TrainState,
-    images: Array,
+    data: Batch,
     num_steps: Array | int,
     *,
     step: Step,
@@ -24,37 +25,37 @@ def train_steps(
     max_steps: int,
     microbatches: int = 1,
     streamed: bool = False,
-    place_batch: Callable[[Array], Array] = lambda batch: batch,
+    place_batch: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> tuple[TrainState, Metrics]:
     """Run up to `max_steps` updates in one program.
 
     If `num_steps` is an argument of the compiled program, one compilation serves every dispatch, including the last,
-    shorter one. If it is a Python number, the compiler can use it. A resumed run dispatches the same programs as an
-    uninterrupted run.
+    shorter one. A resumed run dispatches the same programs as an uninterrupted run.
 
     Args:
       state: the state before the first of the steps.
-      images: uint8 [N, H, W, C], the data set. If `streamed`, the batches of the steps in their order,
-        [max_steps, B, H, W, C], or with M > 1 microbatches [max_steps, M, B/M, H, W, C].
-      num_steps: the number of updates, at most `max_steps`. A traced number above `max_steps` is reduced to it, because
-        there are no further batches.
+      data: {"x": [N, ...], ...}, the stored examples of the data set. If `streamed`, the batches of the steps in their
+        order, arrays [max_steps, B, ...], or with M > 1 microbatches [max_steps, M, B/M, ...].
+      num_steps: the number of updates; a traced number above `max_steps` is reduced to it.
       step: a function of `make_train_step`.
       batch_size: B.
       max_steps: the length of the metrics.
       microbatches: M, the number of parts of a batch.
-      streamed: whether `images` contains batches instead of the data set.
-      place_batch: applied to a batch, or to each of its microbatches, for example a sharding constraint.
+      streamed: whether `data` contains batches instead of the data set.
+      place_batch: applied to a batch or to each of its microbatches, such as a sharding constraint.
 
     Returns:
-      The state after the last update, and the metrics of each step, [max_steps], NaN from `num_steps` on.
+      The last state, and the metrics of each step, [max_steps], NaN from `num_steps` on.
 
     Raises:
-      ValueError: `num_steps` is a Python number above `max_steps`.
+      ValueError: `num_steps` is a Python number above `max_steps`, or arrays differ in length.
     """
     num_steps = _limited(num_steps, max_steps)
-    if microbatches > 1:
-        place_batch = jax.vmap(place_batch)
-    batch = (lambda i: images[i]) if streamed else _shuffled_batches(state, images, batch_size, max_steps, microbatches)
+    place_batch = jax.vmap(place_batch) if microbatches > 1 else place_batch
+    order = None if streamed else _shuffled_order(state, num_rows(data), batch_size, max_steps, microbatches)
+
+    def batch(i: Array | int) -> Batch:
+        return jax.tree.map(lambda array: array[i if order is None else order[i]], data)
 
     def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, rows = carry
@@ -75,14 +76,10 @@ def _limited(num_steps: Array | int, max_steps: int) -> Array | int:
     return num_steps
 
 
-def _shuffled_batches(
-    state: TrainState, images: Array, batch_size: int, max_steps: int, microbatches: int
-) -> Callable[[Array | int], Array]:
-    """Return batch(i), the batch of the i-th of the next `max_steps` steps, in the order of the run's epochs."""
+def _shuffled_order(state: TrainState, num_examples: int, batch_size: int, max_steps: int, microbatches: int) -> Array:
+    """Return the positions of the examples of the next `max_steps` steps, [max_steps, B] or [max_steps, M, B/M]."""
     order_key = jax.random.fold_in(state.key, random.DATA_STREAM)
-    indices = functools.partial(batch_indices, num_examples=images.shape[0], batch_size=batch_size)
-    # The indices of all steps at once, [max_steps, batch_size]: they are small, and a loop over them has latency.
+    indices = functools.partial(batch_indices, num_examples=num_examples, batch_size=batch_size)
+    # The indices of all steps at once: they are small, and a loop over them has latency.
     order = jax.vmap(indices, in_axes=(None, 0))(order_key, state.step + jnp.arange(max_steps))
-    if microbatches > 1:
-        order = order.reshape(max_steps, microbatches, -1)
-    return lambda i: images[order[i]]
+    return order.reshape(max_steps, microbatches, -1) if microbatches > 1 else order

@@ -6,7 +6,7 @@ The step does not depend on devices, files or time. Shardings are applied by `ja
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,23 @@ import optax
 from jax import Array, lax
 
 from vae_jax import kernels, random
-from vae_jax.inference import Metrics, Params
+from vae_jax.distributions import Batch
+from vae_jax.inference import Metrics, Params, Statistics, batch_size
 from vae_jax.training.loss import Loss
 from vae_jax.training.state import TrainState
 
-Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
-GradientFunction = Callable[[Params, Array, Array, Array], tuple[tuple[Array, Metrics], Params]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+LossAndGradient = tuple[tuple[Array, tuple[Metrics, Statistics]], Params]
+GradientFunction = Callable[[Params, Statistics, Array, Batch, Array], LossAndGradient]
+
+
+class _Updated(NamedTuple):
+    """The parts of a state that a step computes."""
+
+    params: Params
+    statistics: Statistics
+    opt_state: optax.OptState
+    ema_params: Params
 
 
 def make_train_step(
@@ -36,64 +47,65 @@ def make_train_step(
     The random numbers of an example are a function of (state.key, state.step, position in the global batch): the loss
     receives a key for each example, [B].
 
-    A step is not finite if its loss or its gradient is not, or, with `max_skips`, if the new parameters are not. It
-    increases `skipped`, which a finite step sets to 0. With `max_skips` > 0, the update of such a step is not applied.
-    Up to `max_skips` consecutive steps are skipped this way: the schedule of the learning rate counts them, and nothing
-    else of the optimizer does. After one more, the state stays unchanged and its `step` is the index of the failed
-    step. With `max_skips` = 0 every update is applied, so that XLA can update some layers while it computes the
-    gradients of others. The first step with `skipped` = 1 is then the failed one, and the state after it is unusable.
+    A step is not finite if its loss or its gradient is not, or, with `max_skips`, if the new parameters or statistics
+    are not. It increases `skipped`, which a finite step sets to 0. With `max_skips` > 0, the update of such a step is
+    not applied. Up to `max_skips` consecutive steps are skipped this way: the schedule of the learning rate counts
+    them, and nothing else of the optimizer does. After one more, the state stays unchanged and its `step` is the index
+    of the failed step. With `max_skips` = 0 every update is applied, so that XLA can update some layers while it
+    computes the gradients of others. The first step with `skipped` = 1 is then the failed one, and the state after it
+    is unusable.
 
     Args:
-      loss: (params, keys, batch, step) -> (loss, metrics).
+      loss: (params, statistics, keys, batch, step) -> (loss, (metrics, statistics)).
       optimizer: an optax gradient transformation.
-      ema_decay: decay of the moving average of the parameters; 0 for none.
+      ema_decay: decay of the moving average of the parameters; 0 for none. It does not apply to the statistics.
       max_skips: how many consecutive steps that are not finite may be skipped.
-      microbatches: M. With M > 1 a batch is [M, B/M, H, W, C], and `accumulate_gradients` computes the gradient.
+      microbatches: M. With M > 1 the arrays of a batch are [M, B/M, ...], and `accumulate_gradients` computes the
+        gradient.
       first_example: () -> position of the batch's first example in the global batch, for a step on a part of it.
 
     Returns:
       The step. Its metrics are those of the loss, `loss`, `grad_norm` and the new `skipped`, each []. It raises
-      ValueError for a batch without M parts, and for a metric of the loss that is not a scalar.
+      ValueError for a batch that is no mapping or has not M parts, and for a metric of the loss that is not a scalar.
     """
     gradient = accumulate_gradients(loss, microbatches) if microbatches > 1 else jax.value_and_grad(loss, has_aux=True)
 
-    def train_step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         _check_parts(batch, microbatches)
         keys = _example_keys(state, batch, microbatches, first_example())
-        (value, metrics), grads = _loss_and_gradient(gradient, state, batch, keys)
+        (value, (metrics, statistics)), grads = _loss_and_gradient(gradient, state, batch, keys)
         params, opt_state = _update(optimizer, grads, state)
         grad_norm = kernels.global_norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema_decay) if ema_decay else ()
-        new_state = _next_state(state, (params, opt_state, ema_params), finite, max_skips)
+        new_state = _next_state(state, _Updated(params, statistics, opt_state, ema_params), finite, max_skips)
         return new_state, metrics | {"loss": value, "grad_norm": grad_norm, "skipped": new_state.skipped}
 
     return train_step
 
 
-def _check_parts(batch: Array, microbatches: int) -> None:
-    if microbatches > 1 and batch.shape[0] != microbatches:
-        expected = f"[{microbatches}, B/{microbatches}, H, W, C]"
-        raise ValueError(f"batch has shape {list(batch.shape)}; pass {expected} for microbatches={microbatches}")
+def _check_parts(batch: Batch, microbatches: int) -> None:
+    parts = batch_size(batch)
+    if microbatches > 1 and parts != microbatches:
+        shape, expected = list(batch["x"].shape), f"[{microbatches}, B/{microbatches}, ...]"
+        raise ValueError(f'batch["x"] has shape {shape}; pass {expected} for microbatches={microbatches}')
 
 
-def _example_keys(state: TrainState, batch: Array, microbatches: int, first: int | Array) -> Array:
+def _example_keys(state: TrainState, batch: Batch, microbatches: int, first: int | Array) -> Array:
     """Return the keys of the examples of a step, [B], or [M, B/M] for microbatches."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, random.NOISE_STREAM), state.step)
-    lead = batch.shape[: 2 if microbatches > 1 else 1]
+    lead = batch["x"].shape[: 2 if microbatches > 1 else 1]
     return random.example_keys(key, math.prod(lead), first=first).reshape(lead)
 
 
-def _loss_and_gradient(
-    gradient: GradientFunction, state: TrainState, batch: Array, keys: Array
-) -> tuple[tuple[Array, Metrics], Params]:
-    """Return ((loss, metrics), gradient) for the keys of the examples; raise ValueError for a metric not []."""
+def _loss_and_gradient(gradient: GradientFunction, state: TrainState, batch: Batch, keys: Array) -> LossAndGradient:
+    """Return the loss, its other results and the gradient; raise ValueError for a metric not []."""
     with jax.named_scope("loss_and_gradient"):
-        (value, metrics), grads = gradient(state.params, keys, batch, state.step)
+        (value, (metrics, statistics)), grads = gradient(state.params, state.statistics, keys, batch, state.step)
     for name, metric in metrics.items():
         if jnp.shape(metric) != ():
             raise ValueError(f"metrics[{name!r}] has shape {list(jnp.shape(metric))}; return a scalar")
-    return (value, metrics), grads
+    return (value, (metrics, statistics)), grads
 
 
 def _update(optimizer: optax.GradientTransformation, grads: Params, state: TrainState) -> tuple[Params, optax.OptState]:
@@ -103,14 +115,12 @@ def _update(optimizer: optax.GradientTransformation, grads: Params, state: Train
         return optax.apply_updates(state.params, updates), opt_state
 
 
-def _next_state(
-    state: TrainState, updated: tuple[Params, optax.OptState, Params], finite: Array, max_skips: int
-) -> TrainState:
+def _next_state(state: TrainState, updated: _Updated, finite: Array, max_skips: int) -> TrainState:
     """Return the state after the step, with the updated values, or with the old ones if the step is skipped.
 
     Args:
       state: the state before the step.
-      updated: parameters, optimizer state and moving average after the update.
+      updated: the values after the update.
       finite: bool [], whether loss and gradient are finite.
       max_skips: how many consecutive steps that are not finite may be skipped.
 
@@ -118,18 +128,19 @@ def _next_state(
       The state after the step.
     """
     if max_skips:
-        finite &= jnp.isfinite(kernels.global_norm(updated[0]))
+        finite &= jnp.isfinite(kernels.global_norm(updated.params))
+        for leaf in jax.tree.leaves(updated.statistics):
+            finite &= jnp.all(jnp.isfinite(leaf))
     skipped = jnp.where(finite, 0, state.skipped + 1)
     advances = skipped <= max_skips
     if max_skips:
         updated = jax.tree.map(
             lambda new, old: _select(advances if _is_schedule(new) else finite, new, old),
             updated,
-            (state.params, state.opt_state, state.ema_params),
+            _Updated(state.params, state.statistics, state.opt_state, state.ema_params),
             is_leaf=_is_schedule,
         )
-    params, opt_state, ema_params = updated
-    return TrainState(state.step + advances, params, opt_state, ema_params, state.key, skipped)
+    return TrainState(step=state.step + advances, key=state.key, skipped=skipped, **updated._asdict())
 
 
 def _is_schedule(node: Any) -> bool:
@@ -142,21 +153,27 @@ def _select(condition: Array, new: Any, old: Any) -> Any:
 
 
 def accumulate_gradients(loss: Loss, microbatches: int) -> GradientFunction:
-    """Return `value_and_grad(loss, has_aux=True)` of a batch [M, B/M, H, W, C], computed part by part: 1/M Σ.
+    """Return `value_and_grad(loss, has_aux=True)` of a batch of arrays [M, B/M, ...], computed part by part: 1/M Σ.
 
     It needs the memory of B/M examples. The result is that of all B examples up to the order of sums, because each part
     receives the keys of its examples, [B/M] of [M, B/M]. The loss must be a mean over independent examples.
+
+    Each part starts from the same old statistics, and the new ones are averaged. That is exact for a moving average of
+    the mean over a batch. Integers, such as a counter of steps, are those of the last part.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
 
     def accumulated_gradient(
-        params: Params, keys: Array, batch: Array, step: Array
-    ) -> tuple[tuple[Array, Metrics], Params]:
-        def part_gradient(keys: Array, images: Array) -> Any:
-            return gradient(params, keys, images, step)
+        params: Params, statistics: Statistics, keys: Array, batch: Batch, step: Array
+    ) -> LossAndGradient:
+        def part_gradient(keys: Array, part: Batch) -> LossAndGradient:
+            return gradient(params, statistics, keys, part, step)
 
-        def add(total: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
-            return jax.tree.map(lambda t, new: t + new / microbatches, total, part_gradient(*part)), None
+        def add(total: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:
+            def merge(t: Array, new: Array) -> Array:
+                return t + new / microbatches if jnp.issubdtype(t.dtype, jnp.inexact) else new
+
+            return jax.tree.map(merge, total, part_gradient(*part)), None
 
         parts = keys, batch
         shapes = jax.eval_shape(part_gradient, *jax.tree.map(lambda leaf: leaf[0], parts))
