@@ -69,8 +69,8 @@ def small(data_dir):
 
     def make(**settings):
         base = {
-            "data__data_dir": data_dir, "data__binarization": "none", "model__likelihood": "learned-gaussian",
-            "model__hidden": (8,), "model__latent_dim": 2, "train__steps": 20,
+            "data__data_dir": data_dir, "preprocess": "scale", "likelihood": "learned-gaussian",
+            "network__hidden": (8,), "model__latent_dim": 2, "train__steps": 20,
             "train__batch_size": 16, "train__log_every": 5, "train__evaluate_every": 0, "train__save_every": 10,
             "evaluation__num_samples": 4, "evaluation__chunk": 2, "mesh__data": 1,
         }  # fmt: skip

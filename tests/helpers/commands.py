@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 SMALL = [
-    "--compilation-cache", "None", "--model.hidden", "8", "--model.latent-dim", "2", "--train.batch-size", "16",
+    "--compilation-cache", "None", "--network.hidden", "8", "--model.latent-dim", "2", "--train.batch-size", "16",
     "--train.log-every", "5", "--train.evaluate-every", "10", "--train.save-every", "10",
     "--evaluation.num-samples", "4", "--evaluation.chunk", "3",
 ]  # fmt: skip
-FIGURES = {"samples", "reconstructions", "interpolations", "traversals", "manifold", "curves"}
+FIGURES = {"samples", "reconstructions", "interpolations", "traversals", "manifold", "latent_map", "curves"}
 
 
 def snapshot(folder):

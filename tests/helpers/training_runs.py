@@ -1,28 +1,36 @@
 """Training runs of tests: their command lines, their metrics, a digest of their final state, and poisoned losses."""
 
 import hashlib
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.config import flatten
-from vae_jax.runs import open_run, prepare_run, programs, read_metrics, restore, train_loop
+from vae_jax.runs import (
+    RunDirectory,
+    default_callbacks,
+    experiment,
+    open_run,
+    prepare_experiment,
+    read_metrics,
+    restore,
+    train_loop,
+)
 from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.runs.recorder import METRICS_FILE
 from vae_jax.training import make_loss
 
 
-def fit(config, directory, **kwargs):
-    """Train a config in a directory; return (run, TrainResult)."""
-    run, images = prepare_run(config, directory)
-    return run, train_loop.fit(run, images, **kwargs)
+def fit(config, directory, *, stop=lambda: False, allow_change=(), **kwargs):
+    """Train a config in a directory; return (experiment, TrainResult)."""
+    prepared, placement = prepare_experiment(config, directory, allow_change=allow_change)
+    kwargs = {"callbacks": default_callbacks(stop), "allow_change": allow_change} | kwargs
+    return prepared, train_loop.fit(prepared, directory, placement, **kwargs)
 
 
-def metric_rows(run):
+def metric_rows(directory):
     """Return the rows of a run's metrics.jsonl."""
-    return read_metrics(run.directory / METRICS_FILE)
+    return read_metrics(RunDirectory(directory).metrics)
 
 
 def without_key_type(leaf):
@@ -48,30 +56,40 @@ def flags(config):
     return argv
 
 
-def final_digest(directory):
-    """Return (newest step, SHA-256 over every leaf of its restored state and the bytes of metrics.jsonl)."""
-    run = open_run(directory)
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        restored = restore(run, checkpoints)
+def restored_state(directory, **kwargs):
+    """Return what `restore` returns for the newest intact step in a directory; nothing is written."""
+    opened = open_run(directory)
+    with Checkpoints(opened.directory.path, read_only=True) as checkpoints:
+        return restore(opened.experiment, checkpoints, opened.placement, changed=opened.changed, **kwargs)
+
+
+def digest_of(state, directory):
+    """Return SHA-256 over every leaf of a state and the bytes of metrics.jsonl."""
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(restored.state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
         digest.update(np.asarray(without_key_type(leaf)).tobytes())
-    digest.update((Path(directory) / METRICS_FILE).read_bytes())
-    return restored.step, digest.hexdigest()
+    digest.update(RunDirectory(directory).metrics.read_bytes())
+    return digest.hexdigest()
+
+
+def final_digest(directory):
+    """Return (newest step, digest of its restored state and of metrics.jsonl)."""
+    restored = restored_state(directory)
+    return restored.step, digest_of(restored.state, directory)
 
 
 def poison_loss(monkeypatch, steps):
     """Make the training loss and its gradient NaN at these steps."""
 
-    def make(*args):
-        loss = make_loss(*args)
+    def make(*args, **kwargs):
+        loss = make_loss(*args, **kwargs)
 
-        def poisoned(params, key, batch, step):
-            value, metrics = loss(params, key, batch, step)
+        def poisoned(params, statistics, key, batch, step):
+            value, others = loss(params, statistics, key, batch, step)
             factor = jnp.where(jnp.isin(step, jnp.asarray(steps)), jnp.nan, 1.0)
-            return value * factor, metrics
+            return value * factor, others
 
         return poisoned
 
-    monkeypatch.setattr(programs, "make_loss", make)
+    monkeypatch.setattr(experiment, "make_loss", make)

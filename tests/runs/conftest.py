@@ -1,4 +1,4 @@
-"""Fixtures of the tests of runs: saved steps, untrained runs, and the config of a sweep."""
+"""Fixtures of the tests of runs: saved steps, untrained experiments, and the config of a sweep."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from saved_states import save_steps
 
-from vae_jax.runs import prepare_run
+from vae_jax.runs import prepare_experiment
+from vae_jax.runtime import Placement, sharding
 
 
 @pytest.fixture(scope="session")
@@ -24,20 +25,26 @@ def saved_run(two_steps, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def make_run(small, tmp_path_factory):
-    """make_run(settings) -> (run, initial parameters); no step is trained."""
+def one_device():
+    """Placement on the first of the eight devices."""
+    return Placement(sharding.make_mesh(1))
+
+
+@pytest.fixture(scope="session")
+def make_experiment(small, tmp_path_factory):
+    """make_experiment(settings) -> (experiment, initial parameters); no step is trained, and nothing is written."""
 
     def make(**settings):
-        run, _ = prepare_run(small(**settings), tmp_path_factory.mktemp("runs") / "run")
-        return run, run.initial_state(run.key).params
+        experiment, _ = prepare_experiment(small(**settings), tmp_path_factory.mktemp("runs") / "run")
+        return experiment, experiment.initial_state(experiment.key).params
 
     return make
 
 
 @pytest.fixture(scope="session")
-def bernoulli_run(make_run):
-    """(run, initial parameters) of a model of binarized images with two latents."""
-    return make_run(data__binarization="dynamic", model__likelihood="bernoulli")
+def bernoulli_experiment(make_experiment):
+    """(experiment, initial parameters) of a model of binarized images with two latents."""
+    return make_experiment(preprocess="dynamic-binarization", likelihood="bernoulli")
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
-"""Settings and images that differ from those of the stored run: refused, or allowed and recorded."""
-
-import dataclasses
+"""Settings and data that differ from those of the stored run: refused, or allowed and recorded."""
 
 import numpy as np
 import pytest
@@ -8,29 +6,33 @@ from training_runs import fit
 
 from vae_jax.config import flatten, override
 from vae_jax.errors import InputError
-from vae_jax.runs import describe_changes, evaluation, open_run, prepare_run
-from vae_jax.runs.changes import changed_data, changed_settings
+from vae_jax.runs import RunDirectory, StoredRun, open_run, prepare_experiment
+from vae_jax.runs.changes import changed_data, changed_settings, describe_changes, state_arrays
 from vae_jax.runs.checksums import to_json_types
 
-DATA = {"fingerprint": "5f3a", "num_examples": 60, "image_shape": [8, 8, 1]}
+DATA = {
+    "kind": "images", "num_examples": 60, "arrays": {"x": {"shape": [8, 8, 1], "dtype": "uint8", "sha256": "5f3a"}},
+}  # fmt: skip
 
 
-def description_of(config):
-    return {"config": to_json_types(flatten(config)), "data": DATA, "changes": []}
+def with_x(**fields):
+    """Return DATA with other entries of the array x."""
+    return DATA | {"arrays": {"x": DATA["arrays"]["x"] | fields}}
 
 
-def changes_between(old, new, directory, *allowed):
-    return changed_settings(description_of(old), new, directory, allowed)
+def changes_between(old, new, directory, *allowed, same_state=lambda: True):
+    stored = StoredRun(to_json_types(flatten(old)), True, DATA, [])
+    return changed_settings(stored, flatten(new), RunDirectory(directory), allowed, same_state=same_state)
 
 
 def test_equal_and_resumable_settings_are_no_change(small, tmp_path):
-    config = small(optimizer__schedule="constant")
+    config = small(schedule="constant")
     assert changes_between(config, config, tmp_path) == []
     assert changes_between(config, override(config, train__steps=99, train__save_every=5), tmp_path) == []
 
 
 def test_the_number_of_steps_is_a_change_if_the_schedule_spans_it(small, tmp_path):
-    config = small(optimizer__schedule="cosine")
+    config = small(schedule="cosine")
     change = {"setting": "train.steps", "from": 20, "to": 30}
     assert changes_between(config, override(config, train__steps=30), tmp_path) == [change]
 
@@ -50,31 +52,74 @@ def test_a_change_needs_permission_and_names_the_setting(small, tmp_path):
     ]
 
 
+def test_permission_for_a_choice_includes_its_settings_and_the_message_names_the_choice(small, tmp_path):
+    config = small(optimizer="adamw", optimizer__weight_decay=0.1, optimizer__b1=0.8)
+    other = override(config, optimizer="lion", optimizer__b1=0.7)
+    with pytest.raises(InputError) as caught:
+        changes_between(config, other, tmp_path)
+    assert str(caught.value).startswith(f"optimizer=lion differs from adamw in {tmp_path}; ")
+    assert str(caught.value).endswith("--allow-change optimizer")
+    changes = changes_between(config, other, tmp_path, "optimizer")
+    assert {"setting": "optimizer.eps", "from": 1e-8, "to": None} in changes
+    assert [change["setting"] for change in changes] == ["optimizer", "optimizer.b1", "optimizer.eps"]
+
+
+def test_a_setting_that_only_the_stored_run_has_can_be_allowed(small, tmp_path):
+    old, new = small(optimizer="adamw", optimizer__weight_decay=0.1), small()
+    changes = changes_between(old, new, tmp_path, "optimizer", "optimizer.weight_decay")
+    assert changes[-1] == {"setting": "optimizer.weight_decay", "from": 0.1, "to": None}
+    with pytest.raises(InputError, match=r"^optimizer=adam differs from adamw"):
+        changes_between(old, new, tmp_path, "optimizer.weight_decay")
+
+
 def test_permission_is_not_suggested_if_the_saved_arrays_would_not_fit(small, tmp_path):
-    with pytest.raises(InputError, match="choose another --workdir") as caught:
-        changes_between(small(), small(model__hidden=(9,)), tmp_path)
-    assert "--allow-change" not in str(caught.value)
+    directory = tmp_path / "run"
+    fit(small(train__steps=5, train__save_every=5), directory)
+    for settings, fits in (({"network__hidden": (9,)}, False), ({"network__activation": "relu"}, True)):
+        with pytest.raises(InputError, match="choose another --workdir") as caught:
+            prepare_experiment(small(**settings), directory)
+        assert ("--allow-change" in str(caught.value)) is fits
     with pytest.raises(InputError, match=r"did you mean 'train\.batch_size'"):
-        changes_between(small(), small(), tmp_path, "train.batchsize")
+        prepare_experiment(small(), directory, allow_change=["train.batchsize"])
+
+
+def test_the_arrays_of_a_state_are_described_by_path(make_experiment):
+    arrays = state_arrays(make_experiment()[0])
+    assert arrays["params.output_bias"] == "float32[8, 8, 1]"
+    assert arrays["step"] == "int32[]"
+    assert arrays == state_arrays(make_experiment(network__activation="relu", seed=1)[0])
+    assert arrays != state_arrays(make_experiment(train__ema_decay=0.5)[0])
 
 
 @pytest.mark.parametrize(
-    ("binarization", "permission"),
-    [("none", "data.name"), ("none", "data.holdout"), ("none", "data.binarization"), ("static", "seed")],
-)
-def test_other_images_need_the_permission_of_a_setting_that_selects_them(small, tmp_path, binarization, permission):
-    config = small(data__binarization=binarization, model__likelihood="bernoulli").data
-    given = DATA | {"fingerprint": "77aa"}
+    ("preprocess", "permission"),
+    [
+        ("scale", "data.name"), ("scale", "data.holdout"), ("scale", "data.kind"), ("scale", "preprocess"),
+        ("static-binarization", "seed"),
+    ],
+)  # fmt: skip
+def test_other_examples_need_the_permission_of_a_setting_that_selects_them(small, tmp_path, preprocess, permission):
+    settings, directory = flatten(small(preprocess=preprocess, likelihood="bernoulli")), RunDirectory(tmp_path)
+    given = with_x(sha256="77aa") | {"num_examples": 59}
     with pytest.raises(InputError, match=r"allow the change with --allow-change data\.name"):
-        changed_data(DATA, given, tmp_path, config, ["train.batch_size"])
-    if binarization == "none":
+        changed_data(DATA, given, settings, directory, ["train.batch_size"])
+    if preprocess == "scale":
         with pytest.raises(InputError):
-            changed_data(DATA, given, tmp_path, config, ["seed"])
-    expected = [{"setting": "fingerprint", "from": "5f3a", "to": "77aa"}]
-    assert changed_data(DATA, given, tmp_path, config, [permission]) == expected
-    reshaped = DATA | {"image_shape": [9, 8, 1]}
-    with pytest.raises(InputError, match=r"choose another --workdir$"):
-        changed_data(DATA, reshaped, tmp_path, config, [permission])
+            changed_data(DATA, given, settings, directory, ["seed"])
+    assert changed_data(DATA, given, settings, directory, [permission]) == [
+        {"setting": "num_examples", "from": 60, "to": 59},
+        {"setting": "arrays.x.sha256", "from": "5f3a", "to": "77aa"},
+    ]
+    for reshaped in (with_x(shape=[9, 8, 1]), with_x(dtype="float32"), DATA | {"kind": "vectors"}):
+        with pytest.raises(InputError, match=r"choose another --workdir$"):
+            changed_data(DATA, reshaped, settings, directory, [permission])
+
+
+def test_labels_that_appear_or_disappear_are_other_arrays(small, tmp_path):
+    labelled = DATA | {"arrays": DATA["arrays"] | {"y": {"shape": [], "dtype": "int32", "sha256": "11"}}}
+    for pair in ((DATA, labelled), (labelled, DATA)):
+        with pytest.raises(InputError, match=r"choose another --workdir$"):
+            changed_data(*pair, flatten(small()), RunDirectory(tmp_path), ["data.name"])
 
 
 @pytest.mark.fault
@@ -82,26 +127,23 @@ def test_other_images_under_the_same_name_are_refused(small, tmp_path):
     path, noise = tmp_path / "images.npz", np.random.default_rng(0)
     np.savez(path, images=noise.integers(0, 256, (60, 6, 5), dtype=np.uint8))
     config = small(data__name=str(path), train__steps=5, train__save_every=5)
-    run, outcome = fit(config, tmp_path / "run")
+    fit(config, tmp_path / "run")
     np.savez(path, images=noise.integers(0, 256, (60, 6, 5), dtype=np.uint8))
-    with pytest.raises(InputError, match=r"^data\.name=.* no longer contains the images that .* was trained on"):
-        prepare_run(config, run.directory)
+    with pytest.raises(InputError, match=r"^data\.name=.* no longer contains the examples that .* was trained on"):
+        prepare_experiment(config, tmp_path / "run")
     np.savez(path, images=noise.integers(0, 256, (60, 7, 5), dtype=np.uint8))
-    with pytest.raises(
-        InputError, match=r"^data\.name=.* has images of shape \[7, 5, 1\], but .* was trained on \[6, 5, 1\]"
-    ):
-        evaluation.evaluate_run(open_run(run.directory), outcome.state.params, split="test")
+    with pytest.raises(InputError, match=r"the split test has arrays .*\[7, 5, 1\].*training examples.*\[6, 5, 1\]"):
+        open_run(tmp_path / "run").experiment.dataset("test")
 
 
-def test_only_changes_of_this_start_are_described(make_run):
-    run, _ = make_run()
+def test_only_changes_of_this_start_are_described(small):
     changes = (
         {"setting": "seed", "from": 0, "to": 1},
         {"setting": "train.steps", "from": 20, "to": 30},
         {"step": 5, "setting": "train.batch_size", "from": 8, "to": 16},
     )
-    lines = describe_changes(dataclasses.replace(run, changes=changes), 20)
+    lines = describe_changes(changes, flatten(small()), 20)
     assert len(lines) == 2
     assert lines[0] == "seed changes from 0 to 1 at step 20, as allowed by --allow-change"
     assert lines[1].startswith("train.steps changes from 20 to 30 at step 20, and with it the learning rate")
-    assert f"optimizer.schedule={run.config.optimizer.schedule}" in lines[1]
+    assert "schedule=cosine" in lines[1]

@@ -46,6 +46,12 @@ def test_mismatches_name_the_field_and_both_values():
     assert checksums.mismatches(saved, saved, "config") == []
 
 
+def test_nested_names_are_joined_by_dots_and_flat_names_stay():
+    nested = {"a": {"b": 1, "c": {"d": [2]}}, "e": {}, "f.g": 3}
+    assert checksums.flatten_mapping(nested) == {"a.b": 1, "a.c.d": [2], "e": {}, "f.g": 3}
+    assert checksums.flatten_mapping({"data": {"x": 1}}, "run.") == {"run.data.x": 1}
+
+
 def test_a_long_list_is_shortened():
     assert checksums.first_few(list("abcde")) == list("abcde")
     assert checksums.first_few(list("abcdefg")) == [*"abcde", "and 2 more"]

@@ -2,9 +2,9 @@
 
 import math
 
-import matplotlib.axes
 import numpy as np
 import pytest
+from drawn_figures import record_axes
 from PIL import Image
 
 from vae_jax.runs import curves
@@ -33,16 +33,8 @@ def metric_rows():
 
 @pytest.fixture
 def drawn_axes(monkeypatch):
-    """Axes of every figure that is drawn_axes."""
-    axes = []
-    original = matplotlib.axes.Axes.__init__
-
-    def record(self, *arguments, **keywords):
-        original(self, *arguments, **keywords)
-        axes.append(self)
-
-    monkeypatch.setattr(matplotlib.axes.Axes, "__init__", record)
-    return axes
+    """Axes of every figure that is drawn."""
+    return record_axes(monkeypatch)
 
 
 def test_the_limits_of_the_curves_fit_the_end_of_training(tmp_path, drawn_axes):

@@ -1,87 +1,185 @@
-"""Decoding, encoding, prior samples and latent interpolation, on untrained parameters."""
+"""Decoding, encoding, samples of codes and examples, and latent interpolation, on untrained parameters."""
 
+import hand_made
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from compilations import compilations
-from jitted import apply
+from small_experiments import count_experiment, image_experiment, images, initial_params, vector_experiment
 
+from vae_jax.distributions import from_means, from_values
+from vae_jax.models import LayerShape
 from vae_jax.runs import decoding
 
 
-def test_decoding_in_batches_keeps_the_order(bernoulli_run):
-    run, params = bernoulli_run
-    z = (
-        np.random.default_rng(0).normal(size=(3, 71, 2)).astype(np.float32)
-    )  # 213 codes: two full batches and a partial one
-    images = decoding.decode_images(run, params, z)
-    assert images.shape == (3, 71, 8, 8, 1)
-    assert images.dtype == np.float32
-    assert 0 <= images.min() < images.max() <= 1
-    p = apply(run.model, params, jnp.asarray(z[2, 70]), method="decode")
-    np.testing.assert_allclose(images[2, 70], p.mean(), rtol=1e-5)
-    assert not np.allclose(images[2, 70], images[2, 69])
+def means_of(experiment, params, values):
+    """Return the mean of p(x|z) for {name: z}, computed directly."""
+    p_x, _ = experiment.model.apply({"params": params}, from_values(values), method="decode")
+    return np.asarray(p_x.mean())
 
 
-def test_decoded_images_are_clipped(make_run):
-    run, params = make_run()  # a Gaussian likelihood: its means are unbounded
-    z = 100 * np.random.default_rng(0).normal(size=(50, 2))
-    means = apply(run.model, params, jnp.asarray(z, jnp.float32), method="decode").mean()
+def posterior_of(experiment, params, x):
+    """Return the layers of q(z|x) given their means."""
+    evidence = experiment.model.apply({"params": params}, {"x": x}, method="encode")
+    _, latents = experiment.model.apply({"params": params}, from_means(), evidence, {"x": x}, method="decode")
+    return [latent.posterior for latent in latents]
+
+
+def test_decoding_in_batches_keeps_the_order(bernoulli_experiment, one_device):
+    experiment, params = bernoulli_experiment
+    z = np.random.default_rng(0).normal(size=(3, 71, 2)).astype(np.float32)  # 213 codes: two full batches and a part
+    found = decoding.decode_codes(experiment, params, z, one_device)
+    assert found.shape == (3, 71, 8, 8, 1)
+    assert found.dtype == np.float32
+    assert 0 <= found.min() < found.max() <= 1
+    np.testing.assert_allclose(found[2, 70], means_of(experiment, params, {"z": z[2, 70]}), rtol=1e-5)
+    assert not np.allclose(found[2, 70], found[2, 69])
+
+
+def test_decoded_images_are_clipped_and_vectors_are_not(one_device):
+    z = 100 * np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    experiment = image_experiment(preprocess="scale", likelihood="gaussian")  # its means are unbounded
+    params = initial_params(experiment)
+    means = means_of(experiment, params, {"z": z})
     assert means.min() < 0
     assert means.max() > 1
-    images = decoding.decode_images(run, params, z)
-    np.testing.assert_allclose(images, np.clip(means, 0, 1), atol=1e-6)
+    found = decoding.decode_codes(experiment, params, z, one_device)
+    np.testing.assert_allclose(found, np.clip(means, 0, 1), atol=1e-5)
+    experiment = vector_experiment()
+    params = initial_params(experiment)
+    found = decoding.decode_codes(experiment, params, z, one_device)
+    assert found.shape == (50, 3)
+    np.testing.assert_allclose(found, means_of(experiment, params, {"z": z}), rtol=1e-5, atol=1e-5)
+    assert np.abs(found).max() > 1
 
 
-def test_codes_are_the_posterior_of_the_preprocessed_images(bernoulli_run):
-    run, params = bernoulli_run
-    images = run.images("test")[:130]
-    codes = decoding.encode_images(run, params, jax.random.key(0), images)
+def test_codes_are_the_posterior_of_the_preprocessed_images(bernoulli_experiment, one_device):
+    experiment, params = bernoulli_experiment
+    arrays = {name: array[:130] for name, array in experiment.dataset("test").arrays.items()}
+    codes = decoding.encode_examples(experiment, params, jax.random.key(0), arrays, one_device)
     assert set(np.unique(codes["seen"])) == {0, 1}  # binarized, with the gray values as probabilities
-    assert codes["seen"][images == 255].all()
-    assert not codes["seen"][images == 0].any()
-    q = apply(run.model, params, codes["seen"], method="encode")
+    assert codes["seen"][arrays["x"] == 255].all()
+    assert not codes["seen"][arrays["x"] == 0].any()
+    (q,) = posterior_of(experiment, params, codes["seen"])
     np.testing.assert_allclose(codes["mean"], q.mean(), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(codes["scale"], jnp.exp(q.log_scale), rtol=1e-5)
     assert codes["mean"].std(axis=0).min() > 0
 
 
-def test_codes_do_not_depend_on_the_other_images(bernoulli_run):
+def test_codes_do_not_depend_on_the_other_examples(bernoulli_experiment, one_device):
     """The image of position i is binarized with the key of i, in a full batch and in a partial one."""
-    run, params = bernoulli_run
-    images = run.images("test")[:130]
-    many, few = (decoding.encode_images(run, params, jax.random.key(0), images[:count]) for count in (130, 7))
+    experiment, params = bernoulli_experiment
+    arrays = experiment.dataset("test").arrays
+    many, few = (
+        decoding.encode_examples(
+            experiment, params, jax.random.key(0), {n: a[:count] for n, a in arrays.items()}, one_device
+        )
+        for count in (130, 7)
+    )
     np.testing.assert_array_equal(few["seen"], many["seen"][:7])
     np.testing.assert_allclose(few["mean"], many["mean"][:7], rtol=1e-5, atol=1e-6)
 
 
-def test_several_layers_are_side_by_side_in_codes_and_samples(make_run):
-    run, params = make_run(model__latent_layers=(3,), model__layer_hidden=(4,))
-    images = run.images("test")[:4]
-    codes = decoding.encode_images(run, params, jax.random.key(0), images)
-    q = apply(run.model, params, codes["seen"], method="encode")
-    assert codes["mean"].shape == codes["scale"].shape == (4, 5)
-    np.testing.assert_allclose(codes["mean"][:, :3], q.mean(), rtol=1e-4, atol=1e-6)
-    z = decoding.sample_prior(run, params, jax.random.key(0), 6)
+def test_several_layers_are_side_by_side_in_codes_and_samples(one_device):
+    experiment = image_experiment(
+        model="layered", model__latent_dim=3, model__latent_layers=(2,), model__layer_hidden=(4,)
+    )
+    params = initial_params(experiment)
+    arrays = experiment.dataset("test").arrays
+    assert decoding.layer_shapes(experiment, params) == {"z1": LayerShape((2,)), "z2": LayerShape((3,))}
+    codes = decoding.encode_examples(experiment, params, jax.random.key(0), arrays, one_device)
+    first, second = posterior_of(experiment, params, codes["seen"])
+    assert codes["mean"].shape == codes["scale"].shape == (len(arrays["x"]), 5)
+    np.testing.assert_allclose(codes["mean"][:, :2], first.mean(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(codes["scale"][:, 2:], second.stddev(), rtol=1e-4, atol=1e-6)
+    z = decoding.sample_prior(experiment, params, jax.random.key(0), 6, one_device)
     assert z.shape == (6, 5)
-    expected = apply(run.model, params, {"z1": z[:, :3], "z2": z[:, 3:]}, method="decode").mean()
-    np.testing.assert_allclose(decoding.decode_images(run, params, z), np.clip(expected, 0, 1), rtol=1e-4, atol=1e-6)
+    expected = means_of(experiment, params, {"z1": z[:, :2], "z2": z[:, 2:]})
+    found = decoding.decode_codes(experiment, params, z, one_device)
+    np.testing.assert_allclose(found, np.clip(expected, 0, 1), rtol=1e-4, atol=1e-6)
 
 
-def test_the_scale_of_a_deterministic_code_is_zero(make_run):
-    run, params = make_run(model__posterior="deterministic", objective__name="reconstruction")
-    codes = decoding.encode_images(run, params, jax.random.key(0), run.images("test")[:3])
-    np.testing.assert_array_equal(codes["scale"], np.zeros((3, 2)))
-    np.testing.assert_allclose(codes["seen"], run.images("test")[:3] / 255, rtol=1e-6)
+def test_the_scale_of_a_deterministic_code_is_zero(one_device):
+    experiment = image_experiment(posterior="deterministic", objective="reconstruction", preprocess="scale")
+    arrays = experiment.dataset("test").arrays
+    codes = decoding.encode_examples(experiment, initial_params(experiment), jax.random.key(0), arrays, one_device)
+    np.testing.assert_array_equal(codes["scale"], np.zeros((len(arrays["x"]), 2)))
+    np.testing.assert_allclose(codes["seen"], arrays["x"] / 255, rtol=1e-6)
 
 
-def test_samples_of_the_prior_are_standard_normal(bernoulli_run):
-    codes = decoding.sample_prior(*bernoulli_run, jax.random.key(0), 4000)
+def test_samples_of_the_prior_are_standard_normal(bernoulli_experiment, one_device):
+    key = jax.random.key(0)
+    codes = decoding.sample_prior(*bernoulli_experiment, key, 4000, one_device)
     assert codes.shape == (4000, 2)
     assert np.abs(codes.mean(axis=0)).max() < 5 / np.sqrt(4000)
     assert np.abs(np.cov(codes.T) - np.eye(2)).max() < 5 * np.sqrt(2 / 4000)
-    assert not np.array_equal(codes, decoding.sample_prior(*bernoulli_run, jax.random.key(1), 4000))
-    np.testing.assert_allclose(decoding.sample_prior(*bernoulli_run, jax.random.key(0), 5), codes[:5], rtol=1e-6)
+    other = decoding.sample_prior(*bernoulli_experiment, jax.random.key(1), 4000, one_device)
+    assert not np.array_equal(codes, other)
+    few = decoding.sample_prior(*bernoulli_experiment, key, 5, one_device)
+    np.testing.assert_allclose(few, codes[:5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [count_experiment, vector_experiment])
+def test_samples_of_the_model_have_the_distribution_of_its_decoded_codes(make, one_device):
+    experiment = make()
+    params, key = initial_params(experiment), jax.random.key(0)
+    x = decoding.sample_examples(experiment, params, key, 2150, one_device)
+    assert x.shape == (2150, *experiment.shape)
+    z = decoding.sample_prior(experiment, params, key, 2150, one_device)
+    p_x, _ = experiment.model.apply({"params": params}, from_values({"z": z}), method="decode")
+    score = (x - p_x.mean()) / p_x.stddev()  # of mean 0 and variance 1, if the code of x is z
+    assert np.abs(score.mean(axis=0)).max() < 5 / np.sqrt(2150)
+    np.testing.assert_allclose(score.var(axis=0), 1, atol=0.5)
+    assert len(np.unique(x, axis=0)) > 1000  # no batch draws the numbers of another
+    few = decoding.sample_examples(experiment, params, key, 7, one_device)
+    np.testing.assert_allclose(few, x[:7], rtol=1e-5)
+    if make is count_experiment:
+        np.testing.assert_array_equal(x, np.rint(x))
+
+
+def test_posterior_predictive_samples_are_those_of_the_codes_of_each_example(one_device):
+    """Without noise in code and likelihood they are the decoded codes."""
+    experiment = vector_experiment(posterior="deterministic", objective="reconstruction")
+    params = initial_params(experiment)
+    arrays, key = experiment.dataset("train").arrays, jax.random.key(0)
+    exact = params | {"likelihood_log_scale": jnp.float32(-20)}
+    found = decoding.sample_reconstructions(experiment, exact, key, arrays, one_device)
+    np.testing.assert_array_equal(found["seen"], arrays["x"])
+    codes = decoding.encode_examples(experiment, params, key, arrays, one_device)
+    decoded = decoding.decode_codes(experiment, params, codes["mean"], one_device)
+    np.testing.assert_allclose(found["sample"], decoded, rtol=1e-4, atol=1e-5)
+    noisy = decoding.sample_reconstructions(experiment, params, key, arrays, one_device)["sample"]
+    np.testing.assert_allclose((noisy - decoded).std(), 1, atol=0.3)
+    few = decoding.sample_reconstructions(
+        experiment, params, key, {name: array[:5] for name, array in arrays.items()}, one_device
+    )
+    np.testing.assert_allclose(few["sample"], noisy[:5], rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_of_vectors_given_labels_is_sampled_and_decoded_under_them(one_device):
+    experiment = hand_made.hand_made()
+    params = initial_params(experiment)
+    labels = {"y": np.arange(210, dtype=np.int32) % hand_made.CLASSES}
+    key = jax.random.key(0)
+    z = decoding.sample_prior(experiment, params, key, 210, one_device, conditions=labels)
+    assert z.shape == (210, hand_made.LATENT)
+    means = decoding.decode_codes(experiment, params, z, one_device, conditions=labels)
+    p_x, _ = experiment.model.apply(
+        {"params": params}, from_values({"z": jnp.asarray(z)}), None, labels, method="decode"
+    )
+    np.testing.assert_allclose(means, p_x.mean(), rtol=1e-5, atol=1e-6)
+    shaped = {"y": labels["y"].reshape(70, 3)}
+    again = decoding.decode_codes(experiment, params, z.reshape(70, 3, -1), one_device, conditions=shaped)
+    np.testing.assert_allclose(again, means.reshape(70, 3, -1), rtol=1e-6)
+    x = decoding.sample_examples(experiment, params, key, 210, one_device, conditions=labels)
+    assert np.abs((x - means).mean(axis=0)).max() < 5 / np.sqrt(210)  # the scale is 1
+    assert decoding.layer_shapes(experiment, params) == {"z": LayerShape((hand_made.LATENT,))}
+    arrays = experiment.dataset("test").arrays
+    assert decoding.encode_examples(experiment, params, key, arrays, one_device)["mean"].shape == (
+        len(arrays["x"]),
+        hand_made.LATENT,
+    )
 
 
 def test_linear_interpolation_has_equal_steps_and_contains_both_ends():
@@ -94,10 +192,14 @@ def test_linear_interpolation_has_equal_steps_and_contains_both_ends():
     np.testing.assert_allclose(steps, np.broadcast_to((right - left)[:, None] / 4, steps.shape), atol=1e-6)
 
 
-def test_the_sampler_is_compiled_once(bernoulli_run):
-    run, params = bernoulli_run
-    with compilations("sample_batch") as compiled:
-        samples = [decoding.sample_prior(run, params, jax.random.key(seed), 9) for seed in (0, 1, 0)]
-    assert len(compiled) == 1
+def test_the_programs_are_compiled_once_for_all_experiments_with_the_same_model(one_device):
+    """The members of a sweep have a model each, and the models are equal."""
+    made = [image_experiment(images(), seed=seed, model__latent_dim=7) for seed in (0, 1)]
+    params = initial_params(made[0])
+    with compilations("sample_batch") as sampled, compilations("decode_batch") as decoded:
+        samples = [decoding.sample_prior(e, params, jax.random.key(k), 9, one_device) for e in made for k in (0, 1)]
+        for experiment in made:
+            decoding.decode_codes(experiment, params, samples[0], one_device)
+    assert len(sampled) == len(decoded) == 1
     np.testing.assert_array_equal(samples[0], samples[2])
     assert (samples[0] != samples[1]).any()

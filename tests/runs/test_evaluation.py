@@ -1,72 +1,155 @@
-"""Evaluations: undefined and infinite numbers, the protocol, interruption, and evaluation.json."""
+"""Evaluations: metrics by kind, undefined and infinite numbers, the protocol, interruption, and evaluation.json."""
 
 import json
 
+import hand_made
+import jax
+import numpy as np
 import pytest
+from small_experiments import count_experiment, image_experiment, initial_params, vector_experiment
 from training_runs import assert_finite, fit
 
 from vae_jax.errors import NotFiniteError
-from vae_jax.runs import evaluation, prepare_run
+from vae_jax.runs import RunDirectory, evaluation
 
 
 @pytest.mark.fault
 def test_an_evaluation_that_is_not_finite_is_an_error_and_no_result(small, tmp_path):
     """The weights after the last step are finite, but so large that the bound overflows."""
-    config = small(
-        optimizer__learning_rate=1e15, optimizer__name="sgd", train__steps=1, optimizer__schedule="constant",
-    )  # fmt: skip
-    run, outcome = fit(config, tmp_path / "run")
+    config = small(optimizer="sgd", optimizer__learning_rate=1e15, train__steps=1, schedule="constant")
+    experiment, outcome = fit(config, tmp_path / "run")  # on one device, where it is evaluated, too
     assert_finite(outcome.state)
     with pytest.raises(NotFiniteError, match=r"split test is not finite: .*elbo=-inf"):
-        evaluation.evaluate_run(run, outcome.state.params, split="test")
+        evaluation.evaluate_run(experiment, outcome.params, split="test")
+
+
+DETERMINISTIC = {"posterior": "deterministic", "objective": "reconstruction"}
 
 
 @pytest.mark.parametrize(
     ("settings", "undefined"),
     [
-        ({"model__posterior": "deterministic", "objective__name": "reconstruction"},
-         {"kl", "elbo", "nll", "bits_per_dim"}),
-        ({"model__likelihood": "gaussian"}, {"bits_per_dim"}),
-        ({"model__likelihood": "bernoulli"}, {"bits_per_dim"}),
-        ({"model__likelihood": "bernoulli", "data__binarization": "dynamic"}, set()),
-        ({"model__likelihood": "logistic-mixture"}, set()),
+        (DETERMINISTIC, {"kl", "elbo", "nll", "bits_per_dim"}),
+        ({"likelihood": "gaussian", "preprocess": "scale"}, {"bits_per_dim"}),
+        ({"likelihood": "bernoulli", "preprocess": "scale"}, {"bits_per_dim"}),
+        ({"likelihood": "gaussian"}, {"bits_per_dim"}),
+        ({"likelihood": "bernoulli"}, set()),
+        ({"likelihood": "logistic-mixture", "preprocess": "scale"}, set()),
     ],
-)  # fmt: skip
-def test_an_evaluation_contains_no_undefined_number(small, tmp_path, settings, undefined):
-    run, _ = prepare_run(small(**settings), tmp_path / "run")
-    result = evaluation.evaluate_run(run, run.initial_state(run.key).params, split="test")
+)
+def test_an_evaluation_contains_no_undefined_number(one_device, settings, undefined):
+    experiment = image_experiment(**settings)
+    result = evaluation.evaluate_run(experiment, initial_params(experiment), split="test", placement=one_device)
     assert set(result["undefined"]) == undefined
     assert undefined.isdisjoint(result)
     assert {"kl", "elbo", "nll", "bits_per_dim"} - undefined <= set(result)
+    assert result["likelihood"] == settings.get("likelihood", "bernoulli")
 
 
-def test_progress_is_reported_and_an_evaluation_can_be_interrupted(bernoulli_run):
-    run, params = bernoulli_run
-    total, reports = len(run.images("test")), []
-    result = evaluation.evaluate_run(run, params, split="test", report_progress=lambda *args: reports.append(args))
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"likelihood": "gaussian", "preprocess": "scale"},
+         "gaussian is a density over real numbers, but pixels have 256 values"),
+        ({"likelihood": "continuous-bernoulli", "preprocess": "scale"},
+         "continuous-bernoulli is a density over numbers from 0 to 1, but pixels have 256 values"),
+        ({"likelihood": "bernoulli", "preprocess": "scale"},
+         "bernoulli is a distribution over binary numbers, but pixels have 256 values"),
+        ({"likelihood": "gaussian"}, "gaussian is a density over real numbers, but pixels are binary"),
+    ],
+)  # fmt: skip
+def test_the_reason_names_the_likelihood_and_the_pixels(settings, reason):
+    assert evaluation.undefined_metrics(image_experiment(**settings)) == {"bits_per_dim": reason}
+
+
+@pytest.mark.parametrize(
+    ("make", "metrics"),
+    [
+        (count_experiment, {"squared_error", "log_squared_error"}),
+        (vector_experiment, {"squared_error", "explained_variance"}),
+        (image_experiment, {"squared_error", "psnr", "bits_per_dim", "bits_per_dim_of"}),
+        (hand_made.hand_made, {"squared_error", "explained_variance"}),
+    ],
+)
+def test_each_kind_of_data_has_its_metrics(make, metrics, one_device):
+    experiment = make()
+    result = evaluation.evaluate_run(experiment, initial_params(experiment), split="validation", placement=one_device)
+    others = {"squared_error", "log_squared_error", "explained_variance", "psnr", "bits_per_dim", "bits_per_dim_of"}
+    assert others & set(result) == metrics
+    assert result["undefined"] == {}
+    assert result["num_examples"] == len(experiment.dataset("validation"))
+    assert np.isfinite([result["elbo"], result["nll"], result["squared_error"]]).all()
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_counts_without_a_density_have_no_bound_and_no_bits(one_device):
+    experiment = count_experiment(**DETERMINISTIC)
+    result = evaluation.evaluate_run(experiment, initial_params(experiment), split="test", placement=one_device)
+    assert set(result["undefined"]) == {"kl", "elbo", "nll"}
+    assert not {"num_samples", "chunk", "elbo", "nll"} & set(result)
+
+
+def test_a_hand_made_model_of_images_does_not_state_its_bits_per_dim():
+    x = np.random.default_rng(0).integers(0, 256, (40, 2, 3, 1)).astype(np.uint8)
+    experiment = hand_made.hand_made(data=hand_made.from_arrays(x, np.arange(40) % 3, holdout=0.3))
+    assert "no registered choice" in evaluation._not_a_probability_of_pixels(experiment)
+
+
+def test_progress_is_reported_and_an_evaluation_can_be_interrupted(bernoulli_experiment, one_device):
+    experiment, params = bernoulli_experiment
+    total, reports = len(experiment.dataset("test")), []
+    result = evaluation.evaluate_run(
+        experiment, params, split="test", placement=one_device, report_progress=lambda *args: reports.append(args)
+    )
     assert reports[-1] == (total, total)
     assert result["num_examples"] == total
     with pytest.raises(evaluation.Interrupted):
-        evaluation.evaluate_run(run, params, split="test", stop=lambda: True)
+        evaluation.evaluate_run(experiment, params, split="test", placement=one_device, stop=lambda: True)
 
 
-def test_an_evaluation_is_read_only_for_its_step_and_protocol(bernoulli_run, tmp_path):
-    run, _ = bernoulli_run
-    protocol = evaluation.evaluation_protocol(run)
+def test_an_evaluation_is_read_only_for_its_step_and_protocol(bernoulli_experiment, tmp_path):
+    experiment, _ = bernoulli_experiment
+    protocol = evaluation.evaluation_protocol(experiment)
     assert set(protocol) == set(evaluation.PROTOCOL)
+    assert protocol["preprocess"] == "dynamic-binarization"
+    assert protocol["training_examples"] == experiment.data["arrays"]["x"]["sha256"]
     stored = {"step": 20, "elbo": -1.0, **protocol}
-    path = tmp_path / evaluation.EVALUATION_FILE
-    assert evaluation.read_evaluation(tmp_path, 20) is None
-    path.write_text("{")
-    assert evaluation.read_evaluation(tmp_path, 20) is None
-    path.write_text(json.dumps(stored))
+    directory = RunDirectory(tmp_path)
+    assert evaluation.read_evaluation(directory, 20) is None
+    directory.evaluation.write_text("{")
+    assert evaluation.read_evaluation(directory, 20) is None
+    directory.evaluation.write_text(json.dumps(stored))
     assert evaluation.read_evaluation(tmp_path, 20) == stored
-    assert evaluation.read_evaluation(tmp_path, 20, protocol) == stored
-    assert evaluation.read_evaluation(tmp_path, 21) is None
+    assert evaluation.read_evaluation(directory, 20, protocol) == stored
+    assert evaluation.read_evaluation(directory, 21) is None
     for name in evaluation.PROTOCOL:
-        assert evaluation.read_evaluation(tmp_path, 20, protocol | {name: "other"}) is None
+        assert evaluation.read_evaluation(directory, 20, protocol | {name: "other"}) is None
+    more = protocol | {"batch_size": 1, "chunk": 7}  # no random number depends on them
+    assert evaluation.read_evaluation(directory, 20, more) == stored
 
 
-def test_a_protocol_without_an_nll_has_no_number_of_samples(make_run):
-    run, _ = make_run(evaluation__num_samples=0)
-    assert not {"num_samples", "chunk"} & set(evaluation.evaluation_protocol(run))
+def test_a_protocol_without_an_nll_has_no_number_of_samples():
+    assert "num_samples" not in evaluation.evaluation_protocol(image_experiment(evaluation__num_samples=0))
+    assert "num_samples" not in evaluation.evaluation_protocol(image_experiment(**DETERMINISTIC))
+    by_hand = hand_made.hand_made()
+    assert evaluation.evaluation_protocol(by_hand)["preprocess"] == by_hand.description()["preprocess"]
+
+
+def test_batch_size_and_chunk_are_reported_and_change_nothing(one_device):
+    experiment = image_experiment()
+    params = initial_params(experiment)
+    other = image_experiment(evaluation__batch_size=7, evaluation__chunk=3)
+    results = [evaluation.evaluate_run(e, params, split="test", placement=one_device) for e in (experiment, other)]
+    assert [(result["batch_size"], result["chunk"]) for result in results] == [(80, 2), (7, 3)]
+    for name in ("elbo", "nll", "squared_error"):
+        np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-5)
+
+
+def test_experiments_with_equal_models_share_an_evaluator(one_device):
+    first, second = (image_experiment(seed=seed) for seed in (0, 1))
+    assert evaluation.make_evaluator(first, one_device) is evaluation.make_evaluator(second, one_device)
+    other = image_experiment(model__latent_dim=3)
+    assert evaluation.make_evaluator(other, one_device) is not evaluation.make_evaluator(first, one_device)
+    assert evaluation.make_evaluator(first, one_device, 9).batch_size == 9
+    assert jax.device_count() > 1
+    assert evaluation.make_evaluator(count_experiment(), one_device).kind == "counts"

@@ -5,6 +5,7 @@ import pytest
 from vae_jax.config import override
 from vae_jax.errors import InputError
 from vae_jax.runs import group_members, make_members
+from vae_jax.runs.members import make_points
 
 VARIED = {"objective.beta": [0.5, 2.0], "seed": [0, 1]}
 
@@ -25,6 +26,11 @@ def test_members_are_the_product_and_are_validated(sweep_config):
             make_members(override(sweep_config, mesh__fsdp=fsdp), varied)
 
 
+def test_points_are_the_product_whose_last_setting_varies_fastest():
+    points = make_points({"a": (1, 2), "b": (3, 4)})
+    assert points == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+
+
 def test_the_name_of_a_member_quotes_separators(sweep_config):
     (member,) = make_members(sweep_config, {"data.name": ["../a,b=c.npz"]})
     assert member.name == "data.name=..%2Fa%2Cb%3Dc.npz"
@@ -38,5 +44,5 @@ def test_a_change_of_a_shape_a_branch_or_the_data_is_another_program(sweep_confi
     assert sizes(sweep_config, {"optimizer.learning_rate": [1e-3, 1e-2], "seed": [0, 1]}) == [4]
     assert sizes(sweep_config, {"model.latent_dim": [2, 3], "seed": [0, 1, 2]}) == [3, 3]
     assert sizes(sweep_config, {"optimizer.clip_norm": [0.0, 1.0]}) == [1, 1]
-    static = override(sweep_config, data__binarization="static", model__likelihood="bernoulli")
+    static = override(sweep_config, preprocess="static-binarization", likelihood="bernoulli")
     assert sizes(static, VARIED) == [2, 2]  # the seed also decides the binarized images

@@ -1,25 +1,66 @@
-"""Opening and preparing a run: what is checked, and that nothing is written."""
+"""Opening a run and preparing an experiment: what is checked, and that nothing is written."""
 
+import shutil
+
+import jax
 import numpy as np
 import pytest
+from hand_made import hand_made
+from training_runs import fit
 
 from vae_jax.config import override
 from vae_jax.errors import InputError, StorageError
-from vae_jax.runs import check_images, open_run, prepare_run, require_in_memory, write_config
+from vae_jax.runs import (
+    RunDirectory,
+    check_data,
+    check_experiment,
+    config_file,
+    decode_codes,
+    is_streamed,
+    open_run,
+    prepare_experiment,
+    require_in_memory,
+    restored_params,
+    train_loop,
+)
+
+
+def save_images(path, *shape, seed=0):
+    np.savez(path, images=np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+@pytest.fixture
+def on_file(small, tmp_path):
+    """(directory of a run of five steps on images.npz, that file)."""
+    path = tmp_path / "images.npz"
+    save_images(path, 60, 6, 5)
+    fit(small(data__name=str(path), train__steps=5, train__save_every=5), tmp_path / "run")
+    return tmp_path / "run", path
 
 
 def test_preparing_writes_nothing(small, tmp_path):
-    prepare_run(small(), tmp_path / "deep" / "run")
+    prepare_experiment(small(), tmp_path / "deep" / "run")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_opened_run_uses_as_many_devices_as_there_are(small, tmp_path):
-    run, _ = prepare_run(small(train__batch_size=16, mesh__data=2, mesh__fsdp=4), tmp_path / "run")
-    assert run.mesh.size == 8
-    write_config(run)
+    config = small(train__batch_size=16, mesh__data=2, mesh__fsdp=4)
+    experiment, placement = prepare_experiment(config, tmp_path / "run")
+    assert placement.mesh.size == 8
+    config_file.write_config(RunDirectory(tmp_path / "run"), experiment, [])
     opened = open_run(tmp_path / "run")
-    assert (opened.config, opened.data) == (run.config, run.data)
-    assert opened.mesh.size == 8
+    assert (opened.experiment.config, opened.experiment.data) == (experiment.config, experiment.data)
+    assert opened.placement.mesh.shape == {"data": 2, "fsdp": 4}
+    assert (opened.directory.path, opened.changed) == (tmp_path / "run", frozenset())
+
+
+def test_settings_that_do_not_change_the_run_can_be_replaced_when_it_is_opened(on_file):
+    directory, _ = on_file
+    opened = open_run(directory, evaluation__num_samples=7, data__holdout=0.2)
+    assert opened.experiment.evaluation.num_samples == 7
+    assert opened.experiment.config.data.holdout == 0.2
+    with pytest.raises(InputError, match=r"^evaluation\.samples is not a setting"):
+        open_run(directory, evaluation__samples=7)
 
 
 @pytest.mark.parametrize(
@@ -30,49 +71,108 @@ def test_an_opened_run_uses_as_many_devices_as_there_are(small, tmp_path):
             {"train__batch_size": 12, "train__microbatches": 2, "mesh__data": 4},
             r"^train\.batch_size / train\.microbatches=6 must be a multiple of ",
         ),
-        ({"train__batch_size": 4000}, r"^train\.batch_size=4000 must be at most the 1,?294 training images"),
+        ({"train__batch_size": 4000}, r"^train\.batch_size=4000 must be at most the 1,?294 training examples"),
         ({"data__name": "digitz"}, r"^data\.name='digitz'"),
     ],
 )
 def test_a_config_that_does_not_fit_the_data_or_the_devices_is_refused(small, tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
-        prepare_run(small(**settings), tmp_path / "run")
+        prepare_experiment(small(**settings), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hand_made_experiment_is_checked_like_a_config(one_device, tmp_path):
+    assert check_experiment(hand_made(), RunDirectory(tmp_path / "run"), one_device) == []
+    with pytest.raises(InputError, match=r"^train\.batch_size=15 must be a multiple of the 8 devices"):
+        train_loop.fit(hand_made(training=override_training(batch_size=15)), tmp_path / "run")
+    with pytest.raises(InputError, match=r"^train\.batch_size=64 must be at most the 49 training examples"):
+        train_loop.fit(hand_made(training=override_training(batch_size=64)), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def override_training(**fields):
+    return type(hand_made().training)(**{"steps": 5, "log_every": 5} | fields)
 
 
 @pytest.mark.fault
 def test_a_directory_that_cannot_be_written_is_refused(small, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
-        prepare_run(small(), tmp_path / "file")
+        prepare_experiment(small(), tmp_path / "file")
 
 
-def test_a_streamed_run_is_reported_and_needs_no_memory_for_all_images(small, tmp_path):
+def test_a_streamed_run_is_reported_and_needs_no_memory_for_all_examples(small, tmp_path):
     lines = []
     config = small(data__streaming="always")
-    run, images = prepare_run(config, tmp_path / "run", log=lines.append)
-    assert run.streamed
+    experiment, _ = prepare_experiment(config, tmp_path / "run", log=lines.append)
+    assert is_streamed(experiment)
     assert len(lines) == 1
-    assert f"{len(images):,} images" in lines[0]
-    with pytest.raises(InputError, match=r"^data\.streaming=always does not work with a sweep"):
-        require_in_memory(run, images, "a sweep")
-    run, images = prepare_run(override(config, data__streaming="never"), tmp_path / "run", log=lines.append)
-    assert not run.streamed
+    assert f"{len(experiment.training_data):,} examples" in lines[0]
+    with pytest.raises(InputError, match=r"^data\.streaming does not work with a sweep"):
+        require_in_memory(experiment, "a sweep")
+    experiment, _ = prepare_experiment(override(config, data__streaming="never"), tmp_path / "run", log=lines.append)
+    assert not is_streamed(experiment)
     assert len(lines) == 1
-    assert require_in_memory(run, images, "a sweep") is images
+    assert require_in_memory(experiment, "a sweep")["x"].shape == (1294, 8, 8, 1)
 
 
 @pytest.mark.fault
-def test_images_that_changed_or_moved_are_refused_with_the_command_to_continue(small, tmp_path):
-    path, noise = tmp_path / "images.npz", np.random.default_rng(0)
-    np.savez(path, images=noise.integers(0, 256, (60, 6, 5), dtype=np.uint8))
-    run, _ = prepare_run(small(data__name=str(path)), tmp_path / "run")
-    check_images(run)
-    np.savez(path, images=noise.integers(0, 256, (60, 6, 5), dtype=np.uint8))
+def test_data_that_changed_or_moved_are_refused_with_the_command_to_continue(on_file):
+    directory, path = on_file
+    check_data(open_run(directory))
+    save_images(path, 60, 6, 5, seed=1)
     with pytest.raises(InputError, match=r"--allow-change data\.name") as caught:
-        check_images(run)
+        check_data(open_run(directory))
     assert "\n" not in str(caught.value)
     path.unlink()
     with pytest.raises(InputError, match=r"--data\.name NAME") as caught:
-        check_images(run)
+        check_data(open_run(directory))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.fault
+def test_a_run_can_be_opened_and_decoded_without_its_data(on_file):
+    """The stored description is enough: no example is read."""
+    directory, path = on_file
+    path.unlink()
+    opened = open_run(directory)
+    assert (opened.experiment.shape, len(opened.experiment.training_data)) == ((6, 5, 1), 49)
+    with restored_params(opened.experiment, opened.directory, opened.placement, pytest.fail) as (step, params):
+        assert step == 5
+        images = decode_codes(opened.experiment, params, np.zeros((3, 2), np.float32), opened.placement)
+    assert images.shape == (3, 6, 5, 1)
+    with pytest.raises(InputError, match=r"images\.npz"):
+        opened.experiment.training_data.read_all()
+    with pytest.raises(InputError, match=r"images\.npz"):
+        opened.experiment.dataset("test")
+
+
+@pytest.mark.fault
+def test_a_directory_can_move_and_its_data_too(on_file, small, tmp_path):
+    directory, path = on_file
+    moved = shutil.move(path, tmp_path / "elsewhere.npz")
+    shutil.move(directory, tmp_path / "moved")
+    config = override(open_run(tmp_path / "moved").experiment.config, data__name=str(moved), train__steps=10)
+    _, outcome = fit(config, tmp_path / "moved")
+    assert (outcome.resumed_from, outcome.step) == (5, 10)
+    assert open_run(tmp_path / "moved").experiment.config.data.name == str(moved)
+
+
+def test_examples_of_a_described_data_set_are_those_of_the_source(on_file):
+    directory, _ = on_file
+    described = open_run(directory).experiment.training_data
+    arrays = described.read_all()
+    assert described.nbytes == arrays["x"].nbytes == 49 * 6 * 5
+    np.testing.assert_array_equal(described.read(np.array([3, 1]))["x"], arrays["x"][[3, 1]])
+    assert described.summary.sums.shape == (2, 6, 5, 1)
+    assert described.spec == {"x": jax.ShapeDtypeStruct((6, 5, 1), np.uint8)}
+
+
+@pytest.mark.fault
+def test_a_hand_made_run_is_not_opened(tmp_path):
+    train_loop.fit(hand_made(), tmp_path / "run", callbacks=[])
+    with pytest.raises(
+        InputError, match=r"hand-made experiment.*cannot rebuild; call `vae_jax\.evaluate_run`"
+    ) as caught:
+        open_run(tmp_path / "run")
     assert "\n" not in str(caught.value)

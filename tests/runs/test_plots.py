@@ -1,127 +1,217 @@
-"""Figures of a run: which arrays they show, on untrained parameters and without drawing."""
+"""Figures of an experiment: which arrays they show, on untrained parameters, and which figures a kind of data has."""
 
+import hand_made
 import jax
 import numpy as np
 import pytest
 from scipy.stats import norm
+from small_experiments import (
+    count_experiment,
+    counts,
+    image_experiment,
+    images,
+    initial_params,
+    vector_experiment,
+    vectors,
+)
 
-from vae_jax.runs import curves, decoding, image_grids, plots, run as run_module
+from vae_jax.data import ArrayDataset
+from vae_jax.runs import count_plots, curves, decoding, image_grids, latent_map, plots, vector_plots
+
+MODULES = {
+    image_grids: ("samples", "reconstructions", "interpolations", "traversals", "manifold"),
+    count_plots: ("mean_variance", "zero_fractions"),
+    vector_plots: ("marginals", "pairs"),
+    latent_map: ("latent_map",),
+    curves: ("curves",),
+}
 
 
 @pytest.fixture
 def figures(monkeypatch):
-    """{name of a figure: (path, arguments)} of the figures that are requested; no file is written."""
+    """{name of a figure: (path, arguments, keywords)} of the figures that are requested; no file is written."""
     requested = {}
-    grids = ("samples", "reconstructions", "interpolations", "traversals", "manifold")
-    for name, module in (dict.fromkeys(grids, image_grids) | {"curves": curves}).items():
+    for module, names in MODULES.items():
+        for name in names:
 
-        def record(path, *args, name=name, **kwargs):
-            del kwargs
-            requested[name] = path, args
+            def record(path, *args, name=name, **kwargs):
+                requested[name] = path, args, kwargs
 
-        monkeypatch.setattr(module, f"save_{name}", record)
+            monkeypatch.setattr(module, f"save_{name}", record)
     return requested
 
 
-def test_previews_of_a_training_use_the_same_codes_each_time(bernoulli_run):
-    run, params = bernoulli_run
-    images = run.images("validation")[:5]
-    first = plots.preview_images(run, params, jax.random.key(0), images)
+def examples_of(experiment, count=None):
+    return {name: array[:count] for name, array in experiment.dataset("test").arrays.items()}
+
+
+def test_previews_of_a_training_use_the_same_codes_each_time(bernoulli_experiment, one_device):
+    experiment, params = bernoulli_experiment
+    key, arrays = jax.random.key(0), examples_of(experiment, 5)
+    first = plots.preview_images(experiment, params, key, arrays, one_device)
     assert {name: (image.dtype, image.shape[-1]) for name, image in first.items()} == {
         "samples": (np.uint8, 3), "reconstructions": (np.uint8, 3),
     }  # fmt: skip
-    codes = decoding.sample_prior(run, params, jax.random.key(0), 36)
-    np.testing.assert_array_equal(
-        first["samples"], image_grids.image_grid(decoding.decode_images(run, params, codes), 6)
-    )
-    again = plots.preview_images(run, params, jax.random.key(0), images)
+    codes = decoding.sample_prior(experiment, params, key, 36, one_device)
+    decoded = decoding.decode_codes(experiment, params, codes, one_device)
+    np.testing.assert_array_equal(first["samples"], image_grids.image_grid(decoded, 6))
+    again = plots.preview_images(experiment, params, key, arrays, one_device)
     np.testing.assert_array_equal(first["reconstructions"], again["reconstructions"])
     seen, least, most = (
         first["reconstructions"][:48],
-        *(image_grids.image_grid((255 * mask).astype(np.uint8), 5) for mask in (images == 255, images > 0)),
+        *(image_grids.image_grid((255 * m).astype(np.uint8), 5) for m in (arrays["x"] == 255, arrays["x"] > 0)),
     )  # each pixel between the least and the most that the binarization can produce
     assert (least <= seen).all()
     assert (seen[:, :48] <= most[:, :48]).all()
-    assert list(plots.preview_images(run, params, jax.random.key(0), images[:0])) == ["samples"]
+    for none in ({}, {name: array[:0] for name, array in arrays.items()}):
+        assert list(plots.preview_images(experiment, params, key, none, one_device)) == ["samples"]
 
 
-def test_interpolations_go_from_each_image_to_its_partner(bernoulli_run, figures):
-    run, params = bernoulli_run
-    images = run.images("test")[:7]  # the seventh has no partner
-    plots.plot_interpolations(run, params, images, key=jax.random.key(0), frames=4)
-    _, (left, frames, right) = figures["interpolations"]
-    codes = decoding.encode_images(run, params, jax.random.key(0), images[:6])
+def test_interpolations_go_from_each_image_to_its_partner(bernoulli_experiment, figures, one_device, tmp_path):
+    experiment, params = bernoulli_experiment
+    arrays, key = examples_of(experiment, 7), jax.random.key(0)  # the seventh has no partner
+    plots.plot_interpolations(experiment, params, tmp_path, arrays, one_device, key=key, frames=4)
+    _, (left, frames, right), _ = figures["interpolations"]
+    codes = decoding.encode_examples(experiment, params, key, examples_of(experiment, 6), one_device)
     np.testing.assert_array_equal(left, codes["seen"][:3])
     np.testing.assert_array_equal(right, codes["seen"][3:])
     assert frames.shape == (3, 4, 8, 8, 1)
-    ends = decoding.decode_images(run, params, codes["mean"])
+    ends = decoding.decode_codes(experiment, params, codes["mean"], one_device)
     np.testing.assert_allclose(frames[:, 0], ends[:3], rtol=1e-5)
     np.testing.assert_allclose(frames[:, -1], ends[3:], rtol=1e-5)
 
 
-def test_traversals_move_one_latent_at_a_time_most_varied_first(make_run, figures):
-    run, params = make_run(model__latent_dim=12)
-    images = run.images("test")
-    plots.plot_traversals(run, params, images, key=jax.random.key(0))
-    path, (frames, labels, values) = figures["traversals"]
-    assert path == run.directory / "figures" / "traversals.png"
+def test_traversals_move_one_latent_at_a_time_most_varied_first(figures, one_device, tmp_path):
+    experiment = image_experiment(model__latent_dim=12)
+    params, arrays, key = initial_params(experiment), examples_of(experiment), jax.random.key(0)
+    plots.plot_traversals(experiment, params, tmp_path, arrays, one_device, key=key)
+    path, (frames, labels, values), _ = figures["traversals"]
+    assert path == tmp_path / "figures" / "traversals.png"
     assert frames.shape == (10, 11, 8, 8, 1)
-    means = decoding.encode_images(run, params, jax.random.key(0), images)["mean"]
+    means = decoding.encode_examples(experiment, params, key, arrays, one_device)["mean"]
     order = np.argsort(-means.var(axis=0))[:10]
     assert labels == [f"z{latent + 1}, var {means[:, latent].var():.2f}" for latent in order]
     z = means[0].copy()
     z[order[3]] = values[8]
-    np.testing.assert_allclose(frames[3, 8], decoding.decode_images(run, params, z[None])[0], rtol=1e-4, atol=1e-6)
+    expected = decoding.decode_codes(experiment, params, z[None], one_device)[0]
+    np.testing.assert_allclose(frames[3, 8], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_manifold_is_spaced_by_equal_shares_of_the_prior(bernoulli_run, figures):
-    run, params = bernoulli_run
-    plots.plot_manifold(run, params, side=6)
-    _, (frames, values) = figures["manifold"]
+def test_the_manifold_is_spaced_by_equal_shares_of_the_prior(bernoulli_experiment, figures, one_device, tmp_path):
+    experiment, params = bernoulli_experiment
+    plots.plot_manifold(experiment, params, tmp_path, examples_of(experiment, 1), one_device, side=6)
+    _, (frames, values), _ = figures["manifold"]
     np.testing.assert_allclose(norm.cdf(values), (np.arange(6) + 0.5) / 6, rtol=1e-5)
     assert frames.shape == (6, 6, 8, 8, 1)
     z = np.array([[values[4], values[1]]])  # row 1, column 4: the first latent runs along the columns
-    np.testing.assert_allclose(frames[1, 4], decoding.decode_images(run, params, z)[0], rtol=1e-5)
+    np.testing.assert_allclose(frames[1, 4], decoding.decode_codes(experiment, params, z, one_device)[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("images", "expected"), [
-    (1, {"samples", "reconstructions", "traversals", "manifold", "curves"}),
-    (5, {"samples", "reconstructions", "traversals", "manifold", "curves", "interpolations"}),
-])  # fmt: skip
-def test_every_figure_with_enough_images_is_plotted(images, expected, bernoulli_run, figures, monkeypatch):
-    run, params = bernoulli_run
-    test = run.images("test")[:images]
-    monkeypatch.setattr(run_module, "load_images", lambda config, split: test)
-    monkeypatch.setattr(plots, "read_metrics", lambda path: [])
-    paths = plots.plot_all(run, params)
+IMAGES = {"samples", "reconstructions", "traversals", "interpolations", "manifold"}
+CATEGORIES = {"preprocess": "one-hot", "preprocess__num_categories": 9, "likelihood": "categorical"}
+FIGURES = [
+    (lambda: image_experiment(images(labels=False)), IMAGES),
+    (lambda: image_experiment(images()), IMAGES | {"latent_map"}),
+    (lambda: image_experiment(images(), model__latent_dim=3), IMAGES - {"manifold"} | {"latent_map"}),
+    (count_experiment, {"mean_variance", "zero_fractions", "latent_map"}),
+    (lambda: count_experiment(counts(labels=False)), {"mean_variance", "zero_fractions", "latent_map"}),
+    (lambda: count_experiment(preprocess="log1p", likelihood="gaussian", network__log1p=False),
+     {"marginals", "pairs", "latent_map"}),
+    (vector_experiment, {"marginals", "pairs", "latent_map"}),
+    (lambda: vector_experiment(vectors(dimensions=1), model__latent_dim=1), {"marginals", "latent_map"}),
+    (hand_made.hand_made, {"marginals", "pairs", "latent_map"}),  # its decoder needs labels
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "expected"), FIGURES)
+def test_every_figure_of_the_kind_of_data_is_plotted(make, expected, figures, one_device, tmp_path):
+    experiment = make()
+    paths = plots.plot_all(experiment, initial_params(experiment), tmp_path, one_device)
     assert {path.stem for path in paths} == expected == set(figures)
     assert len(paths) == len(expected)
+    assert all(path.parent == tmp_path / "figures" for path in paths)
+
+
+def test_categories_are_compared_as_numbers(figures, one_device, tmp_path):
+    source = counts()
+    clipped = {part: dict(arrays, x=np.minimum(arrays["x"], 8)) for part, arrays in source.parts.items()}
+    experiment = count_experiment(type(source)(clipped, "counts", 0.3), **CATEGORIES, network__log1p=False)
+    plots.plot_all(experiment, initial_params(experiment), tmp_path, one_device)
+    (samples,) = figures["marginals"][1]
+    np.testing.assert_array_equal(samples["data"], examples_of(experiment)["x"])
+    assert all(x.shape == samples["data"].shape and set(np.unique(x)) <= set(range(9)) for x in samples.values())
+
+
+def test_a_single_image_has_no_interpolation(bernoulli_experiment, figures, one_device, tmp_path, monkeypatch):
+    experiment, params = bernoulli_experiment
+    single = ArrayDataset(examples_of(experiment, 1), "images")
+    monkeypatch.setattr(type(experiment), "dataset", lambda self, split: single)
+    assert "interpolations" not in {path.stem for path in plots.plot_all(experiment, params, tmp_path, one_device)}
+
+
+def test_the_curves_are_plotted_if_the_run_has_metrics(figures, one_device, tmp_path):
+    experiment = vector_experiment()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "bound": -1.0}\n')
+    paths = plots.plot_all(experiment, initial_params(experiment), tmp_path, one_device)
+    assert paths[-1] == tmp_path / "figures" / "curves.png"
+    _, (rows,), keywords = figures["curves"]
+    assert list(rows) == [{"step": 5, "bound": -1.0}]
+    assert keywords == {"title": tmp_path.name}
+
+
+def test_data_are_compared_with_as_many_samples(one_device, monkeypatch):
+    experiment = count_experiment()
+    params, arrays, key = initial_params(experiment), examples_of(experiment), jax.random.key(0)
+    samples = plots.compare_samples(experiment, params, arrays, one_device, key=key)
+    np.testing.assert_array_equal(samples["data"], arrays["x"])
+    assert [x.shape for x in samples.values()] == [arrays["x"].shape] * 3
+    fresh = decoding.sample_examples(experiment, params, key, len(arrays["x"]), one_device)
+    np.testing.assert_array_equal(samples["samples of the model"], fresh)
+    monkeypatch.setattr(plots, "MAX_SAMPLED_NUMBERS", 30)
+    few = plots.compare_samples(experiment, params, arrays, one_device, key=key)
+    assert [len(x) for x in few.values()] == [5] * 3  # of six numbers each
+
+
+def test_the_latent_map_shows_the_means_of_the_first_layer_and_the_known_labels(figures, one_device, tmp_path):
+    source = images()
+    known = np.random.default_rng(0).random(60) < 0.5
+    masked = {part: dict(arrays, mask=known) for part, arrays in source.parts.items()}
+    experiment = image_experiment(
+        type(source)(masked, "images", 0.3), model="layered", model__latent_layers=(2,), model__layer_hidden=(4,),
+        model__latent_dim=3,
+    )  # fmt: skip
+    params, arrays, key = initial_params(experiment), examples_of(experiment), jax.random.key(0)
+    plots.plot_latent_map(experiment, params, tmp_path, arrays, one_device, key=key)
+    _, (codes, labels), keywords = figures["latent_map"]
+    means = decoding.encode_examples(experiment, params, key, arrays, one_device)["mean"]
+    np.testing.assert_array_equal(codes, means[:, :2])
+    np.testing.assert_array_equal(labels, arrays["y"])
+    np.testing.assert_array_equal(keywords["known"], arrays["mask"])
+    pixels = arrays | {"mask": np.ones(arrays["x"].shape, bool)}  # a mask of numbers, not of labels
+    plots.plot_latent_map(experiment, params, tmp_path, pixels, one_device, key=key)
+    assert figures["latent_map"][2]["known"] is None
 
 
 @pytest.mark.parametrize("function", ["plot_all", "preview_images"])
-def test_the_binarization_and_the_codes_use_different_keys(function, make_run, figures, monkeypatch):
-    run, params = make_run(model__latent_layers=(3,), model__layer_hidden=(4,))
-    monkeypatch.setattr(plots, "read_metrics", lambda path: [])
-    used = {"sample_prior": set(), "encode_images": set()}
+def test_the_binarization_and_the_codes_use_different_keys(function, figures, monkeypatch, one_device, tmp_path):
+    experiment = image_experiment(
+        model="layered", model__latent_layers=(2,), model__layer_hidden=(4,), model__latent_dim=3
+    )
+    params = initial_params(experiment)
+    used = {"sample_prior": set(), "encode_examples": set()}
     for name, keys in used.items():
         original = getattr(plots, name)
 
-        def spy(run, params, key, *rest, original=original, keys=keys):
+        def spy(experiment, params, key, *rest, original=original, keys=keys, **conditions):
             derived = [key, *(jax.random.fold_in(key, i) for i in range(20))]  # of codes, of images
             keys.update(tuple(jax.random.key_data(k).tolist()) for k in derived)
-            return original(run, params, key, *rest)
+            return original(experiment, params, key, *rest, **conditions)
 
         monkeypatch.setattr(plots, name, spy)
     if function == "plot_all":
-        plots.plot_all(run, params)
+        plots.plot_all(experiment, params, tmp_path, one_device)
     else:
-        plots.preview_images(run, params, jax.random.key(0), run.images("test")[:4])
+        plots.preview_images(experiment, params, jax.random.key(0), examples_of(experiment, 4), one_device)
     assert used["sample_prior"]
-    assert used["encode_images"]
-    assert not used["sample_prior"] & used["encode_images"]
-
-
-def test_a_manifold_needs_two_latents(make_run, figures, monkeypatch):
-    run, params = make_run(model__latent_dim=3)
-    monkeypatch.setattr(plots, "read_metrics", lambda path: [])
-    assert "manifold" not in {path.stem for path in plots.plot_all(run, params)}
+    assert used["encode_examples"]
+    assert not used["sample_prior"] & used["encode_examples"]

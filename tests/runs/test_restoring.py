@@ -1,57 +1,77 @@
-"""Restoring a run: the state on its mesh, the weights to evaluate, and the seed after a change."""
+"""Restoring a run: the state on its devices, the weights to evaluate, and the seed after a change."""
 
 import dataclasses
 
 import jax
 import numpy as np
 import pytest
+from hand_made import hand_made
 from training_runs import fit
 
 from vae_jax.errors import CheckpointError
-from vae_jax.runs import evaluation_params, open_run, prepare_run, restore, restored_params
+from vae_jax.runs import RunDirectory, open_run, prepare_experiment, restore, restored_params, state_shapes, train_loop
 from vae_jax.runs.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")
 def averaged(small, tmp_path_factory):
-    """(run, TrainResult) of five steps with a moving average of the weights."""
+    """(directory, experiment, TrainResult) of five steps with a moving average of the weights."""
     config = small(train__steps=5, train__save_every=5, train__ema_decay=0.75)
-    return fit(config, tmp_path_factory.mktemp("averaged") / "run")
+    directory = tmp_path_factory.mktemp("averaged") / "run"
+    return RunDirectory(directory), *fit(config, directory)
 
 
-def test_the_moving_average_is_what_is_evaluated(averaged, small):
-    run, outcome = averaged
-    assert evaluation_params(outcome.state, run.config) is outcome.state.ema_params
-    assert evaluation_params(outcome.state, small()) is outcome.state.params
-    with restored_params(run, pytest.fail) as (step, params):
+def test_the_moving_average_is_what_is_evaluated(averaged, make_experiment, one_device):
+    directory, experiment, outcome = averaged
+    assert experiment.evaluation_params(outcome.state) is outcome.params is outcome.state.ema_params
+    assert make_experiment()[0].evaluation_params(outcome.state) is outcome.state.params
+    with restored_params(experiment, directory, one_device, pytest.fail) as (step, params):
         assert step == 5
         for saved, expected in zip(jax.tree.leaves(params), jax.tree.leaves(outcome.state.ema_params), strict=True):
             np.testing.assert_array_equal(saved, expected)
 
 
-def test_a_state_is_restored_with_the_shardings_of_the_run(averaged):
-    run, outcome = averaged
-    opened = open_run(run.directory)
-    with Checkpoints(run.directory, read_only=True) as checkpoints:
-        restored = restore(opened, checkpoints)
-        assert restore(opened, checkpoints, at_most=4) is None
-    for leaf, sharding in zip(*map(jax.tree.leaves, (restored.state, opened.state_shardings)), strict=True):
-        assert leaf.sharding == sharding
+def test_a_state_is_restored_with_the_shardings_of_the_placement(averaged):
+    directory, _, outcome = averaged
+    opened = open_run(directory)
+    assert opened.placement.mesh.size == 8
+    with Checkpoints(directory.path, read_only=True) as checkpoints:
+        restored = restore(opened.experiment, checkpoints, opened.placement)
+        assert restore(opened.experiment, checkpoints, opened.placement, at_most=4) is None
+    shapes = state_shapes(opened.experiment, opened.placement)
+    for leaf, shape in zip(*map(jax.tree.leaves, (restored.state, shapes)), strict=True):
+        assert leaf.sharding == shape.sharding
     assert jax.random.key_data(restored.state.key).tolist() == jax.random.key_data(outcome.state.key).tolist()
 
 
-def test_a_changed_seed_replaces_the_restored_key(averaged):
-    run, _ = averaged
-    config = dataclasses.replace(run.config, seed=7)
-    changed = dataclasses.replace(run, config=config, changes=({"setting": "seed", "from": 0, "to": 7},))
-    with Checkpoints(run.directory, read_only=True) as checkpoints:
-        assert restore(changed, checkpoints).state.key == jax.random.key(7)
+def test_a_changed_seed_replaces_the_restored_key(averaged, one_device):
+    directory, experiment, _ = averaged
+    config = dataclasses.replace(experiment.config, seed=7)
+    changed = dataclasses.replace(experiment, config=config, seed=7)
+    with Checkpoints(directory.path, read_only=True) as checkpoints:
+        restored = restore(changed, checkpoints, one_device, changed={"seed"})
+        assert restored.state.key == jax.random.key(7)
         with pytest.raises(CheckpointError, match="seed: 0 in checkpoint, 7 in config"):
-            restore(dataclasses.replace(changed, changes=()), checkpoints)
+            restore(changed, checkpoints, one_device)
+
+
+def test_a_hand_made_run_is_restored_by_its_experiment(one_device, tmp_path):
+    outcome = train_loop.fit(hand_made(), tmp_path)
+    with restored_params(hand_made(), RunDirectory(tmp_path), one_device) as (step, params):
+        assert step == 20
+        jax.tree.map(np.testing.assert_array_equal, params, outcome.params)
+    with (
+        pytest.raises(CheckpointError, match=r"objective: .*half_kl.* in checkpoint, .*<lambda>.* in config"),
+        restored_params(hand_made(objective=lambda terms: terms.log_px_z[0]), RunDirectory(tmp_path), one_device),
+    ):
+        pass
 
 
 def test_a_run_without_a_checkpoint_has_no_parameters(small, tmp_path):
-    run, _ = prepare_run(small(), tmp_path / "run")
-    with pytest.raises(CheckpointError, match="contains no checkpoint yet"), restored_params(run, print):
+    experiment, placement = prepare_experiment(small(), tmp_path / "run")
+    with (
+        pytest.raises(CheckpointError, match="contains no checkpoint yet"),
+        restored_params(experiment, RunDirectory(tmp_path / "run"), placement),
+    ):
         pass
-    assert not run.directory.exists()
+    assert not (tmp_path / "run").exists()

@@ -1,27 +1,32 @@
 """Sweeps: many models in one program, each equal to a separate run, and what remains on disk."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from hand_made import TRAINING, hand_made
+from training_runs import fit as fit_config, metric_rows
 
 from vae_jax.config import override
+from vae_jax.data import StaticBinarizationConfig, from_arrays
 from vae_jax.errors import InputError
 from vae_jax.runs import (
+    at_numbers,
     evaluate_members,
     fit,
     fit_group,
+    fit_sweep,
     make_members,
     markdown_table,
     open_run,
-    prepare_run,
-    read_metrics,
+    prepare_members,
     restored_params,
     summarize,
     sweep,
+    train_loop,
 )
-from vae_jax.runs.recorder import METRICS_FILE
 from vae_jax.runtime import sharding
 
 VARIED = {"objective.beta": [0.5, 2.0], "seed": [0, 1]}
@@ -30,14 +35,27 @@ VARIED = {"objective.beta": [0.5, 2.0], "seed": [0, 1]}
 @pytest.fixture
 def dispatched(monkeypatch):
     """List that grows with the first step of each dispatch."""
-    steps, steps_to_dispatch = [], sweep.steps_to_dispatch
+    firsts, steps_to_dispatch = [], train_loop.steps_to_dispatch
 
-    def record(config, step):
-        steps.append(step)
-        return steps_to_dispatch(config, step)
+    def record(log_every, steps, step):
+        firsts.append(step)
+        return steps_to_dispatch(log_every, steps, step)
 
-    monkeypatch.setattr(sweep, "steps_to_dispatch", record)
-    return steps
+    monkeypatch.setattr(train_loop, "steps_to_dispatch", record)
+    return firsts
+
+
+def stop_after(*polls):
+    """Return a function that returns these answers, then False. The first is that before the first step."""
+    answers = iter(polls)
+    return lambda: next(answers, False)
+
+
+def compiled_members(directory, members):
+    """Return the compiled program of prepared members."""
+    prepared = prepare_members(members, directory)
+    template = prepared[0].experiment
+    return sweep._CompiledMembers(prepared, lambda numbers: at_numbers(template, numbers)), template
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +63,7 @@ def swept(small, tmp_path_factory):
     """(members, trained members, directory) of four members on four of the eight devices."""
     directory = tmp_path_factory.mktemp("sweep")
     config = small(train__steps=10, train__evaluate_every=5, train__save_every=5, objective__warmup_steps=4,
-                   optimizer__name="adamw", optimizer__weight_decay=0.1, mesh__data=0)  # fmt: skip
+                   optimizer="adamw", optimizer__weight_decay=0.1, mesh__data=0)  # fmt: skip
     members = make_members(config, {"optimizer.learning_rate": [1e-3, 5e-3], "objective.beta": [0.5, 2.0]})
     return members, fit_group(members, directory), directory
 
@@ -53,15 +71,16 @@ def swept(small, tmp_path_factory):
 def test_each_member_equals_a_separate_run(swept, tmp_path):
     members, trained, directory = swept
     for member, found in zip(members, trained, strict=True):
-        run, images = prepare_run(override(member.config, mesh__data=1), tmp_path / member.name)
-        alone = fit(run, images)
+        _, alone = fit_config(override(member.config, mesh__data=1), tmp_path / member.name)
         for a, b in zip(*map(jax.tree.leaves, (alone.state.params, found.params)), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
-        rows = [read_metrics(r.directory / METRICS_FILE) for r in (run, found.run)]
+        assert found.directory.path == directory / member.name
+        rows = [metric_rows(place) for place in (tmp_path / member.name, found.directory)]
         assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == [5, 5, 10, 10]
         for a, b in zip(*rows, strict=True):
             assert a == pytest.approx(b, rel=1e-3)
-        with restored_params(open_run(directory / member.name), pytest.fail) as (step, params):
+        opened = open_run(directory / member.name)
+        with restored_params(opened.experiment, opened.directory, opened.placement, pytest.fail) as (step, params):
             assert step == 10
         for a, b in zip(*map(jax.tree.leaves, (params, found.params)), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -83,6 +102,7 @@ def loops(jaxpr):
 def test_members_are_one_vmap_elsewhere_than_on_a_cpu(sweep_config, tmp_path, monkeypatch):
     """On a GPU the number of steps is static, also in the shorter last dispatch."""
     members = make_members(override(sweep_config, train__steps=8, mesh__data=2), VARIED)
+    experiment = prepare_members(members, tmp_path)[0].experiment
     found = {}
     # The loops are over members, draws of the order of images, and steps; on a GPU over draws and a static number of
     # steps.
@@ -91,20 +111,23 @@ def test_members_are_one_vmap_elsewhere_than_on_a_cpu(sweep_config, tmp_path, mo
         monkeypatch.setattr(sharding, "needs_static_step_count", lambda mesh, on_gpu=on_gpu: on_gpu)
         trained = fit_group(members, tmp_path / str(on_gpu))
         found[on_gpu] = [member.params for member in trained]
-        program, images = sweep._Program([member.run for member in trained]), trained[0].run.images("train")
-        traced = program.steps.trace(program.numbers, program.initial_state(images), images, 5)
+        program, _ = compiled_members(tmp_path / str(on_gpu), members)
+        program.start(None)
+        data = experiment.training_data.read_all()
+        traced = program._steps.trace(program._numbers, program.state, data, 5)
         assert loops(traced.jaxpr) == expected
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found[True], found[False])
 
 
 def test_members_are_on_different_devices(swept):
-    program = sweep._Program([found.run for found in swept[1]])
-    assert {shard.device for shard in program.numbers["seed"].addressable_shards} == set(jax.devices()[:4])
-    images = swept[1][0].run.images("train")
-    state = program.initial_state(images)
-    compiled = program.steps.lower(program.numbers, state, images, 5).compile().as_text()
+    members, _, directory = swept
+    program, experiment = compiled_members(directory, members)
+    program.start(None)
+    assert {shard.device for shard in program._numbers["seed"].addressable_shards} == set(jax.devices()[:4])
+    data = experiment.training_data.read_all()
+    compiled = program._steps.lower(program._numbers, program.state, data, 5).compile().as_text()
     assert "all-reduce" not in compiled
-    kernel = state.params["posterior_mean"]["kernel"]
+    kernel = max(jax.tree.leaves(program.state.params), key=lambda leaf: leaf.ndim * 1e9 + leaf.size)
     assert kernel.shape[0] == 4
     assert {shard.data.shape[0] for shard in kernel.addressable_shards} == {1}
 
@@ -112,10 +135,8 @@ def test_members_are_on_different_devices(swept):
 def test_an_interrupted_sweep_resumes_at_the_newest_step_that_all_members_have(sweep_config, tmp_path, dispatched):
     members = make_members(sweep_config, VARIED)
     complete = fit_group(members, tmp_path / "complete")
-    calls = iter([True])
-    assert fit_group(members, tmp_path / "parts", stop=lambda: next(calls, False)) is None  # after 5 steps
-    ahead, images = prepare_run(members[0].config, tmp_path / "parts" / members[0].name)
-    fit(ahead, images)  # one member is at step 10 already
+    assert fit_group(members, tmp_path / "parts", stop=stop_after(False, True)) is None  # after 5 steps
+    fit_config(members[0].config, tmp_path / "parts" / members[0].name)  # one member is at step 10 already
     dispatched.clear()
     parts = fit_group(members, tmp_path / "parts")
     assert dispatched == [5]
@@ -124,20 +145,24 @@ def test_an_interrupted_sweep_resumes_at_the_newest_step_that_all_members_have(s
         for x, y in zip(*map(jax.tree.leaves, (a.params, b.params)), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
     name = members[1].name
-    files = [tmp_path / part / name / METRICS_FILE for part in ("complete", "parts")]
+    files = [tmp_path / part / name / "metrics.jsonl" for part in ("complete", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_sweep_that_is_stopped_before_its_first_step_has_trained_nothing(sweep_config, tmp_path, dispatched):
+    members = make_members(sweep_config, {"seed": [0, 1]})
+    assert fit_group(members, tmp_path, stop=lambda: True) is None
+    assert dispatched == []
+    assert not list(tmp_path.rglob("checkpoints/*"))
 
 
 def test_a_sweep_that_is_stopped_behind_its_most_advanced_member_resumes(sweep_config, tmp_path, capsys):
     """As after a kill between the saves of two members: the additional steps of one are trained again."""
     members = make_members(override(sweep_config, train__steps=20), VARIED)
-    calls = iter([True])
-    assert fit_group(members, tmp_path, stop=lambda: next(calls, False)) is None  # after 5 steps
-    ahead, images = prepare_run(members[0].config, tmp_path / members[0].name)
-    calls = iter([False, False, True])
-    assert fit(ahead, images, stop=lambda: next(calls)).step == 15
-    calls = iter([True])
-    assert fit_group(members, tmp_path, stop=lambda: next(calls, False)) is None  # after 10
+    assert fit_group(members, tmp_path, stop=stop_after(False, True)) is None  # after 5 steps
+    _, ahead = fit_config(members[0].config, tmp_path / members[0].name, stop=stop_after(False, False, True))
+    assert ahead.step == 15
+    assert fit_group(members, tmp_path, stop=stop_after(False, True)) is None  # after 10
     kept = tmp_path / members[0].name / "checkpoints"
     assert {path.name for path in kept.iterdir()} == {"5", "10", "ahead-10", "ahead-15"}
     stderr = capsys.readouterr().err
@@ -153,14 +178,13 @@ def test_finished_members_are_not_trained_again_when_another_joins_them(sweep_co
     dispatched.clear()
     after = fit_group(three, tmp_path)
     assert dispatched == [0, 5]  # of the new member
-    assert [trained.run.config.seed for trained in after] == [0, 2, 1]
+    assert [trained.experiment.seed for trained in after] == [0, 2, 1]
     for old, new in zip(before, after[::2], strict=True):
         jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
     assert {path: path.read_bytes() for path in kept} == kept
-    longer, calls = override(sweep_config, train__steps=15), iter([True])
-    assert (
-        fit_group(make_members(longer, {"seed": [3]}), tmp_path, stop=lambda: next(calls, False)) is None
-    )  # after 5 steps
+    longer = override(sweep_config, train__steps=15)
+    # Stopped after 5 steps.
+    assert fit_group(make_members(longer, {"seed": [3]}), tmp_path, stop=stop_after(False, True)) is None
     dispatched.clear()
     fit_group(make_members(longer, {"seed": [4, 3]}), tmp_path)
     assert dispatched == [5, 10, 0, 5, 10]  # a started member does not wait for a new one
@@ -171,11 +195,11 @@ def test_finished_members_are_not_trained_again_when_another_joins_them(sweep_co
 
 @pytest.mark.fault
 def test_a_sweep_with_a_member_that_diverged_resumes_without_it(sweep_config, tmp_path, dispatched):
-    base = {"optimizer__name": "sgd", "optimizer__schedule": "constant", "train__steps": 30}
+    base = {"optimizer": "sgd", "schedule": "constant", "train__steps": 30}
     members = make_members(override(sweep_config, **base), {"optimizer.learning_rate": [1e-6, 1e30]})
     complete = fit_group(members, tmp_path / "complete")
-    calls = iter([False, False, False, True])
-    assert fit_group(members, tmp_path / "parts", stop=lambda: next(calls, False)) is None  # after 20 steps
+    stop = stop_after(False, False, False, False, True)
+    assert fit_group(members, tmp_path / "parts", stop=stop) is None  # after 20 steps
     dispatched.clear()
     for expected in ([20, 25], []):  # resumes; is finished
         dispatched.clear()
@@ -183,15 +207,15 @@ def test_a_sweep_with_a_member_that_diverged_resumes_without_it(sweep_config, tm
         assert good.failure is None
         assert "not finite" in bad.failure == complete[1].failure
         assert dispatched == expected
-        files = [tmp_path / part / members[0].name / METRICS_FILE for part in ("complete", "parts")]
+        files = [tmp_path / part / members[0].name / "metrics.jsonl" for part in ("complete", "parts")]
         assert files[0].read_bytes() == files[1].read_bytes()
-    (tmp_path / "parts" / members[0].name / sweep.FAILURE_FILE).write_text('{"failure": "as well"}')
+    good.directory.failure.write_text('{"failure": "as well"}')
     assert [member.failure for member in fit_group(members, tmp_path / "parts")] == ["as well", bad.failure]
 
 
 @pytest.mark.fault
 def test_a_member_that_diverges_does_not_stop_the_others(sweep_config, tmp_path, capsys):
-    wild = override(sweep_config, optimizer__name="sgd", optimizer__schedule="constant")
+    wild = override(sweep_config, optimizer="sgd", schedule="constant")
     members = make_members(wild, {"optimizer.learning_rate": [1e-6, 1e30]})
     good, bad = fit_group(members, tmp_path)
     assert bad.params is None
@@ -199,8 +223,65 @@ def test_a_member_that_diverges_does_not_stop_the_others(sweep_config, tmp_path,
     assert "the other members continue" in capsys.readouterr().err
     results = evaluate_members([good, bad])
     assert results[1] == {"failure": bad.failure}
-    assert json.loads((good.run.directory / "evaluation.json").read_text())["elbo"] == results[0]["elbo"]
-    assert not (bad.run.directory / "evaluation.json").exists()
+    assert json.loads(good.directory.evaluation.read_text())["elbo"] == results[0]["elbo"]
+    assert not bad.directory.evaluation.exists()
     table = markdown_table(summarize(members, results))
     assert table.splitlines()[-1].startswith("| 1e+30 | 0 | 1 | diverged | ")
     assert [row.get("failed") for row in summarize(members, results)] == [None, 1]
+
+
+# Sweeps over experiments that are made by hand.
+
+
+def test_a_sweep_over_numbers_of_hand_made_experiments_equals_separate_runs(one_device, tmp_path):
+    calls = []
+
+    def make(seed, learning_rate):
+        calls.append((seed, learning_rate))
+        return hand_made(seed, learning_rate)
+
+    trained = fit_sweep(make, tmp_path / "sweep", {"learning_rate": [1e-3, 1e-2], "seed": range(2)})
+    assert calls[:4] == [(0, 1e-3), (1, 1e-3), (0, 1e-2), (1, 1e-2)]
+    names = [member.directory.path.name for member in trained]
+    assert names == [f"learning_rate={rate},seed={seed}" for rate in (0.001, 0.01) for seed in (0, 1)]
+    for member, (seed, rate) in zip(trained, calls[:4], strict=True):
+        alone = fit(hand_made(seed, rate), tmp_path / "alone" / member.directory.path.name, one_device)
+        for a, b in zip(*map(jax.tree.leaves, (alone.params, member.params)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        rows = [metric_rows(tmp_path / folder / member.directory.path.name) for folder in ("alone", "sweep")]
+        for a, b in zip(*rows, strict=True):
+            assert a == pytest.approx(b, rel=1e-3)
+    # A member is a run: a separate start finds it finished, with the same bits.
+    again = fit(hand_made(1, 1e-3), trained[1].directory, one_device)
+    assert (again.resumed_from, again.trained_steps) == (20, 0)
+    jax.tree.map(np.testing.assert_array_equal, again.params, trained[1].params)
+
+
+@pytest.mark.fault
+def test_a_sweep_of_hand_made_experiments_resumes(tmp_path, dispatched):
+    varied = {"seed": range(3)}
+    complete = fit_sweep(hand_made, tmp_path / "complete", varied)
+    dispatched.clear()
+    assert fit_sweep(hand_made, tmp_path / "parts", varied, stop=stop_after(False, False, True)) is None
+    parts = fit_sweep(hand_made, tmp_path / "parts", varied)
+    assert dispatched == [0, 5, 10, 15]
+    for a, b in zip(complete, parts, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+        files = [place.metrics.read_bytes() for place in (a.directory, b.directory)]
+        assert files[0] == files[1]
+
+
+@pytest.mark.fault
+def test_a_sweep_of_hand_made_experiments_that_cannot_share_a_program_is_refused(tmp_path):
+    patient = dataclasses.replace(TRAINING, patience=1)
+    with pytest.raises(InputError, match=r"^train\.patience=1 does not work in a sweep"):
+        fit_sweep(lambda seed: hand_made(seed, training=patient), tmp_path, {"seed": [0, 1]})
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8)
+    once = {"data": from_arrays(images), "preprocess": StaticBinarizationConfig()}
+    with pytest.raises(InputError, match="the seed decides what the preprocessing stores"):
+        fit_sweep(lambda seed: hand_made(seed, **once), tmp_path, {"seed": [0, 1]})
+    with pytest.raises(InputError, match="contains a value twice"):
+        fit_sweep(hand_made, tmp_path, {"seed": [1, 1]})
+    fit_sweep(hand_made, tmp_path, {"seed": [0]})
+    with pytest.raises(InputError, match=r"^num_samples=3 differs from 2 in "):
+        fit_sweep(lambda seed: hand_made(seed, num_samples=3), tmp_path, {"seed": [0]})

@@ -40,17 +40,19 @@ def test_a_member_whose_bound_is_not_finite_does_not_affect_the_others(sweep_con
     trained = fit_group(members, tmp_path)
     evaluate = evaluation.evaluate_run
 
-    def overflow(run, *args, **kwargs):
-        if run.config.seed == 0:
+    def overflow(experiment, *args, **kwargs):
+        if experiment.seed == 0:
             raise NotFiniteError("the evaluation is not finite")
-        return evaluate(run, *args, **kwargs)
+        return evaluate(experiment, *args, **kwargs)
 
     monkeypatch.setattr(evaluation, "evaluate_run", overflow)
     first, second = evaluate_members(trained)
-    assert first == {"failure": "the evaluation is not finite"}
+    assert first == {"failure": f"{trained[0].directory}: the evaluation is not finite"}
     assert np.isfinite(second["elbo"])
-    assert not (trained[0].run.directory / evaluation.EVALUATION_FILE).exists()
-    stored = evaluation.read_evaluation(trained[1].run.directory, trained[1].run.config.train.steps)
+    assert not trained[0].directory.evaluation.exists()
+    stored = evaluation.read_evaluation(trained[1].directory, trained[1].experiment.training.steps)
     assert stored["elbo"] == second["elbo"]
     with pytest.raises(evaluation.Interrupted):
         evaluate_members(trained, stop=lambda: True)
+    failed = [member._replace(params=None, failure="step 3") for member in trained]
+    assert evaluate_members(failed) == [{"failure": "step 3"}] * 2

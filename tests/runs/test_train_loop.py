@@ -1,4 +1,4 @@
-"""The training loop: an interrupted run produces the same bytes as an uninterrupted one; early stopping; profiles."""
+"""The training loop: an interrupted run produces the same bytes as an uninterrupted one; starts, ends, and profiles."""
 
 import functools
 import json
@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
-from training_runs import final_digest, fit, flags, metric_rows
+from hand_made import Conditional, hand_made, source
+from training_runs import digest_of, final_digest, fit, flags, metric_rows
 
 from vae_jax import bench
-from vae_jax.config import override
-from vae_jax.errors import InputError, LockedError
-from vae_jax.runs import opening, plots, prepare_run, programs, train_loop
-from vae_jax.runs.recorder import METRICS_FILE, Recorder
-from vae_jax.runs.run import Run
+from vae_jax.config import TrainConfig, override
+from vae_jax.data import from_arrays, loading
+from vae_jax.errors import CheckpointError, InputError, LockedError
+from vae_jax.runs import TrainingRun, default_callbacks, plots, prepare_experiment, programs, train_loop
+from vae_jax.runs.callbacks import Validation
 from vae_jax.runtime import lock
 
 # Interruption.
@@ -29,7 +32,7 @@ def long(small):
     """Config of a run with many short dispatches and saves, so that a signal arrives while it works."""
     return small(
         train__steps=STEPS, train__log_every=2, train__save_every=4, train__evaluate_every=50, train__ema_decay=0.99,
-        data__binarization="dynamic", model__likelihood="bernoulli", evaluation__num_samples=0,
+        preprocess="dynamic-binarization", likelihood="bernoulli", evaluation__num_samples=0,
     )  # fmt: skip
 
 
@@ -48,7 +51,7 @@ COMMAND = """
 import sys
 from vae_jax.cli.main import main
 from vae_jax.runs import plots
-plots.plot_all = lambda *_: []
+plots.plot_all = lambda *_, **__: []
 sys.exit(main())
 """
 
@@ -100,15 +103,16 @@ def signals_at(monkeypatch):
 
             return wrapped
 
-        read, validate = Recorder.read, Recorder.validate
+        source, read, validate = loading.ConfiguredSource, TrainingRun.read, Validation.on_steps
         for place in ("the loop", "a later loop"):
-            read = raising(place, read, lambda recorder, step=SAVED_AT[place]: recorder.step + 2 == step)
-        monkeypatch.setattr(opening, "training_images", raising("the data", opening.training_images))
+            read = raising(place, read, lambda run, step=SAVED_AT[place]: run.step + 2 == step)
+        monkeypatch.setattr(source, "training", raising("the data", source.training))
         # check_memory would trace the program before the compiler does. The command looks it up in vae_jax.bench.
-        monkeypatch.setattr(bench, "check_memory", lambda run: None)
+        monkeypatch.setattr(bench, "check_memory", lambda *_, **__: None)
         monkeypatch.setattr(programs, "train_steps", raising("the compiler", programs.train_steps))  # while tracing
-        monkeypatch.setattr(Recorder, "read", read)
-        monkeypatch.setattr(Recorder, "validate", raising("the validation", validate))
+        monkeypatch.setattr(TrainingRun, "read", read)
+        every_50 = lambda callback, run: run.is_due(50)  # noqa: E731
+        monkeypatch.setattr(Validation, "on_steps", raising("the validation", validate, every_50))
         return moments
 
     return arm
@@ -119,7 +123,7 @@ def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_with_the_same_bytes(
     long, uninterrupted, compiled_once, tmp_path, monkeypatch, signals_at, call
 ):
     moments = signals_at(dict.fromkeys(SAVED_AT, signal.SIGTERM) | {"a later loop": signal.SIGINT})
-    monkeypatch.setattr(plots, "plot_all", lambda *_: [])
+    monkeypatch.setattr(plots, "plot_all", lambda *_, **__: [])
     argv = ["train", "--workdir", tmp_path / "run", "--compilation-cache", compiled_once, *flags(long)]
     for place, step in SAVED_AT.items():
         stopped = call(*argv).result
@@ -132,34 +136,115 @@ def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_with_the_same_bytes(
     assert final_digest(tmp_path / "run") == uninterrupted
 
 
-# Early stopping.
+# Experiments that are made by hand.
 
 
-def test_early_stopping_stops_and_stays_stopped(small, tmp_path, monkeypatch):
-    bounds = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+@pytest.mark.fault
+def test_a_hand_made_experiment_resumes_with_the_same_bits_after_it_was_asked_to_stop(tmp_path):
+    complete = train_loop.fit(hand_made(), tmp_path / "complete")
+    calls = iter([False, False, True])  # before the first step, after 5 and after 10
+    parts = [train_loop.fit(hand_made(), tmp_path / "parts", callbacks=default_callbacks(lambda: next(calls)))]
+    parts.append(train_loop.fit(hand_made(), tmp_path / "parts"))
+    assert [(p.status, p.step, p.resumed_from) for p in parts] == [("interrupted", 10, None), ("done", 20, 10)]
+    digests = [digest_of(r.state, tmp_path / n) for r, n in ((complete, "complete"), (parts[1], "parts"))]
+    assert digests[0] == digests[1]
+    rows = metric_rows(tmp_path / "parts")
+    assert [row["step"] for row in rows] == [5, 10, 10, 15, 20, 20]
+    assert [row["step"] for row in rows if "validation_bound" in row] == [10, 20]
+
+
+def test_a_hand_made_experiment_is_the_same_on_1_and_8_devices(one_device, tmp_path):
+    one, eight = (
+        train_loop.fit(hand_made(), tmp_path / name, *placement)
+        for name, placement in (("one", (one_device,)), ("eight", ()))
+    )
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(eight.state)} == {8}
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"learning_rate": 0.5},
+            r"^settings\.learning_rate=0\.5 differs from 0\.01 in .*allow_change=\['settings\.lea",
+        ),
+        ({"seed": 1}, r"^seed=1 differs from 0 in "),
+        ({"model": Conditional(width=9)}, r"^model=Conditional.*width = 9.* differs from Conditional.*width = 8"),
+        ({"objective": lambda terms: terms.log_px_z.mean(axis=0)}, r"^objective=.*<lambda> differs from half_kl in "),
+        ({"num_samples": 3}, r"^num_samples=3 differs from 2 in "),
+        ({"data": source(seed=1)}, r"was trained on other examples than these; .* with allow_change=\['data'\]$"),
+        ({"data": from_arrays(np.ones((60, 5), np.float32))}, r"was trained on other examples .* another directory$"),
+        ({"training": TrainConfig(steps=20, batch_size=8, log_every=5)}, r"^train\.batch_size=8 differs from 16 in "),
+        ({"training": TrainConfig(steps=5, batch_size=16, log_every=5)}, r"^train\.steps=5 must be at least 10, "),
+    ],
+    ids=[
+        "a setting",
+        "seed",
+        "model",
+        "objective",
+        "num_samples",
+        "data",
+        "shape of the data",
+        "batch size",
+        "fewer steps",
+    ],
+)
+def test_a_hand_made_experiment_that_differs_is_refused_and_changes_nothing(begun, changes, words):
+    before = {path: path.stat().st_mtime_ns for path in begun.rglob("*")}
+    with pytest.raises(InputError, match=words) as caught:
+        train_loop.fit(hand_made(**changes), begun)
+    assert "\n" not in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.name != "lock"} == {
+        path: time for path, time in before.items() if path.name != "lock"
+    }
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """Directory of a hand-made run that was stopped at step 10 of 20."""
+    directory = tmp_path_factory.mktemp("begun") / "run"
+    calls = iter([False, False, True])
+    train_loop.fit(hand_made(), directory, callbacks=default_callbacks(lambda: next(calls)))
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == ["10"]
+    return directory
+
+
+@pytest.mark.fault
+def test_a_change_of_a_hand_made_experiment_is_allowed_by_name_and_recorded(tmp_path):
     directory = tmp_path / "run"
-    config = small(train__steps=100, train__evaluate_every=10, train__save_every=50, train__patience=2)
-    evaluator = Run.evaluator
+    calls = iter([False, True])
+    train_loop.fit(hand_made(), directory, callbacks=default_callbacks(lambda: next(calls)))
+    outcome = train_loop.fit(hand_made(0, 0.5), directory, allow_change=["settings.learning_rate"])
+    assert (outcome.status, outcome.resumed_from) == ("done", 5)
+    changes = json.loads((directory / "config.json").read_text())["changes"]
+    assert changes == [{"setting": "settings.learning_rate", "from": 0.01, "to": 0.5, "step": 5}]
+    with pytest.raises(InputError, match=r"no such setting; did you mean 'settings\.learning_rate'"):
+        train_loop.fit(hand_made(0, 0.5), directory, allow_change=["settings.learning_rat"])
+    wider = hand_made(0, 0.5, model=Conditional(width=9))
+    with pytest.raises(CheckpointError, match=r"kernel: float32\[9, 8\] in checkpoint, float32\[9, 9\] in state"):
+        train_loop.fit(wider, directory, allow_change=["model"])
 
-    class Scripted:
-        def __init__(self, original):
-            self.original = original
 
-        def bound(self, params, key, images):
-            return self.original.bound(params, key, images) | {"elbo": next(bounds)}
+@pytest.mark.fault
+def test_other_examples_of_a_hand_made_experiment_are_allowed_as_data_and_recorded(tmp_path):
+    calls = iter([False, True])
+    train_loop.fit(hand_made(), tmp_path, callbacks=default_callbacks(lambda: next(calls)))
+    other = hand_made(data=source(seed=1))
+    assert train_loop.fit(other, tmp_path, allow_change=["data"]).resumed_from == 5
+    (change,) = json.loads((tmp_path / "config.json").read_text())["changes"]
+    assert (change["setting"], change["step"]) == ("arrays.x.sha256", 5)
+    assert train_loop.fit(other, tmp_path).resumed_from == 20  # the next start needs no permission
 
-    monkeypatch.setattr(Run, "evaluator", lambda run: Scripted(evaluator(run)))
-    run, outcome = fit(config, directory)
-    assert (outcome.status, outcome.step, outcome.trained_steps) == ("stopped early", 40, 40)
-    history = [row["validation_bound"] for row in metric_rows(run) if "validation_bound" in row]
-    assert history == [1.0, 3.0, 2.0, 2.5]
-    assert final_digest(directory)[0] == 40  # saved, though 40 is not a multiple of save_every
-    before = (directory / METRICS_FILE).read_bytes()
-    _, again = fit(config, directory)
-    assert (again.status, again.step, again.trained_steps) == ("stopped early", 40, 0)
-    assert (directory / METRICS_FILE).read_bytes() == before
-    _, further = fit(override(config, train__patience=3, train__steps=50), directory)  # patience may change
-    assert (further.status, further.step, next(bounds, None)) == ("done", 50, None)
+
+def test_runs_by_hand_and_from_a_config_do_not_share_a_directory(small, begun, tmp_path):
+    with pytest.raises(InputError, match=r"made by hand, and this one is made from a config; choose another dir"):
+        fit(small(), begun)
+    fit(small(train__steps=5), tmp_path / "run")
+    with pytest.raises(InputError, match=r"made from a config, and this one is made by hand; choose another dir"):
+        train_loop.fit(hand_made(), tmp_path / "run")
 
 
 # Start and end.
@@ -170,20 +255,21 @@ def test_a_finished_run_is_not_trained_again_and_not_shortened(small, tmp_path):
     assert (first.status, first.resumed_from, first.trained_steps) == ("done", None, 20)
     _, again = fit(small(), tmp_path / "run")
     assert (again.status, again.resumed_from, again.trained_steps) == ("done", 20, 0)
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
     with pytest.raises(InputError, match=r"^train\.steps=10 must be at least 20, the newest step in "):
         fit(small(train__steps=10), tmp_path / "run")
 
 
 @pytest.mark.fault
 def test_a_directory_in_use_is_refused_before_anything_is_written(small, tmp_path):
-    run, images = prepare_run(small(), tmp_path / "run")
-    with lock.run_lock(run.directory), pytest.raises(LockedError):
-        train_loop.fit(run, images)
-    assert not (run.directory / "config.json").exists()
+    experiment, placement = prepare_experiment(small(), tmp_path / "run")
+    with lock.run_lock(tmp_path / "run"), pytest.raises(LockedError):
+        train_loop.fit(experiment, tmp_path / "run", placement)
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_a_changed_number_of_steps_is_printed_if_the_schedule_spans_them(small, tmp_path, capsys):
-    config = small(optimizer__schedule="cosine")
+    config = small(schedule="cosine")
     fit(config, tmp_path / "run")
     capsys.readouterr()
     fit(override(config, train__steps=30), tmp_path / "run")

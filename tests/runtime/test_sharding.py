@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from compilations import compilations
 from jax.sharding import AxisType, PartitionSpec
+from training_runs import fit, metric_rows
 
 from vae_jax import random
 from vae_jax.config.building import override
-from vae_jax.data.preprocess import read_images
+from vae_jax.data.preprocess import DynamicBinarizationConfig
 from vae_jax.distributions.normal import standard_normal
 from vae_jax.errors import InputError
-from vae_jax.runs import opening, programs, recorder, restoring, train_loop
+from vae_jax.runs import RunDirectory, opening, programs, restoring
 from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.runs.loggers import read_metrics
 from vae_jax.runtime import sharding
 from vae_jax.training.many_steps import train_steps
 from vae_jax.training.step import make_train_step
@@ -31,11 +31,16 @@ COLLECTIVE = re.compile(
 
 
 def prepared(config, directory):
-    """Return (run, training images on its mesh, state before the first step)."""
-    run, images = opening.prepare_run(config, directory)
-    replicated = sharding.replicated(run.mesh)
-    state = jax.jit(run.initial_state, out_shardings=replicated)(run.key)
-    return run, jax.device_put(images, replicated), state
+    """Return (experiment, placement, training examples on its devices, state before the first step)."""
+    experiment, placement = opening.prepare_experiment(config, directory)
+    state = jax.jit(experiment.initial_state, out_shardings=placement.replicated)(experiment.key)
+    return experiment, placement, jax.device_put(experiment.training_data.read_all(), placement.replicated), state
+
+
+def lowered(experiment, placement):
+    """Return the text of the compiled program of an experiment."""
+    shapes = programs.state_shapes(experiment, placement), programs.data_shapes(experiment, placement)
+    return programs.compile_program(experiment, placement).lower(*shapes, 5).compile().as_text()
 
 
 def test_a_mesh_has_the_requested_devices():
@@ -96,7 +101,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(batch_size, nearest):
 
 def test_a_microbatch_that_the_devices_do_not_divide_is_refused(small, tmp_path):
     with pytest.raises(InputError, match=r"train.batch_size / train.microbatches=4 must be .* the 8 devices"):
-        opening.prepare_run(small(mesh__data=8, train__microbatches=4), tmp_path / "run")
+        opening.prepare_experiment(small(mesh__data=8, train__microbatches=4), tmp_path / "run")
 
 
 def test_a_batch_is_sharded_and_the_state_is_replicated():
@@ -120,34 +125,36 @@ def checksum(array):
 def test_the_order_of_the_data_and_the_noise_do_not_depend_on_the_devices(small, tmp_path):
     """The images and noise of each step are the same bits: a custom loss returns their checksums as metrics."""
 
-    def observe(params, keys, images, step):
+    def observe(params, statistics, keys, batch, step):
         del step
         sample_keys = random.fold_in(random.fold_in(keys, 1)[None], jnp.arange(3)[:, None])  # [3, B]
         arrays = {
-            "images": images.astype(jnp.uint32),
-            "binarized": read_images(random.fold_in(keys, 0), images, binarization="dynamic").astype(jnp.uint32),
+            "images": batch["x"].astype(jnp.uint32),
+            "labels": batch["y"].astype(jnp.uint32),
+            "binarized": DynamicBinarizationConfig()(random.fold_in(keys, 0), batch)["x"].astype(jnp.uint32),
             "noise": standard_normal((5,)).sample(sample_keys, sample_keys.shape),
         }
         sums = {f"{name}_{half}": x for name, a in arrays.items() for half, x in checksum(a).items()}
-        return 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)), sums
+        return 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)), (sums, statistics)
 
     rows = {}
     for devices in (1, 8):
-        run, images, state = prepared(small(mesh__data=devices), tmp_path / "run")
+        experiment, placement, data, state = prepared(small(mesh__data=devices), tmp_path / "run")
         program = functools.partial(
             train_steps,
-            step=make_train_step(observe, run.optimizer),
+            step=make_train_step(observe, experiment.optimizer),
             batch_size=16,
             max_steps=100,
-            place_batch=sharding.place_batch(run.mesh),
+            place_batch=placement.place_batch,
         )
-        replicated = sharding.replicated(run.mesh)
-        _, metrics = jax.jit(program, in_shardings=replicated, out_shardings=replicated)(state, images, 100)
+        replicated = placement.replicated
+        _, metrics = jax.jit(program, in_shardings=replicated, out_shardings=replicated)(state, data, 100)
         rows[devices] = {name: np.asarray(values) for name, values in metrics.items()}
-    for name in ("images", "binarized", "noise"):
+    for name in ("images", "labels", "binarized", "noise"):
         one, eight = (np.stack([rows[n][f"{name}_high"], rows[n][f"{name}_low"]]) for n in (1, 8))
         np.testing.assert_array_equal(one, eight)
-        assert np.unique(one, axis=1).shape == (2, 100)  # The steps differ, so the comparison can fail.
+        distinct = np.unique(one, axis=1).shape[1]  # The steps differ, so the comparison can fail.
+        assert distinct > 90 if name == "labels" else distinct == 100  # sums of small numbers can be equal
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +164,10 @@ def hundred_steps(small, tmp_path_factory):
     for devices in (1, 8):
         config = small(
             mesh__data=devices, train__log_every=100, train__save_every=100, train__steps=100, train__ema_decay=0.9,
-            data__binarization="dynamic", model__likelihood="bernoulli",
+            preprocess="dynamic-binarization", likelihood="bernoulli",
         )  # fmt: skip
-        run, images, state = prepared(config, directory)
-        state, metrics = programs.compile_program(run)(state, images, 100)
+        experiment, placement, data, state = prepared(config, directory)
+        state, metrics = programs.compile_program(experiment, placement)(state, data, 100)
         results[devices] = jax.device_get((state._replace(key=()), metrics))
     return results
 
@@ -185,11 +192,12 @@ def test_a_program_with_a_static_number_of_steps_trains_the_same(small, tmp_path
     results = {}
     for static in (False, True):
         monkeypatch.setattr(sharding, "needs_static_step_count", lambda mesh, static=static: static)
-        run, images, state = prepared(config, tmp_path / str(static))
-        program = programs.compile_program(run)
+        experiment, placement, data, state = prepared(config, tmp_path / str(static))
+        assert placement.static_step_count is static
+        program = programs.compile_program(experiment, placement)
         for count in (4, 4, 2):
-            state, metrics = program(state, images, count)
-        loops = {equation.primitive.name for equation in program.trace(state, images, 4).jaxpr.eqns}
+            state, metrics = program(state, data, count)
+        loops = {equation.primitive.name for equation in program.trace(state, data, 4).jaxpr.eqns}
         assert ("scan" in loops) is static
         results[static] = jax.device_get((state._replace(key=()), metrics))
     assert np.isnan(results[True][1]["loss"][2:]).all()
@@ -200,27 +208,29 @@ def test_a_program_with_a_static_number_of_steps_trains_the_same(small, tmp_path
     "settings",
     [
         {},
-        {"objective__name": "sampled-elbo", "objective__num_samples": 5, "data__binarization": "dynamic",
-         "model__likelihood": "bernoulli", "train__ema_decay": 0.9, "optimizer__clip_norm": 1.0},
-        {"model__network": "conv", "model__hidden": (4, 8)},
+        {"objective": "sampled-elbo", "objective__num_samples": 5, "preprocess": "dynamic-binarization",
+         "likelihood": "bernoulli", "train__ema_decay": 0.9, "optimizer__clip_norm": 1.0},
+        {"network": "conv", "network__hidden": (4, 8)},
     ],
     ids=["mlp", "K=5", "conv"],
 )  # fmt: skip
 def test_devices_communicate_only_by_all_reduce(settings, small, tmp_path):
-    run, images = opening.prepare_run(small(mesh__data=8, **settings), tmp_path / "run")
-    state = jax.eval_shape(run.initial_state, run.key)
-    text = programs.compile_program(run).lower(state, jax.eval_shape(lambda: images), 5).compile().as_text()
-    assert set(COLLECTIVE.findall(text)) == {"all-reduce"}
+    prepared = opening.prepare_experiment(small(mesh__data=8, **settings), tmp_path / "run")
+    assert set(COLLECTIVE.findall(lowered(*prepared))) == {"all-reduce"}
 
 
 # The state sharded over `fsdp`.
+
+
+def restored_params(opened):
+    return restoring.restored_params(opened.experiment, opened.directory, opened.placement, pytest.fail)
 
 
 @pytest.fixture
 def wide(small):
     """Config of a run whose kernels are large enough to be sharded."""
     return small(
-        model__hidden=(64,), mesh__data=0, train__ema_decay=0.9, train__save_every=10, optimizer__schedule="constant",
+        network__hidden=(64,), mesh__data=0, train__ema_decay=0.9, train__save_every=10, schedule="constant",
         optimizer__clip_norm=50.0,
     )  # fmt: skip
 
@@ -233,9 +243,10 @@ def bytes_on(state, device):
 def test_a_state_sharded_over_n_devices_uses_1_nth_of_the_memory_on_each(wide, tmp_path):
     state, size_on_each = None, {}
     for fsdp in (1, 2, 4, 8):
-        run, _ = opening.prepare_run(override(wide, mesh__fsdp=fsdp), tmp_path / "run")
-        state = state or jax.jit(run.initial_state)(run.key)
-        placed = jax.device_put((state.params, state.opt_state, state.ema_params), run.state_shardings[1:4])
+        experiment, placement = opening.prepare_experiment(override(wide, mesh__fsdp=fsdp), tmp_path / "run")
+        state = state or jax.jit(experiment.initial_state)(experiment.key)
+        parts = (state.params, state.opt_state, state.ema_params)
+        placed = jax.device_put(parts, placement.state(parts))
         size_on_each[fsdp] = {bytes_on(placed, device) for device in jax.devices()}
         small = sum(leaf.nbytes for leaf in jax.tree.leaves(placed) if leaf.size < sharding.MIN_SHARDED_SIZE)
     (total,) = size_on_each[1]
@@ -247,11 +258,10 @@ def test_a_state_sharded_over_n_devices_uses_1_nth_of_the_memory_on_each(wide, t
 def test_a_sharded_state_gives_the_same_numbers(wide, tmp_path):
     results = {}
     for fsdp in (1, 4):
-        run, images = opening.prepare_run(override(wide, mesh__fsdp=fsdp), tmp_path / "run")
-        state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key)
-        images = sharding.to_global_array(images, sharding.replicated(run.mesh))
-        state, metrics = programs.compile_program(run)(state, images, 5)
-        jax.tree.map(lambda leaf, sharding: chex.assert_equal(leaf.sharding, sharding), state, run.state_shardings)
+        experiment, placement, data, _ = prepared(override(wide, mesh__fsdp=fsdp), tmp_path / "run")
+        state = programs.place_initial_state(experiment, placement)
+        state, metrics = programs.compile_program(experiment, placement)(state, data, 5)
+        jax.tree.map(lambda leaf, sharding: chex.assert_equal(leaf.sharding, sharding), state, placement.state(state))
         results[fsdp] = jax.device_get((state._replace(key=()), metrics))
     (replicated, metrics_replicated), (sharded, metrics_sharded) = results[1], results[4]
     for name in ("loss", "bound", "reconstruction", "grad_norm"):
@@ -261,9 +271,9 @@ def test_a_sharded_state_gives_the_same_numbers(wide, tmp_path):
 
 
 def test_sharded_parameters_are_gathered_and_activations_are_not(wide, tmp_path):
-    run, images = opening.prepare_run(override(wide, mesh__fsdp=4), tmp_path / "run")
-    state = jax.eval_shape(run.initial_state, run.key)
-    program = programs.compile_program(run).lower(state, jax.eval_shape(lambda: images), 5).compile().as_text()
+    experiment, placement = opening.prepare_experiment(override(wide, mesh__fsdp=4), tmp_path / "run")
+    state = jax.eval_shape(experiment.initial_state, experiment.key)
+    program = lowered(experiment, placement)
     assert set(COLLECTIVE.findall(program)) - {"reduce-scatter"} == {"all-reduce", "all-gather"}
     gathered = {tuple(sorted(map(int, s.split(",")))) for s in re.findall(r"= f32\[([\d,]*)\]\S* all-gather", program)}
     sharded = {
@@ -273,42 +283,40 @@ def test_sharded_parameters_are_gathered_and_activations_are_not(wide, tmp_path)
 
 
 def test_a_run_saved_on_one_mesh_resumes_on_another(wide, tmp_path):
-    train_loop.fit(*opening.prepare_run(override(wide, mesh__fsdp=4, train__steps=10), tmp_path / "run"))
+    fit(override(wide, mesh__fsdp=4, train__steps=10), tmp_path / "run")
     saved = []
     for mesh in ((2, 4), (1, 1), (2, 1), (0, 8)):
-        run, _ = opening.prepare_run(override(wide, mesh__data=mesh[0], mesh__fsdp=mesh[1]), tmp_path / "run")
-        with Checkpoints(run.directory, read_only=True) as checkpoints:
-            state = restoring.restore(run, checkpoints).state
-        jax.tree.map(lambda leaf, sharding: chex.assert_equal(leaf.sharding, sharding), state, run.state_shardings)
+        config = override(wide, mesh__data=mesh[0], mesh__fsdp=mesh[1])
+        experiment, placement = opening.prepare_experiment(config, tmp_path / "run")
+        with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+            state = restoring.restore(experiment, checkpoints, placement).state
+        jax.tree.map(lambda leaf, sharding: chex.assert_equal(leaf.sharding, sharding), state, placement.state(state))
         saved.append(jax.device_get(state._replace(key=jax.random.key_data(state.key))))
     for other in saved[1:]:
         jax.tree.map(np.testing.assert_array_equal, saved[0], other)
 
-    outcome = train_loop.fit(
-        *opening.prepare_run(override(wide, mesh__data=1, mesh__fsdp=2, train__steps=20), tmp_path / "run")
-    )
+    _, outcome = fit(override(wide, mesh__data=1, mesh__fsdp=2, train__steps=20), tmp_path / "run")
     assert (outcome.resumed_from, outcome.step) == (10, 20)
-    train_loop.fit(*opening.prepare_run(override(wide, train__steps=20), tmp_path / "alone"))
-    rows, alone = (read_metrics(tmp_path / name / recorder.METRICS_FILE) for name in ("run", "alone"))
+    fit(override(wide, train__steps=20), tmp_path / "alone")
+    rows, alone = (metric_rows(tmp_path / name) for name in ("run", "alone"))
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose([row[name] for row in rows], [row[name] for row in alone], rtol=1e-5)
     opened = opening.open_run(tmp_path / "run")  # on all devices, with the run's fsdp if they allow it
-    assert opened.mesh.shape == {"data": 4, "fsdp": 2}
-    with restoring.restored_params(opened, pytest.fail) as (step, params):
+    assert opened.placement.mesh.shape == {"data": 4, "fsdp": 2}
+    with restored_params(opened) as (step, params):
         assert step == 20
         assert {len(leaf.devices()) for leaf in jax.tree.leaves(params)} == {8}
-        jax.tree.map(np.testing.assert_array_equal, params, restoring.evaluation_params(outcome.state, opened.config))
+        jax.tree.map(np.testing.assert_array_equal, params, outcome.params)
 
 
 def test_a_fit_compiles_its_program_once(small, tmp_path):
     """Full dispatches, a shorter last one, validation and saves: one compilation. A resumed run: one more."""
     config = small(mesh__data=8, train__steps=17, train__save_every=5, train__evaluate_every=10)
     with compilations("train_steps") as compiled:
-        outcome = train_loop.fit(*opening.prepare_run(config, tmp_path / "run"))
+        _, outcome = fit(config, tmp_path / "run")
         assert (outcome.step, len(compiled)) == (17, 1)
-        more = override(config, train__steps=28)
-        outcome = train_loop.fit(*opening.prepare_run(more, tmp_path / "run"))
+        _, outcome = fit(override(config, train__steps=28), tmp_path / "run")
         assert (outcome.step, outcome.resumed_from, len(compiled)) == (28, 17, 2)
 
 
@@ -318,10 +326,9 @@ def test_a_run_resumes_and_is_evaluated_on_another_number_of_devices(small, tmp_
 
     def train(devices, directory):
         config = small(mesh__data=devices, train__steps=10, train__save_every=5)
-        run, images = opening.prepare_run(config, directory)
-        outcome = train_loop.fit(run, images)
+        _, outcome = fit(config, directory)
         assert {len(leaf.devices()) for leaf in jax.tree.leaves(outcome.state)} == {devices}
-        return outcome, read_metrics(directory / recorder.METRICS_FILE)[-1]
+        return outcome, metric_rows(directory)[-1]
 
     def raw(params):
         return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]
@@ -331,8 +338,10 @@ def test_a_run_resumes_and_is_evaluated_on_another_number_of_devices(small, tmp_
     bits = []
     for devices in (4, 1, 2, 8):
         directory = shutil.copytree(tmp_path / "run", tmp_path / str(devices))
-        run, _ = opening.prepare_run(small(mesh__data=devices, train__steps=10, train__save_every=5), directory)
-        with restoring.restored_params(run, pytest.fail) as (step, params):
+        config = small(mesh__data=devices, train__steps=10, train__save_every=5)
+        experiment, placement = opening.prepare_experiment(config, directory)
+        opened = opening.OpenedRun(experiment, RunDirectory(directory), placement, frozenset())
+        with restored_params(opened) as (step, params):
             assert step == 5
             assert {len(leaf.devices()) for leaf in jax.tree.leaves(params)} == {devices}
             bits.append(raw(params))
@@ -342,7 +351,7 @@ def test_a_run_resumes_and_is_evaluated_on_another_number_of_devices(small, tmp_
         assert (outcome.resumed_from, outcome.step) == (5, 10)
         assert row["loss"] == pytest.approx(last["loss"], rel=1e-5)
     opened = opening.open_run(tmp_path / "run")  # on all devices
-    with restoring.restored_params(opened, pytest.fail) as (_, params):
+    with restored_params(opened) as (_, params):
         assert {len(leaf.devices()) for leaf in jax.tree.leaves(params)} == {8}
 
 

@@ -1,39 +1,61 @@
 from . import image_grids as image_grids, plots as plots
-from .changes import describe_changes as describe_changes
+from .callbacks import (
+    Callback as Callback,
+    StopWhen as StopWhen,
+    default_callbacks as default_callbacks,
+    recording_callbacks as recording_callbacks,
+)
 from .checkpoints import Checkpoints as Checkpoints
-from .config_file import read_description as read_description, write_config as write_config
+from .config_file import StoredRun as StoredRun, read_stored_run as read_stored_run
 from .curves import save_rate_distortion as save_rate_distortion
 from .decoding import (
-    decode_images as decode_images,
-    encode_images as encode_images,
+    conditions_of as conditions_of,
+    decode_codes as decode_codes,
+    encode_examples as encode_examples,
     interpolate_linearly as interpolate_linearly,
+    layer_shapes as layer_shapes,
+    sample_examples as sample_examples,
     sample_prior as sample_prior,
+    sample_reconstructions as sample_reconstructions,
 )
+from .directory import RunDirectory as RunDirectory
 from .evaluation import (
-    EVALUATION_FILE as EVALUATION_FILE,
     Interrupted as Interrupted,
     evaluate_run as evaluate_run,
     evaluation_protocol as evaluation_protocol,
+    make_evaluator as make_evaluator,
     read_evaluation as read_evaluation,
 )
-from .input_pipeline import open_input_pipeline as open_input_pipeline
+from .experiment import Experiment as Experiment, at_numbers as at_numbers, build_experiment as build_experiment
 from .loggers import print_json as print_json, read_metrics as read_metrics
 from .members import Member as Member, group_members as group_members, make_members as make_members
 from .opening import (
-    check_images as check_images,
+    OpenedRun as OpenedRun,
+    check_data as check_data,
+    check_experiment as check_experiment,
     open_run as open_run,
-    prepare_run as prepare_run,
+    prepare_experiment as prepare_experiment,
     require_in_memory as require_in_memory,
 )
 from .programs import (
     build_program as build_program,
     build_step as build_step,
     compile_program as compile_program,
+    data_shapes as data_shapes,
+    is_streamed as is_streamed,
+    num_microbatches as num_microbatches,
+    place_initial_state as place_initial_state,
     profile_to as profile_to,
+    state_shapes as state_shapes,
+    with_training as with_training,
 )
-from .restoring import evaluation_params as evaluation_params, restore as restore, restored_params as restored_params
-from .run import Run as Run, evaluation_key as evaluation_key
-from .sweep import Trained as Trained, fit_group as fit_group, prepare_members as prepare_members
+from .restoring import restore as restore, restored_params as restored_params
+from .sweep import (
+    Trained as Trained,
+    fit_group as fit_group,
+    fit_sweep as fit_sweep,
+    prepare_members as prepare_members,
+)
 from .sweep_summary import (
     evaluate_members as evaluate_members,
     markdown_table as markdown_table,
@@ -41,3 +63,4 @@ from .sweep_summary import (
     summarize as summarize,
 )
 from .train_loop import TrainResult as TrainResult, fit as fit
+from .training_run import TrainingRun as TrainingRun

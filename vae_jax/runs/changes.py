@@ -1,54 +1,45 @@
 """Differences between a stored run and the settings or data of its next start: which are refused, which recorded."""
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from vae_jax.config import (
-    RESUMABLE,
-    SCHEDULES_SPANNING_STEPS,
-    Config,
-    DataConfig,
-    differences,
-    flatten,
-    replace_unvalidated,
-    suggestion,
-)
+from vae_jax.config import choices, differences, resumable_settings, suggestion
 from vae_jax.errors import InputError
-from vae_jax.runs.checksums import dtype_and_shape, named_leaves, to_json_types
-from vae_jax.runs.config_file import CHANGE_FIELDS
-from vae_jax.runs.run import Run
-from vae_jax.runtime import sharding
+from vae_jax.runs.checksums import dtype_and_shape, flatten_mapping, named_leaves, to_json_types
+from vae_jax.runs.config_file import CHANGE_FIELDS, StoredRun
+from vae_jax.runs.directory import RunDirectory
+from vae_jax.runs.experiment import Experiment
 
-# Settings that select the training images. The seed does too where the images are binarized once.
-IMAGE_SETTINGS = {"data.name", "data.holdout", "data.binarization"}
+DATA_SETTINGS = {"data.name", "data.holdout", "data.kind", "preprocess"}  # settings that select the training examples
 
 
-def images_changed_message(config: DataConfig, directory: Path) -> str:
-    """Return the error for training images that differ from those that a run was trained on."""
-    return f"data.name={config.name} no longer contains the images that {directory} was trained on"
+def data_changed_message(name: str, directory: RunDirectory) -> str:
+    """Return the error for training examples that differ from those that a run was trained on."""
+    return f"data.name={name} no longer contains the examples that {directory} was trained on"
 
 
 def changed_settings(
-    description: dict[str, Any],
-    config: Config,
-    directory: Path,
+    stored: StoredRun,
+    settings: Mapping[str, Any],
+    directory: RunDirectory,
     allow_change: Sequence[str],
     *,
+    same_state: Callable[[], bool] = lambda: False,
     ignore: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Return a record for each setting that differs from the stored run, and that the run records.
 
-    The settings in `RESUMABLE` may differ without a record. The exception is train.steps under a learning rate schedule
-    that spans all steps: it may differ, and is recorded. Any other setting may differ only if `allow_change` lists it.
+    Resumable settings may differ without a record. The exception is train.steps under a learning rate schedule that
+    spans all steps: it may differ, and is recorded. Any other setting may differ only if `allow_change` lists it.
 
     Args:
-      description: the stored run, as `read_description` returns it.
-      config: the settings of this start.
+      stored: the stored run.
+      settings: the flat settings of this start.
       directory: the run's directory, for errors.
       allow_change: settings that may differ.
+      same_state: returns whether the training states of both have the same arrays, so that a change could be allowed.
       ignore: settings that are not compared.
 
     Returns:
@@ -57,63 +48,93 @@ def changed_settings(
     Raises:
       InputError: another setting differs, or `allow_change` contains an unknown setting.
     """
-    stored, given = description["config"], to_json_types(flatten(config))
+    before, given = stored.settings, to_json_types(dict(settings))
     for path in allow_change:
-        if path not in given:
+        if path not in given and path not in before and path not in _data_settings(given):
             raise InputError(f"--allow-change={path}: no such setting{suggestion(path, given)}")
-    changed = differences(stored, given, ignore=RESUMABLE.union(ignore))
-    if config.optimizer.schedule in SCHEDULES_SPANNING_STEPS:
-        changed += ["train.steps"] if stored.get("train.steps") != given["train.steps"] else []
-    if refused := [path for path in changed if path not in {*allow_change, "train.steps"}]:
+    # A choice and its settings change together, so allowing the choice allows them.
+    allowed = {path for path in {*before, *given} if path in allow_change or path.partition(".")[0] in allow_change}
+    changed = differences(before, given, ignore=resumable_settings().union(ignore))
+    if _spans_steps(given):
+        changed += ["train.steps"] if before.get("train.steps") != given["train.steps"] else []
+    refused = [path for path in changed if path not in {*allowed, "train.steps"}]
+    if refused := [path for path in refused if path.partition(".")[0] not in refused or "." not in path]:
         conflicts = ", ".join(
-            f"{path}={given.get(path)} differs from {stored.get(path)} in {directory}" for path in refused
+            f"{path}={given.get(path)} differs from {before.get(path)} in {directory}" for path in refused
         )
-        before = replace_unvalidated(config, {path: value for path, value in stored.items() if path in given})
-        same = _array_specs(before, description["data"]) == _array_specs(config, description["data"])
-        option = f", or allow the change with --allow-change {' '.join(refused)}" if same else ""
+        if not stored.has_config:
+            raise InputError(f"{conflicts}; choose another directory, or allow the change with allow_change={refused}")
+        option = f", or allow the change with --allow-change {' '.join(refused)}" if same_state() else ""
         raise InputError(
             f"{conflicts}; choose another --workdir, or pass --workdir alone to keep the run's settings{option}"
         )
-    return [dict(zip(CHANGE_FIELDS, (path, stored.get(path), given.get(path)), strict=True)) for path in changed]
+    return [dict(zip(CHANGE_FIELDS, (path, before.get(path), given.get(path)), strict=True)) for path in changed]
 
 
-def _array_specs(config: Config, data: dict[str, Any]) -> dict[str, str]:
-    """Return dtype and shape of each array in the training state of a run with these settings."""
-    run = Run(config, data, Path(), sharding.make_mesh())
-    return {path: dtype_and_shape(leaf) for path, leaf in named_leaves(jax.eval_shape(run.initial_state, run.key))}
+def _spans_steps(settings: Mapping[str, Any]) -> bool:
+    """Return whether the learning rate of a step depends on the number of all steps."""
+    name = settings.get("schedule")
+    return name is not None and getattr(choices("schedule")[name], "spans_steps", False)
+
+
+def state_arrays(experiment: Experiment) -> dict[str, str]:
+    """Return dtype and shape of each array in the training state of an experiment."""
+    shapes = jax.eval_shape(experiment.initial_state, experiment.key)
+    return {path: dtype_and_shape(leaf) for path, leaf in named_leaves(shapes)}
 
 
 def changed_data(
-    stored: dict[str, Any], given: dict[str, Any], directory: Path, config: DataConfig, allow_change: Sequence[str]
+    stored: Mapping[str, Any],
+    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    directory: RunDirectory,
+    allow_change: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Return a record for each field of the data description that differs from the stored run.
 
     Args:
-      stored: the description of the training images that the run was trained on, as `describe_images` returns it.
-      given: the description of the training images of this start.
+      stored: the description of the examples that the run was trained on, as `Experiment.data` returns it.
+      given: the description of the training examples of this start.
+      settings: the flat settings of this start.
       directory: the run's directory, for errors.
-      config: the data settings of this start.
       allow_change: settings that may differ.
 
     Returns:
       Dictionaries with the keys of `CHANGE_FIELDS`.
 
     Raises:
-      InputError: the image shape differs, or `allow_change` lists no setting that selects the images.
+      InputError: the arrays of an example differ, or `allow_change` lists no setting that selects the examples.
     """
-    changed = [field for field in stored if stored[field] != given[field]]
-    selecting = IMAGE_SETTINGS | ({"seed"} if config.binarization == "static" else set())
-    if "image_shape" in changed or (changed and not selecting.intersection(allow_change)):
-        option = "" if "image_shape" in changed else ", or allow the change with --allow-change data.name"
-        raise InputError(f"{images_changed_message(config, directory)}; choose another --workdir{option}")
-    return [dict(zip(CHANGE_FIELDS, (field, stored[field], given[field]), strict=True)) for field in changed]
+    old, new = flatten_mapping(stored), flatten_mapping(given)
+    changed = [field for field in {**old, **new} if old.get(field) != new.get(field)]
+    reshaped = any(not field.endswith(("sha256", "num_examples")) for field in changed)
+    if reshaped or (changed and not _data_settings(settings).intersection(allow_change)):
+        if "data.name" not in settings:
+            option = "" if reshaped else ", or allow the change with allow_change=['data']"
+            raise InputError(f"{directory} was trained on other examples than these; choose another directory{option}")
+        option = "" if reshaped else ", or allow the change with --allow-change data.name"
+        message = data_changed_message(settings["data.name"], directory)
+        raise InputError(f"{message}; choose another --workdir{option}")
+    return [dict(zip(CHANGE_FIELDS, (field, old.get(field), new.get(field)), strict=True)) for field in changed]
 
 
-def describe_changes(run: Run, step: int) -> list[str]:
+def _data_settings(settings: Mapping[str, Any]) -> set[str]:
+    """Return the settings that select the training examples; the seed does if it binarizes them once.
+
+    The data of an experiment that is made by hand are no setting; a change of them is allowed as "data".
+    """
+    if "data.name" not in settings:
+        return {"data"}
+    preprocess = choices("preprocess").get(settings.get("preprocess", ""))
+    return DATA_SETTINGS | ({"seed"} if getattr(preprocess, "in_memory", False) else set())
+
+
+def describe_changes(changes: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], step: int) -> list[str]:
     """Return a line for each change that this start of a run makes.
 
     Args:
-      run: the run; changes of earlier starts have a "step" and are skipped.
+      changes: all changes; those of earlier starts have a "step" and are skipped.
+      settings: the flat settings of this start.
       step: the first step of this start.
 
     Returns:
@@ -122,8 +143,8 @@ def describe_changes(run: Run, step: int) -> list[str]:
 
     def reason(setting: str) -> str:
         if setting == "train.steps":
-            return f"and with it the learning rate (optimizer.schedule={run.config.optimizer.schedule} spans all steps)"
+            return f"and with it the learning rate (schedule={settings.get('schedule')} spans all steps)"
         return "as allowed by --allow-change"
 
-    new = [(c["setting"], c["from"], c["to"]) for c in run.changes if "step" not in c]
+    new = [(c["setting"], c["from"], c["to"]) for c in changes if "step" not in c]
     return [f"{name} changes from {old} to {now} at step {step}, {reason(name)}" for name, old, now in new]

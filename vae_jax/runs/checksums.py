@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-
-from vae_jax.config import flatten_mapping
 
 _ABSENT = object()
 _MAX_LISTED = 5  # differences that one error message lists
@@ -46,6 +44,23 @@ def describe_leaves(tree: Any) -> dict[str, dict[str, str]]:
 def to_json_types(item: dict[str, Any]) -> dict[str, Any]:
     """Return a dictionary as it is after a round trip through JSON: tuples are lists, keys are strings."""
     return json.loads(json.dumps(item))
+
+
+def flatten_mapping(items: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one dictionary.
+
+    Args:
+      items: dictionaries that contain dictionaries, such as a parsed JSON file.
+      prefix: put in front of each name.
+
+    Returns:
+      {"section.field": value}. An empty dictionary counts as a value.
+    """
+    flat = {}
+    for name, value in items.items():
+        nested = isinstance(value, dict) and value
+        flat |= flatten_mapping(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
 
 
 def combined_checksum(*items: dict[str, Any]) -> str:

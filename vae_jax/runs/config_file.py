@@ -1,71 +1,135 @@
-"""The file config.json of a run: its settings, the description of its training images, and recorded changes."""
+"""The file config.json of a run: its settings, the description of its training data, and recorded changes."""
 
-import dataclasses
 import json
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from vae_jax.config import RESUMABLE, Config, flatten, flatten_mapping, unused_settings
-from vae_jax.errors import CheckpointError, StorageError
+from vae_jax.config import resumable_settings, selected_settings
+from vae_jax.errors import CheckpointError, InputError, StorageError
 from vae_jax.runs.checksums import to_json_types
-from vae_jax.runs.run import Run
+from vae_jax.runs.directory import RunDirectory
+from vae_jax.runs.experiment import Experiment
 from vae_jax.runtime import atomic_files
 
-CONFIG_FILE = "config.json"
-MAX_PIXELS = 1 << 28  # in one image; a config.json with a larger image is damaged or malicious
+FORMAT = 2  # of config.json; files of the first format have no field "format"
+MAX_NUMBERS = 1 << 30  # in one example; a config.json with a larger example is damaged or malicious
 CHANGE_FIELDS = ("setting", "from", "to")
-_DEFAULTS = to_json_types(flatten(Config()))
-# Defaults for settings that an older config.json lacks. They do not affect what the run has computed.
-_RESUMABLE_DEFAULTS = {path: value for path, value in _DEFAULTS.items() if path in RESUMABLE}
 
 
-def read_description(directory: Path) -> dict[str, Any] | None:
+class StoredRun(NamedTuple):
+    """The content of a config.json.
+
+    Attributes:
+      settings: the flat settings, {"train.steps": 6000, ...}.
+      has_config: whether they are those of a config, from which the experiment can be built again.
+      data: the description of the training examples, as `Experiment.data` returns it.
+      changes: dictionaries with "step" and the keys of `CHANGE_FIELDS`.
+    """
+
+    settings: dict[str, Any]
+    has_config: bool
+    data: dict[str, Any]
+    changes: list[dict[str, Any]]
+
+
+def read_stored_run(directory: RunDirectory) -> StoredRun | None:
     """Read the config.json of a run.
 
-    A setting that the other settings make unused gets its default, because older versions accepted any value for it. A
-    setting that the file lacks gets its default if a run may change it when it resumes.
+    A setting that the file lacks gets its default if a run may change it when it resumes.
 
     Args:
       directory: the run's directory.
 
     Returns:
-      {"config": flat settings, "data": fingerprint, num_examples and image_shape of the training images, "changes":
-      list of dictionaries with "step" and the keys of `CHANGE_FIELDS`}; None if the directory contains no config.json.
+      Its content; None if the directory contains no config.json.
 
     Raises:
       StorageError: the file cannot be read.
+      InputError: the file has the format of an earlier version.
       CheckpointError: the file is not the configuration of a run.
     """
-    path = directory / CONFIG_FILE
+    path = directory.config
     try:
         stored = json.loads(path.read_text())
-        data = {name: stored["data"][name] for name in ("fingerprint", "num_examples", "image_shape")}
-        data["image_shape"] = height, width, channels = [int(length) for length in data["image_shape"]]
-        if min(height, width, channels) < 1 or height * width * channels > MAX_PIXELS:
-            raise ValueError(f"images of {height}x{width}x{channels}")
+        if "format" not in stored and "config" in stored:
+            raise _earlier_format_error(directory, stored["config"])
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']} of another version")
         changes = [{name: change[name] for name in ("step", *CHANGE_FIELDS)} for change in stored.get("changes", ())]
-        config = _RESUMABLE_DEFAULTS | flatten_mapping(stored["config"])
-        config |= {path: _DEFAULTS[path] for path in unused_settings(config)}
-        return {"config": config, "data": data, "changes": changes}
+        settings, has_config = dict(stored["settings"]), bool(stored["has_config"])
+        if has_config:
+            settings = _resumable_defaults(settings) | settings
+        return StoredRun(settings, has_config, _checked_data(stored["data"]), changes)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from None
+    except InputError as error:  # an unknown choice
+        if isinstance(error, _EarlierFormat):
+            raise
+        raise CheckpointError(f"{path} is not the configuration of a run ({error})") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is not the configuration of a run ({error})") from None
 
 
-def write_config(run: Run, *, first_step: int = 0) -> None:
-    """Write the run's config.json, and create its directory.
+class _EarlierFormat(InputError):
+    """A run directory of an earlier version."""
+
+
+def _earlier_format_error(directory: RunDirectory, config: Any) -> InputError:
+    """Return the error for a run of the first edition, with a command that trains it again."""
+    data = config.get("data", {}) if isinstance(config, dict) else {}
+    given = {"data.name": data.get("name"), "train.steps": config.get("train", {}).get("steps"),
+             "model.latent_dim": config.get("model", {}).get("latent_dim"), "seed": config.get("seed")}  # fmt: skip
+    flags = " ".join(f"--{path} {value}" for path, value in given.items() if value is not None)
+    return _EarlierFormat(
+        f"{directory.config} was written by an earlier version of vae_jax, whose settings have other names; train the "
+        f"model again in another directory: `vae-jax train --workdir NEW {flags}`"
+    )
+
+
+def _resumable_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the defaults of the settings that do not affect what a run has computed."""
+    may_change = resumable_settings()
+    known = selected_settings(settings)
+    return to_json_types({path: s.default for path, s in known.items() if path in may_change})
+
+
+def _checked_data(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of the data; raise an error if it cannot be one."""
+    arrays = {
+        name: {"shape": [int(n) for n in a["shape"]], "dtype": str(a["dtype"]), "sha256": str(a["sha256"])}
+        for name, a in data["arrays"].items()
+    }
+    for name, array in arrays.items():
+        if min(array["shape"], default=1) < 1 or math.prod(array["shape"]) > MAX_NUMBERS:
+            raise ValueError(f"array {name} of shape {array['shape']}")
+    if "x" not in arrays:
+        raise ValueError("no array x")
+    return {"kind": str(data["kind"]), "num_examples": int(data["num_examples"]), "arrays": arrays}
+
+
+def write_config(
+    directory: RunDirectory, experiment: Experiment, changes: Sequence[dict[str, Any]], *, first_step: int = 0
+) -> None:
+    """Write the config.json of a run, and create its directory.
 
     Args:
-      run: the run.
-      first_step: the first step of this start. Changes that this start makes are recorded with it. A recorded change of
-        a later step gets it too, since the steps after it are computed again.
+      directory: the run's directory.
+      experiment: what is trained.
+      changes: the changes of this and of earlier starts. Those that this start makes are recorded with `first_step`. A
+        recorded change of a later step gets it too, since the steps after it are computed again.
+      first_step: the first step of this start.
 
     Raises:
       StorageError: the file cannot be written.
     """
-    changes = [change | {"step": min(first_step, change.get("step", first_step))} for change in run.changes]
-    content = {"config": dataclasses.asdict(run.config), "data": run.data}
-    atomic_files.write_json(run.directory / CONFIG_FILE, content | ({"changes": changes} if changes else {}))
+    recorded = [change | {"step": min(first_step, change.get("step", first_step))} for change in changes]
+    content = {
+        "format": FORMAT,
+        "has_config": experiment.config is not None,
+        "settings": experiment.description(),
+        "data": experiment.data,
+    }
+    atomic_files.write_json(directory.config, content | ({"changes": recorded} if recorded else {}))

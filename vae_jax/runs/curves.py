@@ -1,18 +1,13 @@
 """PNG figures of numbers: the metrics of a run against the step, and the rate-distortion plane of a sweep."""
 
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from vae_jax.runtime import atomic_files
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from vae_jax.runs.figure_files import new_figure, write_figure
 
 _PANELS = {  # metric: (title, unit, scale of the y axis)
     "bound": ("Bound on log p(x)", "nats per example", "robust"),
@@ -53,7 +48,6 @@ def save_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, t
     Raises:
       StorageError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     rows = list(rows)
@@ -64,7 +58,7 @@ def save_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, t
     panels = [panel for panel, series in curves.items() if series] or ["bound"]
     num_columns = 1 if len(panels) == 1 else 2
     num_rows = math.ceil(len(panels) / num_columns)
-    figure = Figure(figsize=(6 * num_columns, 3.6 * num_rows), dpi=110, layout="constrained")
+    figure = new_figure(6 * num_columns, 3.6 * num_rows)
     if title:
         figure.suptitle(title)
     for index, panel in enumerate(panels):
@@ -82,7 +76,7 @@ def save_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, t
             axes.set_ylim(_limits(list(curves[panel].values())))
         elif scale == "log" and all(points[:, 1].min() > 0 for points in curves[panel].values()):
             axes.set_yscale("log")
-    _write_png(path, figure)
+    write_figure(path, figure)
 
 
 def save_rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str, Any]]) -> None:
@@ -98,9 +92,7 @@ def save_rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str,
     Raises:
       StorageError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.8), dpi=110, layout="constrained")
+    figure = new_figure(6.4, 4.8)
     axes = figure.add_subplot()
     rows = [row for row in summary if "kl" in row and "reconstruction" in row]
     points = np.array([(row["kl"]["mean"], -row["reconstruction"]["mean"]) for row in rows]).reshape(-1, 2)
@@ -120,12 +112,4 @@ def save_rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str,
         axes.legend(fontsize=8)
     axes.set(title="Rate and distortion", xlabel="KL(q(z|x) ‖ p(z)), nats", ylabel="-E log p(x|z), nats")
     axes.grid(alpha=0.3)
-    _write_png(path, figure)
-
-
-def _write_png(path: str | os.PathLike, figure: "Figure") -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
-    atomic_files.write_file_locally(Path(path), lambda file: file.write(png.getvalue()))
+    write_figure(path, figure)

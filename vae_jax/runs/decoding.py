@@ -1,97 +1,239 @@
-"""Encode and decode batches of images with the trained model of a run, sample from its prior, and interpolate."""
+"""Encode and decode batches with a trained model, sample from its prior and its likelihood, and interpolate."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding
 
 from vae_jax import random
-from vae_jax.data import read_images
-from vae_jax.inference import Params
-from vae_jax.models import decode, encode, sample_codes
-from vae_jax.runs.run import Run
-from vae_jax.runtime import sharding
+from vae_jax.data import KINDS
+from vae_jax.distributions import Batch, from_posterior, from_prior, from_values
+from vae_jax.inference import Params, decode, encode as encode_evidence
+from vae_jax.models import LayerShape, encode, join_codes, latent_shapes, layer_shape, split_codes
+from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.program_cache import cache_programs
+from vae_jax.runtime import Placement
 from vae_jax.training import evaluate_examples, padded_batches
 
-BATCH_SIZE = 100  # images that are encoded or decoded in one call
+Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
+
+BATCH_SIZE = 100  # examples that are encoded, decoded or sampled in one call
+_X = 1 << 31  # stream of the samples of x; streams of layers are smaller, see `distributions.drawers`
 
 
-def decode_images(run: Run, params: Params, z: np.ndarray) -> np.ndarray:
+def decode_codes(
+    experiment: Experiment,
+    params: Params,
+    z: np.ndarray,
+    placement: Placement | None = None,
+    *,
+    conditions: Arrays | None = None,
+) -> np.ndarray:
     """Return the means of p(x|z).
 
     Args:
-      run: the run whose model is used.
-      params: the model's parameters.
-      z: codes [..., D].
+      experiment: its model is used.
+      params: parameters of the model, or `Variables`.
+      z: codes [..., D], with the layers side by side.
+      placement: the devices; None for those of the parameters.
+      conditions: what p(x|z) depends on in addition to z, such as the labels {"y": [...]}; models without such a
+        dependence ignore it.
 
     Returns:
-      Images, float32 [..., H, W, C] in [0, 1].
+      Inputs of the model, float32 [..., *shape]; images are clipped to [0, 1].
     """
-    flat = np.asarray(z, np.float32).reshape(-1, z.shape[-1])
-    decode_batch = _jit_decode(run)
-    images = [np.asarray(decode_batch(params, batch))[:count] for count, batch in padded_batches(flat, BATCH_SIZE)]
-    return np.concatenate(images).reshape(*z.shape[:-1], *run.image_shape)
+    lead = z.shape[:-1]
+    arrays = {"z": np.asarray(z, np.float32)} | dict(conditions or {})
+    flat = {name: array.reshape(-1, *array.shape[len(lead) :]) for name, array in arrays.items()}
+    program = _decoder(experiment.model, KINDS[experiment.kind].value_range, _replicated(placement, params))
+    means = [np.asarray(program(params, batch))[:count] for count, batch in padded_batches(flat, BATCH_SIZE)]
+    return np.concatenate(means).reshape(*lead, *means[0].shape[1:])
 
 
-@functools.cache
-def _jit_decode(run: Run) -> Callable[..., Array]:
-    return _replicated_jit(run, functools.partial(decode, model=run.model))
+@cache_programs
+def _decoder(model: Any, value_range: tuple[float, float] | None, sharding: NamedSharding) -> Callable[..., Array]:
+    def decode_batch(params: Params, arrays: Batch) -> Array:
+        conditions = {name: array for name, array in arrays.items() if name != "z"}
+        values = split_codes(arrays["z"], latent_shapes(params, conditions, model=model))
+        mean = decode(params, from_values(values), None, conditions, model=model)[0].mean()
+        return mean if value_range is None else jnp.clip(mean, *value_range)
+
+    return jax.jit(decode_batch, out_shardings=sharding)
 
 
-def _replicated_jit(run: Run, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the jitted function; its results are replicated, so that every process can read them."""
-    return jax.jit(function, out_shardings=sharding.replicated(run.mesh))
-
-
-def encode_images(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the posterior of each image, and the image as the model reads it.
+def layer_shapes(experiment: Experiment, params: Params) -> dict[str, LayerShape]:
+    """Return the shape of the value of each stochastic layer for one example by name, in the order of the model.
 
     Args:
-      run: the run whose model and preprocessing are used.
-      params: the model's parameters.
-      key: random key for the preprocessing; that of image i is fold_in(key, i).
-      images: uint8 [N, H, W, C].
+      experiment: its model is traced with abstract arrays.
+      params: parameters of the model, or `Variables`.
+    """
+    return latent_shapes(params, conditions_of(experiment.example_batch), model=experiment.model)
+
+
+def conditions_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arrays of examples on which a generative process can depend: all but x."""
+    return {name: array for name, array in arrays.items() if name != "x"}
+
+
+def placement_of(params: Params) -> Placement:
+    """Return the devices that hold the parameters; all devices if the parameters are not placed on a mesh."""
+    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
+    meshes = [s.mesh for s in shardings if isinstance(s, NamedSharding) and isinstance(s.mesh, Mesh)]
+    return Placement(meshes[0]) if meshes else Placement()
+
+
+def _replicated(placement: Placement | None, params: Params) -> NamedSharding:
+    """Return the sharding of results, which every process can read."""
+    return (placement or placement_of(params)).replicated
+
+
+def encode_examples(
+    experiment: Experiment,
+    params: Params,
+    key: Array,
+    arrays: Arrays,
+    placement: Placement | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the posterior of each example, and the example as the model reads it.
+
+    Args:
+      experiment: its model and preprocessing are used.
+      params: parameters of the model, or `Variables`.
+      key: random key for the preprocessing; that of example i is fold_in(key, i).
+      arrays: stored examples, {"x": [N, ...], ...}.
+      placement: the devices; None for those of the parameters.
 
     Returns:
-      `seen`: the preprocessed (for example binarized) images, float32 [N, H, W, C] in [0, 1].
+      `seen`: the preprocessed (for example binarized) examples, float32 [N, *shape].
       `mean` and `scale` of q(z|x): float32 [N, D] each, as `vae_jax.models.encode` defines them.
     """
-    return evaluate_examples(_jit_encode(run), params, key, images, batch_size=min(BATCH_SIZE, len(images)))
+    program = _encoder(experiment.model, experiment.preprocess, _replicated(placement, params))
+    return evaluate_examples(program, params, key, arrays, batch_size=min(BATCH_SIZE, len(arrays["x"])))
 
 
-@functools.cache
-def _jit_encode(run: Run) -> Callable[..., dict[str, Array]]:
-    def encode_batch(params: Params, keys: Array, batch: Array) -> dict[str, Array]:
-        x = read_images(keys, batch, binarization=run.config.data.binarization)
-        return {"seen": x} | encode(params, x, model=run.model)
+@cache_programs
+def _encoder(model: Any, preprocess: Any, sharding: NamedSharding) -> Callable[..., dict[str, Array]]:
+    def encode_batch(params: Params, keys: Array, batch: Batch) -> dict[str, Array]:
+        batch = preprocess(keys, batch)
+        return {"seen": batch["x"]} | encode(params, batch, model=model)
 
-    return _replicated_jit(run, encode_batch)
+    return jax.jit(encode_batch, out_shardings=sharding)
 
 
-def sample_prior(run: Run, params: Params, key: Array, count: int) -> np.ndarray:
+def sample_prior(
+    experiment: Experiment,
+    params: Params,
+    key: Array,
+    count: int,
+    placement: Placement | None = None,
+    *,
+    conditions: Arrays | None = None,
+) -> np.ndarray:
     """Return samples from p(z).
 
     Args:
-      run: the run whose model is used.
-      params: the model's parameters.
+      experiment: its model is used.
+      params: parameters of the model, or `Variables`.
       key: random key of the samples; that of sample i is fold_in(key, i).
       count: number of samples N.
+      placement: the devices; None for those of the parameters.
+      conditions: arrays [N, ...] that the model reads in its generative process, see `decode_codes`.
 
     Returns:
       Codes, float32 [N, D].
     """
-    return np.asarray(_jit_sample(run, count)(params, key))
+    program = _code_sampler(experiment.model, count, _replicated(placement, params))
+    return np.asarray(program(params, key, dict(conditions or {})))
 
 
-@functools.cache
-def _jit_sample(run: Run, count: int) -> Callable[..., Array]:
-    def sample_batch(params: Params, key: Array) -> Array:
-        return sample_codes(params, random.example_keys(key, count), model=run.model)
+@cache_programs
+def _code_sampler(model: Any, count: int, sharding: NamedSharding) -> Callable[..., Array]:
+    def sample_batch(params: Params, key: Array, conditions: Batch) -> Array:
+        draw = from_prior(random.example_keys(key, count), count)
+        _, latents = decode(params, draw, None, conditions, model=model)
+        shapes = {name: layer_shape(latent, 1) for name, latent in latents.items()}
+        return join_codes({name: latent.z for name, latent in latents.items()}, shapes)
 
-    return _replicated_jit(run, sample_batch)
+    return jax.jit(sample_batch, out_shardings=sharding)
+
+
+def sample_examples(
+    experiment: Experiment,
+    params: Params,
+    key: Array,
+    count: int,
+    placement: Placement | None = None,
+    *,
+    conditions: Arrays | None = None,
+) -> np.ndarray:
+    """Return samples of the model: x ~ p(x|z) with z ~ p(z).
+
+    Args:
+      experiment: its model is used.
+      params: parameters of the model, or `Variables`.
+      key: random key of the samples; that of sample i is fold_in(key, i). Its code is that of `sample_prior`.
+      count: number of samples N.
+      placement: the devices; None for those of the parameters.
+      conditions: arrays [N, ...] that the model reads in its generative process, see `decode_codes`.
+
+    Returns:
+      Inputs of the model, float32 [N, *shape].
+    """
+    program = _example_sampler(experiment.model, _replicated(placement, params))
+    arrays = {"position": np.arange(count, dtype=np.uint32)} | dict(conditions or {})
+    batches = padded_batches(arrays, min(BATCH_SIZE, count))
+    return np.concatenate([np.asarray(program(params, key, batch))[:size] for size, batch in batches])
+
+
+@cache_programs
+def _example_sampler(model: Any, sharding: NamedSharding) -> Callable[..., Array]:
+    def sample_x(params: Params, key: Array, arrays: Batch) -> Array:
+        keys = random.fold_in(key, arrays["position"])
+        conditions = {name: array for name, array in arrays.items() if name != "position"}
+        p_x, _ = decode(params, from_prior(keys, keys.shape[0]), None, conditions, model=model)
+        return p_x.sample(random.fold_in(keys, jnp.uint32(_X)))
+
+    return jax.jit(sample_x, out_shardings=sharding)
+
+
+def sample_reconstructions(
+    experiment: Experiment,
+    params: Params,
+    key: Array,
+    arrays: Arrays,
+    placement: Placement | None = None,
+) -> dict[str, np.ndarray]:
+    """Return posterior predictive samples: for each example x one x' ~ p(x'|z) with z ~ q(z|x).
+
+    Args:
+      experiment: its model and preprocessing are used.
+      params: parameters of the model, or `Variables`.
+      key: random key of preprocessing and samples; that of example i is fold_in(key, i).
+      arrays: stored examples, {"x": [N, ...], ...}.
+      placement: the devices; None for those of the parameters.
+
+    Returns:
+      `seen`: the preprocessed examples x, and `sample`: x'; float32 [N, *shape] each.
+    """
+    program = _reconstruction_sampler(experiment.model, experiment.preprocess, _replicated(placement, params))
+    return evaluate_examples(program, params, key, arrays, batch_size=min(BATCH_SIZE, len(arrays["x"])))
+
+
+@cache_programs
+def _reconstruction_sampler(model: Any, preprocess: Any, sharding: NamedSharding) -> Callable[..., dict[str, Array]]:
+    def reconstruct_batch(params: Params, keys: Array, batch: Batch) -> dict[str, Array]:
+        batch = preprocess(keys, batch)
+        evidence = encode_evidence(params, batch, model=model)
+        draw = from_posterior(keys, keys.shape[0])
+        p_x, _ = decode(params, draw, evidence, batch, model=model)
+        return {"seen": batch["x"], "sample": p_x.sample(random.fold_in(keys, jnp.uint32(_X))[None])[0]}
+
+    return jax.jit(reconstruct_batch, out_shardings=sharding)
 
 
 def interpolate_linearly(left: np.ndarray, right: np.ndarray, frames: int) -> np.ndarray:

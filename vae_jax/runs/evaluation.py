@@ -1,34 +1,58 @@
-"""Evaluation of a run's model on one split: all metrics, their protocol, and the metrics that are undefined."""
+"""Evaluation of an experiment's model on one split: all metrics, their protocol, and the metrics that are undefined."""
 
+import functools
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from vae_jax.config import Config
 from vae_jax.errors import NotFiniteError
-from vae_jax.inference import Params
-from vae_jax.runs.run import Run, evaluation_key
-from vae_jax.runtime import defaults
+from vae_jax.inference import Params, bound_parts, sample_terms
+from vae_jax.runs.decoding import placement_of
+from vae_jax.runs.directory import RunDirectory
+from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.program_cache import cache_programs
+from vae_jax.runtime import Placement, defaults
 from vae_jax.training import Evaluator, bits_per_dim
 
-EVALUATION_FILE = "evaluation.json"
 # What the results of `evaluate_run` depend on, apart from the weights.
-PROTOCOL = ("seed", "training_images", "binarization", "batch_size", "num_samples", "chunk")
+PROTOCOL = ("seed", "training_examples", "preprocess", "num_samples")
+_PIXELS = {"binary": "pixels are binary", "levels": "pixels have 256 values"}  # `PreprocessConfig.values` in a sentence
 
 
 class Interrupted(Exception):
     """An evaluation ended early because its `stop()` returned True."""
 
 
+def make_evaluator(experiment: Experiment, placement: Placement, batch_size: int | None = None) -> Evaluator:
+    """Return the evaluations of an experiment's model; experiments with equal models share the compiled programs.
+
+    Args:
+      experiment: its model, preprocessing and kind of data are used.
+      placement: the devices.
+      batch_size: how many examples are evaluated at once; None for evaluation.batch_size.
+    """
+    size = experiment.evaluation.batch_size if batch_size is None else batch_size
+    return _make_evaluator(experiment.model, experiment.preprocess, experiment.kind, size, placement)
+
+
+@cache_programs
+def _make_evaluator(model: Any, preprocess: Any, kind: str, batch_size: int, placement: Placement) -> Evaluator:
+    return Evaluator(model, preprocess, kind, batch_size, placement.batch, placement.compiler_options)
+
+
 def evaluate_run(
-    run: Run,
+    experiment: Experiment,
     params: Params,
     *,
     split: str,
+    placement: Placement | None = None,
     report_progress: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
     evaluator: Evaluator | None = None,
@@ -36,56 +60,77 @@ def evaluate_run(
     """Compute every metric that is defined for a model on a split.
 
     Args:
-      run: the run whose data, settings and mesh are used.
-      params: the model's parameters.
+      experiment: what was trained.
+      params: parameters of the model, or `Variables`.
       split: train, validation or test.
-      report_progress: called with (images done, all images) during the estimation of the negative log-likelihood.
+      placement: the devices; None for those of the parameters.
+      report_progress: called with (examples done, all examples) during the estimation of the NLL.
       stop: polled during the same estimation.
-      evaluator: replaces `run.evaluator()`. Runs with the same model can share one, and its compiled programs.
+      evaluator: replaces that of `make_evaluator`.
 
     Returns:
       The metrics of `Evaluator.bound` and `Evaluator.likelihood` (log-probabilities in nats per example), and:
-      `split`, `num_examples`, `likelihood` and the fields of `evaluation_protocol`;
-      `bits_per_dim`, computed from the metric that `bits_per_dim_of` names: "nll", or "elbo" if there is no NLL;
+      `split`, `num_examples`, `batch_size`, `chunk` (if there is an NLL) and the fields of `evaluation_protocol`;
+      `likelihood`, the name of the family of p(x|z), None if the model does not state it;
+      for images `bits_per_dim`, computed from the metric that `bits_per_dim_of` names, "nll" or "elbo";
       `undefined`: for each metric that is undefined for this model and data, the reason.
 
     Raises:
-      Interrupted: `stop()` returned True before the last image.
+      Interrupted: `stop()` returned True before the last example.
       NotFiniteError: a metric is not finite; the message lists all of these.
     """
-    images = run.images(split)
-    key, evaluator = evaluation_key(run, split), evaluator or run.evaluator()
-    likelihood, protocol = run.config.model.likelihood, evaluation_protocol(run)
-    result: dict[str, Any] = {"split": split, "num_examples": len(images), "likelihood": likelihood, **protocol}
+    arrays, key = experiment.dataset(split).arrays, experiment.evaluation_key(split)
+    count = len(arrays["x"])
+    evaluator = evaluator or make_evaluator(experiment, placement or placement_of(params))
+    protocol, likelihood = evaluation_protocol(experiment), _likelihood_name(experiment)
+    result: dict[str, Any] = {"split": split, "num_examples": count, "likelihood": likelihood, **protocol}
+    result["batch_size"] = evaluator.batch_size
     with np.errstate(all="ignore"):  # the error below reports what is not finite
-        result |= evaluator.bound(params, key, images)
+        result |= evaluator.bound(params, key, arrays)
         if "num_samples" in protocol:
-
-            def report(done: int) -> None:
-                if stop() and done < len(images):
-                    raise Interrupted
-                report_progress(done, len(images))
-
-            amounts = {name: protocol[name] for name in ("num_samples", "chunk")}
-            result |= evaluator.likelihood(params, key, images, **amounts, report=report)
-    result["undefined"] = undefined_numbers(run.config)
-    if "bits_per_dim" not in result["undefined"]:
-        result["bits_per_dim_of"] = "nll" if "nll" in result else "elbo"
-        result["bits_per_dim"] = bits_per_dim(result.get("nll", -result["elbo"]), run.image_shape)
-    _check_finite(result, run)
+            report = functools.partial(_report, total=count, stop=stop, report_progress=report_progress)
+            chunk = defaults.evaluation_chunk(experiment.evaluation.chunk)
+            amounts = {"num_samples": protocol["num_samples"], "chunk": chunk}
+            result |= evaluator.likelihood(params, key, arrays, **amounts, report=report) | amounts
+    result["undefined"] = undefined_metrics(experiment)
+    _add_bits_per_dim(result, experiment)
+    _check_finite(result)
     return result
 
 
-def _check_finite(result: dict[str, Any], run: Run) -> None:
+def _report(done: int, *, total: int, stop: Callable[[], bool], report_progress: Callable[[int, int], None]) -> None:
+    """Report the number of evaluated examples; raise Interrupted before the last one if `stop()` returns True."""
+    if stop() and done < total:
+        raise Interrupted
+    report_progress(done, total)
+
+
+def _likelihood_name(experiment: Experiment) -> str | None:
+    """Return the name of the family of p(x|z); None if the model does not state it."""
+    return getattr(getattr(experiment.model, "likelihood", None), "name", None)
+
+
+def _add_bits_per_dim(result: dict[str, Any], experiment: Experiment) -> None:
+    """Add `bits_per_dim` and the name of the metric that it is computed from, if it is defined."""
+    if experiment.kind == "images" and "bits_per_dim" not in result["undefined"]:
+        nats = result.get("nll", -result["elbo"])
+        result["bits_per_dim_of"] = "nll" if "nll" in result else "elbo"
+        result["bits_per_dim"] = bits_per_dim(nats, experiment.shape)
+
+
+def _check_finite(result: dict[str, Any]) -> None:
     wrong = {name: value for name, value in result.items() if isinstance(value, float) and not math.isfinite(value)}
     if wrong:
         values = ", ".join(f"{name}={value}" for name, value in wrong.items())
         raise NotFiniteError(
-            f"the evaluation on the split {result['split']} is not finite: {values}; {run.directory} has diverged"
+            f"the evaluation on the split {result['split']} is not finite: {values}; the model has diverged; lower "
+            "optimizer.learning_rate and train it again"
         )
 
 
-def read_evaluation(directory: Path, step: int, protocol: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def read_evaluation(
+    directory: str | os.PathLike | RunDirectory, step: int, protocol: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """Read the evaluation.json of a run if it belongs to a step and a protocol.
 
     Args:
@@ -97,47 +142,76 @@ def read_evaluation(directory: Path, step: int, protocol: Mapping[str, Any] | No
       The content of the file; None if it cannot be read or belongs to another step or protocol.
     """
     try:
-        stored = json.loads((directory / EVALUATION_FILE).read_text())
+        stored = json.loads(RunDirectory(directory).evaluation.read_text())
     except (OSError, ValueError):
         return None
     same = protocol is None or all(stored.get(name) == protocol.get(name) for name in PROTOCOL)
     return stored if stored.get("step") == step and same else None
 
 
-def evaluation_protocol(run: Run) -> dict[str, Any]:
+def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
     """Return what the results of `evaluate_run` depend on, apart from the weights.
 
     Args:
-      run: the run.
+      experiment: the experiment; its examples are not read if a run describes them.
 
     Returns:
-      A value for each name in `PROTOCOL`. `training_images` is the fingerprint of the training images; it represents
-      the test images too, because both come from the same source. `num_samples` and `chunk` are absent if no negative
+      A value for each name in `PROTOCOL`. `training_examples` is the checksum of the training examples x; it represents
+      the test examples too, because both come from the same source. `num_samples` is absent if no negative
       log-likelihood is estimated.
     """
-    config, settings = run.config, run.config.evaluation
     protocol: dict[str, Any] = {
-        "seed": config.seed,
-        "training_images": run.data["fingerprint"],
-        "binarization": config.data.binarization,
-        "batch_size": settings.batch_size,
+        "seed": int(experiment.seed),
+        "training_examples": experiment.data["arrays"]["x"]["sha256"],
+        "preprocess": experiment.description()["preprocess"],
     }
-    if config.model.posterior != "deterministic" and settings.num_samples:
-        protocol |= {"num_samples": settings.num_samples, "chunk": defaults.evaluation_chunk(settings.chunk)}
-    return protocol
+    num_samples = experiment.evaluation.num_samples
+    return protocol | ({"num_samples": num_samples} if num_samples and has_density(experiment) else {})
 
 
-def undefined_numbers(config: Config) -> dict[str, str]:
-    """Return the metrics that are undefined for a model and its data, each with the reason."""
-    model = config.model
-    undefined: dict[str, str] = {}
-    if model.posterior == "deterministic":
+def has_density(experiment: Experiment) -> bool:
+    """Return whether the posterior of the model has a density, so that a bound on log p(x) exists; nothing is computed.
+
+    Args:
+      experiment: its model is traced with abstract arrays.
+    """
+
+    def parts(key: Array) -> dict[str, Array]:
+        params = experiment.evaluation_params(experiment.initial_state(key))
+        batch = {name: jnp.asarray(array) for name, array in experiment.example_batch.items()}
+        return bound_parts(sample_terms(params, key, batch, model=experiment.model))
+
+    return "kl" in jax.eval_shape(parts, experiment.key)
+
+
+def undefined_metrics(experiment: Experiment) -> dict[str, str]:
+    """Return the metrics that are undefined for a model and its data, each with the reason.
+
+    Args:
+      experiment: the experiment.
+
+    Returns:
+      {name: reason}. Metrics of other kinds of data, such as the bits per dimension of counts, are not listed.
+    """
+    images = experiment.kind == "images"
+    if not has_density(experiment):
         reason = (
             "a deterministic posterior has no density, so KL, bounds on log p(x) and importance weights do not exist"
         )
-        undefined |= dict.fromkeys(("kl", "elbo", "nll", "bits_per_dim"), reason)
-    elif model.likelihood in ("gaussian", "learned-gaussian"):
-        undefined["bits_per_dim"] = f"{model.likelihood} is a density over real numbers, but pixels have 256 values"
-    elif model.likelihood == "bernoulli" and config.data.binarization == "none":
-        undefined["bits_per_dim"] = "bernoulli is a distribution over binary pixels, but these pixels are intensities"
-    return undefined
+        return dict.fromkeys(("kl", "elbo", "nll", *(["bits_per_dim"] if images else [])), reason)
+    reason = _not_a_probability_of_pixels(experiment) if images else None
+    return {} if reason is None else {"bits_per_dim": reason}
+
+
+def _not_a_probability_of_pixels(experiment: Experiment) -> str | None:
+    """Return why p(x|z) is no probability of the pixels that the model reads; None if it is one."""
+    likelihood: Any = getattr(experiment.model, "likelihood", None)
+    values_of = getattr(experiment.preprocess, "values_of", None)
+    if not hasattr(likelihood, "scores") or values_of is None:
+        return "a model or preprocessing that is no registered choice does not state whether p(x|z) is a probability"
+    values = values_of(experiment.kind)
+    if values in likelihood.scores:
+        return None
+    family = "density" if "reals" in likelihood.scores else "distribution"
+    pixels = _PIXELS.get(values, f"pixels are {values}")
+    return f"{likelihood.name} is a {family} over {likelihood.support}, but {pixels}"

@@ -1,25 +1,81 @@
-"""Open an existing run from its directory, or prepare a new or resumed one for training."""
+"""Open an existing run from its directory, or check that an experiment can be trained in a new or existing one."""
 
 import dataclasses
 import functools
 import math
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from vae_jax.config import Config, from_flat, validate
-from vae_jax.data import Images, Records, describe_images, load_images, resolve_name, training_images
-from vae_jax.errors import InputError
-from vae_jax.runs.changes import changed_data, changed_settings, images_changed_message
-from vae_jax.runs.config_file import CONFIG_FILE, read_description
-from vae_jax.runs.run import Run
-from vae_jax.runtime import atomic_files, defaults, sharding
+from vae_jax.config import Config, flatten, from_flat, override, validate
+from vae_jax.data import Dataset, Summary, describe, open_source, resolve_name
+from vae_jax.errors import InputError, VaeJaxError
+from vae_jax.runs.changes import changed_data, changed_settings, data_changed_message, state_arrays
+from vae_jax.runs.config_file import StoredRun, read_stored_run
+from vae_jax.runs.directory import RunDirectory
+from vae_jax.runs.experiment import Experiment, build_experiment
+from vae_jax.runs.programs import is_streamed, num_microbatches
+from vae_jax.runtime import Placement, atomic_files, sharding
 
 
-def open_run(directory: str | os.PathLike) -> Run:
+class OpenedRun(NamedTuple):
+    """An existing run.
+
+    Attributes:
+      experiment: what it trains; its training data are read only when they are needed.
+      directory: its files.
+      placement: the devices.
+      changed: the settings and fields of the data that earlier starts have changed.
+    """
+
+    experiment: Experiment
+    directory: RunDirectory
+    placement: Placement
+    changed: frozenset[str]
+
+
+class DescribedDataset:
+    """Training examples of which a run has stored the description; they are read when they are needed.
+
+    Attributes:
+      kind: images, vectors or counts.
+      spec: shape and dtype of each array of one example.
+    """
+
+    def __init__(self, description: dict[str, Any], open_data: Callable[[], Dataset]):
+        self.kind: str = description["kind"]
+        self.spec = {
+            name: jax.ShapeDtypeStruct(tuple(array["shape"]), np.dtype(array["dtype"]))
+            for name, array in description["arrays"].items()
+        }
+        self._length, self._open = description["num_examples"], functools.cache(open_data)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all examples in bytes."""
+        return self._open().nbytes
+
+    @property
+    def summary(self) -> Summary:
+        """Checksums and sums of all examples."""
+        return self._open().summary
+
+    def read(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the examples at some positions, [n, ...] each."""
+        return self._open().read(positions)
+
+    def read_all(self) -> dict[str, np.ndarray]:
+        """Return all examples, [N, ...] each."""
+        return self._open().read_all()
+
+
+def open_run(directory: str | os.PathLike | RunDirectory, **settings: Any) -> OpenedRun:
     """Return the run in a directory.
 
     The mesh may have fewer devices than in training: the size of its axis fsdp is the greatest common divisor of
@@ -27,31 +83,48 @@ def open_run(directory: str | os.PathLike) -> Run:
 
     Args:
       directory: the run's directory.
+      **settings: settings that differ from the stored ones, see `override`, such as evaluation__num_samples.
 
     Raises:
-      InputError: the directory contains no run.
+      InputError: the directory contains no run, or one that a script has trained without a config.
       StorageError: config.json cannot be read.
       CheckpointError: config.json is not the configuration of a run.
     """
-    directory = Path(directory)
-    stored = read_description(directory)
+    directory = RunDirectory(directory)
+    stored = read_stored_run(directory)
     if stored is None:
         raise InputError(
-            f"{directory} contains no run ({CONFIG_FILE} is missing); `vae-jax train --workdir DIRECTORY` creates one"
+            f"{directory} contains no run ({directory.config.name} is missing); `vae-jax train --workdir DIRECTORY` "
+            "creates one"
         )
-    config = from_flat(stored["config"])
-    fsdp = math.gcd(config.mesh.fsdp, jax.device_count())
-    return Run(config, stored["data"], directory, sharding.make_mesh(fsdp=fsdp), tuple(stored["changes"]))
+    if not stored.has_config:
+        raise InputError(
+            f"{directory} was trained by a script on a hand-made experiment, which {directory.config.name} cannot "
+            "rebuild; call `vae_jax.evaluate_run` and its like in that script"
+        )
+    config = override(from_flat(stored.settings), **settings)
+    experiment = _described(config, stored.data)
+    mesh = sharding.make_mesh(fsdp=math.gcd(config.mesh.fsdp, jax.device_count()))
+    return OpenedRun(experiment, directory, Placement(mesh), frozenset(c["setting"] for c in stored.changes))
 
 
-def prepare_run(
+def _described(config: Config, description: dict[str, Any]) -> Experiment:
+    """Return the experiment of a config on data of which only the description is known; no data are read."""
+    source = open_source(config.data)
+    data = DescribedDataset(description, lambda: build_experiment(config, source=source).training_data)
+    experiment = build_experiment(config, source=source, training_data=data)
+    vars(experiment)["data"] = description  # the cache of the property
+    return experiment
+
+
+def prepare_experiment(
     config: Config,
-    directory: str | os.PathLike,
+    directory: str | os.PathLike | RunDirectory,
     *,
     allow_change: Sequence[str] = (),
     log: Callable[[str], None] = lambda line: None,
-) -> tuple[Run, Images]:
-    """Validate a run and load its training images, without writing to its directory.
+) -> tuple[Experiment, Placement]:
+    """Return the experiment that a config describes, if it can be trained in a directory; nothing is written.
 
     Args:
       config: the settings.
@@ -59,85 +132,130 @@ def prepare_run(
       allow_change: settings that may differ from those of the stored run.
       log: called with a line before work that may take minutes.
 
-    Returns:
-      (run, its training images: an array, or `Records` if they are streamed).
-
     Raises:
       InputError: a setting or the data is invalid, or differs from the stored run without being in `allow_change`.
       StorageError: the directory cannot be written to, or data cannot be read.
       CheckpointError: the stored config.json is not the configuration of a run.
     """
     validate(config)
-    directory = Path(directory)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    batch_size = config.train.batch_size
-    rows = batch_size // defaults.num_microbatches(config, mesh)
-    sharding.check_batch_size(rows, mesh, setting=_batch_setting(config))
-    stored = read_description(directory)
-    # data.name may differ, because the same images can move. Other differences are refused before images are read.
-    compare = functools.partial(changed_settings, directory=directory, allow_change=allow_change)
-    changes = compare(stored, config, ignore={"data.name"}) if stored else []
-    images = training_images(config)
+    directory = RunDirectory(directory)
+    placement = Placement(sharding.make_mesh(config.mesh.data, config.mesh.fsdp))
+    stored = read_stored_run(directory)
     name = resolve_name(config.data.name, data_dir=config.data.data_dir)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=name))
-    if isinstance(images, Records):
-        size = f"{len(images):,} images, {images.nbytes / 2**30:.2f} GiB"
-        log(f"{config.data.name}: {size}, streamed from disk; the first start with a data set scans all of its images")
-    if batch_size > len(images):
-        raise InputError(f"train.batch_size={batch_size} must be at most the {len(images)} training images")
-    description = describe_images(images)
-    if stored and stored["data"] != description:
-        changes = compare(stored, config)
-        changes += changed_data(stored["data"], description, directory, config.data, allow_change)
-    if config.train.patience:
-        load_images(config, "validation")  # raises if there are none: training could never stop early
-    atomic_files.check_writable(directory)
-    changes = (*(stored["changes"] if stored else ()), *changes)
-    return Run(config, description, directory, mesh, changes, isinstance(images, Records)), images
+    if stored is not None and stored.has_config:  # refused before the data are read
+        same_state = functools.partial(_same_state, stored, config)
+        # data.name may differ, because files can move.
+        ignore = {"data.name"}
+        changed_settings(stored, flatten(config), directory, allow_change, same_state=same_state, ignore=ignore)
+    experiment = build_experiment(config)
+    if is_streamed(experiment):
+        data = experiment.training_data
+        size = f"{len(data):,} examples, {data.nbytes / 2**30:.2f} GiB"
+        log(f"{name}: {size}, streamed from disk; the first start with a data set scans all of it")
+    check_experiment(experiment, directory, placement, allow_change=allow_change)
+    return experiment, placement
 
 
-def check_images(run: Run) -> None:
-    """Check that the data source still contains the images that a run was trained on, by their fingerprint.
+def _same_state(stored: StoredRun, config: Config | None) -> bool:
+    """Return whether the training states of a stored run and of a config have the same arrays; reads no data.
+
+    False if one of the experiments has no config, because its state is unknown.
+    """
+    if config is None or not stored.has_config:
+        return False
+    try:
+        before, after = (_described(c, stored.data) for c in (from_flat(stored.settings), config))
+        return state_arrays(before) == state_arrays(after)
+    except VaeJaxError:  # the stored data do not suit the new settings
+        return False
+
+
+def check_experiment(
+    experiment: Experiment, directory: RunDirectory, placement: Placement, *, allow_change: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Check that an experiment can be trained on some devices, in a directory that may contain its run; write nothing.
+
+    Args:
+      experiment: what is trained.
+      directory: the run's directory.
+      placement: the devices.
+      allow_change: settings that may differ from those of the stored run.
+
+    Returns:
+      The changes of earlier starts and of this one: dictionaries with "setting", "from" and "to", and with "step" if an
+      earlier start has made the change.
+
+    Raises:
+      InputError: the batch does not suit the devices or the data, or a setting or the data differ from the stored run.
+      StorageError: the directory cannot be written to, or data cannot be read.
+      CheckpointError: the stored config.json is not the configuration of a run.
+    """
+    training, parts = experiment.training, num_microbatches(experiment, placement)
+    setting = "train.batch_size" + (" / train.microbatches" if training.microbatches > 1 else "")
+    sharding.check_batch_size(training.batch_size // parts, placement.mesh, setting=setting)
+    count = len(experiment.training_data)
+    if training.batch_size > count:
+        raise InputError(f"train.batch_size={training.batch_size} must be at most the {count} training examples")
+    stored, settings = read_stored_run(directory), experiment.description()
+    changes = list(stored.changes) if stored else []
+    if stored:
+        if stored.has_config != (experiment.config is not None):
+            made = ("by hand", "from a config")
+            raise InputError(
+                f"{directory} contains a run whose experiment is made {made[stored.has_config]}, and this one is made "
+                f"{made[not stored.has_config]}; choose another directory"
+            )
+        ignore = {"data.name"} if stored.data == experiment.data else set()
+        same_state = functools.partial(_same_state, stored, experiment.config)
+        changes += changed_settings(stored, settings, directory, allow_change, same_state=same_state, ignore=ignore)
+        changes += changed_data(stored.data, experiment.data, settings, directory, allow_change)
+    if training.patience:
+        experiment.dataset("validation")  # raises if there are none: training could never stop early
+    atomic_files.check_writable(directory.path)
+    return changes
+
+
+def check_data(run: OpenedRun) -> None:
+    """Check that the data source still contains the examples that a run was trained on, by their checksums.
 
     Args:
       run: the run.
 
     Raises:
-      InputError: the source is missing, or contains other images.
+      InputError: the source is missing, or contains other examples.
     """
-    retrain = f"`vae-jax train --workdir {run.directory}"
+    experiment, directory = run.experiment, run.directory
+    config = experiment.config
+    assert config is not None, "open_run requires it"
+    retrain = f"`vae-jax train --workdir {directory}"
     try:
-        description = describe_images(training_images(run.config))
+        actual = describe(build_experiment(config).training_data)
     except InputError as error:
         raise InputError(
-            f"{error}; {run.directory / CONFIG_FILE} contains this name; if the images have moved, pass the new one: "
-            f"{retrain} --data.name NAME`"
+            f"{error}; {directory.config} contains this name; if the data have moved, pass the new one: {retrain} "
+            "--data.name NAME`"
         ) from None
-    if description != run.data:
+    if actual != experiment.data:
         raise InputError(
-            f"{images_changed_message(run.config.data, run.directory)}; restore them, or continue the training "
-            f"with the new images: {retrain} --allow-change data.name`"
+            f"{data_changed_message(config.data.name, directory)}; restore them, or continue the training with the new "
+            f"examples: {retrain} --allow-change data.name`"
         )
 
 
-def require_in_memory(run: Run, images: Images, what: str) -> np.ndarray:
-    """Return the images of a run that is not streamed.
+def require_in_memory(experiment: Experiment, what: str) -> dict[str, np.ndarray]:
+    """Return the training examples of an experiment that is not streamed, [N, ...] each.
 
     Args:
-      run: the run.
-      images: its training images.
-      what: what needs all images in memory, for the error.
+      experiment: the experiment.
+      what: what needs all examples in memory, for the error.
 
     Raises:
-      InputError: the run is streamed.
+      InputError: the experiment is streamed.
     """
-    if isinstance(images, Records):
+    if is_streamed(experiment):
         raise InputError(
-            f"data.streaming={run.config.data.streaming} does not work with {what}, which holds all {len(images)} "
-            "images in memory; use data.streaming=never on a machine where they fit"
+            f"data.streaming does not work with {what}, which holds all {len(experiment.training_data)} examples in "
+            "memory; use data.streaming=never on a machine where they fit"
         )
-    return images
-
-
-def _batch_setting(config: Config) -> str:
-    return "train.batch_size" + (" / train.microbatches" if config.train.microbatches > 1 else "")
+    return experiment.training_data.read_all()

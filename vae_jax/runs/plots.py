@@ -1,6 +1,11 @@
-"""Figures of a run: samples, reconstructions, interpolations, latent traversals, the manifold and the metrics."""
+"""Figures of an experiment: those of its kind of data, the latent map, and the metrics against the step.
 
-from collections.abc import Callable
+Each function saves one figure, figures/NAME.png of a run's directory; `plot_all` saves all of them.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -8,113 +13,377 @@ import numpy as np
 from jax import Array
 
 from vae_jax.inference import Params
-from vae_jax.runs import curves, image_grids
-from vae_jax.runs.decoding import decode_images, encode_images, interpolate_linearly, sample_prior
+from vae_jax.runs import count_plots, curves, image_grids, latent_map, vector_plots
+from vae_jax.runs.decoding import (
+    conditions_of,
+    decode_codes,
+    encode_examples,
+    interpolate_linearly,
+    layer_shapes,
+    sample_examples,
+    sample_prior,
+    sample_reconstructions,
+)
+from vae_jax.runs.directory import RunDirectory
+from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.loggers import read_metrics
-from vae_jax.runs.run import Run, evaluation_key
-from vae_jax.runtime import multihost
+from vae_jax.runtime import Placement, multihost
+
+Directory = str | os.PathLike | RunDirectory
+Arrays = Mapping[str, np.ndarray]
 
 MAX_TRAVERSALS = 10  # latents in the figure of traversals
+MAX_MAPPED = 5000  # examples in the latent map
+MAX_SAMPLED = 2000  # examples that a figure compares with as many samples
+MAX_SAMPLED_NUMBERS = 4_000_000  # in these examples
 
 
-def preview_images(run: Run, params: Params, key: Array, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return pictures of a model in training, uint8 [H', W', 3] each.
+def plot_all(
+    experiment: Experiment, params: Params, directory: Directory, placement: Placement | None = None
+) -> list[Path]:
+    """Save every figure that is possible for a model, from its test examples.
 
-    `samples` decodes the same codes for the same key. `reconstructions` has two rows: the preprocessed images and their
-    reconstructions; it is absent if there are no images.
+    Args:
+      experiment: its model and data are used.
+      params: parameters of the model, or `Variables`.
+      directory: the run's directory.
+      placement: the devices; None for those of the parameters.
+
+    Returns:
+      The paths of the figures.
     """
-    pictures = {"samples": decode_images(run, params, sample_prior(run, params, key, 36))}
-    if len(images):
-        codes = encode_images(run, params, _preprocess_key(key), images)
-        pictures["reconstructions"] = np.concatenate([codes["seen"], decode_images(run, params, codes["mean"])])
-    columns = {"samples": 6, "reconstructions": len(images)}
-    return {name: image_grids.image_grid(picture, columns[name]) for name, picture in pictures.items()}
+    directory = RunDirectory(directory)
+    arrays = experiment.dataset("test").arrays
+    # Differs from the keys of the evaluation's examples.
+    key = jax.random.fold_in(experiment.evaluation_key("test"), 2**31)
+    paths = plot_kind(experiment, params, directory, arrays, placement, key=key)
+    if "y" in arrays or experiment.kind != "images":
+        few = _first(arrays, MAX_MAPPED)
+        paths.append(plot_latent_map(experiment, params, directory, few, placement, key=_preprocess_key(key)))
+    if multihost.broadcast_from_primary(lambda: directory.metrics.exists()):
+        paths.append(plot_curves(directory))
+    return paths
+
+
+def preview_images(
+    experiment: Experiment, params: Params, key: Array, arrays: Arrays, placement: Placement | None = None
+) -> dict[str, np.ndarray]:
+    """Return pictures of a model of images in training.
+
+    Args:
+      experiment: its model and preprocessing are used.
+      params: parameters of the model, or `Variables`.
+      key: equal keys give the same codes and the same preprocessing.
+      arrays: stored examples, {"x": [N, ...], ...}; {} for none.
+      placement: the devices; None for those of the parameters.
+
+    Returns:
+      Pictures, uint8 [H', W', 3] each: `samples`, decoded codes of the prior; `reconstructions`, a row of the
+      preprocessed images and a row of their reconstructions, if there are images.
+    """
+    pictures = {"samples": image_grids.image_grid(_sample_means(experiment, params, key, 36, placement, arrays), 6)}
+    if arrays and len(arrays["x"]):
+        seen, decoded = _reconstruct(experiment, params, _preprocess_key(key), arrays, placement)
+        pictures["reconstructions"] = image_grids.image_grid(np.concatenate([seen, decoded]), len(seen))
+    return pictures
+
+
+def _sample_means(
+    experiment: Experiment, params: Params, key: Array, count: int, placement: Placement | None, arrays: Arrays
+) -> np.ndarray:
+    """Return decoded codes from the prior, under the conditions of the examples one after another."""
+    examples = len(arrays["x"]) if arrays else 0
+    conditions = _at(conditions_of(arrays), np.arange(count) % examples) if examples else {}
+    codes = sample_prior(experiment, params, key, count, placement, conditions=conditions)
+    return decode_codes(experiment, params, codes, placement, conditions=conditions)
+
+
+def _reconstruct(
+    experiment: Experiment, params: Params, key: Array, arrays: Arrays, placement: Placement | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the preprocessed examples, and the decoded means of their posteriors."""
+    codes = encode_examples(experiment, params, key, arrays, placement)
+    decoded = decode_codes(experiment, params, codes["mean"], placement, conditions=conditions_of(arrays))
+    return codes["seen"], decoded
 
 
 def _preprocess_key(key: Array) -> Array:
-    """Return a key for the preprocessing of images; it differs from the keys of codes, `key` folded with a position."""
+    """Return a key for the preprocessing; it differs from the keys of codes, `key` folded with a position."""
     return jax.random.fold_in(key, 2**31)
 
 
-def plot_samples(run: Run, params: Params, *, key: Array, count: int = 100) -> Path:
-    """Save figures/samples.png: decoded codes from the prior."""
-    images = decode_images(run, params, sample_prior(run, params, key, count))
-    return _save_figure(run, "samples", lambda path: image_grids.save_samples(path, images))
+def _first(arrays: Arrays, count: int) -> dict[str, np.ndarray]:
+    return {name: array[:count] for name, array in arrays.items()}
 
 
-def plot_reconstructions(run: Run, params: Params, images: np.ndarray, *, key: Array) -> Path:
+def _at(arrays: Arrays, positions: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the examples at positions [...], [..., *shape] each."""
+    return {name: array[positions] for name, array in arrays.items()}
+
+
+def _plot_images(
+    experiment: Experiment,
+    params: Params,
+    directory: RunDirectory,
+    placement: Placement | None,
+    arrays: Arrays,
+    key: Array,
+) -> list[Path]:
+    """Save the figures of images."""
+    context, preprocess_key = (experiment, params, directory), _preprocess_key(key)
+    paths = [
+        plot_samples(*context, arrays, placement, key=key),
+        plot_reconstructions(*context, _first(arrays, 30), placement, key=preprocess_key),
+        plot_traversals(*context, _first(arrays, 1000), placement, key=preprocess_key),
+    ]
+    if len(arrays["x"]) > 1:
+        paths.append(plot_interpolations(*context, _first(arrays, 16), placement, key=preprocess_key))
+    if [layer.size for layer in layer_shapes(experiment, params).values()] == [2]:
+        paths.append(plot_manifold(*context, _first(arrays, 1), placement))
+    return paths
+
+
+def _plot_vectors(
+    experiment: Experiment,
+    params: Params,
+    directory: RunDirectory,
+    placement: Placement | None,
+    arrays: Arrays,
+    key: Array,
+) -> list[Path]:
+    """Save the figures of vectors."""
+    samples = compare_samples(experiment, params, arrays, placement, key=key)
+    return _plot_numbers(directory, samples)
+
+
+def _plot_counts(
+    experiment: Experiment,
+    params: Params,
+    directory: RunDirectory,
+    placement: Placement | None,
+    arrays: Arrays,
+    key: Array,
+) -> list[Path]:
+    """Save the figures of counts; those of vectors if the preprocessing replaces the counts by other numbers."""
+    samples = compare_samples(experiment, params, arrays, placement, key=key)
+    if samples["data"].ndim == 3:  # one-hot vectors of categories
+        return _plot_numbers(directory, {name: x.argmax(axis=-1) for name, x in samples.items()})
+    if any((x < 0).any() or (x != np.rint(x)).any() for x in samples.values()):
+        return _plot_numbers(directory, samples)
+    return [
+        _save_figure(directory, "mean_variance", lambda path: count_plots.save_mean_variance(path, samples)),
+        _save_figure(directory, "zero_fractions", lambda path: count_plots.save_zero_fractions(path, samples)),
+    ]
+
+
+def _plot_numbers(directory: RunDirectory, samples: Arrays) -> list[Path]:
+    """Save the figures of numbers [N, D]."""
+    paths = [_save_figure(directory, "marginals", lambda path: vector_plots.save_marginals(path, samples))]
+    if samples["data"].shape[1] > 1:
+        paths.append(_save_figure(directory, "pairs", lambda path: vector_plots.save_pairs(path, samples)))
+    return paths
+
+
+_PLOTS: Mapping[str, Callable[..., list[Path]]] = {  # by kind of data
+    "images": _plot_images,
+    "vectors": _plot_vectors,
+    "counts": _plot_counts,
+}
+
+
+def plot_kind(
+    experiment: Experiment,
+    params: Params,
+    directory: Directory,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    key: Array,
+) -> list[Path]:
+    """Save the figures of the kind of data, in which examples are compared with reconstructions and samples.
+
+    Args:
+      experiment: its model and preprocessing are used.
+      params: parameters of the model, or `Variables`.
+      directory: the run's directory.
+      arrays: stored examples, {"x": [N, ...], ...}.
+      placement: the devices; None for those of the parameters.
+      key: random key of the samples and the preprocessing.
+
+    Returns:
+      The paths of the figures.
+    """
+    return _PLOTS[experiment.kind](experiment, params, RunDirectory(directory), placement, arrays, key)
+
+
+def compare_samples(
+    experiment: Experiment, params: Params, arrays: Arrays, placement: Placement | None = None, *, key: Array
+) -> dict[str, np.ndarray]:
+    """Return examples as the model reads them, and equally many samples of the model.
+
+    Args:
+      experiment: its model and preprocessing are used.
+      params: parameters of the model, or `Variables`.
+      arrays: stored examples, {"x": [N, ...], ...}, of which at most `MAX_SAMPLED` are used, and fewer if they are
+        large.
+      placement: the devices; None for those of the parameters.
+      key: random key of the samples and the preprocessing.
+
+    Returns:
+      {name: [n, *shape]}: "data"; "posterior predictive", x' ~ p(x'|z) with z ~ q(z|x), which shows how well the
+      likelihood describes the data; "samples of the model", x ~ p(x|z) with z ~ p(z).
+    """
+    size = max(math.prod(experiment.shape), 1)
+    few = _first(arrays, max(min(MAX_SAMPLED, MAX_SAMPLED_NUMBERS // size), 1))
+    again = sample_reconstructions(experiment, params, _preprocess_key(key), few, placement)
+    fresh = sample_examples(experiment, params, key, len(few["x"]), placement, conditions=conditions_of(few))
+    return {"data": again["seen"], "posterior predictive": again["sample"], "samples of the model": fresh}
+
+
+def plot_samples(
+    experiment: Experiment,
+    params: Params,
+    directory: Directory,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    key: Array,
+    count: int = 100,
+) -> Path:
+    """Save figures/samples.png: decoded codes from the prior, as images.
+
+    A model that depends on labels gets those of the examples, one after another.
+    """
+    images = _sample_means(experiment, params, key, count, placement, arrays)
+    return _save_figure(directory, "samples", lambda path: image_grids.save_samples(path, images))
+
+
+def plot_reconstructions(
+    experiment: Experiment,
+    params: Params,
+    directory: Directory,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    key: Array,
+) -> Path:
     """Save figures/reconstructions.png: each preprocessed image and the decoded mean of its posterior."""
-    codes = encode_images(run, params, key, images)
-    decoded = decode_images(run, params, codes["mean"])
+    seen, decoded = _reconstruct(experiment, params, key, arrays, placement)
     return _save_figure(
-        run, "reconstructions", lambda path: image_grids.save_reconstructions(path, codes["seen"], decoded)
+        directory, "reconstructions", lambda path: image_grids.save_reconstructions(path, seen, decoded)
     )
 
 
-def plot_interpolations(run: Run, params: Params, images: np.ndarray, *, key: Array, frames: int = 11) -> Path:
-    """Save figures/interpolations.png: linear interpolation between posterior means, decoded.
+def plot_interpolations(
+    experiment: Experiment,
+    params: Params,
+    directory: Directory,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    key: Array,
+    frames: int = 11,
+) -> Path:
+    """Save figures/interpolations.png: linear interpolation between posterior means of images, decoded.
 
-    Image i of the first half is paired with image i of the second half.
+    Image i of the first half is paired with image i of the second half. A model that depends on labels gets that of the
+    first image of a pair.
     """
-    pairs = len(images) // 2
-    codes = encode_images(run, params, key, images[: 2 * pairs])
-    decoded = decode_images(run, params, interpolate_linearly(codes["mean"][:pairs], codes["mean"][pairs:], frames))
+    pairs = len(arrays["x"]) // 2
+    codes = encode_examples(experiment, params, key, _first(arrays, 2 * pairs), placement)
+    paths = interpolate_linearly(codes["mean"][:pairs], codes["mean"][pairs:], frames)
+    first = np.repeat(np.arange(pairs)[:, None], frames, axis=1)
+    decoded = decode_codes(experiment, params, paths, placement, conditions=_at(conditions_of(arrays), first))
     left, right = codes["seen"][:pairs], codes["seen"][pairs:]
-    return _save_figure(run, "interpolations", lambda path: image_grids.save_interpolations(path, left, decoded, right))
+    return _save_figure(
+        directory, "interpolations", lambda path: image_grids.save_interpolations(path, left, decoded, right)
+    )
 
 
-def plot_traversals(run: Run, params: Params, images: np.ndarray, *, key: Array) -> Path:
+def plot_traversals(
+    experiment: Experiment,
+    params: Params,
+    directory: Directory,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    key: Array,
+) -> Path:
     """Save figures/traversals.png: single latents varied from -3 to 3 around the code of the first image.
 
-    The latents are the `MAX_TRAVERSALS` whose posterior mean varies most over `images`, in that order. With several
-    layers they are latents of the first layer, because only this layer is decoded.
+    The latents are the `MAX_TRAVERSALS` whose posterior mean varies most over the images, in that order. With several
+    layers they are latents of the first layer, the one next to the data.
     """
-    codes = encode_images(run, params, key, images)
-    variance = codes["mean"].var(axis=0)[: next(iter(run.model.latent_sizes.values()))]
+    codes = encode_examples(experiment, params, key, arrays, placement)
+    variance = codes["mean"][:, : _first_layer_size(experiment, params)].var(axis=0)
     chosen = np.argsort(-variance, kind="stable")[:MAX_TRAVERSALS]
     values = np.linspace(-3, 3, 11, dtype=np.float32)
     z = np.tile(codes["mean"][0], (len(chosen), len(values), 1))
     for row, latent in enumerate(chosen):
         z[row, :, latent] = values
     labels = [f"z{latent + 1}, var {variance[latent]:.2f}" for latent in chosen]
-    decoded = decode_images(run, params, z)
-    return _save_figure(run, "traversals", lambda path: image_grids.save_traversals(path, decoded, labels, values))
+    conditions = _at(conditions_of(arrays), np.zeros(z.shape[:-1], int))
+    decoded = decode_codes(experiment, params, z, placement, conditions=conditions)
+    return _save_figure(
+        directory, "traversals", lambda path: image_grids.save_traversals(path, decoded, labels, values)
+    )
 
 
-def plot_manifold(run: Run, params: Params, *, side: int = 20) -> Path:
-    """Save figures/manifold.png: a two-dimensional latent space, decoded at equidistant quantiles of the prior."""
+def _first_layer_size(experiment: Experiment, params: Params) -> int:
+    """Return the number of latents of the layer next to the data."""
+    return next(iter(layer_shapes(experiment, params).values())).size
+
+
+def plot_manifold(
+    experiment: Experiment,
+    params: Params,
+    directory: Directory,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    side: int = 20,
+) -> Path:
+    """Save figures/manifold.png: a latent space of two numbers, decoded at equidistant quantiles of N(0, I).
+
+    A model that depends on labels gets that of the first example.
+    """
     values = np.asarray(jax.scipy.special.ndtri((np.arange(side) + 0.5) / side))
     z = np.stack(np.meshgrid(values, values), axis=-1)  # [i, j] = (values[j], values[i])
-    decoded = decode_images(run, params, z)
-    return _save_figure(run, "manifold", lambda path: image_grids.save_manifold(path, decoded, values))
+    conditions = _at(conditions_of(arrays), np.zeros((side, side), int))
+    decoded = decode_codes(experiment, params, z, placement, conditions=conditions)
+    return _save_figure(directory, "manifold", lambda path: image_grids.save_manifold(path, decoded, values))
 
 
-def plot_curves(run: Run) -> Path:
+def plot_latent_map(
+    experiment: Experiment,
+    params: Params,
+    directory: Directory,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    key: Array,
+) -> Path:
+    """Save figures/latent_map.png: posterior means in two dimensions, coloured by label where there is one.
+
+    With several layers they are the means of the first layer, the one next to the data.
+    """
+    means = encode_examples(experiment, params, key, arrays, placement)["mean"]
+    codes, labels, mask = means[:, : _first_layer_size(experiment, params)], arrays.get("y"), arrays.get("mask")
+    known = mask if mask is not None and mask.ndim == 1 else None
+    return _save_figure(
+        directory, "latent_map", lambda path: latent_map.save_latent_map(path, codes, labels, known=known)
+    )
+
+
+def plot_curves(directory: Directory) -> Path:
     """Save figures/curves.png: the rows of metrics.jsonl against the step."""
-    metrics, title = run.directory / "metrics.jsonl", str(run.directory.name)
-    return _save_figure(run, "curves", lambda path: curves.save_curves(path, read_metrics(metrics), title=title))
+    directory = RunDirectory(directory)
+    metrics, title = directory.metrics, directory.path.name
+    return _save_figure(directory, "curves", lambda path: curves.save_curves(path, read_metrics(metrics), title=title))
 
 
-def plot_all(run: Run, params: Params) -> list[Path]:
-    """Save every figure that is possible for a run, from its test images, and return their paths."""
-    images = run.images("test")
-    key = jax.random.fold_in(evaluation_key(run, "test"), 2**31)  # differs from the keys of the evaluation's examples
-    preprocess_key = _preprocess_key(key)
-    paths = [
-        plot_samples(run, params, key=key),
-        plot_reconstructions(run, params, images[:30], key=preprocess_key),
-        plot_traversals(run, params, images[:1000], key=preprocess_key),
-        plot_curves(run),
-    ]
-    if len(images) > 1:
-        paths.append(plot_interpolations(run, params, images[:16], key=preprocess_key))
-    if list(run.model.latent_sizes.values()) == [2]:
-        paths.append(plot_manifold(run, params))
-    return paths
-
-
-def _save_figure(run: Run, name: str, save: Callable[[Path], None]) -> Path:
+def _save_figure(directory: Directory, name: str, save: Callable[[Path], None]) -> Path:
     """Let the primary process save figures/NAME.png; all processes have computed its content."""
-    path = run.directory / "figures" / f"{name}.png"
+    path = RunDirectory(directory).figure(name)
     multihost.run_on_primary(lambda: save(path))
     return path

@@ -1,93 +1,170 @@
-"""The compiled programs of a run: its training step, many steps in one program, and traces of their execution."""
+"""The compiled programs of an experiment: its training step, many steps in one program, and traces of them."""
 
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import optax
+from jax import Array
+from jax.sharding import NamedSharding
 
+from vae_jax.data import Records
 from vae_jax.inference import Metrics
-from vae_jax.runs.run import Run
-from vae_jax.runtime import sharding
-from vae_jax.training import Loss, Step, TrainState, make_loss, make_train_step, train_steps
+from vae_jax.runs.experiment import Experiment, max_skips, with_data_of
+from vae_jax.runtime import Placement, defaults
+from vae_jax.training import Loss, Step, TrainState, make_train_step, train_steps
 
-Program = Callable[[TrainState, jax.Array, jax.Array | int], tuple[TrainState, Metrics]]
+Data = Mapping[str, Array]  # the training examples, or the batches of one dispatch
+Program = Callable[[TrainState, Data, Array | int], tuple[TrainState, Metrics]]
+
+
+def num_microbatches(experiment: Experiment, placement: Placement) -> int:
+    """Return the number of microbatches of a step: train.microbatches, or the number that suits the devices."""
+    compares = getattr(experiment.objective, "compares_examples", None)  # None: unknown, for a plain function
+    return defaults.num_microbatches(
+        experiment.training.microbatches,
+        batch_size=experiment.training.batch_size,
+        num_samples=experiment.num_samples,
+        divisible=compares is False,
+        mesh=placement.mesh,
+    )
+
+
+def is_streamed(experiment: Experiment) -> bool:
+    """Return whether training streams its examples from disk."""
+    return isinstance(experiment.training_data, Records)
+
+
+def data_shapes(experiment: Experiment, placement: Placement) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of the data argument of the training program, with their shardings.
+
+    All examples, [N, ...] each, or for streamed data the batches of one dispatch: [log_every, B, ...], or with M > 1
+    microbatches [log_every, M, B/M, ...].
+    """
+    lead, sharding = _data_layout(experiment, placement)
+    spec = experiment.training_data.spec
+    return {name: jax.ShapeDtypeStruct((*lead, *s.shape), s.dtype, sharding=sharding) for name, s in spec.items()}
+
+
+def _data_layout(experiment: Experiment, placement: Placement) -> tuple[tuple[int, ...], NamedSharding]:
+    training, microbatches = experiment.training, num_microbatches(experiment, placement)
+    if not is_streamed(experiment):
+        return (len(experiment.training_data),), placement.replicated
+    parts = (microbatches,) if microbatches > 1 else ()
+    return (training.log_every, *parts, training.batch_size // microbatches), placement.steps(microbatches)
+
+
+def state_shapes(experiment: Experiment, placement: Placement) -> TrainState:
+    """Return the shapes of the training state, with their shardings."""
+    shapes = jax.eval_shape(experiment.initial_state, experiment.key)
+    shardings = placement.state(shapes)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def place_initial_state(experiment: Experiment, placement: Placement) -> TrainState:
+    """Return the state before the first step, made on the devices that hold it."""
+    shardings = placement.state(jax.eval_shape(experiment.initial_state, experiment.key))
+    return jax.jit(experiment.initial_state, out_shardings=shardings)(experiment.key, experiment.data_mean())
 
 
 def build_step(
-    run: Run,
+    experiment: Experiment,
+    placement: Placement,
     *,
     loss: Loss | None = None,
     optimizer: optax.GradientTransformation | None = None,
-    first_example: Callable[[], int | jax.Array] = lambda: 0,
+    first_example: Callable[[], int | Array] = lambda: 0,
 ) -> Step:
-    """Return the training step of a run: a pure function step(state, batch) -> (state, metrics), not jitted.
+    """Return the training step: a pure function step(state, batch) -> (state, metrics), not jitted.
 
     Args:
-      run: the run.
-      loss: replaces the loss of the run's objective.
-      optimizer: replaces the run's optimizer.
+      experiment: the experiment.
+      placement: the devices, for the number of microbatches and for sharded parameters.
+      loss: replaces the loss of the experiment.
+      optimizer: replaces its optimizer.
       first_example: see `make_train_step`.
     """
-    config = run.config
-    default_loss = functools.partial(
-        make_loss, run.training_model, config.objective, config.data, run.data["num_examples"]
-    )
     return make_train_step(
-        sharding.gather_params(loss or default_loss(), run.mesh),
-        optimizer or run.optimizer,
-        ema_decay=config.train.ema_decay,
-        max_skips=config.train.max_skips if config.train.nonfinite == "skip" else 0,
-        microbatches=run.microbatches,
+        placement.gather_params(loss or experiment.loss()),
+        optimizer or experiment.optimizer,
+        ema_decay=experiment.training.ema_decay,
+        max_skips=max_skips(experiment.training),
+        microbatches=num_microbatches(experiment, placement),
         first_example=first_example,
     )
 
 
-def build_program(run: Run, place_batch: Callable[[jax.Array], jax.Array], *, step: Step | None = None) -> Program:
-    """Return many steps of a run: a pure function program(state, images, num_steps) -> (state, metrics), not jitted.
+def build_program(
+    experiment: Experiment,
+    placement: Placement,
+    place_batch: Callable[[Any], Any] = lambda batch: batch,
+    *,
+    step: Step | None = None,
+) -> Program:
+    """Return many steps: a pure function program(state, data, num_steps) -> (state, metrics), not jitted.
 
     Args:
-      run: the run.
+      experiment: the experiment.
+      placement: the devices.
       place_batch: called inside the program with each batch; constrains its sharding.
-      step: replaces the run's training step.
+      step: replaces the training step.
 
     Returns:
-      `train_steps` with the run's settings; its metrics have shape [train.log_every].
+      `train_steps` with the settings of the experiment; its metrics have shape [train.log_every].
     """
     return functools.partial(
         train_steps,
-        step=step or build_step(run),
-        batch_size=run.config.train.batch_size,
-        max_steps=run.config.train.log_every,
-        microbatches=run.microbatches,
-        streamed=run.streamed,
+        step=step or build_step(experiment, placement),
+        batch_size=experiment.training.batch_size,
+        max_steps=experiment.training.log_every,
+        microbatches=num_microbatches(experiment, placement),
+        streamed=is_streamed(experiment),
         place_batch=place_batch,
     )
 
 
 @functools.lru_cache(maxsize=4)  # so that a program that `vae_jax.bench` has traced is not traced again
-def compile_program(run: Run, program: Program | None = None, *, donate: bool = True) -> Program:
-    """Return a program of a run, jitted with the shardings of its mesh.
+def compile_program(
+    experiment: Experiment, placement: Placement, program: Program | None = None, *, donate: bool = True
+) -> Program:
+    """Return a program, jitted with the shardings of its devices.
 
-    If `sharding.needs_static_step_count`, the program is compiled once for each number of steps: that of a full
-    dispatch, and that of a shorter last dispatch.
+    If `placement.static_step_count`, the program is compiled once for each number of steps: that of a full dispatch,
+    and that of a shorter last dispatch.
 
     Args:
-      run: the run.
-      program: replaces the `build_program` of the run.
+      experiment: the experiment.
+      placement: the devices.
+      program: replaces the `build_program` of the experiment.
       donate: whether the buffers of the state are donated.
     """
-    replicated, static = sharding.replicated(run.mesh), sharding.needs_static_step_count(run.mesh)
+    replicated, static = placement.replicated, placement.static_step_count
+    state = placement.state(jax.eval_shape(experiment.initial_state, experiment.key))
+    _, data = _data_layout(experiment, placement)
     return jax.jit(
-        program or build_program(run, sharding.place_batch(run.mesh)),
+        program or build_program(experiment, placement, placement.place_batch),
         static_argnums=2 if static else (),
         donate_argnums=0 if donate else (),
-        in_shardings=(run.state_shardings, run.images_sharding, *(() if static else (replicated,))),
-        out_shardings=(run.state_shardings, replicated),
-        compiler_options=sharding.compiler_options(run.mesh),
+        in_shardings=(state, data, *(() if static else (replicated,))),
+        out_shardings=(state, replicated),
+        compiler_options=placement.compiler_options,
     )
+
+
+def with_training(experiment: Experiment, **fields: Any) -> Experiment:
+    """Return an experiment with other fields of its `TrainConfig`, such as `batch_size`; its config changes too.
+
+    Args:
+      experiment: the experiment.
+      **fields: the new values, not validated.
+    """
+    training, config = dataclasses.replace(experiment.training, **fields), experiment.config
+    changed = None if config is None else dataclasses.replace(config, train=training)
+    return with_data_of(dataclasses.replace(experiment, training=training, config=changed), experiment)
 
 
 @contextlib.contextmanager

@@ -20,9 +20,11 @@ class Progress:
     one, and with them the time to compile. The default `stream` is stderr.
     """
 
-    def __init__(self, total_steps: int, *, images_per_step: int, initial_step: int = 0, stream: TextIO | None = None):
+    def __init__(
+        self, total_steps: int, *, examples_per_step: int, initial_step: int = 0, stream: TextIO | None = None
+    ):
         self._total_steps = total_steps
-        self._images_per_step = images_per_step
+        self._examples_per_step = examples_per_step
         self._stream = sys.stderr if stream is None else stream
         self._step = initial_step
         self._bounds: dict[str, float] = {}
@@ -85,7 +87,7 @@ class Progress:
         parts += [f"{name} {value:.2f} nats" for name, value in self._bounds.items()]
         if rate > 0:
             parts.append(f"{rate:,.{0 if rate >= 100 else 2}f} steps/s")
-            parts.append(f"{rate * self._images_per_step:,.0f} images/s")
+            parts.append(f"{rate * self._examples_per_step:,.0f} examples/s")
         parts.append(f"elapsed {timedelta(seconds=int(time.monotonic() - self._start[0]))}")
         if rate > 0 and self._step < self._total_steps:
             parts.append(f"left {timedelta(seconds=round((self._total_steps - self._step) / rate))}")

@@ -1,73 +1,107 @@
 """Sweeps: train many models in one program; each member has a run directory like that of a single training."""
 
 import contextlib
-import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.config import flatten, replace_unvalidated
-from vae_jax.data import mean_image
-from vae_jax.errors import NotFiniteError
+from vae_jax.config import batchable_settings, flatten
+from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Metrics, Params
-from vae_jax.runs import changes, config_file, opening, restoring
+from vae_jax.runs import config_file, restoring
+from vae_jax.runs.callbacks import Callback, StopWhen, recording_callbacks
+from vae_jax.runs.changes import describe_changes
 from vae_jax.runs.checkpoints import Checkpoints, Restored, newest_step
-from vae_jax.runs.loggers import NullLogger
-from vae_jax.runs.members import BATCHABLE_SETTINGS, Member
-from vae_jax.runs.programs import build_program
+from vae_jax.runs.directory import RunDirectory
+from vae_jax.runs.experiment import Experiment, at_numbers, with_data_of
+from vae_jax.runs.members import Member, make_points, member_name, refuse_patience
+from vae_jax.runs.opening import check_experiment, prepare_experiment, require_in_memory
+from vae_jax.runs.programs import Data, build_program
 from vae_jax.runs.progress import Progress
-from vae_jax.runs.recorder import Recorder, steps_to_dispatch
-from vae_jax.runs.run import Run
-from vae_jax.runtime import atomic_files, lock, sharding
+from vae_jax.runs.train_loop import train
+from vae_jax.runs.training_run import TrainingRun
+from vae_jax.runtime import Placement, atomic_files, lock, sharding
 from vae_jax.training import TrainState
 
-FAILURE_FILE = "failure.json"  # in the directory of a member that diverged
+Numbers = Mapping[str, Any]  # setting -> its value for each member, [M]; inside the program [] for one member
+MakeExperiment = Callable[[Numbers], Experiment]
 
-Numbers = Mapping[str, jax.Array]  # setting -> its value for each member, [M]; inside the program [] for one member
+
+class MemberRun(NamedTuple):
+    """A member of a sweep that can be trained.
+
+    Attributes:
+      experiment: what it trains.
+      directory: its files.
+      placement: the devices that validate it and hold its saved state, as in a single training.
+      numbers: setting -> value, in which the members of one program differ.
+      changes: the changes of earlier starts and of this one, see `check_experiment`.
+    """
+
+    experiment: Experiment
+    directory: RunDirectory
+    placement: Placement
+    numbers: dict[str, Any]
+    changes: list[dict[str, Any]]
 
 
 class Trained(NamedTuple):
     """A trained member.
 
     Attributes:
-      run: the member's run.
+      experiment: what it trains.
+      directory: its files.
       params: its parameters for evaluation; None if it diverged.
       failure: why it diverged; None if it did not.
     """
 
-    run: Run
+    experiment: Experiment
+    directory: RunDirectory
     params: Params | None
     failure: str | None
 
 
-def prepare_members(group: Sequence[Member], directory: Path) -> tuple[list[Run], np.ndarray]:
-    """Validate the members of a group and load their images, without writing anything.
+def prepare_members(group: Sequence[Member], directory: str | os.PathLike | RunDirectory) -> list[MemberRun]:
+    """Validate the members of a group, which read the same data, without writing anything.
 
     Args:
-      group: members that one program can train.
+      group: members that one program can train, see `group_members`.
       directory: the sweep's directory.
 
     Returns:
-      (the run of each member, the training images that all of them read).
+      The members.
 
     Raises:
-      InputError: a member has invalid settings or data, differs from its stored run, or streams its images.
+      InputError: a member has invalid settings or data, differs from its stored run, or streams its examples.
       StorageError: a member's directory cannot be written to.
       CheckpointError: a member's config.json is not the configuration of a run.
     """
-    prepared = [opening.prepare_run(member.config, directory / member.name) for member in group]
-    images = opening.require_in_memory(*prepared[0], "a sweep")
-    return [run for run, _ in prepared], images
+    names = batchable_settings()
+    members: list[MemberRun] = []
+    for member in group:
+        place = RunDirectory(directory).member(member.name)
+        experiment, placement = prepare_experiment(member.config, place)
+        if members:
+            experiment = with_data_of(experiment, members[0].experiment)
+        assert experiment.config is not None, "it is built from a config"
+        numbers = {path: value for path, value in flatten(experiment.config).items() if path in names}
+        changes = check_experiment(experiment, place, placement)
+        members.append(MemberRun(experiment, place, placement, numbers, changes))
+    require_in_memory(members[0].experiment, "a sweep")
+    return members
 
 
 def fit_group(
-    group: Sequence[Member], directory: Path, *, stop: Callable[[], bool] = lambda: False
+    group: Sequence[Member],
+    directory: str | os.PathLike | RunDirectory,
+    *,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Trained] | None:
     """Train the members of a group in one program, distributed over the devices.
 
@@ -81,7 +115,7 @@ def fit_group(
     Args:
       group: members that one program can train, see `group_members`.
       directory: the sweep's directory.
-      stop: polled after each dispatch; a True saves the states and ends the training.
+      stop: polled before the first step and after each dispatch; a True saves the states and ends the training.
 
     Returns:
       The trained members, in the order of `group`; None if `stop()` returned True.
@@ -92,186 +126,244 @@ def fit_group(
       StorageError: a checkpoint cannot be written.
       LockedError: another process trains one of the members.
     """
-    runs, images = prepare_members(group, directory)
-    trained: dict[Path, Trained] = {}
-    parts: dict[str, list[Run]] = {"done": [], "begun": [], "new": []}
-    for run in runs:
-        if (failure := _read_failure(run.directory)) is not None:
-            trained[run.directory] = Trained(run, None, failure)
+    members = prepare_members(group, directory)
+    template = members[0].experiment
+    return fit_members(members, lambda numbers: at_numbers(template, numbers), stop=stop)
+
+
+def fit_sweep(
+    make: Callable[..., Experiment],
+    directory: str | os.PathLike | RunDirectory,
+    varied: Mapping[str, Sequence[float]],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Trained] | None:
+    """Train an experiment for the product of several numbers in one program, such as {"seed": range(4)}.
+
+    Args:
+      make: returns the experiment for keyword arguments with the names of `varied`, such as `seed`. It is also called
+        inside of the compiled program, where the arguments are not known: no shape and no branch may depend on them.
+      directory: the sweep's directory, with a subdirectory for each member.
+      varied: name -> numbers. The last name varies fastest.
+      stop: as for `fit_group`.
+
+    Returns:
+      The trained members; None if `stop()` returned True. Files, resuming and errors are those of `fit_group`.
+
+    Raises:
+      InputError: also if `make` uses early stopping, or a preprocessing that stores samples of a seed that is varied.
+    """
+    one_device, members = Placement(sharding.make_mesh(1)), []
+    for point in make_points(varied):
+        experiment, place = make(**point), RunDirectory(directory).member(member_name(point))
+        refuse_patience(experiment.training.patience)
+        if members:
+            if getattr(experiment.preprocess, "in_memory", False) and experiment.seed != members[0].experiment.seed:
+                raise InputError("the seed decides what the preprocessing stores, so it cannot be varied; fix the seed")
+            experiment = with_data_of(experiment, members[0].experiment)
+        changes = check_experiment(experiment, place, one_device)
+        members.append(MemberRun(experiment, place, Placement(), point, changes))
+    require_in_memory(members[0].experiment, "a sweep")
+    return fit_members(members, lambda numbers: make(**numbers), stop=stop)
+
+
+def fit_members(
+    members: Sequence[MemberRun], make: MakeExperiment, *, stop: Callable[[], bool] = lambda: False
+) -> list[Trained] | None:
+    """Do the work of `fit_group` for members that are checked.
+
+    Args:
+      members: the members, which read the same data.
+      make: numbers of one member, possibly known only inside a compiled program -> its experiment.
+      stop: as for `fit_group`.
+    """
+    trained: dict[RunDirectory, Trained] = {}
+    parts: dict[str, list[MemberRun]] = {"done": [], "begun": [], "new": []}
+    for member in members:
+        if (failure := _read_failure(member.directory)) is not None:
+            trained[member.directory] = Trained(member.experiment, member.directory, None, failure)
             continue
-        step = newest_step(run.directory)
-        parts["new" if step is None else "begun" if step < run.config.train.steps else "done"].append(run)
+        step = newest_step(member.directory.path)
+        steps = member.experiment.training.steps
+        parts["new" if step is None else "begun" if step < steps else "done"].append(member)
     for part in filter(None, parts.values()):
-        results = _fit_part(part, images, stop)
+        results = _fit_part(part, make, stop)
         if results is None:
             return None
-        trained |= {result.run.directory: result for result in results}
-    return [trained[run.directory] for run in runs]
+        trained |= {result.directory: result for result in results}
+    return [trained[member.directory] for member in members]
 
 
-def _fit_part(runs: Sequence[Run], images: np.ndarray, stop: Callable[[], bool]) -> list[Trained] | None:
-    """Do the work of `fit_group` for members at the same step, except for saves that a killed process missed."""
+def _fit_part(members: Sequence[MemberRun], make: MakeExperiment, stop: Callable[[], bool]) -> list[Trained] | None:
+    """Train members that are at the same step, except for saves that a killed process missed."""
     with contextlib.ExitStack() as stack:
-        saved = []
-        for run in runs:
-            stack.enter_context(lock.run_lock(run.directory))
-            saved.append(stack.enter_context(Checkpoints(run.directory)))
-        program = _Program(runs)
-        restored = _restore_common_step(runs, saved)
+        saved: list[Checkpoints] = []
+        for member in members:
+            stack.enter_context(lock.run_lock(member.directory.path))
+            saved.append(stack.enter_context(Checkpoints(member.directory.path)))
+        compiled = _CompiledMembers(members, make)
+        restored = _restore_common_step(members, saved, compiled.placement)
         first_step = restored[0].step if restored else 0
-        recorders = [Recorder(run, c, first_step=first_step) for run, c in zip(runs, saved, strict=True)]
-        state = program.place([r.state for r in restored]) if restored else program.initial_state(images)
-        config = runs[0].config.train
-        progress = Progress(config.steps, images_per_step=len(runs) * config.batch_size, initial_step=first_step)
-        stack.enter_context(progress)
-        for recorder in recorders:
-            if ahead := recorder.checkpoints.set_aside_after(first_step):
-                names = ", ".join(f"ahead-{step}" for step in ahead)
-                progress.print(
-                    f"{recorder.run.directory}: trains again from step {first_step}, the newest that all members have "
-                    f"saved; its later checkpoints are renamed to {names}"
-                )
-            config_file.write_config(recorder.run, first_step=first_step)
-            stack.enter_context(recorder.writing(NullLogger()))  # one progress bar for all members
-        for note in changes.describe_changes(runs[0], first_step):
-            progress.print(note)
-        sweep = _Sweep(program, recorders, progress)
-        if not sweep.train(state, images, stop):
+        compiled.start([r.state for r in restored] if restored else None)
+        runs = [
+            TrainingRun(m.experiment, m.directory, m.placement, c, first_step=first_step,
+                        state=lambda i=i, m=m: compiled.member(i, m.placement), member=i)
+            for i, (m, c) in enumerate(zip(members, saved, strict=True))
+        ]  # fmt: skip
+        shared = [SweepProgress(len(runs)), StopWhen(stop)]
+        failures: dict[int, str] = {}
+        for run, member in zip(runs, members, strict=True):
+            config_file.write_config(run.directory, run.experiment, member.changes, first_step=first_step)
+            run.notes = _set_aside_later_steps(run)
+            run.callbacks = (*shared, *recording_callbacks())
+        runs[0].notes += tuple(describe_changes(members[0].changes, members[0].experiment.description(), first_step))
+
+        def on_failure(run: TrainingRun, error: NotFiniteError) -> None:
+            failures[runs.index(run)] = str(error)
+            atomic_files.write_json(run.directory.failure, {"failure": str(error)})
+            shared[0].progress.print(f"{run.directory}: {error}; the other members continue")
+
+        placed = jax.device_put(members[0].experiment.training_data.read_all(), compiled.placement.replicated)
+        train(runs, compiled, lambda count: placed, on_failure=on_failure)
+        if any(run.stop_reason and not run.is_last for run in runs):
             return None
-        return [Trained(run, *sweep.result(i)) for i, run in enumerate(runs)]
+        return [
+            Trained(run.experiment, run.directory, None if i in failures else run.params, failures.get(i))
+            for i, run in enumerate(runs)
+        ]
 
 
-def _read_failure(directory: Path) -> str | None:
+def _set_aside_later_steps(run: TrainingRun) -> tuple[str, ...]:
+    """Rename the checkpoints after the first step, so that it can be trained again; return lines about it."""
+    ahead = run.checkpoints.set_aside_after(run.first_step)
+    if not ahead:
+        return ()
+    names = ", ".join(f"ahead-{step}" for step in ahead)
+    return (
+        f"{run.directory}: trains again from step {run.first_step}, the newest that all members have saved; its later "
+        f"checkpoints are renamed to {names}",
+    )
+
+
+class SweepProgress(Callback):
+    """One progress display for all members of a sweep, which receive the same object."""
+
+    def __init__(self, num_members: int):
+        self._num_members, self._open = num_members, False
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Open the display for the first member, and print the notes of each."""
+        if not self._open:
+            training = run.experiment.training
+            examples = self._num_members * training.batch_size
+            self.progress = Progress(training.steps, examples_per_step=examples, initial_step=run.first_step)
+            self.progress.__enter__()
+            self._open = True
+        for note in run.notes:
+            self.progress.print(note)
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Show the step."""
+        self.progress.update(run.step)
+
+    def on_end(self, run: TrainingRun) -> None:
+        """Close the display with the last member."""
+        if self._open:
+            self.progress.__exit__(None, None, None)
+            self._open = False
+
+
+def _read_failure(directory: RunDirectory) -> str | None:
     """Return why a member diverged in an earlier call; None if it did not."""
     try:
-        return str(json.loads((directory / FAILURE_FILE).read_text())["failure"])
+        return str(json.loads(directory.failure.read_text())["failure"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _restore_common_step(runs: Sequence[Run], saved: Sequence[Checkpoints]) -> list[Restored] | None:
+def _restore_common_step(
+    members: Sequence[MemberRun], saved: Sequence[Checkpoints], placement: Placement
+) -> list[Restored] | None:
     """Return every member's state at the newest step that all have saved; None if there is no such step."""
-    pairs = list(zip(runs, saved, strict=True))
-    restored = [restoring.restore(run, checkpoints) for run, checkpoints in pairs]
+
+    def restore(member: MemberRun, checkpoints: Checkpoints, at_most: int | None = None) -> Restored | None:
+        changed = {change["setting"] for change in member.changes}
+        return restoring.restore(member.experiment, checkpoints, placement, changed=changed, at_most=at_most)
+
+    pairs = list(zip(members, saved, strict=True))
+    restored = [restore(*pair) for pair in pairs]
     first = min((r.step if r else 0) for r in restored)
     common = [
-        r if r and r.step == first else restoring.restore(run, checkpoints, at_most=first)
-        for r, (run, checkpoints) in zip(restored, pairs, strict=True)
+        r if r and r.step == first else restore(*pair, at_most=first) for r, pair in zip(restored, pairs, strict=True)
     ]
     intact = [r for r in common if r and r.step == first]
     return intact if len(intact) == len(common) else None
 
 
-class _Program:
+class _CompiledMembers:
     """The training program of M models: a function of their numbers, with a leading axis [M] sharded over devices."""
 
-    def __init__(self, runs: Sequence[Run]):
-        self.template = runs[0]
-        flat = [flatten(run.config) for run in runs]
-        numbers = {p: np.asarray([f[p] for f in flat]) for p in sorted(BATCHABLE_SETTINGS)}
-        numbers["seed"] = numbers["seed"].astype(np.uint32)
-        num_devices = math.gcd(len(runs), self.template.mesh.size)  # the most that get equally many members
-        mesh = sharding.make_mesh(num_devices)
-        self.members_sharding, self.replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-        self.numbers: Numbers = jax.device_put(numbers, self.members_sharding)
-        self.steps = jax.jit(
+    state: TrainState
+
+    def __init__(self, members: Sequence[MemberRun], make: MakeExperiment):
+        self._template, self._make = members[0].experiment, make
+        columns = {path: np.asarray([m.numbers[path] for m in members]) for path in sorted(members[0].numbers)}
+        if "seed" in columns:
+            columns["seed"] = columns["seed"].astype(np.uint32)
+        count = math.gcd(len(members), jax.device_count())  # the most devices that get equally many members
+        self.placement = Placement(sharding.make_mesh(count))
+        mesh, split = self.placement.mesh, self.placement.batch
+        self._numbers: Numbers = jax.device_put(columns, split)
+        self._steps = jax.jit(
             # Each device trains separate members, so no device waits for another.
             sharding.shard_map_over_mesh(
                 self._train_in_turn if sharding.trains_members_in_turn(mesh) else self._train_vectorized,
                 mesh,
-                in_specs=(self.members_sharding.spec, self.members_sharding.spec, self.replicated.spec),
-                out_specs=self.members_sharding.spec,
+                in_specs=(split.spec, split.spec, self.placement.replicated.spec),
+                out_specs=split.spec,
             ),
-            static_argnums=3 if sharding.needs_static_step_count(mesh) else (),
+            static_argnums=3 if self.placement.static_step_count else (),
             donate_argnums=1,
-            compiler_options=sharding.compiler_options(mesh),
+            compiler_options=self.placement.compiler_options,
         )
 
-    def _run(self, numbers: Numbers) -> Run:
-        return dataclasses.replace(self.template, config=replace_unvalidated(self.template.config, numbers))
+    def __call__(self, state: TrainState, data: Data, count: int) -> tuple[TrainState, Metrics]:
+        return self._steps(self._numbers, state, data, count)
+
+    def _experiment(self, numbers: Numbers) -> Experiment:
+        return with_data_of(self._make(numbers), self._template)
 
     def _train(
-        self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array | int
+        self, numbers: Numbers, state: TrainState, data: Data, count: jax.Array | int
     ) -> tuple[TrainState, Metrics]:
-        return build_program(self._run(numbers), place_batch=lambda batch: batch)(state, images, count)
+        one_device = Placement(sharding.make_mesh(1))
+        return build_program(self._experiment(numbers), one_device)(state, data, count)
 
     def _train_vectorized(
-        self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array | int
+        self, numbers: Numbers, state: TrainState, data: Data, count: jax.Array | int
     ) -> tuple[TrainState, Metrics]:
-        return jax.vmap(lambda numbers, state: self._train(numbers, state, images, count))(numbers, state)
+        return jax.vmap(lambda numbers, state: self._train(numbers, state, data, count))(numbers, state)
 
     def _train_in_turn(
-        self, numbers: Numbers, state: TrainState, images: jax.Array, count: jax.Array | int
+        self, numbers: Numbers, state: TrainState, data: Data, count: jax.Array | int
     ) -> tuple[TrainState, Metrics]:
-        return jax.lax.map(lambda member: self._train(member[0], member[1], images, count), (numbers, state))
+        return jax.lax.map(lambda member: self._train(member[0], member[1], data, count), (numbers, state))
 
-    def initial_state(self, images: np.ndarray) -> TrainState:
-        """Return the states of all members before the first step, [M, ...]."""
-        average = mean_image(images, binarization=self.template.config.data.binarization)
+    def start(self, states: Sequence[TrainState] | None) -> None:
+        """Place the restored states of the members on the devices, [M, ...]; None for those before the first step."""
+        if states is not None:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+            self.state = jax.device_put(stacked, self.placement.batch)
+            return
+        mean = self._template.data_mean()  # a NumPy constant, which the compiler folds as in a single training
 
         def one(numbers: Numbers) -> TrainState:
-            run = self._run(numbers)
-            # A NumPy constant, which the compiler folds as in a single training.
-            return run.initial_state(run.key, average)  # pyright: ignore[reportArgumentType]  # traced like an array
+            experiment = self._experiment(numbers)
+            return experiment.initial_state(experiment.key, mean)
 
-        return jax.jit(jax.vmap(one), out_shardings=self.members_sharding)(self.numbers)
+        self.state = jax.jit(jax.vmap(one), out_shardings=self.placement.batch)(self._numbers)
 
-    def place(self, states: Sequence[TrainState]) -> TrainState:
-        """Stack the states of the members, [M, ...], and place them on the devices."""
-        return jax.device_put(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), self.members_sharding)
-
-
-class _Sweep:
-    """The host side of a sweep: one dispatch for all members, and separate records for each."""
-
-    def __init__(self, program: _Program, recorders: Sequence[Recorder], progress: Progress):
-        self.program, self.recorders, self.progress = program, list(recorders), progress
-        self.failures: dict[int, str] = {}
-        self.state: TrainState | None = None
-
-    def train(self, state: TrainState, images: np.ndarray, stop: Callable[[], bool]) -> bool:
-        """Train until the last step; return False if `stop()` ended the training before it."""
-        config, step = self.recorders[0].config, self.recorders[0].step
-        placed, self.state = jax.device_put(images, self.program.replicated), state
-        for recorder in self.recorders if step < config.steps else ():
-            recorder.begin()
-        while step < config.steps:
-            count = steps_to_dispatch(config, step)
-            self.state, metrics = self.program.steps(self.program.numbers, self.state, placed, count)
-            self._each(lambda i, recorder: recorder.read())
-            rows = jax.device_get(metrics)  # waits: for many models the wait is short compared with the dispatch
-            step += count
-            self.progress.update(step)
-            by_member = [jax.tree.map(lambda row, i=i: row[i], rows) for i in range(len(self.recorders))]
-            self._each(lambda i, recorder, rows=by_member, count=count: recorder.record_dispatch(count, rows[i]))
-            last, interrupted = step == config.steps, stop()
-            if config.evaluate_every and (step % config.evaluate_every == 0 or last):
-                self._each(lambda i, recorder: recorder.validate(self.member(i)))
-            if step % config.save_every == 0 or last or interrupted:
-                self._each(lambda i, recorder: recorder.save(self.member(i)))
-            if interrupted and not last:
-                return False
-        return True
-
-    def _each(self, action: Callable[[int, Recorder], None]) -> None:
-        """Call `action` for each member that has not diverged; record those that diverge in it."""
-        for i, recorder in enumerate(self.recorders):
-            if i in self.failures:
-                continue
-            try:
-                action(i, recorder)
-            except NotFiniteError as error:
-                self.failures[i] = str(error)
-                atomic_files.write_json(recorder.run.directory / FAILURE_FILE, {"failure": str(error)})
-                self.progress.print(f"{recorder.run.directory}: {error}; the other members continue")
-
-    def member(self, i: int) -> TrainState:
-        """Return the state of one member, with the shardings of its run."""
-        shardings = self.recorders[i].run.state_shardings
-        return jax.device_put(jax.tree.map(lambda leaf: leaf[i], self.state), shardings)
-
-    def result(self, i: int) -> tuple[Params | None, str | None]:
-        """Return (parameters for evaluation, why the member diverged); one of them is None."""
-        if i in self.failures:
-            return None, self.failures[i]
-        return restoring.evaluation_params(self.member(i), self.recorders[i].run.config), None
+    def member(self, i: int, placement: Placement) -> TrainState:
+        """Return the state of one member, placed as in a single training."""
+        state = jax.tree.map(lambda leaf: leaf[i], self.state)
+        return jax.device_put(state, placement.state(state))

@@ -19,7 +19,7 @@ def evaluate_members(
 ) -> list[dict[str, Any]]:
     """Evaluate each member, and write its evaluation.json.
 
-    Members with the same model and evaluation settings share the compiled programs.
+    Members with equal models and evaluation settings share the compiled programs.
 
     Args:
       trained: the members.
@@ -30,24 +30,21 @@ def evaluate_members(
       For each member the result of `evaluate_run`, or {"failure": reason} if the member diverged.
 
     Raises:
-      Interrupted: `stop()` returned True before the last image.
+      Interrupted: `stop()` returned True before the last example.
     """
-    evaluators: dict[tuple[Any, ...], Any] = {}
     results = []
-    for run, params, failure in trained:
+    for experiment, directory, params, failure in trained:
         if failure is not None:
             results.append({"failure": failure})
             continue
         if stop():
             raise evaluation.Interrupted
-        key = (run.model, run.config.evaluation, run.config.data.binarization)
-        evaluator = evaluators.setdefault(key, run.evaluator())
         try:
-            result = evaluation.evaluate_run(run, params, split=split, evaluator=evaluator, stop=stop)
+            result = evaluation.evaluate_run(experiment, params, split=split, stop=stop)
         except NotFiniteError as error:  # the bound can overflow although the parameters are finite
-            results.append({"failure": str(error)})
+            results.append({"failure": f"{directory}: {error}"})
             continue
-        atomic_files.write_json(run.directory / evaluation.EVALUATION_FILE, {"step": run.config.train.steps, **result})
+        atomic_files.write_json(directory.evaluation, {"step": experiment.training.steps, **result})
         results.append(result)
     return results
 

@@ -1,25 +1,30 @@
-"""The training loop around the compiled program: when to dispatch, validate, save and stop."""
+"""The training loop around a compiled program, for one model or for the members of a sweep."""
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
+from jax import Array
 
-from vae_jax.config import flatten
-from vae_jax.data import mean_image
+from vae_jax.errors import NotFiniteError
+from vae_jax.inference import Metrics, Params
+from vae_jax.runs.callbacks import Callback, default_callbacks
 from vae_jax.runs.changes import describe_changes
 from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.checksums import flatten_mapping
 from vae_jax.runs.config_file import write_config
-from vae_jax.runs.input_pipeline import Images, NextImages, open_input_pipeline
-from vae_jax.runs.loggers import NullLogger
-from vae_jax.runs.programs import compile_program, profile_to
-from vae_jax.runs.progress import Progress
-from vae_jax.runs.recorder import Recorder, steps_to_dispatch
+from vae_jax.runs.directory import RunDirectory
+from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.input_pipeline import NextData, open_input_pipeline
+from vae_jax.runs.opening import check_experiment
+from vae_jax.runs.programs import Data, compile_program, is_streamed, place_initial_state, profile_to
 from vae_jax.runs.restoring import restore
-from vae_jax.runs.run import Run
-from vae_jax.runtime import lock, multihost
+from vae_jax.runs.training_run import Dispatch, TrainingRun, steps_to_dispatch
+from vae_jax.runtime import Placement, lock, multihost
 from vae_jax.training import TrainState
 
 
@@ -29,6 +34,7 @@ class TrainResult:
 
     Attributes:
       state: the last state.
+      params: its parameters for evaluation.
       step: the number of steps of the run so far.
       status: "done", "stopped early" or "interrupted".
       resumed_from: the step that was restored; None for a new run.
@@ -36,93 +42,189 @@ class TrainResult:
     """
 
     state: TrainState
+    params: Params
     step: int
     status: str
     resumed_from: int | None
     trained_steps: int
 
 
-def fit(
-    run: Run, images: Images, *, stop: Callable[[], bool] = lambda: False, profile: Path | None = None
-) -> TrainResult:
-    """Train a run until its last step, until its validation bound stops improving, or until `stop()` returns True.
+class CompiledTraining(Protocol):
+    """A compiled program with the state that it trains: of one model, or of the members of a sweep."""
 
-    Training resumes from the newest checkpoint if there is one. With several processes all of them make the same call,
-    each with all images.
+    state: TrainState
+
+    def __call__(self, state: TrainState, data: Data, count: int) -> tuple[TrainState, Metrics]:
+        """Return the state after `count` steps, and their metrics."""
+        ...
+
+
+@dataclasses.dataclass
+class Compiled:
+    """The compiled program of one model, and its state.
+
+    Attributes:
+      program: (state, data, number of steps) -> (state, metrics).
+      state: the state, whose buffers the program reuses.
+    """
+
+    program: Callable[[TrainState, Data, Array | int], tuple[TrainState, Metrics]]
+    state: TrainState
+
+    def __call__(self, state: TrainState, data: Data, count: int) -> tuple[TrainState, Metrics]:
+        """Return the state after `count` steps, and their metrics."""
+        return self.program(state, data, count)
+
+
+def fit(
+    experiment: Experiment,
+    directory: str | os.PathLike | RunDirectory,
+    placement: Placement | None = None,
+    callbacks: Sequence[Callback] | None = None,
+    *,
+    allow_change: Sequence[str] = (),
+    profile: Path | None = None,
+) -> TrainResult:
+    """Train an experiment until its last step, or until a callback stops it; its files are written to a directory.
+
+    Training resumes from the newest checkpoint if there is one: the same call after an interruption ends in the same
+    bits as without it. With several processes all of them make the same call.
 
     Args:
-      run: the run, as `prepare_run` returns it.
-      images: its training images: an array, or the `Records` that are streamed.
-      stop: polled after each dispatch; a True saves the state and ends the training.
+      experiment: what is trained.
+      directory: the run's directory.
+      placement: the devices; None for all devices.
+      callbacks: what happens besides the steps; None for `default_callbacks()`.
+      allow_change: settings that may differ from those of the stored run.
       profile: a folder for a trace of the second dispatch, or of the only one; see `profile_to`.
+
+    Returns:
+      The trained state, and how the training has ended.
 
     Raises:
       NotFiniteError: a loss, gradient or parameter is not finite.
-      InputError: the processes have different settings or images, or the run has already more steps than train.steps.
+      InputError: settings or data differ from the stored run or between processes, or the run has already more steps
+        than train.steps.
       CheckpointError: no checkpoint can be used.
       StorageError: a checkpoint cannot be written.
       LockedError: another process trains in the same directory.
     """
+    directory, placement = RunDirectory(directory), Placement() if placement is None else placement
+    changes = multihost.run_on_all(
+        lambda: check_experiment(experiment, directory, placement, allow_change=allow_change)
+    )
     with contextlib.ExitStack() as stack:
-        _check_same_run(run)
-        multihost.run_on_primary(lambda: stack.enter_context(lock.run_lock(run.directory)))
-        checkpoints = stack.enter_context(Checkpoints(run.directory))
-        restored = restore(run, checkpoints)
-        if restored is None:
-            average = mean_image(images, binarization=run.config.data.binarization)
-            state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key, average)
-        else:
-            state = restored.state
-        first_step = 0 if restored is None else restored.step
-        recorder = Recorder(run, checkpoints, first_step=first_step)
-        write_config(run, first_step=first_step)
-        progress = NullLogger()
-        if multihost.is_primary():
-            progress = Progress(
-                run.config.train.steps, images_per_step=run.config.train.batch_size, initial_step=first_step
-            )
-        with progress, recorder.writing(progress):
-            for note in (*(restored.notes if restored else ()), *describe_changes(run, first_step)):
-                progress.print(note)
-            next_images = stack.enter_context(open_input_pipeline(run, images, first_step=first_step))
-            state, status = _train(recorder, state, next_images, stop, profile)
-    return TrainResult(state, recorder.step, status, restored.step if restored else None, recorder.step - first_step)
+        _check_same_run(experiment)
+        multihost.run_on_primary(lambda: stack.enter_context(lock.run_lock(directory.path)))
+        checkpoints = stack.enter_context(Checkpoints(directory.path))
+        compiled, run = _start(experiment, directory, placement, checkpoints, changes)
+        run.callbacks = tuple(default_callbacks() if callbacks is None else callbacks)
+        write_config(directory, experiment, changes, first_step=run.first_step)
+        next_data = stack.enter_context(open_input_pipeline(experiment, placement, first_step=run.first_step))
+        train([run], compiled, next_data, profile=profile)
+    status = run.stop_reason if run.stop_reason and not run.is_last else "done"
+    params = experiment.evaluation_params(compiled.state)
+    resumed_from = run.first_step if run.resumed else None
+    return TrainResult(compiled.state, params, run.step, status, resumed_from, run.step - run.first_step)
 
 
-def _check_same_run(run: Run) -> None:
-    """Check that all processes have the same settings and images; data.data_dir and data.name may differ."""
+def _start(
+    experiment: Experiment,
+    directory: RunDirectory,
+    placement: Placement,
+    checkpoints: Checkpoints,
+    changes: Sequence[dict[str, Any]],
+) -> tuple[Compiled, TrainingRun]:
+    """Return the compiled program with the restored or the initial state, and the run at its step."""
+    restored = restore(experiment, checkpoints, placement, changed={change["setting"] for change in changes})
+    state = place_initial_state(experiment, placement) if restored is None else restored.state
+    first_step = 0 if restored is None else restored.step
+    notes = describe_changes(changes, experiment.description(), first_step)
+    compiled = Compiled(compile_program(experiment, placement), state)
+    run = TrainingRun(
+        experiment, directory, placement, checkpoints,
+        first_step=first_step, state=lambda: compiled.state, resumed=restored is not None,
+        notes=(*(restored.notes if restored else ()), *notes),
+    )  # fmt: skip
+    return compiled, run
+
+
+def _check_same_run(experiment: Experiment) -> None:
+    """Check that all processes have the same settings and examples; data.data_dir and data.name may differ."""
     location = ("data.data_dir", "data.name")
-    settings = {path: value for path, value in flatten(run.config).items() if path not in location}
-    facts = {f"data.{name}": value for name, value in run.data.items()} | {"images streamed": run.streamed}
+    settings = {path: value for path, value in experiment.description().items() if path not in location}
+    facts = flatten_mapping({"data": experiment.data}) | {"examples streamed": is_streamed(experiment)}
     multihost.check_equal_across_processes(settings | facts)
 
 
-def _train(
-    recorder: Recorder, state: TrainState, next_images: NextImages, stop: Callable[[], bool], profile: Path | None
-) -> tuple[TrainState, str]:
-    """Run the program until the end of the training; return the state and the status."""
-    program, config, first_step = compile_program(recorder.run), recorder.config, recorder.step
-    if recorder.step < config.steps and not recorder.should_stop_early():
-        recorder.begin()
-        if stop():  # requested while the data were prepared: there is nothing to save yet
-            return state, "interrupted"
-    while recorder.step < config.steps and not recorder.should_stop_early():
-        count = steps_to_dispatch(config, recorder.step)
-        images = next_images(count)
-        if profile and (recorder.step > first_step or recorder.step + count == config.steps):
-            recorder.read()
-            with profile_to(profile):
-                state, metrics = jax.block_until_ready(program(state, images, count))
-            profile = None
-        else:
-            state, metrics = program(state, images, count)
-        recorder.read()  # the metrics of the previous dispatch, while the devices compute this one
-        recorder.record_dispatch(count, metrics)
-        last, interrupted = recorder.step == config.steps, stop()
-        if config.evaluate_every and (recorder.step % config.evaluate_every == 0 or last):
-            recorder.validate(state)
-        if recorder.step % config.save_every == 0 or last or interrupted or recorder.should_stop_early():
-            recorder.save(state)
-        if interrupted and not last:
-            return state, "interrupted"
-    return state, "done" if recorder.step >= config.steps else "stopped early"
+def train(
+    runs: Sequence[TrainingRun],
+    compiled: CompiledTraining,
+    next_data: NextData,
+    *,
+    profile: Path | None = None,
+    on_failure: Callable[[TrainingRun, NotFiniteError], None] | None = None,
+) -> None:
+    """Dispatch steps until the last one, or until a callback stops the training.
+
+    The metrics of a dispatch are read while the devices compute the next one.
+
+    Args:
+      runs: the models that the program trains, all at the same step.
+      compiled: the program and the state.
+      next_data: number of steps -> the data of the dispatch.
+      profile: a folder for a trace of the second dispatch, or of the only one.
+      on_failure: receives a model that is not finite and its error, and the others continue; None raises the error.
+    """
+    active = list(runs)
+    first_step, training = runs[0].step, runs[0].experiment.training
+
+    def each(action: Callable[[TrainingRun], None]) -> None:
+        for run in tuple(active):
+            try:
+                action(run)
+            except NotFiniteError as error:
+                if on_failure is None:
+                    raise
+                active.remove(run)
+                on_failure(run, error)
+
+    with contextlib.ExitStack() as stack:
+        for run in runs:
+            _start_callbacks(run, stack)
+        step = first_step
+        while step < training.steps and active and not any(run.stop_reason for run in active):
+            count = steps_to_dispatch(training.log_every, training.steps, step)
+            data = next_data(count)
+            if profile and (step > first_step or step + count == training.steps):
+                each(TrainingRun.read)
+                metrics = _dispatch_profiled(compiled, data, count, profile)
+                profile = None
+            else:
+                compiled.state, metrics = compiled(compiled.state, data, count)
+            each(TrainingRun.read)  # the metrics of the previous dispatch, while the devices compute this one
+            dispatch, step = Dispatch(step, count, metrics), step + count
+            each(lambda run, dispatch=dispatch: run.dispatched(dispatch))
+            each(_call_callbacks)
+        each(TrainingRun.read)
+
+
+def _dispatch_profiled(compiled: CompiledTraining, data: Data, count: int, folder: Path) -> Metrics:
+    """Dispatch steps and wait for them, with a trace in a folder."""
+    with profile_to(folder):
+        compiled.state, metrics = jax.block_until_ready(compiled(compiled.state, data, count))
+    return metrics
+
+
+def _start_callbacks(run: TrainingRun, stack: contextlib.ExitStack) -> None:
+    for callback in run.callbacks:
+        callback.on_start(run)
+        stack.callback(callback.on_end, run)
+
+
+def _call_callbacks(run: TrainingRun) -> None:
+    for callback in run.callbacks:
+        callback.on_steps(run)
+    if run.stop_reason is not None and not run.is_last:
+        for callback in run.callbacks:
+            callback.on_stop(run)

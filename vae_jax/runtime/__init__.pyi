@@ -7,3 +7,4 @@ from . import (
     sharding as sharding,
     signals as signals,
 )
+from .placement import Placement as Placement

@@ -1,0 +1,299 @@
+"""Callbacks: validation, pictures, early stopping, what resuming replaces, and the events of a callback of a user."""
+
+import numpy as np
+import pytest
+from hand_made import hand_made
+from training_runs import digest_of, final_digest, fit, metric_rows
+
+from vae_jax.config import override
+from vae_jax.data import loading
+from vae_jax.errors import InputError, StorageError
+from vae_jax.runs import (
+    Callback,
+    RunDirectory,
+    StopWhen,
+    TrainingRun,
+    callbacks,
+    default_callbacks,
+    make_evaluator,
+    prepare_experiment,
+    train_loop,
+)
+from vae_jax.runs.callbacks import EarlyStopping
+
+# Events.
+
+
+class Events(Callback):
+    """Records the events of a run by name; stops it at a step, or raises an error there."""
+
+    def __init__(self, events=None, *, name="", stop_at=None, fail_at=None):
+        self.events, self.name = [] if events is None else events, name
+        self.stop_at, self.fail_at = stop_at, fail_at
+
+    def _add(self, *event):
+        self.events.append((*([self.name] if self.name else []), *event))
+
+    def on_start(self, run):
+        self._add("start", run.step)
+
+    def on_row(self, run, step, row):
+        self._add("row", step, "loss" in row)
+
+    def on_image(self, run, name, picture):
+        self._add("image", name, picture.dtype == np.uint8)
+
+    def on_steps(self, run):
+        self._add("steps", run.step)
+        if run.step == self.stop_at:
+            run.stop("bored")
+        if run.step == self.fail_at:
+            raise RuntimeError("a mistake of the user")
+
+    def on_stop(self, run):
+        self._add("stop", run.step)
+
+    def on_end(self, run):
+        self._add("end", run.step)
+
+
+def test_a_callback_receives_the_events_in_order(tmp_path):
+    log = Events()
+    train_loop.fit(hand_made(), tmp_path / "run", callbacks=[*default_callbacks(), log])
+    assert log.events == [
+        ("start", 0), ("steps", 5),
+        ("row", 5, True), ("row", 10, True), ("row", 10, False), ("steps", 10),  # read for validation and save
+        ("steps", 15), ("row", 15, True), ("row", 20, True), ("row", 20, False), ("steps", 20),
+        ("end", 20),
+    ]  # fmt: skip
+    # A finished run dispatches nothing.
+    log = Events()
+    train_loop.fit(hand_made(), tmp_path / "run", callbacks=[*default_callbacks(), log])
+    assert log.events == [("start", 20), ("end", 20)]
+
+
+def test_callbacks_are_called_in_the_order_of_the_list_and_closed_in_reverse(tmp_path):
+    events = []
+    both = [Events(events, name="a", stop_at=5), Events(events, name="b")]
+    outcome = train_loop.fit(hand_made(), tmp_path / "run", callbacks=both)
+    assert (outcome.status, outcome.step) == ("bored", 5)
+    assert events == [
+        ("a", "start", 0), ("b", "start", 0), ("a", "steps", 5), ("b", "steps", 5), ("a", "stop", 5), ("b", "stop", 5),
+        ("a", "row", 5, True), ("b", "row", 5, True), ("b", "end", 5), ("a", "end", 5),
+    ]  # fmt: skip
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())  # no callback saves
+
+
+def test_without_callbacks_only_the_settings_are_written(tmp_path):
+    outcome = train_loop.fit(hand_made(), tmp_path / "run", callbacks=[])
+    assert (outcome.status, outcome.step) == ("done", 20)
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.is_file()} == {"config.json", "lock"}
+
+
+def test_a_callback_can_record_numbers_and_pictures(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(callbacks.TensorBoard, "image", lambda board, step, name, image: shown.append((step, name)))
+
+    class Norm(Callback):
+        def on_steps(self, run):
+            if run.is_due(10):
+                run.record({"norm": float(np.linalg.norm(run.params["code"]["bias"]))})
+                run.image("square", np.zeros((4, 4, 3), np.uint8))
+
+    outcome = train_loop.fit(hand_made(), tmp_path / "run", callbacks=[*default_callbacks(), Norm()])
+    rows = [row for row in metric_rows(tmp_path / "run") if "norm" in row]
+    assert [row["step"] for row in rows] == [10, 20]
+    assert rows[-1]["norm"] == pytest.approx(float(np.linalg.norm(outcome.params["code"]["bias"])))
+    assert shown == [(10, "square"), (20, "square")]
+
+
+@pytest.mark.fault
+def test_a_run_that_a_callback_stops_is_saved_and_resumes_with_the_same_bits(tmp_path):
+    """The callback is the last one, after the one that saves."""
+    complete = train_loop.fit(hand_made(), tmp_path / "complete")
+    expected = digest_of(complete.state, tmp_path / "complete")
+    parts = tmp_path / "parts"
+    first = train_loop.fit(hand_made(), parts, callbacks=[*default_callbacks(), Events(stop_at=5)])
+    assert (first.status, first.step, first.resumed_from) == ("bored", 5, None)
+    assert [path.name for path in (parts / "checkpoints").iterdir()] == ["5"]
+    second = train_loop.fit(hand_made(), parts, callbacks=[*default_callbacks(), Events(stop_at=10)])
+    assert (second.status, second.step, second.resumed_from, second.trained_steps) == ("bored", 10, 5, 5)
+    third = train_loop.fit(hand_made(), parts)
+    assert (third.status, third.step, third.resumed_from) == ("done", 20, 10)
+    assert digest_of(third.state, parts) == expected
+
+
+@pytest.mark.fault
+def test_a_run_that_an_error_of_a_callback_ends_resumes_with_the_same_bits(tmp_path):
+    complete = train_loop.fit(hand_made(), tmp_path / "complete")
+    log = Events(fail_at=15)
+    with pytest.raises(RuntimeError, match="a mistake of the user"):
+        train_loop.fit(hand_made(), tmp_path / "run", callbacks=[log, *default_callbacks()])
+    assert log.events[-1] == ("end", 15)
+    outcome = train_loop.fit(hand_made(), tmp_path / "run")
+    assert (outcome.resumed_from, outcome.step) == (10, 20)
+    digests = [digest_of(r.state, tmp_path / n) for r, n in ((complete, "complete"), (outcome, "run"))]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.fault
+def test_an_error_at_the_start_closes_the_callbacks_before_it_and_is_the_error_of_the_run(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise StorageError("disk on fire")
+
+    monkeypatch.setattr(callbacks, "MetricsFile", refuse)
+    log = Events()
+    with pytest.raises(StorageError, match="disk on fire"):
+        train_loop.fit(hand_made(), tmp_path / "run", callbacks=[log, *default_callbacks()])
+    assert log.events == [("start", 0), ("end", 0)]
+
+
+def test_a_stop_is_polled_before_the_first_step_and_once_for_each_dispatch(tmp_path):
+    polls = []
+
+    def stop():
+        polls.append(len(polls))
+        return len(polls) == 3
+
+    callback = StopWhen(stop)
+    run = TrainingRun(hand_made(), RunDirectory(tmp_path), None, None, first_step=0, state=None)
+    callback.on_start(run)
+    callback.on_start(run)  # of another member of a sweep, at the same step
+    assert (len(polls), run.stop_reason) == (1, None)
+    for step in (5, 5, 10):
+        run.step = step
+        callback.on_steps(run)
+    assert (len(polls), run.stop_reason) == (3, "interrupted")
+
+
+# Validation.
+
+
+def test_tensorboard_shows_images_at_each_validation(small, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(callbacks.TensorBoard, "image", lambda board, step, name, image: shown.append((step, name)))
+    fit(small(train__evaluate_every=10), tmp_path / "run")
+    assert shown == [(step, name) for step in (10, 20) for name in ("samples", "reconstructions")]
+
+
+def test_no_validation_without_validation_examples(small, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(callbacks.TensorBoard, "image", lambda board, step, name, image: shown.append(name))
+    config = small(data__holdout=0.0, train__evaluate_every=10)
+    experiment, outcome = fit(config, tmp_path / "run")
+    assert set(shown) == {"samples"}
+    # All images outside the test split.
+    assert (outcome.status, experiment.data["num_examples"]) == ("done", 1438)
+    assert not any("validation_bound" in row for row in metric_rows(tmp_path / "run"))
+    with pytest.raises(InputError, match=r"data\.holdout=0\.0 results in no validation examples"):
+        prepare_experiment(override(config, train__patience=2), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_validation_uses_the_moving_average_of_the_weights(small, one_device, tmp_path):
+    config = small(train__steps=5, train__evaluate_every=5, train__ema_decay=0.75)
+    experiment, outcome = fit(config, tmp_path / "run")
+    key, evaluator = experiment.evaluation_key("validation"), make_evaluator(experiment, one_device)
+    average, latest = (
+        evaluator.bound(params, key, experiment.dataset("validation").arrays)["elbo"]
+        for params in (outcome.state.ema_params, outcome.state.params)
+    )
+    assert metric_rows(tmp_path / "run")[-1]["validation_bound"] == average != latest
+
+
+def test_a_run_that_maximizes_the_reconstruction_is_validated_by_it(small, tmp_path):
+    settings = {"posterior": "fixed-noise", "objective": "reconstruction", "train__evaluate_every": 20}
+    fit(small(**settings), tmp_path / "run")
+    (row,) = [row for row in metric_rows(tmp_path / "run") if "validation_bound" in row]
+    assert row["validation_bound"] == row["validation_reconstruction"]
+    assert row["validation_kl"] > 0
+
+
+@pytest.mark.fault
+def test_examples_held_out_that_cannot_be_read_are_reported_before_the_first_step(small, tmp_path, monkeypatch):
+    split = loading.ConfiguredSource.split
+
+    def fail_for_validation(source, name):
+        if name == "validation":
+            raise InputError("needs 9 GiB of memory")
+        return split(source, name)
+
+    monkeypatch.setattr(loading.ConfiguredSource, "split", fail_for_validation)
+    with pytest.raises(InputError, match="needs 9 GiB"):
+        fit(small(train__evaluate_every=10), tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    fit(small(), tmp_path / "other")  # without validation, no validation examples are read
+
+
+# Early stopping.
+
+
+def test_training_stops_early_when_the_last_bounds_miss_the_best_before_them(small, tmp_path):
+    experiment, placement = prepare_experiment(small(train__patience=2, train__evaluate_every=5), tmp_path / "run")
+    stops = []
+    run = TrainingRun(experiment, RunDirectory(tmp_path / "run"), placement, None, first_step=0, state=None)
+    stopping = EarlyStopping()
+    stopping.on_start(run)
+    for bound in (1.0, 3.0, None, -np.inf, 3.0, 4.0):  # a bound that is not finite is null in metrics.jsonl
+        stopping.on_row(run, 5, {"validation_bound": bound})
+        stopping.on_row(run, 5, {"bound": 9.0})  # of the training
+        stopping.on_steps(run)
+        stops.append(run.stop_reason)
+        run.stop_reason = None
+    assert stops == [None, None, None, "stopped early", "stopped early", None]
+
+
+def test_early_stopping_stops_and_stays_stopped(small, tmp_path, monkeypatch):
+    bounds = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    directory = tmp_path / "run"
+    config = small(train__steps=100, train__evaluate_every=10, train__save_every=50, train__patience=2)
+
+    class Scripted:
+        def __init__(self, original):
+            self.original = original
+
+        def bound(self, params, key, arrays):
+            return self.original.bound(params, key, arrays) | {"elbo": next(bounds)}
+
+    monkeypatch.setattr(callbacks, "make_evaluator", lambda *args: Scripted(make_evaluator(*args)))
+    _, outcome = fit(config, directory)
+    assert (outcome.status, outcome.step, outcome.trained_steps) == ("stopped early", 40, 40)
+    history = [row["validation_bound"] for row in metric_rows(directory) if "validation_bound" in row]
+    assert history == [1.0, 3.0, 2.0, 2.5]
+    assert final_digest(directory)[0] == 40  # saved, though 40 is not a multiple of save_every
+    before = (directory / "metrics.jsonl").read_bytes()
+    (directory / "evaluation.json").write_text("{}")
+    _, again = fit(config, directory)
+    assert (again.status, again.step, again.trained_steps) == ("stopped early", 40, 0)
+    assert (directory / "metrics.jsonl").read_bytes() == before
+    assert (directory / "evaluation.json").exists()  # the weights are the same
+    _, further = fit(override(config, train__patience=3, train__steps=50), directory)  # patience may change
+    assert (further.status, further.step, next(bounds, None)) == ("done", 50, None)
+    assert not (directory / "evaluation.json").exists()
+
+
+# Files.
+
+
+def test_tensorboard_receives_the_first_step_that_a_resumed_run_writes(small, tmp_path, monkeypatch):
+    received = []
+
+    class Board(callbacks.TensorBoard):
+        def __init__(self, *args, **kwargs):
+            received.append(kwargs)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(callbacks, "TensorBoard", Board)
+    fit(small(), tmp_path / "run")
+    fit(small(train__steps=30), tmp_path / "run")
+    assert received == [{"purge_step": None}, {"purge_step": 21}]
+
+
+def test_training_further_removes_the_evaluation(small, tmp_path):
+    path = tmp_path / "run" / "evaluation.json"
+    fit(small(), tmp_path / "run")
+    path.write_text("{}")
+    fit(small(), tmp_path / "run")
+    assert path.exists()  # no step was trained
+    fit(small(train__steps=25), tmp_path / "run")
+    assert not path.exists()

@@ -1,0 +1,255 @@
+"""What happens during training besides the steps: metrics, validation, pictures, early stopping, checkpoints, signals.
+
+`fit` calls each method of each callback at the same events, in the order of the list. A user-defined callback derives
+from `Callback` and overrides the methods that it needs:
+
+    class PrintBound(Callback):
+        def on_row(self, run, step, row):
+            print(step, row.get("bound"))
+
+    fit(experiment, "runs/mine", callbacks=[*default_callbacks(), PrintBound()])
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vae_jax.runs import plots
+from vae_jax.runs.evaluation import make_evaluator
+from vae_jax.runs.loggers import MetricsFile, NullLogger, TensorBoard, read_metrics
+from vae_jax.runs.progress import Progress
+from vae_jax.runs.training_run import TrainingRun
+from vae_jax.runtime import atomic_files, multihost
+from vae_jax.training import Evaluator
+
+NUM_PREVIEW_EXAMPLES = 12  # validation examples whose reconstructions are written to TensorBoard
+
+
+class Callback:
+    """The events of a training, none of which does anything here. With several processes all of them call each."""
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Prepare for steps after `run.first_step`; an error here is an error before the training."""
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Receive numbers about a step: the means of a dispatch, a validation, or what a callback records."""
+
+    def on_image(self, run: TrainingRun, name: str, picture: np.ndarray) -> None:
+        """Receive a picture about the current step, uint8 [H, W, 3]."""
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Act after some steps: `run.params`, `run.record`, `run.stop`."""
+
+    def on_stop(self, run: TrainingRun) -> None:
+        """Act if a callback has stopped the training before its last step, after `on_steps` of all callbacks."""
+
+    def on_end(self, run: TrainingRun) -> None:
+        """Close what `on_start` has opened, also after an error."""
+
+
+def default_callbacks(stop: Callable[[], bool] = lambda: False) -> list[Callback]:
+    """Return the callbacks of `vae-jax train`.
+
+    Args:
+      stop: polled before the first step and after each dispatch; a True saves the state and ends the training.
+
+    Returns:
+      The callbacks, in the order in which they must be called.
+    """
+    return [ProgressBar(), StopWhen(stop), *recording_callbacks()]
+
+
+def recording_callbacks() -> list[Callback]:
+    """Return the callbacks that write the files of one model, also of a member of a sweep."""
+    return [MetricsLog(), TensorBoardLog(), Validation(), PreviewImages(), EarlyStopping(), CheckpointSaver()]
+
+
+class ProgressBar(Callback):
+    """A progress display on stderr, of the primary process."""
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Open the display, and print the notes about the start."""
+        self.progress: Progress | NullLogger = NullLogger()
+        if multihost.is_primary():
+            training = run.experiment.training
+            self.progress = Progress(training.steps, examples_per_step=training.batch_size, initial_step=run.first_step)
+        self.progress.__enter__()
+        for note in run.notes:
+            self.progress.print(note)
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Show the step and the bounds."""
+        self.progress.update(step, bound=row.get("bound"), validation_bound=row.get("validation_bound"))
+
+    def on_end(self, run: TrainingRun) -> None:
+        """Close the display."""
+        self.progress.__exit__(None, None, None)
+
+
+class StopWhen(Callback):
+    """Ends the training when a function returns True; it is polled before the first step and after each dispatch."""
+
+    def __init__(self, stop: Callable[[], bool]):
+        self._stop, self._polled, self._answer = stop, -1, False
+
+    def _poll(self, run: TrainingRun) -> None:
+        if self._polled != run.step:  # the members of a sweep share the answer
+            self._polled, self._answer = run.step, self._stop()
+        if self._answer:
+            run.stop("interrupted")
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Poll before the first step, because it may have been requested while the data were prepared."""
+        self._poll(run)
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Poll."""
+        self._poll(run)
+
+    def on_end(self, run: TrainingRun) -> None:
+        """Forget the answer, so that the callback can be used again."""
+        self._polled, self._answer = -1, False
+
+
+class MetricsLog(Callback):
+    """Writes metrics.jsonl."""
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Open the file; rows after the first step are removed."""
+        path, first = run.directory.metrics, run.first_step
+        file = multihost.run_on_primary(lambda: MetricsFile(path, keep_through_step=first))
+        self.file: MetricsFile | NullLogger = file or NullLogger()
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Append the row."""
+        self.file.write({"step": step} | row)
+
+    def on_end(self, run: TrainingRun) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class TensorBoardLog(Callback):
+    """Writes scalars and pictures as TensorBoard events."""
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Open the file of events."""
+        purge = run.first_step + 1 if run.first_step else None
+        board = multihost.run_on_primary(lambda: TensorBoard(run.directory.path, purge_step=purge))
+        self.board: TensorBoard | NullLogger = board or NullLogger()
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Write a scalar for each number."""
+        self.board.scalars(step, {name: value for name, value in row.items() if value is not None})
+
+    def on_image(self, run: TrainingRun, name: str, picture: np.ndarray) -> None:
+        """Write the picture."""
+        self.board.image(run.step, name, picture)
+
+    def on_end(self, run: TrainingRun) -> None:
+        """Close the file."""
+        self.board.close()
+
+
+class Validation(Callback):
+    """Computes the bound of the validation examples every train.evaluate_every steps, and at the end."""
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Load the validation examples, so that unreadable ones are an error before the training."""
+        self.evaluator: Evaluator | None = None
+        validates = run.experiment.training.evaluate_every and not run.is_last
+        if validates and run.validation_data is not None:
+            self.evaluator = make_evaluator(run.experiment, run.placement)
+            self.key = run.experiment.evaluation_key("validation")
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Evaluate, and record the result."""
+        if self.evaluator is None or not run.is_due(run.experiment.training.evaluate_every):
+            return
+        run.read()
+        assert run.validation_data is not None, "there is an evaluator"
+        result = self.evaluator.bound(run.params, self.key, run.validation_data.arrays)
+        metric = getattr(run.experiment.objective, "validation_metric", "elbo")
+        row = {f"validation_{name}": result[name] for name in ("reconstruction", "kl") if name in result}
+        run.record(row | {"validation_bound": result.get(metric, result["reconstruction"])})
+
+
+class PreviewImages(Callback):
+    """Sends samples and reconstructions to TensorBoard at each validation, for images."""
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Make the pictures."""
+        if run.experiment.kind != "images" or not run.is_due(run.experiment.training.evaluate_every):
+            return
+        run.read()
+        arrays = {} if run.validation_data is None else run.validation_data.arrays
+        few = {name: array[:NUM_PREVIEW_EXAMPLES] for name, array in arrays.items()}
+        key = run.experiment.evaluation_key("validation")
+        pictures = plots.preview_images(run.experiment, run.params, key, few, run.placement)
+        for name, picture in pictures.items():
+            run.image(name, picture)
+
+
+class EarlyStopping(Callback):
+    """Ends the training after train.patience validations without a new best bound."""
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Read the validation bounds of the steps before this start."""
+
+        def bounds() -> list[float]:
+            path = run.directory.metrics
+            rows = [row for row in read_metrics(path) if row["step"] <= run.step] if path.exists() else []
+            return [_comparable(row["validation_bound"]) for row in rows if "validation_bound" in row]
+
+        self.bounds = multihost.broadcast_from_primary(bounds)
+        self._check(run)
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Store a validation bound."""
+        if "validation_bound" in row:
+            self.bounds.append(_comparable(row["validation_bound"]))
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Stop if none of the last `patience` bounds exceeds the best one before them."""
+        self._check(run)
+
+    def _check(self, run: TrainingRun) -> None:
+        patience = run.experiment.training.patience
+        if patience and len(self.bounds) > patience and max(self.bounds[-patience:]) <= max(self.bounds[:-patience]):
+            run.stop("stopped early")
+
+
+def _comparable(value: float | None) -> float:
+    """Return a validation bound for comparisons: -inf if it is not finite (null in metrics.jsonl)."""
+    return value if value is not None and np.isfinite(value) else -np.inf
+
+
+class CheckpointSaver(Callback):
+    """Saves the state every train.save_every steps, at the end, and when the training is stopped."""
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Remove the evaluation of earlier weights."""
+        if not run.is_last and run.stop_reason != "stopped early":
+            atomic_files.remove(run.directory.evaluation)
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Raise StorageError if the last save has failed."""
+        run.checkpoints.check()
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Save if it is due; raises NotFiniteError if a step is not finite."""
+        if self._is_due(run):
+            self._save(run)
+
+    def on_stop(self, run: TrainingRun) -> None:
+        """Save unless `on_steps` has saved this step."""
+        if not self._is_due(run):
+            self._save(run)
+
+    def _is_due(self, run: TrainingRun) -> bool:
+        return run.is_due(run.experiment.training.save_every)
+
+    def _save(self, run: TrainingRun) -> None:
+        run.read()
+        run.checkpoints.save(run.step, run.state, config=run.experiment.description(), data=run.experiment.data)

@@ -1,0 +1,55 @@
+"""The files of a run, by name; the directory alone is enough to resume or evaluate a run that a config describes."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """The paths of the files of a run.
+
+    Attributes:
+      path: the directory, runs/NAME for example. It need not exist.
+    """
+
+    path: Path
+
+    def __init__(self, path: "str | os.PathLike | RunDirectory"):
+        object.__setattr__(self, "path", path.path if isinstance(path, RunDirectory) else Path(path))
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config(self) -> Path:
+        """The settings, the description of the training data, and recorded changes."""
+        return self.path / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints, checkpoints/STEP/."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics of training and validation, one JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """The result of the evaluation of the last step."""
+        return self.path / "evaluation.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why a member of a sweep has diverged; it is absent otherwise."""
+        return self.path / "failure.json"
+
+    def figure(self, name: str) -> Path:
+        """Return the path of a figure, figures/NAME.png."""
+        return self.path / "figures" / f"{name}.png"
+
+    def member(self, name: str) -> "RunDirectory":
+        """Return the directory of a member of a sweep, a subdirectory."""
+        return RunDirectory(self.path / name)

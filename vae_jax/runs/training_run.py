@@ -1,0 +1,203 @@
+"""One model in training, as callbacks see it: its step, its state, the metrics of its steps, and its files."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from vae_jax.data import ArrayDataset
+from vae_jax.errors import InputError, NoExamplesError, NotFiniteError
+from vae_jax.inference import Metrics, Params
+from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.directory import RunDirectory
+from vae_jax.runs.experiment import Experiment, max_skips
+from vae_jax.runtime import Placement, multihost
+from vae_jax.training import TrainState
+
+if TYPE_CHECKING:
+    from vae_jax.runs.callbacks import Callback
+
+MAX_LISTED_EXAMPLES = 128  # training examples that an error lists
+
+
+def steps_to_dispatch(log_every: int, steps: int, step: int) -> int:
+    """Return the number of steps of the next dispatch, which ends at a multiple of `log_every` or at the last step."""
+    return min(log_every - step % log_every, steps - step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dispatch:
+    """Some steps that the devices compute.
+
+    Attributes:
+      first_step: the first of the steps.
+      count: their number.
+      metrics: {name: [max_steps]} on the devices, or [M, max_steps] for M models.
+    """
+
+    first_step: int
+    count: int
+    metrics: Metrics
+
+    @functools.cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The metrics of the steps, {name: [count] or [M, count]}; waits for the devices."""
+        arrays = jax.device_get(self.metrics)
+        return {name: values[..., : self.count].astype(np.float64) for name, values in arrays.items()}
+
+
+class TrainingRun:
+    """One model in training.
+
+    Attributes:
+      experiment: what is trained.
+      directory: its files.
+      placement: its devices.
+      checkpoints: its saved states.
+      first_step: the step that this start has begun with.
+      step: the number of dispatched steps.
+      resumed: whether a checkpoint was restored.
+      stop_reason: why training ends before the last step; None while it goes on.
+      member: the position among the models that one program trains; None for a single model.
+      notes: lines about the start, such as damaged checkpoints, for people.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        directory: RunDirectory,
+        placement: Placement,
+        checkpoints: Checkpoints,
+        *,
+        first_step: int,
+        state: Callable[[], TrainState],
+        resumed: bool = False,
+        member: int | None = None,
+        notes: tuple[str, ...] = (),
+    ):
+        """Start to record the training of one model.
+
+        Args:
+          experiment: what is trained.
+          directory: its files.
+          placement: its devices.
+          checkpoints: its saved states.
+          first_step: the number of steps before this start.
+          state: returns the current state.
+          resumed: whether a checkpoint was restored.
+          member: the position among the models that one program trains; None for a single model.
+          notes: lines about the start, for people.
+
+        Raises:
+          InputError: the run has already more steps than train.steps.
+        """
+        self.experiment, self.directory, self.placement = experiment, directory, placement
+        if first_step > experiment.training.steps:
+            raise InputError(
+                f"train.steps={experiment.training.steps} must be at least {first_step}, the newest step in {directory}"
+            )
+        self.checkpoints = checkpoints
+        self.first_step = self.step = first_step
+        self.resumed, self.member, self.notes = resumed, member, notes
+        self.stop_reason: str | None = None
+        self.callbacks: tuple[Callback, ...] = ()
+        self._state, self._unread = state, None
+
+    @property
+    def state(self) -> TrainState:
+        """The state after the dispatched steps; its arrays are on the devices and may not be ready."""
+        return self._state()
+
+    @property
+    def params(self) -> Params:
+        """The parameters for evaluation after the dispatched steps."""
+        return self.experiment.evaluation_params(self.state)
+
+    @functools.cached_property
+    def validation_data(self) -> ArrayDataset | None:
+        """The validation examples; None if data.holdout is 0 and the data set has none."""
+
+        def load() -> ArrayDataset | None:
+            try:
+                return self.experiment.dataset("validation")
+            except NoExamplesError:
+                return None
+
+        return multihost.run_on_all(load)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether all steps are dispatched."""
+        return self.step == self.experiment.training.steps
+
+    def is_due(self, every: int) -> bool:
+        """Return whether `step` is a multiple of `every` or the last step; never if `every` is 0."""
+        return bool(every) and (self.step % every == 0 or self.is_last)
+
+    def stop(self, reason: str) -> None:
+        """End the training after the callbacks of this step, for example with the reason "interrupted"."""
+        self.stop_reason = self.stop_reason or reason
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Pass numbers about the current step, {name: number}, to all callbacks: to metrics.jsonl and TensorBoard."""
+        self._write(self.step, row)
+
+    def image(self, name: str, picture: np.ndarray) -> None:
+        """Pass a picture about the current step, uint8 [H, W, 3], to all callbacks: to TensorBoard."""
+        for callback in self.callbacks:
+            callback.on_image(self, name, picture)
+
+    def dispatched(self, dispatch: Dispatch) -> None:
+        """Store the metrics of a dispatch; `read` reads them later."""
+        self._unread = dispatch
+        self.step += dispatch.count
+
+    def read(self) -> None:
+        """Read, check and record the metrics of the last dispatch: one row, the mean over its steps.
+
+        Raises:
+          NotFiniteError: a step failed; the message contains its number and the training examples that it read.
+          StorageError: the last save has failed.
+        """
+        if self._unread is None:
+            return
+        dispatch, self._unread = self._unread, None
+        rows = dispatch.rows
+        if self.member is not None:
+            rows = {name: values[self.member] for name, values in rows.items()}
+        failed = np.flatnonzero(rows["skipped"] > max_skips(self.experiment.training))
+        if failed.size:
+            index = int(failed[0])
+            raise self._not_finite(dispatch.first_step + index, rows["loss"][index], rows["grad_norm"][index])
+        finite = rows["skipped"] == 0
+        means = {n: float(v[finite].mean()) if finite.any() else None for n, v in rows.items() if n != "skipped"}
+        last = dispatch.first_step + dispatch.count
+        if self.experiment.schedule is not None:
+            means["learning_rate"] = float(np.asarray(self.experiment.schedule(last - 1)))
+        if not finite.all():
+            means["skipped_steps"] = int((~finite).sum())
+        self._write(last, means)
+
+    def _write(self, step: int, row: dict[str, Any]) -> None:
+        for callback in self.callbacks:
+            callback.on_row(self, step, row)
+
+    def _not_finite(self, step: int, loss: float, grad_norm: float) -> NotFiniteError:
+        values = f"loss={loss}, grad_norm={grad_norm}"
+        if np.isfinite([loss, grad_norm]).all():
+            values += ", but the updated parameters are not finite"
+        if skips := max_skips(self.experiment.training):
+            values += f"; train.max_skips={skips} is reached"
+        return NotFiniteError(
+            f"step {step} is not finite ({values}); earlier checkpoints are intact; lower optimizer.learning_rate, "
+            "set optimizer.clip_norm, or set train.nonfinite=skip, and list the changed setting in --allow-change; "
+            f"the step read the training examples {_format_indices(self.experiment.examples(step))}"
+        )
+
+
+def _format_indices(examples: np.ndarray) -> str:
+    more = f" and {len(examples) - MAX_LISTED_EXAMPLES} more" if len(examples) > MAX_LISTED_EXAMPLES else ""
+    return ", ".join(map(str, examples[:MAX_LISTED_EXAMPLES])) + more
