@@ -1,23 +1,37 @@
 """Fixtures of the tests of benchmarks and plans."""
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 
 from vae_jax.bench import plan
+from vae_jax.config import PRESETS, override
+from vae_jax.data import from_arrays
+from vae_jax.runs import build_experiment
 from vae_jax.runs.programs import compile_program
-from vae_jax.runs.run import Run
-from vae_jax.runtime import sharding
+from vae_jax.runtime import Placement, sharding
+
+SMALL = {
+    "preprocess": "scale", "likelihood": "learned-gaussian", "network__hidden": (8,), "model__latent_dim": 2,
+    "train__steps": 20, "train__batch_size": 16, "train__log_every": 5, "train__evaluate_every": 0,
+    "train__save_every": 20, "mesh__data": 1,
+}  # fmt: skip
 
 
 @pytest.fixture
-def make_run(small):
-    """make_run(devices, image_shape, **settings): run of these shapes; its data are never read."""
+def make_config(data_dir):
+    """make_config(train__steps=7, ...): config of a small model of `digits`."""
+    return lambda **settings: override(PRESETS["digits"], **SMALL | {"data__data_dir": data_dir} | settings)
 
-    def make(devices=1, image_shape=(8, 8, 1), **settings):
-        config = small(mesh__data=devices, train__save_every=20, **settings)
-        data = {"fingerprint": "", "num_examples": 200, "image_shape": list(image_shape)}
-        return Run(config, data, Path(), sharding.make_mesh(devices))
+
+@pytest.fixture
+def make_experiment():
+    """make_experiment(devices, shape, **settings): (experiment on 200 random images of this shape, placement)."""
+
+    def make(devices=1, shape=(8, 8, 1), **settings):
+        images = np.random.default_rng(0).integers(0, 256, (200, *shape), np.uint8)
+        config = override(PRESETS["digits"], **SMALL | settings)
+        source = from_arrays(images, holdout=0)
+        return build_experiment(config, source=source), Placement(sharding.make_mesh(devices))
 
     return make
 

@@ -7,10 +7,11 @@ from jax import lax
 
 from vae_jax import kernels
 from vae_jax.bench import cost_analysis, plan
+from vae_jax.runs import state_shapes, with_training
 
 
-def compiled_text(run):
-    return plan.trace_program(run).lower().compile().as_text()
+def compiled_text(*experiment_and_placement):
+    return plan.trace_program(*experiment_and_placement).lower().compile().as_text()
 
 
 def test_convolutions_scans_and_branches_are_counted():
@@ -30,16 +31,34 @@ def test_convolutions_scans_and_branches_are_counted():
 
 
 @pytest.mark.usefixtures("static_count")
-def test_collectives_are_counted_on_eight_devices(make_run):
+def test_collectives_are_counted_on_eight_devices(make_experiment):
     """Eight devices sum gradients and metrics, once for each microbatch."""
-    run = make_run(8, train__batch_size=64)
-    gradients = cost_analysis.tree_bytes(plan.abstract_arguments(run)[0].params)
-    (step,) = cost_analysis.collectives(compiled_text(run))
+    experiment, placement = make_experiment(8, train__batch_size=64)
+    gradients = cost_analysis.tree_bytes(state_shapes(experiment, placement).params)
+    (step,) = cost_analysis.collectives(compiled_text(experiment, placement))
     assert step.kind == "all-reduce"
     assert step.count >= 1
     assert gradients < step.bytes < gradients + 64
-    (split,) = cost_analysis.collectives(compiled_text(plan.override_run(run, train__microbatches=4)))
+    (split,) = cost_analysis.collectives(compiled_text(with_training(experiment, microbatches=4), placement))
     assert 4 * gradients < split.bytes < 4 * (gradients + 64)
+
+
+def test_the_main_dtype_is_that_of_most_operations():
+    def products(size):
+        low, high = jnp.ones((size, size), jnp.bfloat16), jnp.ones((8, 8))
+        return cost_analysis.matrix_products(jax.make_jaxpr(lambda a, b: (a @ a, b @ b))(low, high))
+
+    assert [cost_analysis.main_dtype(products(size)) for size in (4, 16)] == ["float32", "bfloat16"]
+    assert cost_analysis.main_dtype([]) == "float32"
+
+
+def test_rematerialization_is_found_inside_of_loops():
+    def loss(x, wrap):
+        return lax.scan(lambda c, _: (wrap(jnp.sin)(c), None), x, None, length=3)[0]
+
+    for wrap, found in ((lambda f: f, False), (jax.checkpoint, True)):
+        jaxpr = jax.make_jaxpr(jax.jit(jax.grad(lambda x, wrap=wrap: loss(x, wrap))))(1.0)
+        assert cost_analysis.rematerializes(jaxpr) is found
 
 
 HLO = """

@@ -7,11 +7,11 @@ import numpy as np
 from vae_jax.bench import plan, scopes
 
 
-def test_the_compiled_program_has_the_scopes_of_a_step(make_run):
-    run = make_run(data__binarization="dynamic", model__likelihood="bernoulli")
-    text = plan.trace_program(run).lower().compile().as_text()
+def test_the_compiled_program_has_the_scopes_of_a_step(make_experiment):
+    experiment = make_experiment(preprocess="dynamic-binarization", likelihood="bernoulli")
+    text = plan.trace_program(*experiment).lower().compile().as_text()
     names = set(scopes.operation_scopes(text).values())
-    assert {"read_images", "encoder", "sampling", "decoder", "likelihood", "optimizer"} <= names
+    assert {"preprocess", "encoder", "sampling", "decoder", "likelihood", "optimizer"} <= names
     assert {"encoder, backward", "decoder, backward"} <= names
     products = re.findall(r' dot\(.*op_name="([^"]*)"', text)
     for scope in ("encoder", "decoder"):  # in the forward and the backward pass

@@ -1,5 +1,6 @@
 """Timing of rows: caches, the command `vae-jax bench`, and its errors."""
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -11,9 +12,13 @@ import pytest
 from PIL import Image
 
 from vae_jax.bench import probes, timing
+from vae_jax.errors import InputError
+from vae_jax.inference import elbo
+from vae_jax.runs import build_experiment
+from vae_jax.runtime import Placement, sharding
 
 TINY = [
-    "--model.hidden", "8", "--model.latent-dim", "2", "--train.batch-size", "16", "--train.log-every", "6",
+    "--network.hidden", "8", "--model.latent-dim", "2", "--train.batch-size", "16", "--train.log-every", "6",
     "--mesh.data", "1",
 ]  # fmt: skip
 
@@ -55,15 +60,15 @@ def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, ca
     rows = {row["row"]: row for row in result["rows"]}
     assert list(rows) == ["program", "eager", "batch-32"]
     assert list(result["skipped"]) == ["remat"]
-    assert "remat: skipped (model.remat=True" in err
+    assert "remat: skipped (network.remat has no effect with network=mlp" in err
     for name, row in rows.items():
         assert len(row["samples"]) == 5
         assert row["lower_bound_seconds"] > 0
         batch = 32 if name == "batch-32" else 16
-        assert row["images_per_second"] == pytest.approx(batch / row["seconds_per_step"]["median"])
-        assert row["seconds_per_image"]["median"] == pytest.approx(row["seconds_per_step"]["median"] / batch)
+        assert row["examples_per_second"] == pytest.approx(batch / row["seconds_per_step"]["median"])
+        assert row["seconds_per_example"]["median"] == pytest.approx(row["seconds_per_step"]["median"] / batch)
         assert row["work_ratio"] == batch / 16
-        assert row["ratio_per_image"]["median"] == pytest.approx(row["ratio"]["median"] * 16 / batch)
+        assert row["ratio_per_example"]["median"] == pytest.approx(row["ratio"]["median"] * 16 / batch)
         assert row["times_lower_bound"]["median"] == pytest.approx(
             np.median(row["samples"]) / row["lower_bound_seconds"],
             rel=0.5,  # the median of ratios against the ratio of medians
@@ -95,6 +100,25 @@ def test_a_benchmark_from_the_command_line(data_dir, compiled_once, tmp_path, ca
     assert all(row["seconds"]["median"] == 1 for row in compared)
     assert "\n".join(done.err).count("no change beyond noise") == 3
     assert done.result["differences"] == {}
+
+
+def test_an_experiment_that_is_made_by_hand_is_measured(make_experiment, monkeypatch):
+    monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(probes, "matrix_probe", lambda dtype, probe=probes.matrix_probe: probe(dtype, size=64))
+    experiment, placement = make_experiment()
+    by_hand, lines = dataclasses.replace(experiment, config=None, objective=elbo), []
+    report = timing.run_benchmark(by_hand, placement, ["per-step", "bfloat16"], rounds=1, log=lines.append)
+    assert [(row["row"], row["dtype"]) for row in report["rows"]] == [("program", "float32"), ("per-step", "float32")]
+    reason = "network.compute_dtype cannot be changed in an experiment that is made by hand; build it from a config"
+    assert report["skipped"] == {"bfloat16": reason}
+    assert f"bfloat16: skipped ({reason})" in lines
+    assert json.loads(json.dumps(report))["config"] == by_hand.description()
+
+
+def test_streamed_examples_are_refused(make_config):
+    experiment = build_experiment(make_config(data__streaming="always"))
+    with pytest.raises(InputError, match=r"data\.streaming does not work with bench"):
+        timing.run_benchmark(experiment, Placement(sharding.make_mesh(1)), [], rounds=1, log=print)
 
 
 @pytest.mark.parametrize(

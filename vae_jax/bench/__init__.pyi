@@ -6,7 +6,11 @@ from .cost_analysis import (
     tree_bytes as tree_bytes,
 )
 from .figures import draw_benchmark as draw_benchmark
-from .plan import check_memory as check_memory, plan_training as plan_training
+from .plan import (
+    check_memory as check_memory,
+    plan_experiment as plan_experiment,
+    plan_training as plan_training,
+)
 from .probes import bandwidth_probe as bandwidth_probe, matrix_probe as matrix_probe
 from .tables import (
     GIB as GIB,

@@ -88,6 +88,24 @@ def total_flops(products: Iterable[Product]) -> float:
     return sum(product.flops * product.times for product in products)
 
 
+def main_dtype(products: Iterable[Product]) -> str:
+    """Return the dtype of the operands of most operations of some products; float32 if there are none."""
+    flops: dict[str, float] = {}
+    for product in products:
+        name = str(product.equation.invars[0].aval.dtype)
+        flops[name] = flops.get(name, 0.0) + product.flops * product.times
+    return max(flops, key=lambda name: flops[name], default="float32")
+
+
+def rematerializes(jaxpr: Any) -> bool:
+    """Return whether a part of a program is under `jax.checkpoint`, whose gradient computes it again."""
+    equations = getattr(jaxpr, "jaxpr", jaxpr).eqns
+    return any(  # only the primitive of `jax.checkpoint`, whose name depends on JAX's version, has this parameter
+        "prevent_cse" in equation.params or any(rematerializes(inner) for inner in _inner_jaxprs(equation.params))
+        for equation in equations
+    )
+
+
 def xla_costs(stage: Any) -> dict[str, float]:
     """Return the costs of a lowered or compiled program by XLA's cost model, in which a loop's body counts once.
 

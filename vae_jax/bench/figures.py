@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw_benchmark(path: Path, report: Mapping[str, Any]) -> None:
-    """Draw a benchmark as PNG: the time per image of each row relative to the baseline, and a roofline plot.
+    """Draw a benchmark as PNG: the time per example of each row relative to the baseline, and a roofline plot.
 
     Args:
       path: The file to write.
@@ -37,19 +37,19 @@ def draw_benchmark(path: Path, report: Mapping[str, Any]) -> None:
 
 def _draw_ratios(axes: "Axes", rows: Sequence[Mapping[str, Any]], baseline: str) -> None:
     for y, row in enumerate(rows):
-        ratio = row["ratio_per_image"]
+        ratio = row["ratio_per_example"]
         axes.barh(y, ratio["median"], color="C1" if row["row"] == baseline else "C0", height=0.7)
         if ratio["low"] is not None:
             axes.plot([ratio["low"], ratio["high"]], [y, y], color="black", linewidth=1.5)
         expected = row["work_ratio"] * rows[0]["batch_size"] / row["batch_size"]
         axes.plot(expected, y, "D", color="white", markeredgecolor="black", markersize=4)
     axes.axvline(1, color="0.4", linewidth=0.8)
-    if max(row["ratio_per_image"]["median"] for row in rows) > 10:
+    if max(row["ratio_per_example"]["median"] for row in rows) > 10:
         axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
     axes.invert_yaxis()
     label = f"relative to {baseline}; lines: 95 % intervals; diamonds: ratio of the FLOPs in matrix products"
-    axes.set(title="Time per image", xlabel=label)
+    axes.set(title="Time per example", xlabel=label)
 
 
 def _draw_roofline(axes: "Axes", rows: Sequence[Mapping[str, Any]], rates: Mapping[str, float]) -> None:

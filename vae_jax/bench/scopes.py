@@ -7,7 +7,7 @@ from typing import Any
 from vae_jax.bench.cost_analysis import COLLECTIVES
 
 SCOPES = (
-    "read_images",
+    "preprocess",
     "encoder",
     "sampling",
     "decoder",

@@ -51,8 +51,8 @@ def print_report(report: Mapping[str, Any], stream: TextIO) -> None:
     machine, rows, baseline = report["machine"], report["rows"], report["baseline"]
     title = f"{machine['device']}, {machine['cores']} core(s); medians of {report['rounds']} rounds, 95 % intervals"
     batch = rows[0]["batch_size"]
-    columns = ("row", "ms/step", f"relative to {baseline}", "relative FLOPs", "µs/image", f"relative to {baseline}",
-               "images/s")  # fmt: skip
+    columns = ("row", "ms/step", f"relative to {baseline}", "relative FLOPs", "µs/example", f"relative to {baseline}",
+               "examples/s")  # fmt: skip
     print_table(title, columns, [_speed_cells(row, batch) for row in rows], stream)
     rates, peak = machine["rates"], machine["peak_memory"]
     title = (
@@ -81,9 +81,9 @@ def _speed_cells(row: Mapping[str, Any], baseline_batch: int) -> list[str]:
         format_interval(row["seconds_per_step"], 1e3),
         format_interval(row["ratio"]),
         format_number(row["work_ratio"]),
-        format_interval(row["seconds_per_image"], 1e6),
-        "" if same_batch else format_interval(row["ratio_per_image"]),
-        f"{row['images_per_second']:,.0f}",
+        format_interval(row["seconds_per_example"], 1e6),
+        "" if same_batch else format_interval(row["ratio_per_example"]),
+        f"{row['examples_per_second']:,.0f}",
     ]
 
 
@@ -153,7 +153,7 @@ def print_plan(plan: Mapping[str, Any], stream: TextIO) -> None:
       stream: The text stream to print to.
     """
     memory, limit, largest = plan["memory_per_device"], plan["memory_limit"], plan["largest_batch"]
-    all_images = " (all images)" if largest == plan["num_examples"] else ""
+    all_examples = " (all examples)" if largest == plan["num_examples"] else ""
     parts = ", ".join(f"{name} {size / MIB:,.1f} MiB" for name, size in memory.items())
     rows = [
         ("compiled for", plan["compiled_for"]),
@@ -163,7 +163,7 @@ def print_plan(plan: Mapping[str, Any], stream: TextIO) -> None:
         ("memory per device", parts or "unknown"),
         ("during a checkpoint", f"{plan['checkpoint_copy_bytes'] / MIB:,.1f} MiB more, for a copy of the state"),
         ("memory limit", "unknown" if limit is None else f"{limit / GIB:,.2f} GiB"),
-        ("largest batch", "unknown" if limit is None else f"{largest:,}{all_images}" if largest else "none fits"),
+        ("largest batch", "unknown" if limit is None else f"{largest:,}{all_examples}" if largest else "none fits"),
         ("lower bound on step time", f"{1e3 * plan['seconds_per_step_lower_bound']:.3f} ms, at "
          f"{plan['matrix_rate'] / 1e9:,.0f} GFLOP/s and {plan['bandwidth'] / 1e9:,.0f} GB/s as measured here"),
     ]  # fmt: skip

@@ -17,16 +17,16 @@ import numpy as np
 
 from vae_jax.bench import cost_analysis, plan, probes, scopes
 from vae_jax.bench.comparison import FORMAT, interval, ratio_interval
-from vae_jax.bench.variants import BASELINE, Row, make_row, program_row
-from vae_jax.config import flatten
+from vae_jax.bench.variants import BASELINE, DEFAULT, Row, make_row, program_row
 from vae_jax.errors import InputError
-from vae_jax.runs import Run, profile_to
-from vae_jax.runtime import defaults, host
+from vae_jax.runs import Experiment, num_microbatches, profile_to, require_in_memory
+from vae_jax.runtime import Placement, defaults, host
 
 BLOCK_SECONDS = 0.2  # approximate length of a timed block of dispatches, synchronized at its end
 MAX_CALLS = 1000
 EMPTY_DISPATCHES = 20  # calls with zero steps, for the host's time of a dispatch
-PROBES = ("float32", "bfloat16", "bandwidth")
+MATRIX_DTYPES = ("float32", "bfloat16")
+PROBES = (*MATRIX_DTYPES, "bandwidth")
 
 Log = Callable[[str], None]
 
@@ -75,11 +75,9 @@ def compile_times(row: Row) -> tuple[dict[str, dict[str, float]], Any]:
     Returns:
       ({"cold", "warm": {"trace", "lower", "compile"}} in seconds, the `jax.stages.Compiled`).
     """
-    state, images = row.arguments()
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), (state, images)
-    )
-    del state, images
+    arguments = row.arguments()
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), arguments)
+    del arguments
     call: Any = row.call  # jitted, so it has `lower`
     seconds, compiled = {}, None
     for name in ("cold", "warm"):
@@ -96,19 +94,19 @@ def compile_times(row: Row) -> tuple[dict[str, dict[str, float]], Any]:
 
 
 class Runner:
-    """A row with its state and images on the device; each timed block continues the training.
+    """A row with its state and data on the device; each timed block continues the training.
 
     Attributes:
       row: The row.
       state: The current training state.
-      images: The training images, as `row.arguments` has placed them.
+      data: The training examples, as `row.arguments` has placed them.
       metrics: The metrics of the last dispatch.
       calls: The number of dispatches in a block of about `BLOCK_SECONDS`.
     """
 
     def __init__(self, row: Row):
         self.row = row
-        self.state, self.images = row.arguments()
+        self.state, self.data = row.arguments()
         self.metrics: Any = None
         self._advance(1)  # compiles
         seconds = min(self.block(1), self.block(1)) * row.steps
@@ -116,7 +114,7 @@ class Runner:
 
     def _advance(self, calls: int) -> None:
         for _ in range(calls):
-            self.state, self.metrics = self.row.call(self.state, self.images, self.row.steps)
+            self.state, self.metrics = self.row.call(self.state, self.data, self.row.steps)
         jax.block_until_ready(self.metrics)
 
     def block(self, calls: int | None = None) -> float:
@@ -131,7 +129,7 @@ class Runner:
         times = []
         for _ in range(EMPTY_DISPATCHES):
             start = time.perf_counter()
-            self.state, metrics = self.row.call(self.state, self.images, 0)
+            self.state, metrics = self.row.call(self.state, self.data, 0)
             times.append(time.perf_counter() - start)
             jax.block_until_ready(metrics)
         return statistics.median(times)
@@ -161,13 +159,19 @@ def run_rounds(
 
 
 def run_benchmark(
-    run: Run, images: np.ndarray, names: Sequence[str], *, rounds: int, log: Log, profile: Path | None = None
+    experiment: Experiment,
+    placement: Placement,
+    names: Sequence[str] = DEFAULT,
+    *,
+    rounds: int = 9,
+    log: Log = lambda line: None,
+    profile: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure the training program of a run and variants of it, in interleaved rounds.
+    """Measure the training program of an experiment and variants of it, in interleaved rounds.
 
     Args:
-      run: The run whose training program is the baseline.
-      images: Its training images, uint8 [N, H, W, C].
+      experiment: The experiment whose training program is the baseline.
+      placement: Its devices.
       names: The names of the variants.
       rounds: The number of rounds.
       log: Receives the progress, and for each variant that is skipped the reason.
@@ -175,19 +179,16 @@ def run_benchmark(
 
     Returns:
       The report, a dictionary of JSON values. Times are in seconds.
+
+    Raises:
+      InputError: The examples are streamed.
     """
+    require_in_memory(experiment, "bench")
     with temporary_caches() as select_cache:
-        rows, costs, skipped = _prepare_rows(run, images, names, select_cache, log)
-        runners = {}
-        for name, row in rows.items():
-            select_cache(name)
-            runners[name] = Runner(row)
-        traffic = plan.memory_traffic(run)
-        machine = {
-            "float32": probes.matrix_probe("float32"),
-            "bfloat16": probes.matrix_probe("bfloat16"),
-            "bandwidth": probes.bandwidth_probe(traffic // 2),
-        }
+        rows, costs, skipped = _prepare_rows(experiment, placement, names, select_cache, log)
+        runners = _start(rows, select_cache)
+        working_set = plan.memory_traffic(experiment, placement) // 2
+        machine = _machine_probes(working_set)
         timed = {name: runner.block for name, runner in runners.items()}
         timed |= {f"machine {name}": probe.seconds for name, probe in machine.items()}
         samples = run_rounds(timed, rounds, log=log)
@@ -198,27 +199,53 @@ def run_benchmark(
     probe_seconds = {name: samples.pop(f"machine {name}") for name in PROBES}
     return {
         "format": FORMAT,
-        "config": flatten(run.config),
+        "config": experiment.description(),
         "rounds": rounds,
         "baseline": BASELINE,
-        "machine": probes.machine_description()
-        | {"rates": {name: machine[name].work / statistics.median(probe_seconds[name]) for name in PROBES}}
-        | {"samples": probe_seconds, "bandwidth_working_set": traffic // 2, "peak_memory": host.peak_memory()},
+        "machine": _report_machine(machine, probe_seconds, working_set=working_set),
         "rows": [_report_row(rows[name], samples, costs, machine, probe_seconds) for name in samples],
         "skipped": skipped,
         "profile": parts,
     }
 
 
+def _start(rows: Mapping[str, Row], select_cache: Callable[[str], None]) -> dict[str, Runner]:
+    """Return {name: runner} of rows, each compiled with its cache."""
+    runners = {}
+    for name, row in rows.items():
+        select_cache(name)
+        runners[name] = Runner(row)
+    return runners
+
+
+def _machine_probes(working_set: int) -> dict[str, probes.Probe]:
+    """Return {name in `PROBES`: probe}; the bandwidth is that of an array of `working_set` bytes."""
+    matrix = {dtype: probes.matrix_probe(dtype) for dtype in MATRIX_DTYPES}
+    return matrix | {"bandwidth": probes.bandwidth_probe(working_set)}
+
+
+def _report_machine(
+    machine: Mapping[str, probes.Probe], probe_seconds: Mapping[str, list[float]], *, working_set: int
+) -> dict[str, Any]:
+    """Return the machine's entry in the report: its description, the rates of the probes, and the peak memory."""
+    rates = {name: machine[name].work / statistics.median(probe_seconds[name]) for name in PROBES}
+    measured = {"rates": rates, "samples": probe_seconds, "bandwidth_working_set": working_set}
+    return probes.machine_description() | measured | {"peak_memory": host.peak_memory()}
+
+
 def _prepare_rows(
-    run: Run, images: np.ndarray, names: Sequence[str], select_cache: Callable[[str], None], log: Log
+    experiment: Experiment,
+    placement: Placement,
+    names: Sequence[str],
+    select_cache: Callable[[str], None],
+    log: Log,
 ) -> tuple[dict[str, Row], dict[str, dict[str, Any]], dict[str, str]]:
-    """Return {name: row}, {name: costs of the row} and {name: reason} of the rows that this machine or model skips."""
+    """Return {name: row}, {name: costs of the row} and {name: reason} of the rows that are skipped."""
     rows, costs, skipped = {}, {}, {}
     for name in dict.fromkeys((BASELINE, *names)):
         select_cache(name)
         try:
-            row = program_row(name, run, images) if name == BASELINE else make_row(name, run, images)
+            row = (program_row if name == BASELINE else make_row)(name, experiment, placement)
             costs[name] = _row_costs(row)
             rows[name] = row
             log(f"{name}: compiled")
@@ -230,33 +257,35 @@ def _prepare_rows(
 
 def _profile(runner: Runner, folder: Path) -> dict[str, float]:
     """Trace two dispatches into a folder; return {scope of a step: seconds of its operations, per step and device}."""
-    run = runner.row.run
-    text = plan.trace_program(run).lower().compile().as_text()  # the same program as the runner's
+    experiment, placement = runner.row.experiment, runner.row.placement
+    text = plan.trace_program(experiment, placement).lower().compile().as_text()  # the same program as the runner's
     with profile_to(folder):
         runner.block(2)
     trace = max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
     with gzip.open(trace) as file:
         events = json.load(file)["traceEvents"]
     seconds = scopes.seconds_by_scope(events, scopes.operation_scopes(text))
-    return {scope: s / (2 * runner.row.steps * run.mesh.size) for scope, s in seconds.items()}
+    return {scope: s / (2 * runner.row.steps * placement.mesh.size) for scope, s in seconds.items()}
 
 
 def _row_costs(row: Row) -> dict[str, Any]:
     """Return the entries of a row in the report that do not need a measurement of its speed."""
-    costs = plan.step_costs(row.run)
+    costs = plan.step_costs(row.experiment, row.placement)
     entries: dict[str, Any] = {
-        "batch_size": row.run.config.train.batch_size,
-        "devices": row.run.mesh.size,
+        "batch_size": row.experiment.training.batch_size,
+        "devices": row.placement.mesh.size,
         "steps_per_dispatch": row.steps,
         "parameters": costs.parameters,
         "flops": costs.flops,
+        "dtype": costs.dtype,
         "xla_flops": costs.xla_flops,
         "traffic_bytes": costs.traffic,
     }
     if not row.compiled:
         return entries | dict.fromkeys(("compile", "xla_bytes", "memory", "collectives"))
     times, compiled = compile_times(row)
-    single_batch = row.run.microbatches == 1  # XLA's cost model counts the body of the loop over microbatches once.
+    # XLA's cost model counts the body of the loop over microbatches once.
+    single_batch = num_microbatches(row.experiment, row.placement) == 1
     return entries | {
         "compile": times,
         "xla_bytes": cost_analysis.xla_costs(compiled).get("bytes") if single_batch else None,
@@ -274,21 +303,21 @@ def _report_row(
 ) -> dict[str, Any]:
     """Return a row of the report: its time per step, and the share of the machine's rates in the same rounds."""
     values, entries = samples[row.name], costs[row.name]
-    images = entries["batch_size"] / costs[BASELINE]["batch_size"]
-    devices = defaults.effective_devices(row.run.mesh)
-    rate = {name: devices * machine[name].work / np.asarray(probe_seconds[name]) for name in ("float32", "bfloat16")}
+    examples = entries["batch_size"] / costs[BASELINE]["batch_size"]
+    devices = defaults.effective_devices(row.placement.mesh)
+    rate = {name: devices * machine[name].work / np.asarray(probe_seconds[name]) for name in MATRIX_DTYPES}
     bandwidth = machine["bandwidth"].work / np.asarray(probe_seconds["bandwidth"])
     seconds = np.asarray(values)
-    bound = entries["flops"] / rate[row.run.config.model.compute_dtype] + entries["traffic_bytes"] / bandwidth
+    bound = entries["flops"] / rate[_measured_dtype(entries["dtype"])] + entries["traffic_bytes"] / bandwidth
     return {
         "row": row.name,
         "samples": values,
         "seconds_per_step": {**interval(values), "min": min(values), "max": max(values)},
         "ratio": ratio_interval(values, samples[BASELINE]),
         "work_ratio": entries["flops"] / costs[BASELINE]["flops"],
-        "seconds_per_image": interval(seconds / entries["batch_size"]),
-        "ratio_per_image": ratio_interval(seconds / images, samples[BASELINE]),
-        "images_per_second": entries["batch_size"] / statistics.median(values),
+        "seconds_per_example": interval(seconds / entries["batch_size"]),
+        "ratio_per_example": ratio_interval(seconds / examples, samples[BASELINE]),
+        "examples_per_second": entries["batch_size"] / statistics.median(values),
         "effective_devices": devices,
         "lower_bound_seconds": float(np.median(bound)),
         "times_lower_bound": interval(seconds / bound),
@@ -296,3 +325,8 @@ def _report_row(
         "share_of_bandwidth": float(np.median(entries["traffic_bytes"] / (seconds * bandwidth))),
         **entries,
     }
+
+
+def _measured_dtype(dtype: str) -> str:
+    """Return the measured dtype whose rate bounds products of a dtype: bfloat16 for 16 bits, else float32."""
+    return MATRIX_DTYPES[np.dtype(dtype).itemsize == 2]

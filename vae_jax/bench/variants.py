@@ -1,4 +1,4 @@
-"""The rows of a benchmark: the training program of a run, and variants that change one thing."""
+"""The rows of a benchmark: the training program of an experiment, and variants that change one thing."""
 
 import dataclasses
 import functools
@@ -9,15 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
+from jax import Array, lax
 from jax.sharding import PartitionSpec
 
-from vae_jax.bench.plan import override_run, step_costs
-from vae_jax.config import Config, steps_only, suggestion, validate
+from vae_jax.bench.plan import step_costs
+from vae_jax.config import apply_overrides, flatten, suggestion, validate
+from vae_jax.data import ArraySource
 from vae_jax.errors import InputError
-from vae_jax.runs import Run, build_program, build_step, compile_program
-from vae_jax.runtime import defaults, sharding
-from vae_jax.training import make_loss
+from vae_jax.runs import (
+    Experiment,
+    build_experiment,
+    build_program,
+    build_step,
+    compile_program,
+    num_microbatches,
+    place_initial_state,
+    with_training,
+)
+from vae_jax.runtime import Placement, sharding
 
 BASELINE = "program"
 EAGER_STEPS = 2
@@ -27,17 +36,19 @@ class Row(NamedTuple):
     """One way to train.
 
     Attributes:
-      name: The name of the variant.
-      run: The run with the variant's settings.
-      call: A function call(state, images, count) -> (state, metrics) that trains `count` steps.
-      arguments: Returns a new (state, images), placed on the devices as `call` needs them.
-      steps: The number of steps in one dispatch.
-      donates: Whether `call` donates the state.
-      compiled: Whether `call` is jitted.
+      name: the name of the variant.
+      experiment: what is trained, with the settings of the variant.
+      placement: the devices.
+      call: a function call(state, data, count) -> (state, metrics) that trains `count` steps.
+      arguments: returns a new (state, data), placed on the devices as `call` needs them.
+      steps: the number of steps in one dispatch.
+      donates: whether `call` donates the state.
+      compiled: whether `call` is jitted.
     """
 
     name: str
-    run: Run
+    experiment: Experiment
+    placement: Placement
     call: Callable[[Any, Any, int], tuple[Any, Any]]
     arguments: Callable[[], tuple[Any, Any]]
     steps: int
@@ -45,23 +56,28 @@ class Row(NamedTuple):
     compiled: bool = True
 
 
-def program_row(name: str, run: Run, images: np.ndarray) -> Row:
+def program_row(name: str, experiment: Experiment, placement: Placement) -> Row:
     """Return the row of the program of `vae-jax train`: train.log_every steps in a dispatch, the state donated."""
-    return Row(name, run, compile_program(run), functools.partial(_placed, run, images), run.config.train.log_every)
+    arguments = functools.partial(_placed, experiment, placement)
+    call, steps = compile_program(experiment, placement), experiment.training.log_every
+    return Row(name, experiment, placement, call, arguments, steps)
 
 
-def _placed(run: Run, images: np.ndarray, key: jax.Array | None = None) -> tuple[Any, Any]:
-    replicated = sharding.replicated(run.mesh)
-    state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key)
+def _placed(experiment: Experiment, placement: Placement, key: Array | None = None) -> tuple[Any, Any]:
+    state = place_initial_state(experiment, placement)
     if key is not None:
-        state = state._replace(key=jax.device_put(key, replicated))
-    return state, jax.device_put(images, replicated)
+        state = state._replace(key=jax.device_put(key, placement.replicated))
+    return state, jax.device_put(experiment.training_data.read_all(), placement.replicated)
 
 
-def _eager(name: str, run: Run, images: np.ndarray) -> Row:
+def _initial_state(experiment: Experiment) -> Any:
+    """Return the state before the first step on one device."""
+    return jax.jit(experiment.initial_state)(experiment.key, experiment.data_mean())
+
+
+def _eager(name: str, experiment: Experiment, placement: Placement) -> Row:
     """Return the row that dispatches every operation of a step separately, on one batch."""
-    step, shape = build_step(run), images.shape[1:]
-    batch_size, microbatches = run.config.train.batch_size, run.microbatches
+    step, microbatches = build_step(experiment, placement), num_microbatches(experiment, placement)
 
     def call(state: Any, batch: Any, count: int) -> tuple[Any, Any]:
         metrics: Any = {}
@@ -70,113 +86,126 @@ def _eager(name: str, run: Run, images: np.ndarray) -> Row:
         return state, metrics
 
     def arguments() -> tuple[Any, Any]:
-        batch = images[:batch_size]
+        batch = experiment.training_data.read(np.arange(experiment.training.batch_size))
         if microbatches > 1:
-            batch = batch.reshape(microbatches, -1, *shape)
-        return jax.jit(run.initial_state)(run.key), jnp.asarray(batch)
+            batch = {n: array.reshape(microbatches, -1, *array.shape[1:]) for n, array in batch.items()}
+        return _initial_state(experiment), jax.tree.map(jnp.asarray, batch)
 
-    return Row(name, run, call, arguments, EAGER_STEPS, donates=False, compiled=False)
+    return Row(name, experiment, placement, call, arguments, EAGER_STEPS, donates=False, compiled=False)
 
 
-def _not_donated(name: str, run: Run, images: np.ndarray) -> Row:
+def _not_donated(name: str, experiment: Experiment, placement: Placement) -> Row:
     """Return the row without donation: the old state stays in memory in addition to the new one."""
-    return program_row(name, run, images)._replace(call=compile_program(run, donate=False), donates=False)
+    call = compile_program(experiment, placement, donate=False)
+    return program_row(name, experiment, placement)._replace(call=call, donates=False)
 
 
-def _highest(name: str, run: Run, images: np.ndarray) -> Row:
+def _highest(name: str, experiment: Experiment, placement: Placement) -> Row:
     """Return the row with matrix products in the highest precision of the device."""
-    program = build_program(run, sharding.place_batch(run.mesh))
+    program = build_program(experiment, placement, placement.place_batch)
 
     def precise(*arguments: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             return program(*arguments)
 
-    return program_row(name, run, images)._replace(call=compile_program(run, precise))
+    row = program_row(name, experiment, placement)
+    return row._replace(call=compile_program(experiment, placement, precise))
 
 
-def _rbg(name: str, run: Run, images: np.ndarray) -> Row:
+def _rbg(name: str, experiment: Experiment, placement: Placement) -> Row:
     """Return the row with random bits from XLA's RNG instead of Threefry."""
-    key = jax.random.key(run.config.seed, impl="rbg")
-    return program_row(name, run, images)._replace(arguments=functools.partial(_placed, run, images, key))
+    key = jax.random.key(experiment.seed, impl="rbg")
+    arguments = functools.partial(_placed, experiment, placement, key)
+    return program_row(name, experiment, placement)._replace(arguments=arguments)
 
 
-def _data_parallel_program(run: Run, size: int) -> Callable[..., Any]:
-    """Return the program of each of `size` devices on its rows of a batch; gradients are averaged over the axis "data".
+def _data_parallel_program(experiment: Experiment, placement: Placement) -> Callable[..., Any]:
+    """Return the program of each device on its rows of a batch; gradients are averaged over the axis "data".
 
     Each device draws the noise of its rows, so the numbers are those of one device.
     """
-    for setting, value in (("train.microbatches", run.microbatches), ("mesh.fsdp", run.config.mesh.fsdp)):
+    sizes = {
+        "train.microbatches": num_microbatches(experiment, placement),
+        "mesh.fsdp": placement.mesh.shape["fsdp"],
+    }
+    for setting, value in sizes.items():
         if value > 1:
             raise InputError(f"{setting}={value} must be 1 for the variants shard-map and pmap")
-    config, rows = run.config, run.config.train.batch_size // size
-    loss = make_loss(run.training_model, config.objective, config.data, run.data["num_examples"])
+    rows = experiment.training.batch_size // placement.mesh.size
     average = functools.partial(lax.pmean, axis_name="data")
     first_row = lambda: lax.axis_index("data") * rows  # noqa: E731
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return run.optimizer.update(average(updates), state, params)
+        return experiment.optimizer.update(average(updates), state, params)
 
-    optimizer = optax.GradientTransformation(run.optimizer.init, update)
-    step = build_step(run, loss=loss, optimizer=optimizer, first_example=first_row)
+    optimizer = optax.GradientTransformation(experiment.optimizer.init, update)
+    step = build_step(experiment, placement, optimizer=optimizer, first_example=first_row)
+
+    def average_floats(leaf: Array) -> Array:
+        return average(leaf) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
     def averaged(state: Any, batch: Any) -> tuple[Any, Any]:
         state, metrics = step(state, batch)
-        return state, average(metrics)
+        return state._replace(statistics=jax.tree.map(average_floats, state.statistics)), average(metrics)
 
-    return build_program(run, lambda batch: lax.dynamic_slice_in_dim(batch, first_row(), rows), step=averaged)
+    def rows_of_device(batch: Any) -> Any:
+        return jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, first_row(), rows), batch)
+
+    return build_program(experiment, placement, rows_of_device, step=averaged)
 
 
-def _shard_map(name: str, run: Run, images: np.ndarray) -> Row:
+def _shard_map(name: str, experiment: Experiment, placement: Placement) -> Row:
     """Return the row that shards the batch by `jax.shard_map`."""
-    replicated = PartitionSpec()
-    program = sharding.shard_map_over_mesh(
-        _data_parallel_program(run, run.mesh.size), run.mesh, in_specs=(replicated, replicated), out_specs=replicated
-    )
-    return program_row(name, run, images)._replace(call=compile_program(run, program))
+    replicated, mesh = PartitionSpec(), placement.mesh
+    program = _data_parallel_program(experiment, placement)
+    program = sharding.shard_map_over_mesh(program, mesh, in_specs=(replicated, replicated), out_specs=replicated)
+    row = program_row(name, experiment, placement)
+    return row._replace(call=compile_program(experiment, placement, program))
 
 
-def _pmap(name: str, run: Run, images: np.ndarray) -> Row:
+def _pmap(name: str, experiment: Experiment, placement: Placement) -> Row:
     """Return the row that shards the batch by `jax.pmap`."""
-    size, sharded = run.mesh.size, sharding.batch_sharding(run.mesh)
+    size, sharded = placement.mesh.size, placement.batch
     mapped = jax.pmap(
-        _data_parallel_program(run, size),
+        _data_parallel_program(experiment, placement),
         axis_name="data",
         in_axes=(0, 0, None),
-        static_broadcasted_argnums=2 if sharding.needs_static_step_count(run.mesh) else (),
+        static_broadcasted_argnums=2 if placement.static_step_count else (),
         donate_argnums=0,
-        devices=list(run.mesh.devices.flat),
+        devices=list(placement.mesh.devices.flat),
     )
 
     def arguments() -> tuple[Any, Any]:
         repeat = jax.jit(lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf] * size), tree), out_shardings=sharded)
-        return repeat(jax.jit(run.initial_state)(run.key)), repeat(images)
+        return repeat(_initial_state(experiment)), repeat(experiment.training_data.read_all())
 
-    return program_row(name, run, images)._replace(call=mapped, arguments=arguments)
+    return program_row(name, experiment, placement)._replace(call=mapped, arguments=arguments)
 
 
-Make = Callable[[str, Run, np.ndarray], Row]
+Make = Callable[[str, Experiment, Placement], Row]
 
-# name: (settings that it changes, function that makes its row from the run with these settings)
+DEVICES = "mesh.data"  # the setting of which the variants change the placement, not the experiment
+# name: (settings that it changes, function that makes its row from the experiment with these settings)
 _FIXED: dict[str, tuple[Mapping[str, Any], Make]] = {
     BASELINE: ({}, program_row),
-    "per-step": ({"train__log_every": 1, "train__save_every": 1}, program_row),
+    "per-step": ({"train.log_every": 1, "train.save_every": 1}, program_row),
     "eager": ({}, _eager),
     "not-donated": ({}, _not_donated),
     "highest": ({}, _highest),
-    "bfloat16": ({"model__compute_dtype": "bfloat16"}, program_row),
+    "bfloat16": ({"network.compute_dtype": "bfloat16"}, program_row),
     "rbg": ({}, _rbg),
-    "no-binarization": ({"data__binarization": "none"}, program_row),
-    "remat": ({"model__remat": True}, program_row),
+    "no-binarization": ({"preprocess": "scale"}, program_row),
+    "remat": ({"network.remat": True}, program_row),
 }
 # name-N: (setting that becomes N, function that makes its row)
 _NUMBERED: dict[str, tuple[str, Make]] = {
-    "devices": ("mesh__data", program_row),
-    "shard-map": ("mesh__data", _shard_map),
-    "pmap": ("mesh__data", _pmap),
-    "microbatches": ("train__microbatches", program_row),
-    "batch": ("train__batch_size", program_row),
-    "samples": ("objective__num_samples", program_row),
-    "width": ("model__hidden", program_row),  # all widths times N
+    "devices": (DEVICES, program_row),
+    "shard-map": (DEVICES, _shard_map),
+    "pmap": (DEVICES, _pmap),
+    "microbatches": ("train.microbatches", program_row),
+    "batch": ("train.batch_size", program_row),
+    "samples": ("objective.num_samples", program_row),
+    "width": ("network.hidden", program_row),  # all widths times N
 }
 DEFAULT = (
     *_FIXED,
@@ -190,10 +219,10 @@ def check_names(names: list[str]) -> None:
     """Raise an error for an unknown variant.
 
     Args:
-      names: The names of variants.
+      names: the names of variants.
 
     Raises:
-      InputError: If a name is unknown. The message lists the known ones and suggests a similar one.
+      InputError: a name is unknown. The message lists the known ones and suggests a similar one.
     """
     for name in names:
         kind, _, count = name.rpartition("-")
@@ -204,46 +233,88 @@ def check_names(names: list[str]) -> None:
             )
 
 
-def make_row(name: str, base: Run, images: np.ndarray) -> Row:
+def make_row(name: str, base: Experiment, placement: Placement) -> Row:
     """Return the row of a variant.
 
     Args:
-      name: The name of the variant.
-      base: The run that it varies.
-      images: The training images, uint8 [N, H, W, C]. They are repeated if a batch is larger than N.
+      name: the name of the variant.
+      base: the experiment that it varies, with its training examples in memory. They are repeated if a batch is larger
+        than their number.
+      placement: the devices of `base`.
 
     Returns:
       The row.
 
     Raises:
-      InputError: If this machine or model does not support the variant.
+      InputError: this machine or experiment does not support the variant.
     """
     kind, _, count = name.rpartition("-")
     if name in _FIXED:
         settings, make = _FIXED[name]
     else:
         setting, make = _NUMBERED[kind]
-        value = int(count)
-        settings = {setting: tuple(value * width for width in base.config.model.hidden) if kind == "width" else value}
-    run = override_run(base, **settings)
-    _check_something_changes(name, base.config, run.config, settings)
-    mesh = sharding.make_mesh(run.config.mesh.data, run.config.mesh.fsdp) if "mesh__data" in settings else base.mesh
-    sharding.check_batch_size(run.config.train.batch_size // defaults.num_microbatches(run.config, mesh), mesh)
-    if run.config.train.batch_size > len(images):
-        images = np.resize(images, (run.config.train.batch_size, *images.shape[1:]))
-    data = {**base.data, "num_examples": len(images)}
-    run = dataclasses.replace(run, mesh=mesh, data=data)
-    more_work = kind in _NUMBERED and "mesh__data" not in settings
-    return make(name, _limit_dispatch(run, base) if more_work else run, images)
+        settings = {setting: _times(base, int(count)) if kind == "width" else int(count)}
+    if DEVICES in settings:
+        experiment = base
+        placement = Placement(sharding.make_mesh(int(count), placement.mesh.shape["fsdp"]))
+    else:
+        experiment = with_settings(base, settings)
+    size, parts = experiment.training.batch_size, num_microbatches(experiment, placement)
+    if size % parts:
+        raise InputError(f"train.microbatches={parts} must be a divisor of train.batch_size={size}")
+    sharding.check_batch_size(size // parts, placement.mesh)
+    if size > len(experiment.training_data):
+        experiment = _repeat_examples(experiment, size)
+    if kind in _NUMBERED and DEVICES not in settings:
+        experiment = _limit_dispatch(experiment, base, placement)
+    return make(name, experiment, placement)
 
 
-def _limit_dispatch(run: Run, base: Run) -> Run:
-    """Return a run with so few steps in a dispatch, at least one, that it has no more work than that of `base`."""
-    ratio = max(1.0, step_costs(run).flops / step_costs(base).flops)
-    steps = max(1, round(base.config.train.log_every / ratio))
-    return dataclasses.replace(run, config=validate(steps_only(run.config, log_every=steps)))
+def _times(base: Experiment, factor: int) -> tuple[int, ...]:
+    """Return the widths of the network times a factor; () without a network that has widths."""
+    widths = () if base.config is None else flatten(base.config).get("network.hidden", ())
+    return tuple(factor * width for width in widths)
 
 
-def _check_something_changes(name: str, base: Config, changed: Config, settings: Mapping[str, Any]) -> None:
-    if settings and "mesh__data" not in settings and base == changed:
+def with_settings(base: Experiment, settings: Mapping[str, Any]) -> Experiment:
+    """Return an experiment with other settings, on the same examples.
+
+    Args:
+      base: the experiment.
+      settings: {"section.field": value}, and {"section": name} for a choice.
+
+    Returns:
+      The experiment. Settings of `train` and the number of samples need no config.
+
+    Raises:
+      InputError: the config does not permit a value or has it already, or there is no config.
+    """
+    training = {path.removeprefix("train."): value for path, value in settings.items() if path.startswith("train.")}
+    if len(training) == len(settings):
+        changed = with_training(base, **training) if training else base
+        if changed.config is not None:
+            validate(changed.config)
+    elif base.config is not None:
+        config = apply_overrides(base.config, settings)
+        changed = build_experiment(config, source=base.source, training_data=base.training_data)
+    elif set(settings) == {"objective.num_samples"}:
+        changed = dataclasses.replace(base, num_samples=settings["objective.num_samples"])
+    else:
+        raise InputError(
+            f"{', '.join(settings)} cannot be changed in an experiment that is made by hand; build it from a config"
+        )
+    if settings and changed.description() == base.description():
         raise InputError(f"the settings of this variant are those of {BASELINE}; remove it from --variants")
+    return changed
+
+
+def _repeat_examples(experiment: Experiment, count: int) -> Experiment:
+    """Return an experiment with `count` examples, its examples repeated."""
+    arrays = {n: np.resize(a, (count, *a.shape[1:])) for n, a in experiment.training_data.read_all().items()}
+    return dataclasses.replace(experiment, source=ArraySource({"train": arrays}, experiment.kind, holdout=0))
+
+
+def _limit_dispatch(experiment: Experiment, base: Experiment, placement: Placement) -> Experiment:
+    """Return an experiment with so few steps in a dispatch, at least one, that it has no more work than `base`."""
+    ratio = max(1.0, step_costs(experiment, placement).flops / step_costs(base, placement).flops)
+    return with_training(experiment, log_every=max(1, round(base.training.log_every / ratio)))
