@@ -1,5 +1,7 @@
 """Runs that the tests of the commands share."""
 
+import contextlib
+import io
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import SMALL, check_refusal
+
+from vae_jax.cli.main import main
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +54,17 @@ def trained_on_file(tmp_path, monkeypatch, call):
     argv = ["train", "--workdir", "run", "--data.name", "images.npy", "--train.steps", "10", *SMALL,
             "--mesh.data", "1"]  # fmt: skip
     return tmp_path / "run", argv, call(*argv).result
+
+
+@pytest.fixture(scope="session")
+def trained_on_counts(tmp_path_factory):
+    """Train on a file of counts with labels; return the run's directory, which tests must not change."""
+    folder = tmp_path_factory.mktemp("counts")
+    labels = np.random.default_rng(0).integers(0, 3, 60)
+    counts = np.random.default_rng(1).poisson(2 + 3 * labels[:, None], (60, 5)).astype(np.int32)
+    np.savez(folder / "counts.npz", x=counts, y=labels)
+    argv = ["train", "--workdir", str(folder / "run"), "--data.name", str(folder / "counts.npz"), "--preprocess",
+            "identity", "--likelihood", "poisson", *SMALL, "--train.steps", "10", "--mesh.data", "1"]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(argv) == 0
+    return folder / "run"

@@ -19,13 +19,22 @@ def test_export(copied, call):
         "sampler": ("uint32[B,2]", "float32[B,8,8,1]"),
     }
     assert json.loads((directory / "exported" / "programs.json").read_text()) == {
-        "step": 20, "binarization": "dynamic", "platforms": result["platforms"], "programs": result["programs"],
+        "step": 20, "kind": "images", "preprocess": "dynamic-binarization", "platforms": result["platforms"],
+        "programs": result["programs"],
     }  # fmt: skip
     decoder = deserialize(bytearray((directory / "exported" / result["programs"]["decoder"]["file"]).read_bytes()))
-    run = opening.open_run(directory)
+    experiment, place, placement, changed = opening.open_run(directory)
     z = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
-    with restoring.restored_params(run, print) as (_, params):
-        np.testing.assert_allclose(decoder.call(z), decoding.decode_images(run, params, z), rtol=1e-5)
+    with restoring.restored_params(experiment, place, placement, print, changed=changed) as (_, params):
+        np.testing.assert_allclose(decoder.call(z), decoding.decode_codes(experiment, params, z, placement), rtol=1e-5)
+
+
+def test_the_decoder_of_counts_is_not_clipped_to_the_range_of_images(trained_on_counts, tmp_path, call):
+    result = call("export", trained_on_counts, "--to", tmp_path).result
+    assert (result["kind"], result["preprocess"]) == ("counts", "identity")
+    assert result["programs"]["encoder"]["takes"] == "float32[B,5]"
+    decoder = deserialize(bytearray((tmp_path / "exported" / "decoder.jax").read_bytes()))
+    assert (np.asarray(decoder.call(np.zeros((3, 2), np.float32))) > 1).any()
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,30 @@ import jax
 import pytest
 
 import vae_jax
-from vae_jax.cli.main import COMMANDS, main
+from vae_jax.cli.commands import commands
+from vae_jax.cli.main import main
 from vae_jax.config.presets import PRESETS
 
 IMPORTS = """
 import contextlib, io, sys
-from vae_jax.cli.main import COMMANDS, main
-WRONG = ["train", "--modle.hidden", "3"], ["train", "--workdir", "absent", "--modle.hidden", "3"]
-for argv in ([], ["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), *WRONG):
+from vae_jax.cli.commands import commands
+from vae_jax.cli.main import main
+SETTINGS = "train", "sweep", "bench", "plan"  # choices stand next to their functions, which need JAX
+WRONG = ["trian"], ["evaluate"], ["evaluate", "absent", "--chnk", "3"]
+wrong_settings = [["train", "--modle.hidden", "3"], ["train", "--workdir", "absent", "--modle.hidden", "3"]]
+plain = [[], ["--help"], ["--version"], *([name, "--help"] for name in commands() if name not in SETTINGS), *WRONG]
+large = {"jax", "flax", "orbax", "tensorflow_datasets", "matplotlib", "sklearn"}
+for argv in (*plain, None, *([name, "--help"] for name in SETTINGS), *wrong_settings):
+    if argv is None:
+        assert not large & set(sys.modules), large & set(sys.modules)
+        large -= {"jax", "flax"}
+        continue
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             main(argv)
         except SystemExit as stop:
             assert not stop.code
-print(*sorted({"jax", "flax", "orbax", "tensorflow_datasets", "matplotlib", "sklearn"} & set(sys.modules)))
+print(*sorted(large & set(sys.modules)))
 """
 
 
@@ -32,9 +42,10 @@ def test_help_and_a_wrong_flag_import_no_large_library(tmp_path):
 
 @pytest.mark.fault
 def test_ctrl_c_with_nothing_to_save_prints_one_line():
-    work = "import os, signal, time; from vae_jax.cli.main import main; from vae_jax.cli import data; "
+    work = "import os, signal, time; from vae_jax.cli import commands, main; "
     work += "signal.signal(signal.SIGINT, signal.default_int_handler); "  # background jobs of a shell ignore it
-    work += "data.run = lambda argv: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)); main(['data'])"
+    work += "wait = lambda argv: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)); "
+    work += "commands.register_command('wait', 'waits')(wait); main.main(['wait'])"
     done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "vae-jax: interrupted\n")
 
@@ -60,7 +71,7 @@ def test_help_names_every_command_and_preset(call):
         shown = call(*argv)
         assert (shown.code, shown.err) == (0, [])
         text = "\n".join(shown.out)
-        assert all(f"  {name} " in text for name in COMMANDS)
+        assert all(f"  {name} " in text for name in commands())
         assert all(name in text for name in PRESETS)
 
 
@@ -72,7 +83,7 @@ def test_the_version_lists_all_versions_that_a_result_depends_on(call):
         assert shown.out[0].endswith(f", Python {sys.version.split()[0]}")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", commands())
 def test_help_of_a_command(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

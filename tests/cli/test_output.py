@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from commands import SMALL, snapshot
+from commands import SMALL, check_refusal, snapshot
 
 from vae_jax.runs import image_grids
 
@@ -25,6 +25,15 @@ def test_output_can_be_written_to_another_folder(command, written, trained, tmp_
     refused = call(command, directory, "--to", tmp_path / "file")
     assert (refused.code, len(refused.err)) == (5, 1)
     assert refused.err[0].startswith(f"vae-jax: --to={tmp_path / 'file'} cannot be created or written to")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("command", ["reconstruct", "interpolate"])
+def test_commands_for_images_refuse_other_data(command, trained_on_counts, call):
+    check_refusal(
+        call, trained_on_counts, [command, trained_on_counts],
+        f"{command} {trained_on_counts} needs a model of images, but this one is trained on counts; use `vae-jax",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("images", "count", "pairs"), [(60, 6, 3), (30, 3, 1)])

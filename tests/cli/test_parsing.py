@@ -23,7 +23,7 @@ def test_the_last_of_two_equal_flags_is_used():
 def test_a_refusal_is_the_same_on_a_terminal_and_in_any_locale(tmp_path):
     """tyro prints in color on a terminal, and in ASCII if stdout is not UTF-8."""
     argv = [Path(sys.executable).with_name("vae-jax"), "train", "--modle.hidden", "3"]
-    expected = "vae-jax: Unrecognized options: --modle.hidden, 3; did you mean --model.hidden?"
+    expected = "vae-jax: Unrecognized options: --modle.hidden, 3; did you mean --network.hidden?"
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     plain = subprocess.run(argv, capture_output=True, text=True, env=ascii_only, cwd=tmp_path)
     assert (plain.returncode, plain.stderr, plain.stdout) == (2, expected + "\n", "")
@@ -37,12 +37,6 @@ def test_a_refusal_is_the_same_on_a_terminal_and_in_any_locale(tmp_path):
         os.close(child)
 
 
-def test_the_value_of_a_flag_is_found_in_both_forms():
-    assert parsing.flag_value(["--a", "1", "--b", "2", "--a=3"], "--a") == "3"
-    assert parsing.flag_value(["--ab", "1"], "--a") is None
-    assert parsing.flag_value(["--a"], "--a") is None
-
-
 def test_the_first_number_that_is_not_positive_is_named():
     parsing.require_positive(count=1)
     with pytest.raises(InputError, match="--pairs=0 must be greater than 0"):
@@ -54,3 +48,16 @@ def test_a_run_command_needs_a_directory():
         parsing.parse_run_command("evaluate", parsing.OutputOptions, ["--to", "here"])
     directory, options = parsing.parse_run_command("encode", parsing.OutputOptions, ["run", "--to", "here"])
     assert (str(directory), options.to) == ("run", "here")
+
+
+def test_an_existing_run_is_the_base_of_the_flags_unless_a_preset_is_given(copied):
+    directory, _ = copied
+    workdir = ["--workdir", str(directory)]
+    stored = train_command.parse_arguments([*workdir, "--objective", "renyi"])[1]
+    assert (stored.train.steps, stored.network.hidden, stored.objective.name) == (20, (8,), "renyi")
+    assert train_command.parse_arguments([*workdir, "--preset", "pca"])[1] == PRESETS["pca"]
+
+
+def test_an_unknown_flag_of_a_command_without_settings_is_one_line():
+    with pytest.raises(InputError, match=r"^Unrecognized options: --too, here; did you mean --to\?$"):
+        parsing.parse_run_command("encode", parsing.OutputOptions, ["run", "--too", "here"])

@@ -10,15 +10,15 @@ from vae_jax.errors import InputError
 def test_the_limit_on_memory_is_given_in_gib(flags, limit, data_dir, call, monkeypatch):
     calls = []
 
-    def plan_training(config, data, *, streamed, limit):
-        calls.append((config.train.batch_size, tuple(data["image_shape"]), streamed, limit))
+    def plan_training(config, *, limit):
+        calls.append((config.train.batch_size, config.data.data_dir, config.train.evaluate_every, limit))
         return {"planned": True}
 
     monkeypatch.setattr("vae_jax.bench.plan_training", plan_training)
     monkeypatch.setattr("vae_jax.bench.print_plan", lambda result, file: None)
     argv = ["plan", "--data.data-dir", data_dir, "--train.batch-size", "32", *flags]
     assert call(*argv).result == {"planned": True}
-    assert calls == [(32, (8, 8, 1), False, limit)]
+    assert calls == [(32, data_dir, 0, limit)]
 
 
 @pytest.mark.parametrize("memory", ["0", "-1", "inf", "nan"])

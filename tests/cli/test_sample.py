@@ -8,14 +8,31 @@ from commands import read_png
 def test_sample(copied, call):
     directory, _ = copied
     result = call("sample", directory, "--count", 7, "--seed", 3).result
-    first = np.load(result["images"], allow_pickle=False)
+    first = np.load(result["samples"], allow_pickle=False)
     assert (first.shape, first.dtype) == ((7, 8, 8, 1), np.uint8)
-    read_png(result["figure"])
+    (figure,) = result["figures"]
+    assert figure == str(directory / "figures" / "samples.png")
+    read_png(figure)
     again, other = (
-        np.load(call("sample", directory, "--count", 7, "--seed", seed).result["images"]) for seed in (3, 4)
+        np.load(call("sample", directory, "--count", 7, "--seed", seed).result["samples"]) for seed in (3, 4)
     )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_samples_of_counts_are_counts_and_are_compared_with_the_data(trained_on_counts, tmp_path, call):
+    result = call("sample", trained_on_counts, "--count", 7, "--to", tmp_path).result
+    samples = np.load(result["samples"], allow_pickle=False)
+    assert (samples.shape, samples.dtype) == ((7, 5), np.int64)
+    assert (samples >= 0).all()
+    assert len(np.unique(samples)) > 2
+    assert [path.removeprefix(str(tmp_path)) for path in result["figures"]] == [
+        "/figures/mean_variance.png", "/figures/zero_fractions.png",
+    ]  # fmt: skip
+    for path in result["figures"]:
+        read_png(path)
+    more = np.load(call("sample", trained_on_counts, "--count", 9, "--to", tmp_path).result["samples"])
+    np.testing.assert_array_equal(more[:7], samples)
 
 
 def test_output_that_cannot_be_written_is_one_line_and_exit_code_5(copied, call):

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
 from vae_jax.cli.parsing import PresetOptions, parse_preset_command, require_positive
 from vae_jax.config import Config, steps_only, validate
 from vae_jax.errors import InputError
 from vae_jax.runtime import atomic_files
-
-HELP = (("bench", "the speed of a training step and of variants of it; --compare A.json B.json"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +42,14 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Bench, Config]:
     return options, validate(steps_only(config))
 
 
+@register_command("bench", "the speed of a training step and of variants of it; --compare A.json B.json", order=30)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Measure, or compare; return the report."""
     options, config = parse_arguments(argv)
     if options.compare:
         return _compare(*options.compare)
     from vae_jax.bench import DEFAULT, check_names, draw_benchmark, print_report, run_benchmark
-    from vae_jax.runs import prepare_run, require_in_memory
+    from vae_jax.runs import prepare_experiment
 
     names = list(DEFAULT) if options.variants is None else [n for n in options.variants.split(",") if n]
     check_names(names)
@@ -57,9 +57,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     profile = None if options.profile is None else Path(options.profile)
     if profile is not None:
         atomic_files.check_writable(profile, "--profile")
-    prepared, images = prepare_run(config, directory)
-    images = require_in_memory(prepared, images, "bench")
-    report = run_benchmark(prepared, images, names, rounds=options.rounds, log=log, profile=profile)
+    experiment, placement = prepare_experiment(config, directory)
+    report = run_benchmark(experiment, placement, names, rounds=options.rounds, log=log, profile=profile)
     atomic_files.write_json(directory / "bench.json", report)
     draw_benchmark(directory / "bench.png", report)
     print_report(report, sys.stderr)

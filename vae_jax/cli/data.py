@@ -4,13 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
 from vae_jax.errors import InputError
-
-HELP = (
-    ("data list", "the data sets available"),
-    ("data prepare NAME", "prepare mnist (--from DIR: from its official archives), digits or moons on disk"),
-)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -18,6 +14,10 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+@register_command(
+    "data", "the data sets available; prepare NAME: write mnist, digits or moons to disk", arguments="list|prepare",
+    order=110,
+)  # fmt: skip
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """List the data sets, or prepare one; return the list, or the description of the prepared data set."""
     from vae_jax.data import available, prepare

@@ -5,15 +5,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
 from vae_jax.cli.parsing import parse_run_command
-from vae_jax.config import override
 
 if TYPE_CHECKING:
     from vae_jax.inference import Params
-    from vae_jax.runs import Run
+    from vae_jax.runs import Experiment
+    from vae_jax.runtime import Placement
 
-HELP = (("evaluate RUN", "ELBO and its parts, NLL with its standard error, active units, bits/dim"),)
 _INTERVAL = 10  # seconds between two lines of progress
 
 
@@ -28,32 +28,41 @@ class Evaluate:
     chunk: int | None = None
     """Samples decoded at a time; default: the run's evaluation.chunk."""
     batch_size: int | None = None
-    """Images at a time; default: the run's evaluation.batch_size."""
+    """Examples at a time; default: the run's evaluation.batch_size."""
 
 
+@register_command(
+    "evaluate", "ELBO and its parts, NLL with its standard error, active units, bits/dim", arguments="RUN", order=50
+)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run and return the numbers."""
     directory, options = parse_run_command("evaluate", Evaluate, argv)
-    from vae_jax.runs import check_images, open_run, read_description, restored_params
+    from vae_jax.runs import RunDirectory, check_data, open_run, read_stored_run, restored_params
     from vae_jax.runtime import defaults
 
-    stored = read_description(directory)
+    stored = read_stored_run(RunDirectory(directory))
     if stored is not None:
-        defaults.use_cores_as_devices(options.batch_size or stored["config"].get("evaluation.batch_size", 1))
-    opened = open_run(directory)
+        defaults.use_cores_as_devices(options.batch_size or stored.settings.get("evaluation.batch_size", 1))
     changes = {
         f"evaluation__{name}": value
         for name in ("num_samples", "chunk", "batch_size")
         if (value := getattr(options, name)) is not None
     }
-    check_images(opened)
-    opened = dataclasses.replace(opened, config=override(opened.config, **changes))
-    with restored_params(opened, log) as (step, params):
-        return {"workdir": str(directory), "step": step} | evaluate_and_log(opened, params, split=options.split)
+    run = open_run(directory, **changes)
+    check_data(run)
+    experiment, _, placement, changed = run
+    with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
+        result = evaluate_and_log(experiment, params, placement, split=options.split)
+        return {"workdir": str(directory), "step": step} | result
 
 
 def evaluate_and_log(
-    run: "Run", params: "Params", *, split: str, stop: Callable[[], bool] = lambda: False
+    experiment: "Experiment",
+    params: "Params",
+    placement: "Placement",
+    *,
+    split: str,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Evaluate a model on a split, with lines of progress, and with a line for each number that is undefined.
 
@@ -70,9 +79,11 @@ def evaluate_and_log(
         if time.perf_counter() - last > _INTERVAL:
             last = time.perf_counter()
             left = (last - start) / done * (total - done)
-            log(f"NLL: {done} of {total} images, {left:.0f} s left")
+            log(f"NLL: {done} of {total} examples, {left:.0f} s left")
 
-    result = evaluate_run(run, params, split=split, report_progress=report_progress, stop=stop)
+    result = evaluate_run(
+        experiment, params, split=split, placement=placement, report_progress=report_progress, stop=stop
+    )
     for reason in dict.fromkeys(result["undefined"].values()):
         names = ", ".join(name for name, why in result["undefined"].items() if why == reason)
         log(f"no {names}: {reason}")

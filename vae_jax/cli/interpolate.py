@@ -5,11 +5,11 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from vae_jax.cli.commands import register_command
 from vae_jax.cli.output import plot_split
 from vae_jax.cli.parsing import OutputOptions, parse_run_command
 from vae_jax.errors import InputError
 
-HELP = (("interpolate RUN", "images decoded between the codes of pairs of test images"),)
 _DEFAULT_PAIRS = 8
 
 
@@ -25,6 +25,7 @@ class Interpolate(OutputOptions):
     """train, validation or test."""
 
 
+@register_command("interpolate", "images decoded between the codes of pairs of test images", arguments="RUN", order=80)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Plot interpolations of a run; return the figure's path."""
     directory, options = parse_run_command("interpolate", Interpolate, argv)
@@ -33,6 +34,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     from vae_jax.runs import plots
 
     return plot_split(
-        directory, options, split=options.split, flag="pairs", requested=options.pairs, default=_DEFAULT_PAIRS,
+        "interpolate", directory, options, split=options.split,
+        flag="pairs", requested=options.pairs, default=_DEFAULT_PAIRS,
         plot=functools.partial(plots.plot_interpolations, frames=options.frames), images_per_item=2,
     )  # fmt: skip

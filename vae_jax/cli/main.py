@@ -4,7 +4,6 @@ Text for people goes to stderr. The last line on stdout is one JSON object with 
 """
 
 import errno
-import importlib
 import os
 import platform
 import signal
@@ -12,36 +11,27 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from types import ModuleType
 
+from vae_jax.cli.commands import commands, import_modules
 from vae_jax.config import PRESETS, suggestion
 from vae_jax.errors import InputError, StorageError, VaeJaxError
 from vae_jax.runtime import multihost
 
-# Each is the module of this folder that holds its arguments, its function `run`, and its lines of the help.
-COMMANDS = (
-    "train", "sweep", "bench", "plan", "evaluate", "sample", "reconstruct", "interpolate", "encode", "export", "data",
-)  # fmt: skip
 _PACKAGES = ("vae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")  # versions that a bug report needs
-
-
-def command(name: str) -> ModuleType:
-    """Import and return the module of a command."""
-    return importlib.import_module(f"vae_jax.cli.{name}")
 
 
 def help_text() -> str:
     """Return the text of `vae-jax --help`."""
-    lines = [line for name in COMMANDS for line in command(name).HELP]
     return "\n".join(
         (
-            "usage: vae-jax COMMAND [ARGUMENTS]",
+            "usage: vae-jax [--import MODULE] COMMAND [ARGUMENTS]",
             "",
             "Variational autoencoders in JAX.",
             "",
-            *(f"  {usage:<21} {summary}" for usage, summary in lines),
+            *(f"  {f'{c.name} {c.arguments}':<21} {c.help}" for c in commands().values()),
             "",
             "`vae-jax COMMAND --help` lists the options of a command, `vae-jax --version` prints the versions in use.",
+            "`--import MODULE` first imports a Python module, which may register objectives, data sets, commands.",
             f"Presets: {', '.join(PRESETS)}.",
             "The last line on stdout is a JSON object with the results.",
             "Exit codes: 0 finished, or interrupted and saved; 2 invalid input; 3 not finite; 4 no usable checkpoint;",
@@ -55,17 +45,18 @@ def help_text() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's error is one line on stderr, never a traceback."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        return _write_stdout(lambda: print(help_text(), end=""))
-    if argv[0] in ("-V", "--version"):
-        versions = [*(f"{name} {version(name)}" for name in _PACKAGES), f"Python {platform.python_version()}"]
-        return _write_stdout(lambda: print(", ".join(versions)))
     try:
-        if argv[0] not in COMMANDS:
-            known = ", ".join(COMMANDS)
-            raise InputError(f"{argv[0]!r} is not a command; use one of {known}{suggestion(argv[0], COMMANDS)}")
-        result = command(argv[0]).run(argv[1:])
+        argv = import_modules(sys.argv[1:] if argv is None else argv)
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            return _write_stdout(lambda: print(help_text(), end=""))
+        if argv[0] in ("-V", "--version"):
+            versions = [*(f"{name} {version(name)}" for name in _PACKAGES), f"Python {platform.python_version()}"]
+            return _write_stdout(lambda: print(", ".join(versions)))
+        known = commands()
+        if argv[0] not in known:
+            names = f"use one of {', '.join(known)}, or `vae-jax --import MODULE COMMAND` for one of a module"
+            raise InputError(f"{argv[0]!r} is not a command; {names}{suggestion(argv[0], known)}")
+        result = known[argv[0]].run(argv[1:])
     except VaeJaxError as error:
         _print_error(error)
         if not multihost.is_single_process():

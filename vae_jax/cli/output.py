@@ -1,6 +1,5 @@
 """The output folder of the commands on a run, and the figures of the images of a split."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +10,20 @@ from vae_jax.errors import InputError
 from vae_jax.runtime import atomic_files
 
 if TYPE_CHECKING:
-    from vae_jax.runs import Run
+    from vae_jax.runs import RunDirectory
 
 
-def output_folder(options: OutputOptions, run: "Run") -> Path:
+def output_folder(options: OutputOptions, directory: "RunDirectory") -> "RunDirectory":
     """Return the folder that a command writes to, checked before anything is computed."""
-    folder = run.directory if options.to is None else Path(options.to)
-    atomic_files.check_writable(folder, "--to")
+    from vae_jax.runs import RunDirectory
+
+    folder = directory if options.to is None else RunDirectory(options.to)
+    atomic_files.check_writable(folder.path, "--to")
     return folder
 
 
 def plot_split(
+    command: str,
     directory: Path,
     options: OutputOptions,
     *,
@@ -35,31 +37,43 @@ def plot_split(
     """Plot the first images of a split: `images_per_item` for each of --FLAG, or of the default number, or of all.
 
     Args:
+      command: the command, for errors.
       directory: the run's directory.
       options: where to write.
       split: train, validation or test.
       flag: name of the option that gives the number of items, for errors.
       requested: the value of this option; None if it is absent.
       default: the number of items then, unless the split has fewer.
-      plot: (run, params, images, key=...) -> path of the figure.
+      plot: (experiment, params, directory, arrays, placement, key=...) -> path of the figure.
       images_per_item: number of images of one item.
 
     Raises:
-      InputError: more items are requested than the split has.
+      InputError: the run is not trained on images, or more items are requested than the split has.
     """
-    from vae_jax.runs import check_images, evaluation_key, open_run, restored_params
+    from vae_jax.runs import check_data, open_run, restored_params
 
     wanted = default if requested is None else requested
     require_positive(**{flag: wanted})
     run = open_run(directory)
-    folder = output_folder(options, run)
-    check_images(run)
-    images = run.images(split)
-    most = len(images) // images_per_item
+    experiment, _, placement, changed = run
+    _check_kind(command, directory, experiment.kind)
+    folder = output_folder(options, run.directory)
+    check_data(run)
+    arrays = experiment.dataset(split).arrays
+    images = len(arrays["x"])
+    most = images // images_per_item
     count = min(wanted, most) if requested is None else wanted
     if not 0 < count <= most:
-        raise InputError(f"--{flag}={wanted} must be at most {most}: the split {split} has {len(images)} image(s)")
-    with restored_params(run, log) as (step, params):
-        key, shown = evaluation_key(run, split), images[: count * images_per_item]
-        path = plot(dataclasses.replace(run, directory=folder), params, shown, key=key)
+        raise InputError(f"--{flag}={wanted} must be at most {most}: the split {split} has {images} image(s)")
+    shown = {name: array[: count * images_per_item] for name, array in arrays.items()}
+    with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
+        path = plot(experiment, params, folder, shown, placement, key=experiment.evaluation_key(split))
     return {"workdir": str(directory), "step": step, "figure": str(path)}
+
+
+def _check_kind(command: str, directory: Path, kind: str) -> None:
+    if kind != "images":
+        raise InputError(
+            f"{command} {directory} needs a model of images, but this one is trained on {kind}; use "
+            f"`vae-jax sample {directory}` or `vae-jax encode {directory}`"
+        )

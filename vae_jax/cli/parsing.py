@@ -5,30 +5,32 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vae_jax.config import (
-    PRESETS,
-    Config,
-    defaults_of_unused,
-    flatten,
-    from_flat,
-    replace_unvalidated,
-    suggestion,
+from vae_jax.cli.flags import (
+    flag_value,
+    options_with_settings,
+    settings_of,
+    similar_flags,
+    with_selected_choices,
 )
+from vae_jax.config import PRESETS, Config, from_flat, replace_settings, suggestion
 from vae_jax.errors import InputError
 
 T = TypeVar("T")
 P = TypeVar("P", bound="PresetOptions")
 
+Similar = Callable[[str, Sequence[str]], list[str]]
+
 _LIST_FLAGS = ("--vary", "--allow-change", "--compare")  # tyro keeps only the last of two
 
 
 @dataclasses.dataclass(frozen=True)
-class PresetOptions(Config):
-    """Every setting of a run, and the preset that they start from."""
+class PresetOptions:
+    """The options of commands that start from settings. `options_with_settings` adds a flag for every setting."""
 
     preset: str = "digits"
     """The preset to start from."""
@@ -50,31 +52,44 @@ class OutputOptions:
     """Folder for the output; default: the run's directory."""
 
 
-def parse_preset_command(command: str, cls: type[P], argv: Sequence[str]) -> tuple[P, Config]:
-    """Return (options, config) of a command on a preset; the config is not validated yet.
+def parse_preset_command(command: str, cls: type[P], argv: Sequence[str], **defaults: Any) -> tuple[P, Config]:
+    """Return (options, config) of a command: a preset, then the flags; the config is not validated yet.
+
+    Args:
+      command: the command.
+      cls: the dataclass of its options.
+      argv: its arguments.
+      **defaults: defaults of options that differ from those of `cls`.
 
     Raises:
-      InputError: an unknown preset, or an argument that cannot be parsed.
+      InputError: an unknown preset or choice, or an argument that cannot be parsed.
     """
-    preset = flag_value(argv, "--preset")
-    check_preset(preset)
-    base = PRESETS[preset or "digits"]
-    options = parse(command, cls, argv, cls(**sections(base), preset=preset or "digits"))
-    return options, requested_config(base, options)
+    return _parse_settings(command, cls, argv, None, defaults)
 
 
 def parse_train_command(cls: type[P], argv: Sequence[str], **defaults: Any) -> tuple[P, Config]:
     """Return (options, config) of `vae-jax train`: the preset or the stored settings of the run, then the flags.
 
     Raises:
-      InputError: an unknown preset, or an argument that cannot be parsed.
+      InputError: an unknown preset or choice, or an argument that cannot be parsed.
     """
     preset, workdir = flag_value(argv, "--preset"), flag_value(argv, "--workdir")
-    check_preset(preset)
     stored = _stored_config(Path(workdir)) if workdir and preset is None else None
-    base = stored or PRESETS[preset or "digits"]
-    options = parse("train", cls, argv, cls(**sections(base), preset=preset or "digits", **defaults))
-    return options, requested_config(base, options)
+    return _parse_settings("train", cls, argv, stored, defaults)
+
+
+def _parse_settings(
+    command: str, cls: type[P], argv: Sequence[str], stored: Config | None, defaults: dict[str, Any]
+) -> tuple[P, Config]:
+    preset = flag_value(argv, "--preset")
+    check_preset(preset)
+    base = with_selected_choices(stored or PRESETS[preset or "digits"], argv)
+    defaults = {"preset": preset or "digits"} | defaults
+    default = options_with_settings(cls, base, command=command, **defaults)
+    own = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(cls)]
+    similar: Similar = lambda flag, suggested: similar_flags(flag, [*own, *suggested])  # noqa: E731
+    options = parse(command, type(default), argv, default, similar=similar)
+    return options, replace_settings(base, settings_of(options, base))
 
 
 def parse_run_command(command: str, cls: type[T], argv: Sequence[str]) -> tuple[Path, T]:
@@ -90,13 +105,30 @@ def parse_run_command(command: str, cls: type[T], argv: Sequence[str]) -> tuple[
     return Path(argv[0]), parse(f"{command} RUN", cls, argv[1:], cls())
 
 
-def parse(command: str, cls: type[T], argv: Sequence[str], default: T) -> T:
-    """Parse flags into a dataclass with tyro; tyro's error becomes one line, InputError."""
+def parse(
+    command: str,
+    cls: type[T],
+    argv: Sequence[str],
+    default: T,
+    *,
+    similar: Similar = lambda flag, suggested: list(suggested),
+) -> T:
+    """Parse flags into a dataclass with tyro; tyro's error becomes one line, InputError.
+
+    Args:
+      command: the command.
+      cls: the dataclass of its options.
+      argv: its arguments.
+      default: the options without arguments.
+      similar: see `one_line`.
+    """
     import tyro
 
     for flag in _LIST_FLAGS:
         if sum(word.partition("=")[0].replace("_", "-") == flag for word in argv) > 1:
             raise InputError(f"{flag} is given twice; give it once: {flag} ONE ANOTHER ...")
+    if flag_value(argv, "--import") is not None:
+        raise InputError(f"--import must precede the command: vae-jax --import MODULE {command}")
     if flag_value(argv, "--workdir") == "":
         raise InputError("--workdir='' must be a directory")
     read = functools.partial(tyro.cli, cls, args=list(argv), prog=f"vae-jax {command}", default=default)
@@ -109,11 +141,16 @@ def parse(command: str, cls: type[T], argv: Sequence[str], default: T) -> T:
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
             return read()
     except SystemExit:
-        raise InputError(one_line(captured.getvalue().decode())) from None
+        raise InputError(one_line(captured.getvalue().decode(), similar)) from None
 
 
-def one_line(box: str) -> str:
-    """Return the message in tyro's box: the error, and the flags that may have been intended."""
+def one_line(box: str, similar: Similar = lambda flag, suggested: list(suggested)) -> str:
+    """Return the message in tyro's box: the error, and the flags that may have been intended.
+
+    Args:
+      box: the text that tyro prints.
+      similar: an unknown flag, and those that tyro suggests -> those to suggest.
+    """
     lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
     parts: list[list[str]] = [[]]
     for line in lines:
@@ -124,38 +161,15 @@ def one_line(box: str) -> str:
     message = " ".join(parts[0])
     suggested = [line for part in parts[1:] if part and part[0].startswith("Perhaps you meant") for line in part[1:]]
     flags = [line.split()[0] for line in suggested if line.startswith("--")]
+    if unknown := re.match(r"Unrecognized options: (--[^\s,=]+)", message):
+        flags = similar(unknown[1], flags)
     return message + (f"; did you mean {' or '.join(flags)}?" if flags else "")
-
-
-def flag_value(argv: Sequence[str], flag: str) -> str | None:
-    """Return the last value of a flag that is needed before the others are parsed; None if it is absent."""
-    value = None
-    for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
-            value = argv[i + 1]
-        elif word.startswith(flag + "="):
-            value = word.removeprefix(flag + "=")
-    return value
 
 
 def check_preset(preset: str | None) -> None:
     """Raise InputError for an unknown preset."""
     if preset is not None and preset not in PRESETS:
         raise InputError(f"--preset={preset} must be one of {', '.join(PRESETS)}{suggestion(preset, PRESETS)}")
-
-
-def requested_config(base: Config, options: Config) -> Config:
-    """Return `base` changed by the flags, not validated: each command validates it when it needs it."""
-    config = Config(**sections(options))
-    before, now = flatten(base), flatten(config)
-    return replace_unvalidated(
-        config, defaults_of_unused(now, given=[path for path in now if now[path] != before[path]])
-    )
-
-
-def sections(config: Config) -> dict[str, Any]:
-    """Return the sections of a config by name."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
 
 
 def require_positive(**values: int) -> None:
@@ -168,7 +182,7 @@ def require_positive(**values: int) -> None:
 def _stored_config(directory: Path) -> Config | None:
     if not os.path.exists(directory):  # avoids importing JAX to read nothing
         return None
-    from vae_jax.runs import read_description
+    from vae_jax.runs import RunDirectory, read_stored_run
 
-    stored = read_description(directory)
-    return from_flat(stored["config"]) if stored else None
+    stored = read_stored_run(RunDirectory(directory))
+    return from_flat(stored.settings) if stored and stored.has_config else None

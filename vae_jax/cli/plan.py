@@ -5,11 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from vae_jax.cli.commands import register_command
 from vae_jax.cli.parsing import PresetOptions, parse_preset_command
 from vae_jax.config import Config, steps_only, validate
 from vae_jax.errors import InputError
-
-HELP = (("plan", "work, memory and lower bound on step time of a training, and the largest batch that fits"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +31,15 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Plan, Config]:
     return options, validate(steps_only(config))
 
 
+@register_command(
+    "plan", "work, memory and lower bound on step time of a training, and the largest batch that fits", order=40
+)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Print the plan and return it."""
     options, config = parse_arguments(argv)
     from vae_jax.bench import GIB, plan_training, print_plan
-    from vae_jax.data import Records, describe_images, training_images
 
     limit = None if options.memory is None else round(options.memory * GIB)
-    images = training_images(config)
-    result = plan_training(config, describe_images(images), streamed=isinstance(images, Records), limit=limit)
+    result = plan_training(config, limit=limit)
     print_plan(result, sys.stderr)
     return result

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from vae_jax.cli.commands import register_command
 from vae_jax.cli.output import plot_split
 from vae_jax.cli.parsing import OutputOptions, parse_run_command
 
-HELP = (("reconstruct RUN", "test images and their reconstructions"),)
 _DEFAULT_COUNT = 30
 
 
@@ -21,12 +21,14 @@ class Reconstruct(OutputOptions):
     """train, validation or test."""
 
 
+@register_command("reconstruct", "test images and their reconstructions", arguments="RUN", order=70)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Plot reconstructions of a run; return the figure's path."""
     directory, options = parse_run_command("reconstruct", Reconstruct, argv)
     from vae_jax.runs import plots
 
     return plot_split(
-        directory, options, split=options.split, flag="count", requested=options.count, default=_DEFAULT_COUNT,
+        "reconstruct", directory, options, split=options.split,
+        flag="count", requested=options.count, default=_DEFAULT_COUNT,
         plot=plots.plot_reconstructions,
     )  # fmt: skip

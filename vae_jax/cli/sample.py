@@ -1,28 +1,41 @@
-"""`vae-jax sample RUN`: images decoded from codes drawn from the prior."""
+"""`vae-jax sample RUN`: examples decoded from codes drawn from the prior."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
 from vae_jax.cli.output import output_folder
 from vae_jax.cli.parsing import OutputOptions, parse_run_command, require_positive
 from vae_jax.errors import InputError
 from vae_jax.runtime import atomic_files
 
-HELP = (("sample RUN", "images from the prior"),)
+if TYPE_CHECKING:
+    import numpy as np
+    from jax import Array
+
+    from vae_jax.inference import Params
+    from vae_jax.runs import Experiment
+    from vae_jax.runtime import Placement
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample(OutputOptions):
-    """Decode codes drawn from the prior: figures/samples.png and samples.npy."""
+    """Decode codes drawn from the prior: samples.npy and a figure.
+
+    Images are the means of p(x|z), in figures/samples.png. Counts and vectors are samples of x; the figure compares
+    them with the data.
+    """
 
     count: int = 100
-    """Number of images."""
+    """Number of examples."""
     seed: int = 0
     """Seed of the codes."""
 
 
+@register_command("sample", "examples from the prior", arguments="RUN", order=60)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Write samples of a run; return their paths."""
     directory, options = parse_run_command("sample", Sample, argv)
@@ -32,15 +45,46 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from vae_jax.runs import decode_images, image_grids, open_run, restored_params, sample_prior
+    from vae_jax.runs import check_data, open_run, plots, restored_params
 
-    opened = open_run(directory)
-    folder = output_folder(options, opened)
-    with restored_params(opened, log) as (step, params):
-        codes = sample_prior(opened, params, jax.random.key(options.seed), options.count)
-        images = decode_images(opened, params, codes)
-    figure, array = folder / "figures" / "samples.png", folder / "samples.npy"
+    run = open_run(directory)
+    experiment, _, placement, changed = run
+    folder, key, figures = output_folder(options, run.directory), jax.random.key(options.seed), []
+    if experiment.kind != "images":  # their figure compares the samples with the data
+        check_data(run)
+    with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
+        if experiment.kind == "images":
+            samples = _sample_images(experiment, params, key, options.count, placement, folder.figure("samples"))
+            figures.append(folder.figure("samples"))
+        else:
+            samples = _sample_numbers(experiment, params, key, options.count, placement)
+            arrays = experiment.dataset("test").arrays
+            figures += plots.plot_kind(experiment, params, folder, arrays, placement, key=key)
+    path = folder.path / "samples.npy"
+    atomic_files.write_file(path, lambda file: np.save(file, samples, allow_pickle=False))
+    return {"workdir": str(directory), "step": step, "samples": str(path), "figures": [str(path) for path in figures]}
+
+
+def _sample_images(
+    experiment: "Experiment", params: "Params", key: "Array", count: int, placement: "Placement", figure: Path
+) -> "np.ndarray":
+    """Return means of p(x|z), uint8 [N, H, W, C], and save them as a figure."""
+    import numpy as np
+
+    from vae_jax.runs import decode_codes, image_grids, sample_prior
+
+    images = decode_codes(experiment, params, sample_prior(experiment, params, key, count, placement), placement)
     image_grids.save_samples(figure, images)
-    pixels = np.rint(images * 255).astype(np.uint8)
-    atomic_files.write_file(array, lambda file: np.save(file, pixels, allow_pickle=False))
-    return {"workdir": str(directory), "step": step, "figure": str(figure), "images": str(array)}
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def _sample_numbers(
+    experiment: "Experiment", params: "Params", key: "Array", count: int, placement: "Placement"
+) -> "np.ndarray":
+    """Return samples of x [N, *shape]: int64 if they are counts, else float32, as the model reads them."""
+    import numpy as np
+
+    from vae_jax.runs import sample_examples
+
+    samples = sample_examples(experiment, params, key, count, placement)
+    return samples.astype(np.int64) if getattr(experiment.preprocess, "values", "") == "counts" else samples

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
 from vae_jax.cli.parsing import TrainingOptions, parse_preset_command
 from vae_jax.cli.train import use_compilation_cache
@@ -15,8 +16,6 @@ from vae_jax.runtime import atomic_files, signals
 
 if TYPE_CHECKING:
     from vae_jax.runs import Member
-
-HELP = (("sweep --vary ...", "many models in one program: seed=0,1,2 objective.beta=0.5,1,2; a table and a figure"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +49,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Sweep, Config, dict[str, list[
     return options, config, varied
 
 
+@register_command(
+    "sweep", "many models in one program: seed=0,1,2 objective.beta=0.5,1,2; a table and a figure",
+    arguments="--vary ...", order=20,
+)  # fmt: skip
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Train and evaluate all members; return the summary."""
     options, config, varied = parse_arguments(argv)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vae_jax.cli.commands import register_command
 from vae_jax.cli.evaluate import evaluate_and_log
 from vae_jax.cli.messages import log
 from vae_jax.cli.parsing import TrainingOptions, flag_value, parse_train_command
@@ -15,10 +16,8 @@ from vae_jax.config import Config
 from vae_jax.runtime import atomic_files, multihost, signals
 
 if TYPE_CHECKING:
-    from vae_jax.data import Images
-    from vae_jax.runs import Run, TrainResult
-
-HELP = (("train", "train on a data set, evaluate, plot; --preset NAME, --workdir DIR, --section.field VALUE"),)
+    from vae_jax.runs import Experiment, RunDirectory, TrainResult
+    from vae_jax.runtime import Placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Distributed:
 
 @dataclasses.dataclass(frozen=True)
 class Train(TrainingOptions):
-    """Train a model, or resume a run; then evaluate it on the test images and plot its figures.
+    """Train a model, or resume a run; then evaluate it on the test examples and plot its figures.
 
     Without arguments it trains on handwritten digits, which need no download. The same command resumes an
     interrupted run with identical results; a larger --train.steps continues a finished run.
@@ -64,21 +63,25 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Train, Config]:
     return parse_train_command(Train, argv, workdir=flag_value(argv, "--workdir"))
 
 
+@register_command(
+    "train", "train on a data set, evaluate, plot; --preset NAME, --workdir DIR, --section.field VALUE", order=10
+)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Train, evaluate and plot; return the results."""
     options, config = parse_arguments(argv)
-    directory = Path(options.workdir or f"runs/{options.preset}")
     use_compilation_cache(options.compilation_cache)
     start = time.perf_counter()
     multihost.initialize(**dataclasses.asdict(options.distributed))
     with signals.stop_on_signals() as received:
-        from vae_jax.runs import fit
+        from vae_jax.runs import RunDirectory, default_callbacks, fit
 
+        directory = RunDirectory(options.workdir or f"runs/{options.preset}")
         stop = multihost.any_process(received)
         profile = None if options.profile is None else Path(options.profile)
-        prepared, images = multihost.run_on_all(lambda: _prepare(config, directory, options, profile))
-        log(_description(prepared, len(images)))
-        outcome = fit(prepared, images, stop=stop, profile=profile)
+        allowed = [path.replace("-", "_") for path in options.allow_change]  # settings, or their flags
+        experiment, placement = multihost.run_on_all(lambda: _prepare(config, directory, allowed, profile))
+        log(_description(experiment, placement, directory))
+        outcome = fit(experiment, directory, placement, default_callbacks(stop), allow_change=allowed, profile=profile)
         trained = time.perf_counter() - start
         result: dict[str, Any] = {
             "workdir": str(directory), "status": outcome.status, "step": outcome.step, "seed": config.seed,
@@ -87,7 +90,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
             saved = "saved" if outcome.step else "nothing to save yet"
             log(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command resumes")
             return result
-        return result | _evaluate_result(prepared, outcome, stop, start=start, trained=trained)
+        return result | _evaluate_result(experiment, directory, placement, outcome, stop, start=start, trained=trained)
 
 
 def use_compilation_cache(folder: str | None) -> None:
@@ -100,58 +103,69 @@ def use_compilation_cache(folder: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _prepare(config: Config, directory: Path, options: Train, profile: Path | None) -> "tuple[Run, Images]":
-    """Return the run and its images; refuse every invalid input here, before the training."""
+def _prepare(
+    config: Config, directory: "RunDirectory", allow_change: Sequence[str], profile: Path | None
+) -> "tuple[Experiment, Placement]":
+    """Return the experiment and its devices; refuse every invalid input here, before the training."""
     from vae_jax.bench import check_memory
-    from vae_jax.runs import prepare_run
+    from vae_jax.runs import prepare_experiment
 
-    allowed = [path.replace("-", "_") for path in options.allow_change]  # settings, or their flags
-    run, images = prepare_run(config, directory, allow_change=allowed, log=log)
-    run.images("test")
+    experiment, placement = prepare_experiment(config, directory, allow_change=allow_change, log=log)
+    experiment.dataset("test")
     if profile is not None:
         atomic_files.check_writable(profile, "--profile")
-    check_memory(run)
-    return run, images
+    check_memory(experiment, placement)
+    return experiment, placement
 
 
 def _evaluate_result(
-    run: "Run", outcome: "TrainResult", stop: Callable[[], bool], *, start: float, trained: float
+    experiment: "Experiment",
+    directory: "RunDirectory",
+    placement: "Placement",
+    outcome: "TrainResult",
+    stop: Callable[[], bool],
+    *,
+    start: float,
+    trained: float,
 ) -> dict[str, Any]:
     """Plot and evaluate a trained model, or read the evaluation of a run that was finished before."""
-    from vae_jax.runs import (
-        EVALUATION_FILE,
-        Interrupted,
-        evaluation_params,
-        evaluation_protocol,
-        plots,
-        read_evaluation,
-    )
+    from vae_jax.runs import Interrupted, evaluation_protocol, plots, read_evaluation
 
-    protocol = evaluation_protocol(run)
-    read = functools.partial(read_evaluation, run.directory, outcome.step, protocol)
+    protocol = evaluation_protocol(experiment)
+    read = functools.partial(read_evaluation, directory, outcome.step, protocol)
     if not outcome.trained_steps and (earlier := multihost.broadcast_from_primary(read)) is not None:
         log(f"all {outcome.step} steps are finished ({outcome.status}); these are the results")
         return earlier
-    params = evaluation_params(outcome.state, run.config)
-    log("plotted: " + ", ".join(str(path) for path in plots.plot_all(run, params)))
+    paths = plots.plot_all(experiment, outcome.params, directory, placement)
+    log("plotted: " + ", ".join(str(path) for path in paths))
     try:
-        evaluation = evaluate_and_log(run, params, split="test", stop=stop)
+        evaluation = evaluate_and_log(experiment, outcome.params, placement, split="test", stop=stop)
     except Interrupted:
         log("interrupted during the evaluation, after the training; the same command evaluates again")
         return {"status": "interrupted"}
-    atomic_files.write_json(run.directory / EVALUATION_FILE, {"step": outcome.step, **evaluation})
+    atomic_files.write_json(directory.evaluation, {"step": outcome.step, **evaluation})
     times = {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
     return times | evaluation
 
 
-def _description(run: "Run", num_images: int) -> str:
+def _description(experiment: "Experiment", placement: "Placement", directory: "RunDirectory") -> str:
     import jax
 
-    shapes = jax.eval_shape(run.initial_state, run.key).params
+    from vae_jax.data import KINDS
+
+    config, examples = experiment.config, experiment.training_data
+    assert config is not None, "it is built from a config"
+    shapes = jax.eval_shape(experiment.initial_state, experiment.key).params
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    height, width, channels = run.image_shape
+    size = "x".join(map(str, examples.spec["x"].shape))
+    devices = f"{placement.mesh.size} {jax.devices()[0].device_kind} device(s)"
     return (
-        f"{run.config.data.name}: {num_images} images of {height}x{width}x{channels}; "
-        f"{run.config.model.network} with {count:,} parameters and {run.config.model.latent_dim} latents; "
-        f"{run.config.objective.name}; {run.mesh.size} {jax.devices()[0].device_kind} device(s); {run.directory}"
+        f"{config.data.name}: {len(examples)} {KINDS[examples.kind].noun}s of {size}; {_model_name(config)} with "
+        f"{count:,} parameters; {config.objective.name}; {devices}; {directory}"
     )
+
+
+def _model_name(config: Config) -> str:
+    """Return the names of the model and of the parts that it uses, such as "vae (mlp, gaussian, ...)"."""
+    parts = [getattr(config, section).name for section in config.model.parts]
+    return f"{config.model.name} ({', '.join(parts)})" if parts else config.model.name
