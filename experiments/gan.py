@@ -14,8 +14,8 @@ import optax
 from jax import Array
 
 from vae_jax import random
-from vae_jax.data import read_images
-from vae_jax.distributions import from_values
+from vae_jax.data import ScaleConfig
+from vae_jax.distributions import Batch, from_values
 from vae_jax.inference import Metrics, Params, decode
 from vae_jax.models import VAE, ConvEncoder
 
@@ -96,7 +96,7 @@ def init_gan(key: Array, vae: Params, *, gan: Gan) -> GanState:
     """Return the state before the first step; the generator starts from the decoder in a VAE's parameters."""
     generator = {name: vae[name] for name in ("decoder", "output_bias")}
     keys = jax.random.split(jax.random.fold_in(key, random.INIT_STREAM), 2)
-    discriminator = gan.discriminator.init(keys[0], jnp.zeros((1, *gan.model.image_shape)))["params"]
+    discriminator = gan.discriminator.init(keys[0], jnp.zeros((1, *gan.model.shape)))["params"]
     return GanState(
         step=jnp.zeros((), jnp.int32),
         generator=generator,
@@ -143,10 +143,10 @@ def generator_step(state: GanState, z: Array, *, gan: Gan) -> tuple[GanState, Me
     return state._replace(generator=params, generator_opt_state=opt_state), {"generator_loss": value}
 
 
-def gan_step(state: GanState, images: Array, *, gan: Gan) -> tuple[GanState, Metrics]:
-    """Update the discriminator with uint8 images [B, H, W, C], then the generator; a step for `train_steps`."""
+def gan_step(state: GanState, batch: Batch, *, gan: Gan) -> tuple[GanState, Metrics]:
+    """Update the discriminator with images {"x": uint8 [B, H, W, C]}, then the generator; a step for `train_steps`."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, random.NOISE_STREAM), state.step)
-    z = jax.random.normal(key, (2, images.shape[0], gan.model.latent_dim))
-    state, metrics = discriminator_step(state, z[0], read_images(key, images, binarization="none"), gan=gan)
+    z = jax.random.normal(key, (2, batch["x"].shape[0], gan.model.posterior.size))
+    state, metrics = discriminator_step(state, z[0], ScaleConfig()(key, batch)["x"], gan=gan)
     state, generator_metrics = generator_step(state, z[1], gan=gan)
     return state._replace(step=state.step + 1), metrics | generator_metrics

@@ -64,24 +64,16 @@ from gan import Discriminator, Gan, gan_step, generate, init_gan
 from image_scores import BATCH, DOMAINS, SCORES, Scorer, Scores, train_classifier
 from jax import Array
 
-from vae_jax import data, random
-from vae_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from vae_jax.data import mean_image, read_images
+from vae_jax import random
+from vae_jax.config import Config, flatten, override
+from vae_jax.data import PreprocessConfig
+from vae_jax.distributions import Batch
 from vae_jax.errors import VaeJaxError
 from vae_jax.inference import Params, encode
-from vae_jax.models import VAE, build_model
-from vae_jax.runs import image_grids, mean_and_sd
+from vae_jax.models import VAE
+from vae_jax.runs import Experiment, build_experiment, image_grids, mean_and_sd
 from vae_jax.runtime import atomic_files
-from vae_jax.training import (
-    Evaluator,
-    TrainState,
-    evaluate_examples,
-    init_state,
-    make_loss,
-    make_optimizer,
-    make_train_step,
-    train_steps,
-)
+from vae_jax.training import Evaluator, TrainState, evaluate_examples, make_optimizer, make_train_step, train_steps
 
 DISPATCH = 250  # steps in one program
 DIGITS = {"frechet_distance": 2, "precision": 3, "recall": 3, "sharpness": 3}  # decimal places in the tables
@@ -92,8 +84,8 @@ class Settings:
     """The trainings, and the number of images in the comparison."""
 
     vae: Config  # its decoder is the generator of both; batch size and number of steps hold for the GAN too
-    generator_optimizer: OptimizerConfig
-    discriminator_optimizer: OptimizerConfig
+    generator_optimizer: dict[str, Any]  # settings that differ from those of the VAE
+    discriminator_optimizer: dict[str, Any]
     seeds: int
     count: int  # images on each side of a comparison
     classifier_images: int  # the first training images; the row `training images` uses the others
@@ -101,30 +93,32 @@ class Settings:
     classifier_steps: int
     classifier_shift: int  # largest random shift of the classifier's images, in pixels
 
+    def description(self) -> dict[str, Any]:
+        """Return all settings as JSON values."""
+        return json.loads(json.dumps(vars(self) | {"vae": flatten(self.vae)}))
 
+
+_CONV = {"network": "conv", "network__activation": "gelu", "preprocess": "dynamic-binarization"}
+_GAN_OPTIMIZER = {"optimizer__learning_rate": 5e-4, "optimizer__b1": 0.5, "optimizer__b2": 0.99}
 FULL = Settings(
-    vae=Config(
-        data=DataConfig(name="mnist", holdout=0.0, binarization="dynamic"),
-        model=ModelConfig(network="conv", hidden=(16, 64), latent_dim=32, activation="gelu"),
-        optimizer=OptimizerConfig(learning_rate=2e-3),
-        train=TrainConfig(steps=6000, batch_size=64),
+    vae=override(
+        Config(), **_CONV, data__name="mnist", data__holdout=0.0, network__hidden=(16, 64), model__latent_dim=32,
+        optimizer__learning_rate=2e-3, train__steps=6000, train__batch_size=64,
     ),
-    generator_optimizer=OptimizerConfig(learning_rate=5e-4, b1=0.5, b2=0.99),
-    discriminator_optimizer=OptimizerConfig(learning_rate=5e-4, b1=0.5, b2=0.99),
+    generator_optimizer=_GAN_OPTIMIZER,
+    discriminator_optimizer=_GAN_OPTIMIZER,
     seeds=3,
     count=10_000,
     classifier_images=30_000,
     classifier_channels=(32, 64),
     classifier_steps=2000,
     classifier_shift=2,
-)
+)  # fmt: skip
 QUICK = dataclasses.replace(
     FULL,
-    vae=Config(
-        data=DataConfig(name="digits", holdout=0.2, binarization="dynamic"),
-        model=ModelConfig(network="conv", hidden=(16,), latent_dim=8, activation="gelu"),
-        optimizer=OptimizerConfig(learning_rate=5e-3),
-        train=TrainConfig(steps=400, batch_size=32),
+    vae=override(
+        Config(), **_CONV, data__name="digits", data__holdout=0.2, network__hidden=(16,), model__latent_dim=8,
+        optimizer__learning_rate=5e-3, train__steps=400, train__batch_size=32,
     ),
     seeds=2,
     count=300,
@@ -132,7 +126,7 @@ QUICK = dataclasses.replace(
     classifier_channels=(16,),
     classifier_steps=200,
     classifier_shift=0,
-)
+)  # fmt: skip
 
 
 # --- Training and sampling -------------------------------------------------------------------------------------------
@@ -146,17 +140,17 @@ class ModelOutput(NamedTuple):
 
 
 def make_program(step: Callable[..., Any], *, batch_size: int) -> Callable[..., Any]:
-    """Return program(state, images, num_steps) -> (state, metrics), at most DISPATCH steps, with a donated state."""
+    """Return program(state, data, num_steps) -> (state, metrics), at most DISPATCH steps, with a donated state."""
     program = functools.partial(train_steps, step=step, batch_size=batch_size, max_steps=DISPATCH)
     return jax.jit(program, donate_argnums=0)
 
 
-def train(name: str, program: Callable[..., Any], state: Any, images: Array, steps: int) -> Any:
+def train(name: str, program: Callable[..., Any], state: Any, data: Batch, steps: int) -> Any:
     """Return the state after `steps` steps, with progress on stderr; raise FloatingPointError if it diverges."""
     start = time.perf_counter()
     for done in range(0, steps, DISPATCH):
         count = min(DISPATCH, steps - done)
-        state, metrics = program(state, images, count)
+        state, metrics = program(state, data, count)
         means = {key: float(np.asarray(values)[:count].mean()) for key, values in metrics.items()}
         line = "  ".join(f"{key} {value:.4g}" for key, value in means.items())
         print(f"{name}: step {done + count}, {time.perf_counter() - start:.0f} s  {line}", file=sys.stderr)
@@ -170,17 +164,19 @@ def evaluation_keys(seed: int) -> Array:
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), random.EVALUATION_STREAM), 3)
 
 
-def decode(params: Params, keys: Array, z: Array, *, model: VAE) -> dict[str, Array]:
-    """Return {"x": the images of codes z [B, D], uint8 [B, H, W, C]}; all scores are computed on 8-bit images."""
+def decode(params: Params, keys: Array, batch: Batch, *, model: VAE) -> dict[str, Array]:
+    """Decode codes {"z": [B, D]} to images {"x": uint8 [B, H, W, C]}; all scores are computed on 8-bit images."""
     del keys
-    return {"x": jnp.round(255 * generate(params, z, model=model)).astype(jnp.uint8)}
+    return {"x": jnp.round(255 * generate(params, batch["z"], model=model)).astype(jnp.uint8)}
 
 
-def reconstruct(params: Params, keys: Array, images: Array, *, model: VAE, binarization: str) -> dict[str, Array]:
-    """Decode codes z ~ q(z|x) of uint8 images [B, H, W, C], with a key for each image, [B]."""
-    x = read_images(random.fold_in(keys, 0), images, binarization=binarization)
-    z = encode(params, {"x": x}, model=model).sample(random.fold_in(keys, 1))
-    return decode(params, keys, z, model=model)
+def reconstruct(
+    params: Params, keys: Array, batch: Batch, *, model: VAE, preprocess: PreprocessConfig
+) -> dict[str, Array]:
+    """Decode codes z ~ q(z|x) of images {"x": uint8 [B, H, W, C]}, with a key for each image, [B]."""
+    inputs = preprocess(random.fold_in(keys, 0), batch)
+    z = encode(params, inputs, model=model).sample(random.fold_in(keys, 1))
+    return decode(params, keys, {"z": z}, model=model)
 
 
 def sampler(model: VAE, count: int) -> Callable[[Params, Array], np.ndarray]:
@@ -188,43 +184,39 @@ def sampler(model: VAE, count: int) -> Callable[[Params, Array], np.ndarray]:
     program = jax.jit(functools.partial(decode, model=model))
 
     def sample(params: Params, key: Array) -> np.ndarray:
-        z = np.asarray(jax.random.normal(key, (count, model.latent_dim)))
-        return evaluate_examples(program, params, key, z, batch_size=BATCH)["x"]
+        z = np.asarray(jax.random.normal(key, (count, model.posterior.size)))
+        return evaluate_examples(program, params, key, {"z": z}, batch_size=BATCH)["x"]
 
     return sample
 
 
-def vae_initialiser(settings: Settings, model: VAE, images: np.ndarray) -> Callable[[int], TrainState]:
+def vae_initialiser(experiment: Experiment) -> Callable[[int], TrainState]:
     """Return seed -> the initial state of a VAE's training; its decoder is the GAN's initial generator."""
-    config = settings.vae
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    average = mean_image(images, binarization=config.data.binarization)
-    init = jax.jit(functools.partial(init_state, model=model, optimizer=optimizer, mean_image=average))
-    return lambda seed: init(jax.random.key(seed))
+    init, mean = jax.jit(experiment.initial_state), experiment.data_mean()
+    return lambda seed: init(jax.random.key(seed), mean)
 
 
 def vae_trainer(
-    settings: Settings, model: VAE, init: Callable[[int], TrainState], images: np.ndarray, test: np.ndarray
+    settings: Settings, experiment: Experiment, init: Callable[[int], TrainState], images: np.ndarray, test: np.ndarray
 ) -> Callable[[int], ModelOutput]:
     """Return seed -> numbers and images of a trained VAE.
 
     The numbers are those of the test images. The images are `samples` from the prior, and `decoded`, the
     reconstructions of the last training images.
     """
-    config, binarization = settings.vae, settings.vae.data.binarization
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    step = make_train_step(make_loss(model, config.objective, config.data), optimizer)
-    program = make_program(step, batch_size=config.train.batch_size)
-    evaluator, sample = Evaluator(model, binarization, batch_size=BATCH), sampler(model, settings.count)
-    reconstruction = jax.jit(functools.partial(reconstruct, model=model, binarization=binarization))
-    on_device = jnp.asarray(images)
+    model, preprocess, training = experiment.model, experiment.preprocess, experiment.training
+    step = make_train_step(experiment.loss(), experiment.optimizer)
+    program = make_program(step, batch_size=training.batch_size)
+    evaluator, sample = Evaluator(model, preprocess, batch_size=BATCH), sampler(model, settings.count)
+    reconstruction = jax.jit(functools.partial(reconstruct, model=model, preprocess=preprocess))
+    on_device = {"x": jnp.asarray(images)}
 
     def make(seed: int) -> ModelOutput:
         start, keys = time.perf_counter(), evaluation_keys(seed)
-        state = train(f"VAE, seed {seed}", program, init(seed), on_device, config.train.steps)
+        state = train(f"VAE, seed {seed}", program, init(seed), on_device, training.steps)
         seconds = time.perf_counter() - start
-        numbers = evaluator.bound(state.params, keys[0], test) | {"seconds": seconds}
-        last = images[-settings.count :]
+        numbers = evaluator.bound(state.params, keys[0], {"x": test}) | {"seconds": seconds}
+        last = {"x": images[-settings.count :]}
         decoded = evaluate_examples(reconstruction, state.params, keys[2], last, batch_size=BATCH)["x"]
         return ModelOutput(numbers, {"samples": sample(state.params, keys[1]), "decoded": decoded})
 
@@ -238,12 +230,12 @@ def gan_trainer(
     config, steps = settings.vae, settings.vae.train.steps
     gan = Gan(
         model,
-        Discriminator(config.model.hidden),
-        make_optimizer(settings.generator_optimizer, steps),
-        make_optimizer(settings.discriminator_optimizer, steps),
+        Discriminator(config.network.hidden),
+        make_optimizer(override(config, **settings.generator_optimizer)),
+        make_optimizer(override(config, **settings.discriminator_optimizer)),
     )
     program = make_program(functools.partial(gan_step, gan=gan), batch_size=config.train.batch_size)
-    sample, on_device = sampler(model, settings.count), jnp.asarray(images)
+    sample, on_device = sampler(model, settings.count), {"x": jnp.asarray(images)}
     initial_state = jax.jit(functools.partial(init_gan, gan=gan))
 
     def make(seed: int) -> ModelOutput:
@@ -261,7 +253,7 @@ def gan_trainer(
 
 def cached(path: Path, settings: Settings, make: Callable[[], ModelOutput]) -> ModelOutput:
     """Return the output stored at `path` if its settings are the same; otherwise call `make` and store its output."""
-    described = json.loads(json.dumps(dataclasses.asdict(settings)))
+    described = settings.description()
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
@@ -321,9 +313,9 @@ def plot(path: Path, panels: dict[str, np.ndarray]) -> None:
 
     figure = Figure(figsize=(5.2 * len(panels), 7.4), dpi=110, layout="constrained")
     for j, (name, images) in enumerate(panels.items()):
-        for i, (domain, binarization) in enumerate(DOMAINS.items()):
+        for i, (domain, preprocess) in enumerate(DOMAINS.items()):
             axes = figure.add_subplot(len(DOMAINS), len(panels), 1 + i * len(panels) + j)
-            x = np.asarray(read_images(jax.random.key(0), images, binarization=binarization))
+            x = np.asarray(preprocess(jax.random.key(0), {"x": images})["x"])
             axes.imshow(image_grids.image_grid(x, 10, scale=2), interpolation="nearest")
             axes.set_title(f"{name}, {domain}", fontsize=13)
             axes.axis("off")
@@ -332,13 +324,13 @@ def plot(path: Path, panels: dict[str, np.ndarray]) -> None:
 
 def compare(settings: Settings, output: Path) -> dict[str, Any]:
     """Train the models that `output` lacks, score all of them, and write gan_comparison.json, .md and .png."""
-    name, holdout = settings.vae.data.name, settings.vae.data.holdout
+    experiment = build_experiment(settings.vae)
     images, labels, test, test_labels = (
-        read(name, split, holdout=holdout) for split in ("train", "test") for read in (data.load, data.load_labels)
+        experiment.dataset(split).arrays[name] for split in ("train", "test") for name in ("x", "y")
     )
-    model = build_model(settings.vae.model, images.shape[1:])
-    init = vae_initialiser(settings, model, images)
-    make_vae, make_gan = vae_trainer(settings, model, init, images, test), gan_trainer(settings, model, init, images)
+    init = vae_initialiser(experiment)
+    make_vae = vae_trainer(settings, experiment, init, images, test)
+    make_gan = gan_trainer(settings, experiment.model, init, images)
     seeds = range(settings.seeds)
     vaes = [cached(output / f"vae-{seed}.npz", settings, functools.partial(make_vae, seed)) for seed in seeds]
     gans = [cached(output / f"gan-{seed}.npz", settings, functools.partial(make_gan, seed)) for seed in seeds]
@@ -361,7 +353,7 @@ def compare(settings: Settings, output: Path) -> dict[str, Any]:
     }
     scores = {row: [scorer.scores(images) for images in sets] for row, sets in rows.items()}
     result = {
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.description(),
         "classifier_accuracy": {d: scorer.accuracy(test_labels[: settings.count], d) for d in DOMAINS},
         "scores": {row: summarize(seeds) for row, seeds in scores.items()},
         "scores_of_seeds": scores,

@@ -57,21 +57,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.config import PRESETS, Config, override
-from vae_jax.data import load_images, mean_image, read_images
 from vae_jax.errors import VaeJaxError
 from vae_jax.inference import (
-    ESTIMATORS,
     GradientStatistics,
     Params,
+    doubly_reparameterized,
     gradient_statistics,
     iwae,
     negative_bound,
+    pathwise,
     signal_to_noise,
+    sticking_the_landing,
 )
-from vae_jax.models import VAE, build_model
+from vae_jax.models import VAE
+from vae_jax.runs import build_experiment
 from vae_jax.runtime import atomic_files
-from vae_jax.training import init_state, make_loss, make_optimizer, make_train_step, train_steps
 
+ESTIMATORS = {
+    "pathwise": pathwise,
+    "sticking-the-landing": sticking_the_landing,
+    "doubly-reparameterized": doubly_reparameterized,
+}
 DECODER = ("decoder", "output_bias")
 UNBIASED = "doubly-reparameterized"
 
@@ -85,30 +91,19 @@ class Scale(NamedTuple):
     images: int = 4  # in the fixed batch
 
 
-MODEL = {"model__hidden": (200,), "model__latent_dim": 4, "objective__name": "iwae", "objective__num_samples": 8,
-         "objective__estimator": "pathwise", "data__binarization": "dynamic", "train__log_every": 100,
+MODEL = {"network__hidden": (200,), "model__latent_dim": 4, "objective": "iwae", "objective__num_samples": 8,
+         "estimator": "pathwise", "preprocess": "dynamic-binarization", "train__log_every": 100,
          "train__save_every": 100, "train__evaluate_every": 0}  # fmt: skip
 FULL = MODEL | {"train__steps": 1500}
-QUICK = MODEL | {"model__hidden": (32,), "model__likelihood": "bernoulli", "train__steps": 200}
+QUICK = MODEL | {"network__hidden": (32,), "train__steps": 200}
 
 
 def train_model(config: Config) -> tuple[VAE, Params, jax.Array]:
     """Train a model; return (model, parameters, binarized held-out images)."""
-    images, held_out = (load_images(config, split) for split in ("train", "validation"))
-    model = build_model(config.model, images.shape[1:])
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    program = functools.partial(
-        train_steps,
-        step=make_train_step(make_loss(model, config.objective, config.data), optimizer),
-        batch_size=config.train.batch_size,
-        max_steps=config.train.steps,
-    )
-    init = functools.partial(init_state, model=model, optimizer=optimizer)
-    average = mean_image(images, binarization=config.data.binarization)
-    state = jax.jit(init)(jax.random.key(config.seed), mean_image=average)
-    state, _ = jax.jit(program, donate_argnums=0)(state, jax.device_put(images), config.train.steps)
-    x = read_images(jax.random.key(config.seed + 1), held_out, binarization=config.data.binarization)
-    return model, state.params, x
+    experiment = build_experiment(config)
+    state, _ = jax.jit(experiment.train)(experiment.key, experiment.training_data.read_all())
+    held_out = experiment.preprocess(jax.random.key(config.seed + 1), experiment.dataset("validation").arrays)
+    return experiment.model, state.params, held_out["x"]
 
 
 def statistics_of(

@@ -6,6 +6,7 @@ Compare them with each other and with the score of other real images, never with
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,14 +16,16 @@ import optax
 from jax import Array
 
 from vae_jax import random
-from vae_jax.config import OptimizerConfig
-from vae_jax.data import read_images
+from vae_jax.config import Config, override
+from vae_jax.data import PreprocessConfig, ScaleConfig, ThresholdConfig
+from vae_jax.distributions import Batch
 from vae_jax.inference import Metrics, Params
 from vae_jax.models import ConvEncoder
 from vae_jax.training import TrainState, evaluate_examples, make_optimizer, make_train_step, train_steps
 
 BATCH = 500  # images evaluated in one dispatch
-DOMAINS = {"grey": "none", "thresholded": "threshold"}  # {domain: binarization before the scores are computed}
+# {domain: preprocessing before the scores are computed}
+DOMAINS: dict[str, PreprocessConfig] = {"grey": ScaleConfig(), "thresholded": ThresholdConfig()}
 SCORES = ("frechet_distance", "precision", "recall", "sharpness")
 
 Scores = dict[str, dict[str, float]]  # {domain: {score: value}}
@@ -61,24 +64,25 @@ def train_classifier(
 ) -> tuple[Classifier, Params]:
     """Train a classifier on uint8 images [N, H, W, C] and labels [N] with cross entropy and random shifts."""
     classifier = Classifier(channels, int(labels.max()) + 1)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=2e-3), steps)
+    optimizer = make_optimizer(override(Config(), optimizer__learning_rate=2e-3, train__steps=steps))
     key, blank = jax.random.key(0), jnp.zeros((1, *images.shape[1:]))
     params = jax.jit(classifier.init)(jax.random.fold_in(key, random.INIT_STREAM), blank)["params"]
     zero = jnp.zeros((), jnp.int32)
-    state = TrainState(zero, params, optimizer.init(params), (), key, zero)
+    state = TrainState(zero, params, {}, optimizer.init(params), (), key, zero)
 
-    def run(state: TrainState, images: Array, labels: Array) -> TrainState:
-        def loss(params: Params, keys: Array, batch: Array, step: Array) -> tuple[Array, Metrics]:
-            del step
-            x = read_images(keys, shift(keys, images[batch], max_shift), binarization="none")
-            _, logits = classifier.apply({"params": params}, x)
-            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])), {}
+    def loss(
+        params: Params, statistics: dict[str, Any], keys: Array, batch: Batch, step: Array
+    ) -> tuple[Array, tuple[Metrics, dict[str, Any]]]:
+        del step
+        x = ScaleConfig()(keys, {"x": shift(keys, batch["x"], max_shift)})["x"]
+        _, logits = classifier.apply({"params": params}, x)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])), ({}, statistics)
 
+    def run(state: TrainState, data: Batch) -> TrainState:
         step = make_train_step(loss, optimizer)
-        # `train_steps` receives indices instead of images, so that a batch selects the labels too.
-        return train_steps(state, jnp.arange(len(images)), steps, step=step, batch_size=batch_size, max_steps=steps)[0]
+        return train_steps(state, data, steps, step=step, batch_size=batch_size, max_steps=steps)[0]
 
-    return classifier, jax.jit(run)(state, images, labels).params
+    return classifier, jax.jit(run)(state, {"x": images, "y": labels}).params
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -131,21 +135,21 @@ class Scorer:
     """Scores of uint8 images [N, H, W, C] against test images, from a classifier's features, in each of `DOMAINS`."""
 
     def __init__(self, classifier: Classifier, params: Params, test: np.ndarray):
-        def classify(params: Params, keys: Array, images: Array, binarization: str) -> dict[str, Array]:
-            x = read_images(keys, images, binarization=binarization)
+        def classify(params: Params, keys: Array, batch: Batch, preprocess: PreprocessConfig) -> dict[str, Array]:
+            x = preprocess(keys, batch)["x"]
             features, logits = classifier.apply({"params": params}, x)
             return {"x": x, "features": features, "label": jnp.argmax(logits, axis=-1)}
 
         self.params = params
         self.programs = {
-            domain: jax.jit(functools.partial(classify, binarization=binarization))
-            for domain, binarization in DOMAINS.items()
+            domain: jax.jit(functools.partial(classify, preprocess=preprocess))
+            for domain, preprocess in DOMAINS.items()
         }
         self.test = {domain: self.classify(test, domain) for domain in DOMAINS}
 
     def classify(self, images: np.ndarray, domain: str) -> dict[str, np.ndarray]:
         """Return the preprocessed images `x`, and the classifier's `features` and predicted `label`."""
-        return evaluate_examples(self.programs[domain], self.params, jax.random.key(0), images, batch_size=BATCH)
+        return evaluate_examples(self.programs[domain], self.params, jax.random.key(0), {"x": images}, batch_size=BATCH)
 
     def accuracy(self, labels: np.ndarray, domain: str) -> float:
         """Return the share of the test images that the classifier labels correctly."""

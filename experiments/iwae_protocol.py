@@ -65,16 +65,19 @@ SCHEDULES = {
     "quick": Schedule(1, batch_size=20, learning_rate=3e-3, log_every=1640, save_every=3280),
 }
 NETWORKS = {
-    1: {"model__hidden": (200, 200), "model__latent_dim": 50},
+    1: {"network__hidden": (200, 200), "model__latent_dim": 50},
     2: {
-        "model__hidden": (200, 200), "model__latent_layers": (100,), "model__layer_hidden": (100, 100),
-        "model__latent_dim": 50,
+        "model": "layered", "network__hidden": (200, 200), "model__latent_layers": (100,),
+        "model__layer_hidden": (100, 100), "model__latent_dim": 50,
     },
 }  # fmt: skip
 QUICK_NETWORKS = {
-    1: {"model__hidden": (16,), "model__latent_dim": 4},
-    2: {"model__hidden": (16,), "model__latent_layers": (4,), "model__layer_hidden": (8,), "model__latent_dim": 2},
-}
+    1: {"network__hidden": (16,), "model__latent_dim": 4},
+    2: {
+        "model": "layered", "network__hidden": (16,), "model__latent_layers": (4,), "model__layer_hidden": (8,),
+        "model__latent_dim": 2,
+    },
+}  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -107,17 +110,17 @@ def config_of(cell: Cell, *, data_dir: str | None = None) -> Config:
         **(QUICK_NETWORKS if quick else NETWORKS)[cell.layers],
         data__data_dir=data_dir,
         data__holdout=0.1 if quick else 0.0,
-        data__binarization="dynamic",
-        model__activation="tanh",
-        model__scale_head="log-scale",
-        objective__name=objective,
-        objective__estimator=estimator,
+        preprocess="dynamic-binarization",
+        network__activation="tanh",
+        posterior__scale_head="log-scale",
+        objective=objective,
+        estimator=estimator,
         objective__num_samples=cell.k,
-        optimizer__name="adam",
+        optimizer="adam",
         optimizer__learning_rate=schedule.learning_rate,
-        optimizer__schedule="staged",
-        optimizer__milestones=schedule.milestones,
-        optimizer__decay=10 ** (-1 / (STAGES - 1)),
+        schedule="staged",
+        schedule__milestones=schedule.milestones,
+        schedule__decay=10 ** (-1 / (STAGES - 1)),
         optimizer__b1=cell.b1,
         optimizer__b2=0.999,
         optimizer__eps=1e-4 / 20,  # published for the gradient of the sum over 20 examples

@@ -84,7 +84,6 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,14 +93,12 @@ import numpy as np
 from moon_metrics import CLAIMED, FRAMES, MIDDLE, TOLERANCE, MoonMetrics, gaussian_of
 
 from vae_jax import data, inference
-from vae_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate
-from vae_jax.data import mean_image
+from vae_jax.config import Config, override
 from vae_jax.distributions import from_values
 from vae_jax.errors import VaeJaxError
-from vae_jax.models import VAE, build_model
-from vae_jax.runs import interpolate_linearly
+from vae_jax.models import VAE
+from vae_jax.runs import build_experiment, interpolate_linearly
 from vae_jax.runtime import atomic_files
-from vae_jax.training import init_state, make_loss, make_optimizer, make_train_step, train_steps
 
 SETTINGS = ("moons_full_half", "moons_gap")
 METHODS = {  # (posterior, objective)
@@ -129,45 +126,25 @@ QUICK = Scale(seeds=2, steps=20, pairs=4, codes=8, library=200, calibration=50)
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def make_program(method: str, steps: int, shape: tuple[int, int, int]) -> tuple[VAE, Callable]:
-    """Return (model, program) of a complete training of S seeds, compiled once for both settings.
-
-    program(seeds [S], images, mean image) returns (parameters, each leaf [S, ...]; skipped steps, [S, steps]).
-    """
-    posterior, objective = METHODS[method]
-    config = validate(
-        Config(
-            data=DataConfig(binarization="none"),
-            model=ModelConfig(hidden=(256, 128), latent_dim=8, activation="gelu", posterior=posterior),
-            objective=ObjectiveConfig(name=objective),
-            optimizer=OptimizerConfig(learning_rate=2e-3),
-            train=TrainConfig(steps=steps, batch_size=64),
-        )
-    )
-    model, optimizer = build_model(config.model, shape), make_optimizer(config.optimizer, steps)
-    step = make_train_step(make_loss(model, config.objective, config.data), optimizer)
-    run = functools.partial(train_steps, step=step, batch_size=config.train.batch_size, max_steps=steps)
-
-    def program(seed: jax.Array, images: jax.Array, average: jax.Array) -> tuple[Any, jax.Array]:
-        state = init_state(jax.random.key(seed), model=model, optimizer=optimizer, mean_image=average)
-        state, metrics = run(state, images, steps)
-        return state.params, metrics["skipped"]
-
-    return model, jax.jit(jax.vmap(program, in_axes=(0, None, None)))
-
-
 def train(method: str, images: np.ndarray, scale: Scale) -> tuple[VAE, Any]:
-    """Train the seeds 0..S-1; return (model, parameters, each leaf [S, ...]).
+    """Train the seeds 0..S-1 in one program; return (model, parameters, each leaf [S, ...]).
 
     Raises:
       FloatingPointError: a step of a seed was not finite.
     """
-    model, program = make_program(method, scale.steps, images.shape[1:])
-    params, skipped = program(jnp.arange(scale.seeds), images, mean_image(images, binarization="none"))
-    if np.any(skipped):
+    posterior, objective = METHODS[method]
+    config = override(
+        Config(), preprocess="scale", network__hidden=(256, 128), network__activation="gelu", model__latent_dim=8,
+        posterior=posterior, objective=objective, optimizer__learning_rate=2e-3, train__steps=scale.steps,
+        train__batch_size=64,
+    )  # fmt: skip
+    experiment = build_experiment(config, source=data.from_arrays(images, holdout=0))
+    examples = experiment.training_data.read_all()
+    program = jax.vmap(lambda seed, examples: experiment.train(jax.random.key(seed), examples), in_axes=(0, None))
+    state, metrics = jax.jit(program)(jnp.arange(scale.seeds), examples)
+    if np.any(metrics["skipped"]):
         raise FloatingPointError(f"{method}: a step was not finite")
-    return model, params
+    return experiment.model, state.params
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -57,17 +57,16 @@ from scipy.linalg import subspace_angles
 from timing import TrainingTimer
 
 from vae_jax.config import PRESETS, Config, override
-from vae_jax.data import load_images
+from vae_jax.data import open_source
 from vae_jax.errors import VaeJaxError
 from vae_jax.runs import (
-    decode_images,
-    encode_images,
+    decode_codes,
+    default_callbacks,
+    encode_examples,
     evaluate_run,
-    evaluation_key,
-    evaluation_params,
     fit,
     image_grids,
-    prepare_run,
+    prepare_experiment,
 )
 from vae_jax.runtime import atomic_files
 from vae_jax.training import peak_signal_to_noise
@@ -92,8 +91,8 @@ class FittedModel(NamedTuple):
 
 def _config(name: str, *, quick: bool) -> Config:
     config = PRESETS[name]
-    hidden = (64, 32) if config.model.hidden else ()
-    return override(config, **QUICK, model__hidden=hidden) if quick else config
+    hidden = (64, 32) if config.network.hidden else ()
+    return override(config, **QUICK, network__hidden=hidden) if quick else config
 
 
 def pca_by_svd(images: np.ndarray, test: np.ndarray, latent_dim: int) -> tuple[FittedModel, np.ndarray]:
@@ -121,19 +120,21 @@ def pca_by_svd(images: np.ndarray, test: np.ndarray, latent_dim: int) -> tuple[F
 
 def train_model(name: str, config: Config, directory: Path) -> tuple[FittedModel, Any]:
     """Train or resume the run in `directory`, and evaluate it on the test images; return (model, parameters)."""
-    run, images = prepare_run(config, directory)
+    experiment, placement = prepare_experiment(config, directory)
     timer = TrainingTimer(directory / "clock.json")
-    outcome = fit(run, images, stop=timer)
+    outcome = fit(experiment, directory, placement, callbacks=default_callbacks(timer))
     if outcome.trained_steps:
         timer.write()
-    params = evaluation_params(outcome.state, config)
-    evaluation = evaluate_run(run, params, split="test")
-    key = evaluation_key(run, "test")
+    params = outcome.params
+    evaluation = evaluate_run(experiment, params, split="test", placement=placement)
+    key = experiment.evaluation_key("test")
 
     def encode(x: np.ndarray) -> np.ndarray:
-        return encode_images(run, params, key, x)["mean"]
+        return encode_examples(experiment, params, key, {"x": x}, placement)["mean"]
 
-    decode = functools.partial(decode_images, run, params)
+    def decode(z: np.ndarray) -> np.ndarray:
+        return decode_codes(experiment, params, z, placement)
+
     return FittedModel(name, encode, decode, evaluation | {"seconds": timer.seconds}), params
 
 
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(argv)
     output = options.output or Path("runs/pca_to_vae-quick" if options.quick else "runs/pca_to_vae")
     configs = {name: _config(name, quick=options.quick) for name in MODELS}
-    images, test = (load_images(configs["pca"], split) for split in ("train", "test"))
+    images, test = (open_source(configs["pca"].data).split(split).arrays["x"] for split in ("train", "test"))
     latent_dim = configs["pca"].model.latent_dim
 
     exact, components = pca_by_svd(images, test, latent_dim)
@@ -209,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for name, config in configs.items():
         model, params[name] = train_model(name, config, output / name)
         fitted_models.append(model)
-    angles = np.degrees(subspace_angles(components.T, np.asarray(params["pca"]["posterior_mean"]["kernel"])))
+    angles = np.degrees(subspace_angles(components.T, np.asarray(params["pca"]["posterior"]["mean"]["kernel"])))
 
     noise = np.random.default_rng(0).standard_normal((GENERATED, latent_dim), np.float32)
     pixels = jnp.asarray(images.reshape(len(images), -1) / np.float32(255))

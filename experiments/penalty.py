@@ -45,51 +45,41 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vae_jax.config import PRESETS, Config, override
-from vae_jax.data import load_images, mean_image
+from vae_jax.data import open_source
 from vae_jax.errors import VaeJaxError
 from vae_jax.inference import encode
-from vae_jax.models import build_model
-from vae_jax.runtime import atomic_files
-from vae_jax.training import init_state, make_loss, make_optimizer, make_train_step, train_steps
+from vae_jax.runs import build_experiment, compile_program, place_initial_state
+from vae_jax.runtime import Placement, atomic_files, sharding
 
 PENALTIES = {
-    "no penalty": {"objective__name": "reconstruction"},
-    "KL": {"objective__name": "elbo"},
-    "twice the KL": {"objective__name": "elbo", "objective__beta": 2.0},
+    "no penalty": {"objective": "reconstruction"},
+    "KL": {"objective": "elbo"},
+    "twice the KL": {"objective": "elbo", "objective__beta": 2.0},
 }
-QUICK = {"data__name": "digits", "data__holdout": 0.1, "model__hidden": (64, 32), "model__latent_dim": 8,
+QUICK = {"data__name": "digits", "data__holdout": 0.1, "network__hidden": (64, 32), "model__latent_dim": 8,
          "optimizer__learning_rate": 5e-3}  # fmt: skip
 
 
 def noise_and_spread(config: Config, *, epochs: int) -> np.ndarray:
     """Train; return sqrt(E σ²) and sd(m) of each dimension before and after each epoch: [epochs + 1, 2, D]."""
-    images, held_out = (load_images(config, split) for split in ("train", "validation"))
-    held_out = held_out[:1000] / np.float32(255)
-    steps = len(images) // config.train.batch_size
-    config = override(config, train__steps=epochs * steps)
-    model = build_model(config.model, images.shape[1:])
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    program = jax.jit(
-        functools.partial(
-            train_steps,
-            step=make_train_step(make_loss(model, config.objective, config.data), optimizer),
-            batch_size=config.train.batch_size,
-            max_steps=steps,
-        ),
-        donate_argnums=0,
-    )
-    init = functools.partial(init_state, model=model, optimizer=optimizer)
-    state = jax.jit(init)(jax.random.key(config.seed), mean_image=mean_image(images, binarization="none"))
-    encode_batch = jax.jit(functools.partial(encode, model=model))
+    source = open_source(config.data)
+    steps = len(source.training()) // config.train.batch_size
+    intervals = {"train__log_every": steps, "train__save_every": steps, "train__evaluate_every": 0}
+    experiment = build_experiment(override(config, train__steps=epochs * steps, **intervals), source=source)
+    held_out = experiment.dataset("validation").arrays["x"][:1000] / np.float32(255)
+    placement = Placement(sharding.make_mesh(1))
+    program, state = compile_program(experiment, placement), place_initial_state(experiment, placement)
+    data = jax.device_put(experiment.training_data.read_all(), placement.replicated)
+    encode_batch = jax.jit(functools.partial(encode, model=experiment.model))
 
     def measure() -> np.ndarray:
         q = encode_batch(state.params, {"x": held_out})
         mean, variance = np.asarray(q.loc, np.float64), np.exp(2 * np.asarray(q.log_scale, np.float64))
         return np.stack([np.sqrt(variance.mean(axis=0)), mean.std(axis=0)])
 
-    measured, images = [measure()], jax.device_put(images)
+    measured = [measure()]
     for _ in range(epochs):
-        state, _ = program(state, images, steps)
+        state, _ = program(state, data, steps)
         measured.append(measure())
     return np.stack(measured)
 

@@ -14,7 +14,8 @@ from vae_jax.runtime import atomic_files, host
 class TrainingTimer:
     """The total training time in seconds, stored on disk and continued by the next process.
 
-    Pass it to `fit` or `fit_group` as `stop`: they call it after each dispatch, and it returns the value of its `stop`.
+    Pass it to `default_callbacks` or `fit_group` as `stop`: it is called before the first step and after each dispatch,
+    and returns the value of its `stop`.
 
     Attributes:
       path: the JSON file with the seconds and the device.

@@ -10,7 +10,7 @@ loop, on matrices of ones. The table shows microseconds of wall time (median ove
 the products is the time of a step that consists of products only.
 
 Options: the program that `vae-jax train` runs, compiled with each of several XLA options in addition to
-`sharding.compiler_options`. All programs live in one process. In each round, each program makes `--steps` steps in one
+`Placement.compiler_options`. All programs live in one process. In each round, each program makes `--steps` steps in one
 dispatch, in a random order. The ratio is the time of a program divided by that of the first one in the same round; the
 table shows the median. An option that this version of XLA lacks is omitted.
 
@@ -34,7 +34,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,10 +41,9 @@ import jax.numpy as jnp
 
 from vae_jax.bench import Product, matrix_products
 from vae_jax.config import PRESETS, override
-from vae_jax.data import describe_images, load_images
 from vae_jax.errors import VaeJaxError
-from vae_jax.runs import Run, build_program, build_step
-from vae_jax.runtime import host, sharding
+from vae_jax.runs import Experiment, build_experiment, build_program, build_step, place_initial_state, state_shapes
+from vae_jax.runtime import Placement, host, sharding
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "unchanged": {},
@@ -67,11 +65,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def products_of(run: Run) -> list[Product]:
+def products_of(experiment: Experiment, placement: Placement) -> list[Product]:
     """Return the products of two matrices in the step, in the order of the program."""
-    state = jax.eval_shape(run.initial_state, run.key)
-    batch = jax.ShapeDtypeStruct((run.config.train.batch_size, *run.image_shape), jnp.uint8)
-    products = matrix_products(jax.make_jaxpr(build_step(run))(state, batch))
+    size, spec = experiment.training.batch_size, experiment.training_data.spec
+    batch = {name: jax.ShapeDtypeStruct((size, *s.shape), s.dtype) for name, s in spec.items()}
+    state, step = state_shapes(experiment, placement), build_step(experiment, placement)
+    products = matrix_products(jax.make_jaxpr(step)(state, batch))
     return [product for product in products if product.equation.primitive.name == "dot_general"]
 
 
@@ -88,23 +87,26 @@ def product_loop(product: Product, repeats: int, options: dict[str, Any] | None)
     return loop
 
 
-def programs(run: Run, images: Any, steps: int) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
-    """Compile the run's training with each option and run it once.
+def programs(
+    experiment: Experiment, placement: Placement, steps: int
+) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """Compile the training with each option and run it once.
 
     Returns:
       ({option: a function that makes one dispatch}, {omitted option: the compiler's error}).
     """
     compiled, omitted = {}, {}
+    data = jax.device_put(experiment.training_data.read_all(), placement.replicated)
     for name, options in OPTIONS.items():
-        combined = (sharding.compiler_options(run.mesh) or {}) | options
-        program = jax.jit(build_program(run, sharding.place_batch(run.mesh)), compiler_options=combined)
-        state = jax.jit(run.initial_state)(run.key)
+        combined = (placement.compiler_options or {}) | options
+        program = jax.jit(build_program(experiment, placement, placement.place_batch), compiler_options=combined)
+        state = place_initial_state(experiment, placement)
         try:
-            jax.block_until_ready(program(state, images, steps))
+            jax.block_until_ready(program(state, data, steps))
         except jax.errors.JaxRuntimeError as error:
             omitted[name] = str(error).splitlines()[0]
             continue
-        compiled[name] = lambda program=program, state=state: program(state, images, steps)
+        compiled[name] = lambda program=program, state=state: program(state, data, steps)
     return compiled, omitted
 
 
@@ -132,16 +134,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     settings: dict[str, Any] = {"data__data_dir": arguments.data_dir, "mesh__data": 1, "train__evaluate_every": 0}
     if arguments.quick:
         preset, repeats, steps, rounds = "digits", 2, 3, 1
-        settings |= {"model__hidden": (8,), "model__latent_dim": 2}
+        settings |= {"network__hidden": (8,), "model__latent_dim": 2}
     try:
         config = override(PRESETS[preset], **settings, train__log_every=steps, train__save_every=steps)
-        images = load_images(config, "train")
+        experiment = build_experiment(config)
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None
-    run = Run(config, describe_images(images), Path(), sharding.make_mesh(1))
-    options = sharding.compiler_options(run.mesh)
-    loops = [(product, product_loop(product, repeats, options)) for product in products_of(run)]
-    compiled, omitted = programs(run, jax.device_put(images, sharding.replicated(run.mesh)), steps)
+    placement = Placement(sharding.make_mesh(1))
+    options = placement.compiler_options
+    loops = [(product, product_loop(product, repeats, options)) for product in products_of(experiment, placement)]
+    compiled, omitted = programs(experiment, placement, steps)
     loop_seconds: list[list[float]] = [[] for _ in loops]
     program_seconds: dict[str, list[float]] = {name: [] for name in compiled}
     generator = random.Random(0)

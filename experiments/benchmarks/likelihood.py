@@ -67,45 +67,50 @@ import numpy as np
 from jax import Array
 
 from vae_jax.config import PRESETS, Config, override
-from vae_jax.data import describe_images, load_images, mean_image
 from vae_jax.errors import InputError, VaeJaxError
 from vae_jax.inference import Params
-from vae_jax.runs import Run, evaluation_key, open_run, restored_params
-from vae_jax.runtime import defaults, host, sharding
+from vae_jax.runs import (
+    Experiment,
+    build_experiment,
+    make_evaluator,
+    open_run,
+    place_initial_state,
+    restored_params,
+)
+from vae_jax.runtime import Placement, defaults, host
 
 Clock = Callable[[], float]
 
 SIZES = (1024, 2048, 3072)
 MEMORY_SAMPLES = (5000, 50_000)
-ENCODER = ("encoder", "posterior_mean", "posterior_log_variance", "posterior_log_scale")
+ENCODER = ("encoder", "posterior")
 
 
-def model_of(directory: Path | None, config: Config) -> tuple[Run, Params]:
-    """Return the run in a directory and its parameters, or an untrained one.
+def model_of(directory: Path | None, config: Config) -> tuple[Experiment, Placement, Params]:
+    """Return the experiment of a run, its devices and its parameters, or an untrained one.
 
     Raises:
       InputError: the model is not an MLP with one stochastic layer.
     """
     if directory is not None:
-        run = open_run(directory)
-        with restored_params(run, lambda note: print(note, file=sys.stderr)) as (_, params):
+        experiment, directory, placement, changed = open_run(directory)
+        log = lambda note: print(note, file=sys.stderr)  # noqa: E731
+        with restored_params(experiment, directory, placement, log, changed=changed) as (_, params):
             pass
     else:
-        images = load_images(config, "train")
-        run = Run(config, describe_images(images), Path(), sharding.make_mesh())
-        average = mean_image(images, binarization=config.data.binarization)
-        params = jax.jit(run.initial_state)(run.key, average).params
-    check_countable(run.config)
-    return run, params
+        experiment, placement = build_experiment(config), Placement()
+        params = place_initial_state(experiment, placement).params
+    check_countable(experiment.config)
+    return experiment, placement, params
 
 
 def check_countable(config: Config) -> None:
     """Raise InputError unless the model has exactly one matrix product for each of its kernels."""
-    model = config.model
-    if model.network != "mlp" or model.tied or model.latent_layers:
+    network, model = config.network, config.model
+    if network.name != "mlp" or network.tied or model.name != "vae":
         raise InputError(
-            f"model.network={model.network} with model.tied={model.tied} and model.latent_layers={model.latent_layers} "
-            "is not supported; use an untied mlp with one stochastic layer"
+            f"model={model.name} with network={network.name} is not supported; use an untied mlp with one stochastic "
+            "layer"
         )
 
 
@@ -150,22 +155,31 @@ def decoder_products(params: Params, rows: int) -> Callable[[], Array]:
 
 
 def measure(
-    run: Run, params: Params, images: np.ndarray, *, rounds: int, sizes: Sequence[int], repeats: int, clock: Clock
+    experiment: Experiment,
+    placement: Placement,
+    params: Params,
+    arrays: dict[str, np.ndarray],
+    *,
+    rounds: int,
+    sizes: Sequence[int],
+    repeats: int,
+    clock: Clock,
 ) -> list[dict[str, float]]:
     """Return the rates of `matrix`, `products` and `evaluation` in operations a second for each round.
 
     One warm-up round before them is not counted.
     """
-    settings, evaluator, key = run.config.evaluation, run.evaluator(), evaluation_key(run, "test")
+    settings, key = experiment.evaluation, experiment.evaluation_key("test")
+    evaluator = make_evaluator(experiment, placement)
     amounts = {"num_samples": settings.num_samples, "chunk": defaults.evaluation_chunk(settings.chunk)}
     codes = min(amounts.values()) * evaluator.batch_size
     squares = {size: square_product(size) for size in sizes}
     products = decoder_products(params, codes)
     decoder = 2 * codes * sum(kernel.size for kernel in kernels(params, encoder=False))
-    evaluation_work = len(images) * operations(params, settings.num_samples)
+    evaluation_work = len(arrays["x"]) * operations(params, settings.num_samples)
 
     def evaluate() -> dict[str, float]:
-        return evaluator.likelihood(params, key, images, **amounts)
+        return evaluator.likelihood(params, key, arrays, **amounts)
 
     def rate(work: float, call: Callable[[], Any], repeats: int = 1) -> float:
         return work / statistics.median(seconds_of(call, clock) for _ in range(repeats))
@@ -250,12 +264,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     settings = {"evaluation__num_samples": 20} if options.quick else {}
     config = override(PRESETS["digits" if options.quick else "mnist"], data__data_dir=options.data_dir, **settings)
-    run, params = model_of(options.run, config)
-    images = run.images("test")[: options.images or (100 if options.memory else 400)]
+    experiment, placement, params = model_of(options.run, config)
+    count = options.images or (100 if options.memory else 400)
+    arrays = {name: array[:count] for name, array in experiment.dataset("test").arrays.items()}
     if options.peak is not None:
-        amounts = {"num_samples": options.peak, "chunk": defaults.evaluation_chunk(run.config.evaluation.chunk)}
+        amounts = {"num_samples": options.peak, "chunk": defaults.evaluation_chunk(experiment.evaluation.chunk)}
         start = time.perf_counter()
-        run.evaluator().likelihood(params, evaluation_key(run, "test"), images, **amounts)
+        evaluator = make_evaluator(experiment, placement)
+        evaluator.likelihood(params, experiment.evaluation_key("test"), arrays, **amounts)
         seconds = time.perf_counter() - start
         peak = host.peak_memory()["process"]
         print(json.dumps({"num_samples": options.peak, "peak_bytes": peak, "seconds": seconds}))
@@ -265,12 +281,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "rounds": options.rounds,
         "clock": time.process_time if options.processor_time else time.perf_counter,
     } | scale
-    rows = summarize(measure(run, params, images, **scale))
+    rows = summarize(measure(experiment, placement, params, arrays, **scale))
     print_table(rows)
     about = {
         "device": jax.devices()[0].device_kind, "cores": host.cores(), "jax": jax.__version__,
-        "images": len(images), "num_samples": run.config.evaluation.num_samples,
-        "operations_per_image": operations(params, run.config.evaluation.num_samples),
+        "images": len(arrays["x"]), "num_samples": experiment.evaluation.num_samples,
+        "operations_per_image": operations(params, experiment.evaluation.num_samples),
     }  # fmt: skip
     print(json.dumps(about | {"rows": rows}))
 

@@ -25,7 +25,7 @@ stated otherwise:
     flax-example      Linen and optax as in Flax's example: a jitted step, called for each batch (mlp, float32)
     numpyro           SVI with the closed-form KL, an epoch in one jitted loop, as in numpyro's example (mlp, float32)
 
-`--precision bfloat16` is model.compute_dtype in vae_jax, and torch.autocast around the network in PyTorch, where the
+`--precision bfloat16` is network.compute_dtype in vae_jax, and torch.autocast around the network in PyTorch, where the
 layers of mean and log variance are in bfloat16 too; parameters, loss, optimizer and test ELBO are float32 in both. With
 float32 on a GPU, XLA's products are TF32 by default, and PyTorch may use TF32 as well (set_float32_matmul_precision
 "high"; cuDNN's convolutions are TF32 by default, and its algorithms are benchmarked first). Only vae_jax computes the

@@ -38,7 +38,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -48,17 +47,16 @@ import optax
 
 from vae_jax import kernels
 from vae_jax.config import PRESETS, override
-from vae_jax.data import describe_images, load_images
 from vae_jax.errors import VaeJaxError
-from vae_jax.runs import Run, compile_program
-from vae_jax.runtime import host, sharding
+from vae_jax.runs import build_experiment, compile_program, place_initial_state
+from vae_jax.runtime import Placement, host, sharding
 
 FULL_SCHEDULE = 9_840_000  # steps; each stage has three times the steps of the stage before it
 SETTINGS = {
-    "data__holdout": 0.0, "data__binarization": "dynamic", "model__scale_head": "log-scale",
-    "objective__name": "sampled-elbo", "objective__estimator": "pathwise", "optimizer__learning_rate": 1e-3,
-    "optimizer__schedule": "staged", "optimizer__milestones": tuple(1500 * (3**i - 1) for i in range(1, 8)),
-    "optimizer__decay": 10 ** (-1 / 7), "optimizer__eps": 5e-6, "train__steps": FULL_SCHEDULE,
+    "data__holdout": 0.0, "preprocess": "dynamic-binarization", "posterior__scale_head": "log-scale",
+    "objective": "sampled-elbo", "estimator": "pathwise", "optimizer__learning_rate": 1e-3,
+    "schedule": "staged", "schedule__milestones": tuple(1500 * (3**i - 1) for i in range(1, 8)),
+    "schedule__decay": 10 ** (-1 / 7), "optimizer__eps": 5e-6, "train__steps": FULL_SCHEDULE,
     "train__evaluate_every": 0, "mesh__data": 1,
 }  # fmt: skip
 ADAM = (kernels, "scale_by_adam", optax.scale_by_adam)
@@ -70,9 +68,9 @@ ROWS: dict[str, tuple[dict[str, Any], list[tuple[Any, str, Any]]]] = {  # settin
     "optax norm": ({}, [NORM]),
     "half vectors": ({}, [WIDTH]),
     "all three": ({}, [ADAM, NORM, WIDTH]),
-    "no binarization": ({"data__binarization": "none"}, []),
-    "constant rate": ({"optimizer__schedule": "constant", "optimizer__milestones": ()}, []),
-    "SGD": ({"optimizer__name": "sgd", "optimizer__b1": 0.0}, []),
+    "no binarization": ({"preprocess": "scale"}, []),
+    "constant rate": ({"schedule": "constant"}, []),
+    "SGD": ({"optimizer": "sgd"}, []),
 }
 
 Dispatch = Callable[[], None]  # runs the steps of one round and waits until they are finished
@@ -82,21 +80,19 @@ def prepare(row: str, base: dict[str, Any], preset: str, steps: int) -> Dispatch
     """Compile the program of a row and run it once; return its dispatch."""
     settings, replacements = ROWS[row]
     scale = {"train__log_every": steps, "train__save_every": steps}
-    config = override(PRESETS[preset], **base | settings | scale)
-    images = load_images(config, "train")
-    run = Run(config, describe_images(images), Path(), sharding.make_mesh(1))
-    replicated = sharding.replicated(run.mesh)
-    images = jax.device_put(images, replicated)
+    config = override(override(PRESETS[preset], **base | scale), **settings)  # another choice drops its settings
+    placement = Placement(sharding.make_mesh(1))
     with contextlib.ExitStack() as stack:
         for module, name, replacement in replacements:
             stack.enter_context(mock.patch.object(module, name, replacement))
-        state = jax.jit(run.initial_state, out_shardings=replicated)(run.key)
-        program = compile_program(run)
-        state, _ = program(state, images, steps)
+        experiment = build_experiment(config)
+        data = jax.device_put(experiment.training_data.read_all(), placement.replicated)
+        state, program = place_initial_state(experiment, placement), compile_program(experiment, placement)
+        state, _ = program(state, data, steps)
 
     def dispatch() -> None:
         nonlocal state
-        state, metrics = program(state, images, steps)
+        state, metrics = program(state, data, steps)
         if np.asarray(metrics["skipped"])[:steps].any():
             raise FloatingPointError(f"{row}: a step was not finite")
 
@@ -144,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     steps, rounds = (3, 1) if options.quick else (options.steps, options.rounds)
     base = SETTINGS | {"train__batch_size": options.batch_size, "data__data_dir": options.data_dir}
     if options.quick:
-        base |= {"data__holdout": 0.1, "model__hidden": (8,), "model__latent_dim": 2}
+        base |= {"data__holdout": 0.1, "network__hidden": (8,), "model__latent_dim": 2}
     preset = "digits" if options.quick else "mnist"
     try:
         dispatches = {row: prepare(row, base, preset, steps) for row in options.rows}

@@ -49,8 +49,9 @@ import numpy as np
 from vae_jax import data
 from vae_jax.config import PRESETS, override
 from vae_jax.errors import VaeJaxError
-from vae_jax.runs import compile_program, open_input_pipeline, prepare_run
-from vae_jax.runtime import host
+from vae_jax.runs import build_experiment, compile_program, place_initial_state
+from vae_jax.runs.input_pipeline import open_input_pipeline
+from vae_jax.runtime import Placement, host, sharding
 
 NAME, MAX_SHIFT = "mnist_moved", 3  # pixels
 ROWS = {
@@ -118,18 +119,16 @@ def prepared(settings: dict[str, Any]) -> Iterator[Dispatch]:
     """Compile the program of a row and run it once; yield its dispatch."""
     config = override(PRESETS["mnist-conv"], **settings)
     steps = config.train.log_every
-    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        run, images = prepare_run(config, Path(directory) / "run")
-        next_images = stack.enter_context(open_input_pipeline(run, images, first_step=0))
-        program = compile_program(run)
-        state = jax.jit(run.initial_state, out_shardings=run.state_shardings)(run.key)
-        state, metrics = program(state, next_images(steps), steps)
+    experiment, placement = build_experiment(config), Placement(sharding.make_mesh(1))
+    with open_input_pipeline(experiment, placement, first_step=0) as next_data:
+        program, state = compile_program(experiment, placement), place_initial_state(experiment, placement)
+        state, metrics = program(state, next_data(steps), steps)
 
         def dispatch() -> Any:
             """Start a dispatch and read the metrics of the one before while it runs, as `runs.fit` does."""
             nonlocal state, metrics
             previous = metrics
-            state, metrics = program(state, next_images(steps), steps)
+            state, metrics = program(state, next_data(steps), steps)
             if np.asarray(previous["skipped"])[:steps].any():
                 raise FloatingPointError("a step was not finite")
             return state
@@ -192,8 +191,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if options.quick:
         rounds, count, number, source, tests = 1, 1, 2000, "digits", 100
         settings |= {
-            "model__network": "mlp",
-            "model__hidden": (8,),
+            "network": "mlp",
+            "network__hidden": (8,),
             "train__log_every": 3,
             "train__save_every": 3,
             "train__steps": 60,

@@ -9,9 +9,9 @@ import optax
 import pytest
 from scripts import load
 
-from vae_jax.config.schema import ModelConfig
+from vae_jax.config import Config, override
 from vae_jax.distributions.drawers import from_values
-from vae_jax.models.build import build_model
+from vae_jax.models.build import build_model, init_params
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +21,19 @@ def script():
 
 @pytest.fixture(scope="module")
 def gan(script):
-    model = build_model(ModelConfig(network="conv", hidden=(4,), latent_dim=3, activation="gelu"), (6, 6, 1))
+    settings = {"network__hidden": (4,), "network__activation": "gelu", "model__latent_dim": 3}
+    model = build_model(override(Config(), network="conv", **settings), (6, 6, 1))
     return script.Gan(model, script.Discriminator((4,)), optax.sgd(0.1), optax.sgd(0.1))
 
 
 @pytest.fixture(scope="module")
-def state(script, gan):
-    vae = jax.jit(gan.model.init)(jax.random.key(5), {"x": jnp.zeros((1, 6, 6, 1))})["params"]
+def vae(gan):
+    init = jax.jit(functools.partial(init_params, gan.model))
+    return init(jax.random.key(5), {"x": jnp.zeros((1, 6, 6, 1))})["params"]
+
+
+@pytest.fixture(scope="module")
+def state(script, gan, vae):
     return jax.jit(functools.partial(script.init_gan, gan=gan))(jax.random.key(0), vae)
 
 
@@ -88,9 +94,8 @@ def test_gradients_flow_through_the_singular_value(script):
     np.testing.assert_allclose(gradient(start), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_generator_is_the_decoder_of_the_vae(script, gan, state, z):
-    vae = jax.jit(gan.model.init)(jax.random.key(5), {"x": jnp.zeros((1, 6, 6, 1))})["params"]
-    assert set(vae) - set(state.generator) == {"encoder", "posterior_mean", "posterior_log_variance"}
+def test_the_generator_is_the_decoder_of_the_vae(script, gan, vae, state, z):
+    assert set(vae) - set(state.generator) == {"encoder", "posterior"}
     expected = gan.model.apply({"params": vae}, from_values({"z": z}), method="decode")[0].mean()
     np.testing.assert_array_equal(script.generate(state.generator, z, model=gan.model), expected)
 
@@ -113,7 +118,7 @@ def test_each_step_updates_one_network_only(script, gan, state, z, x):
     assert changed(state, after) == {"discriminator", "directions"}
     after, _ = jax.jit(functools.partial(script.generator_step, gan=gan))(state, z)
     assert changed(state, after) == {"generator"}
-    after, metrics = jax.jit(functools.partial(script.gan_step, gan=gan))(state, (255 * x).astype(jnp.uint8))
+    after, metrics = jax.jit(functools.partial(script.gan_step, gan=gan))(state, {"x": (255 * x).astype(jnp.uint8)})
     assert changed(state, after) == {"discriminator", "directions", "generator", "step"}
     assert set(metrics) == {"discriminator_loss", "generator_loss"}
 
@@ -128,7 +133,7 @@ def test_both_networks_receive_different_codes(script, gan, state, x, monkeypatc
             return step(state, z, *x, gan=gan)
 
         monkeypatch.setattr(script, name, spy)
-    script.gan_step(state, (255 * x).astype(jnp.uint8), gan=gan)
+    script.gan_step(state, {"x": (255 * x).astype(jnp.uint8)}, gan=gan)
     first, second = seen
     assert first.shape == second.shape == (8, 3)
     assert not np.any(np.asarray(first) == second)

@@ -35,6 +35,9 @@ def test_a_stored_model_is_trained_again_only_if_settings_change(script, tmp_pat
     other = script.cached(path, dataclasses.replace(script.QUICK, count=1), make)
     assert len(calls) == 2
     assert (other.images["samples"] == 2).all()
+    vae = script.override(script.QUICK.vae, network="residual")
+    script.cached(path, dataclasses.replace(script.QUICK, vae=vae), make)
+    assert len(calls) == 3
 
 
 def test_quick_run(tmp_path, data_dir):

@@ -11,8 +11,7 @@ from jitted import init
 from PIL import Image
 from scripts import load
 
-from vae_jax.config.schema import ModelConfig
-from vae_jax.inference.estimators import ESTIMATORS
+from vae_jax.config import Config, choices, override
 from vae_jax.inference.gradient_statistics import GradientStatistics
 from vae_jax.models.build import build_model
 
@@ -26,7 +25,7 @@ def test_quick_run(script, data_dir, tmp_path, capsys):
     result = script.main(["--quick", "--data-dir", data_dir, "--output", str(tmp_path / "out")])
     assert json.loads((tmp_path / "out" / "gradient_snr.json").read_text()) == json.loads(json.dumps(result))
     rows = {(row["estimator"], row["num_samples"]): row for row in result["rows"]}
-    assert set(rows) == {(estimator, k) for estimator in ESTIMATORS for k in (1, 16)}
+    assert set(rows) == {(estimator, k) for estimator in choices("estimator") for k in (1, 16)}
     ratio = {key: row["encoder_snr"] for key, row in rows.items()}
     assert ratio["pathwise", 16] < ratio["pathwise", 1]
     assert ratio["doubly-reparameterized", 16] > 2 * ratio["pathwise", 16]
@@ -63,7 +62,7 @@ def test_the_variance_of_the_means_is_subtracted_from_the_bias(script):
 
 def test_the_bias_is_computed_from_gradients_with_the_same_codes(script):
     """The common noise cancels: the difference of an estimator to itself is exactly zero."""
-    model = build_model(ModelConfig(hidden=(8,), latent_dim=2), (4, 4, 1))
+    model = build_model(override(Config(), network__hidden=(8,), model__latent_dim=2), (4, 4, 1))
     x = jax.random.bernoulli(jax.random.key(0), 0.4, (3, 4, 4, 1)).astype(jnp.float32)
     params = init(model, jax.random.key(1), {"x": x})["params"]
     scale = script.Scale((4,), gradients=40, chunk=20, images=3)

@@ -1,5 +1,6 @@
 """experiments/iwae_table1.py: interruptions, the table of the results on disk, and a complete run with --quick."""
 
+import itertools
 import json
 import os
 import signal
@@ -25,12 +26,13 @@ def test_a_signal_saves_and_the_same_command_resumes(script, tmp_path, monkeypat
     argv = ["--quick", "--layers", "1", "--k", "1", "--columns", "vae", "--seeds", "1", "--output", str(tmp_path)]
     run = script.Cell(1, 1, "vae", "quick", 0.9).directory(tmp_path) / "seed=0"
 
-    def interrupted(owner, name):
-        """Run the command with a signal at each call of a function."""
-        call = getattr(owner, name)
+    def interrupted(owner, name, first=1):
+        """Run the command with a signal at each call of a function from the `first` on."""
+        call, calls = getattr(owner, name), itertools.count(1)
 
         def signalled(*args, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
+            if next(calls) >= first:
+                os.kill(os.getpid(), signal.SIGTERM)
             return call(*args, **kwargs)
 
         with monkeypatch.context() as patch:
@@ -40,7 +42,7 @@ def test_a_signal_saves_and_the_same_command_resumes(script, tmp_path, monkeypat
         assert all(row["seeds"] == 0 for row in result["rows"])
         assert "the same command resumes" in capsys.readouterr().err
 
-    interrupted(script.TrainingTimer, "__call__")  # after the first dispatch
+    interrupted(script.TrainingTimer, "__call__", first=2)  # after the first dispatch
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["1640"]
     first = read_metrics(run / "metrics.jsonl")
     interrupted(script.TrainingTimer, "write")  # after the last
@@ -84,7 +86,7 @@ def write_results(script, output, cell, *, nll, steps=None, **more):
     for seed, value in enumerate(nll):
         evaluated = {"step": steps or script.SCHEDULES[cell.schedule].steps, "nll": value, "nll_se": 0.2, "elbo": -90.0,
                      "active_units": 21 + 2 * seed, "num_samples": 5000} | more  # fmt: skip
-        atomic_files.write_json(cell.directory(output) / f"seed={seed}" / evaluation.EVALUATION_FILE, evaluated)
+        atomic_files.write_json(cell.directory(output) / f"seed={seed}" / "evaluation.json", evaluated)
     atomic_files.write_json(cell.directory(output) / "clock-of-seeds=0.json", {"seconds": 12.0, "device": "an abacus"})
 
 

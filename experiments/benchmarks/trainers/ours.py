@@ -5,7 +5,6 @@ dispatch for each step, and reads losses and checks at the end of the epoch.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 REQUIREMENTS = ()  # the package of this repository, in the Python that runs the benchmark
@@ -20,41 +19,38 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
         import numpy as np
 
         from vae_jax.config import PRESETS, override
-        from vae_jax.data import describe_images, mean_image
-        from vae_jax.runs import Run, compile_program, evaluation_key
-        from vae_jax.runtime import sharding
+        from vae_jax.data import from_arrays
+        from vae_jax.runs import build_experiment, compile_program, make_evaluator, place_initial_state
+        from vae_jax.runtime import Placement
 
         config = override(
             PRESETS["mnist-400"],
-            model__network=task["network"],
-            model__hidden=tuple(task["hidden"]),
+            network=task["network"],
+            network__hidden=tuple(task["hidden"]),
+            network__activation=task["activation"],
+            network__compute_dtype=task["precision"],
             model__latent_dim=task["latent_dim"],
-            model__activation=task["activation"],
-            model__compute_dtype=task["precision"],
-            data__binarization="none",
-            data__holdout=0.0,
-            objective__name="elbo",
+            preprocess="scale",
+            objective="elbo",
             objective__num_samples=1,
-            optimizer__name="adam",
-            optimizer__schedule="constant",
+            optimizer="adam",
+            schedule="constant",
             optimizer__learning_rate=task["learning_rate"],
             train__batch_size=task["batch_size"],
             train__log_every=steps_per_dispatch,
             train__evaluate_every=0,
             train__save_every=steps_per_dispatch,
         )
-        run = Run(config, describe_images(train), Path(), sharding.make_mesh())
-        replicated = sharding.replicated(run.mesh)
-        average = mean_image(train, binarization=config.data.binarization)  # the initial bias of the output
-        state = jax.jit(run.initial_state, out_shardings=replicated)(run.key, average)
-        images = jax.device_put(train, replicated)
-        program, evaluator = compile_program(run), run.evaluator(batch_size=1000)
+        experiment, placement = build_experiment(config, source=from_arrays(train, holdout=0)), Placement()
+        state, program = place_initial_state(experiment, placement), compile_program(experiment, placement)
+        data = jax.device_put({"x": train}, placement.replicated)
+        evaluator = make_evaluator(experiment, placement, batch_size=1000)
 
         def epoch() -> float:
             nonlocal state
             rows = []
             for _ in range(0, steps, steps_per_dispatch):
-                state, metrics = program(state, images, steps_per_dispatch)
+                state, metrics = program(state, data, steps_per_dispatch)
                 # Of single steps, only the metrics that are used: each is a separate transfer from the device.
                 rows.append(
                     metrics if steps_per_dispatch > 1 else {name: metrics[name] for name in ("loss", "skipped")}
@@ -65,7 +61,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
             return float(np.mean([row["loss"] for row in rows], dtype=np.float64))
 
         def test_elbo() -> float:
-            return evaluator.bound(state.params, evaluation_key(run, "test"), test)["elbo"]
+            return evaluator.bound(state.params, experiment.evaluation_key("test"), {"x": test})["elbo"]
 
         return epoch, test_elbo
 

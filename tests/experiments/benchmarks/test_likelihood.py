@@ -32,13 +32,16 @@ def test_quick_run(script, data_dir, capsys):
 
 
 def test_the_operations_of_the_mnist_preset_equal_a_manual_count(script):
-    widths = {"encoder": (784, 200, 200), "posterior_mean": (200, 50), "posterior_log_variance": (200, 50),
-              "decoder": (50, 200, 200, 784)}  # fmt: skip
+    def layers(*sizes):
+        shapes = itertools.pairwise(sizes)
+        return {f"layer_{i}": {"kernel": np.zeros(s), "bias": np.zeros(s[1])} for i, s in enumerate(shapes)}
+
     params = {
-        name: {f"layer_{i}": {"kernel": np.zeros(shape), "bias": np.zeros(shape[1])}
-               for i, shape in enumerate(itertools.pairwise(sizes))}
-        for name, sizes in widths.items()
-    } | {"output_bias": np.zeros((28, 28, 1))}  # fmt: skip
+        "encoder": layers(784, 200, 200),
+        "posterior": {"mean": layers(200, 50), "log_variance": layers(200, 50)},
+        "decoder": layers(50, 200, 200, 784),
+        "output_bias": np.zeros((28, 28, 1)),
+    }
     assert script.operations(params, 5000) == 2 * 216_800 + 5000 * 2 * 206_800
     assert [kernel.shape for kernel in script.kernels(params, encoder=False)] == [(50, 200), (200, 200), (200, 784)]
 
@@ -58,7 +61,7 @@ def test_memory_is_measured_in_a_separate_process_for_each_number_of_samples(scr
     assert json.loads(last)["ratio"] == pytest.approx((10 * 2**20 + 200) / (10 * 2**20 + 20))
 
 
-def test_a_network_with_several_stochastic_layers_is_refused(script):
-    config = override(PRESETS["digits"], model__latent_layers=(4,))
+@pytest.mark.parametrize("settings", [{"model": "layered"}, {"network": "conv"}, {"network__tied": True}])
+def test_a_model_whose_products_cannot_be_counted_is_refused(settings, script):
     with pytest.raises(InputError, match="one stochastic layer"):
-        script.check_countable(config)
+        script.check_countable(override(PRESETS["digits"], **settings))

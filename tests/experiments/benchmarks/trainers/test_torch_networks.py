@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scripts import load
 
-from vae_jax.config.schema import ModelConfig
+from vae_jax.config import Config, override
 from vae_jax.distributions.drawers import from_values
 from vae_jax.models.build import build_model
 
@@ -43,8 +43,7 @@ def flax_params(network):
 
     return {
         "encoder": {f"Dense_{i}": down(layer) for i, layer in enumerate(network.down)} | blocks(network.encoder_blocks),
-        "posterior_mean": dense(network.mean),
-        "posterior_log_variance": dense(network.log_variance),
+        "posterior": {"mean": dense(network.mean), "log_variance": dense(network.log_variance)},
         "decoder": {"Dense_0": dense(network.start), **blocks(network.decoder_blocks)}
         | {f"Dense_{i}": up(layer) for i, layer in enumerate(network.up, start=1)},
         "output_bias": array(network.output_bias).reshape(network.image_shape),
@@ -56,7 +55,8 @@ def test_the_residual_network_in_torch_is_the_same_function(peers, monkeypatch):
     networks = load("benchmarks/trainers/torch_networks")
     task = peers.MODELS["residual"]
     network = networks.make(task, (28, 28, 1))
-    config = ModelConfig(network="residual", hidden=tuple(task["hidden"]), latent_dim=50, activation="gelu")
+    hidden = tuple(task["hidden"])
+    config = override(Config(), network="residual", network__hidden=hidden, network__activation="gelu")
     model = build_model(config, (28, 28, 1))
     x = np.random.default_rng(0).uniform(size=(2, 28, 28, 1)).astype(np.float32)
     initial = jax.eval_shape(model.init, jax.random.key(0), {"x": x})["params"]
@@ -80,6 +80,7 @@ def test_the_residual_network_in_torch_is_the_same_function(peers, monkeypatch):
 def test_the_mlp_in_torch_has_the_same_number_of_parameters(peers):
     pytest.importorskip("torch")
     network = load("benchmarks/trainers/torch_networks").make(peers.MODELS["mlp"], (28, 28, 1))
-    model = build_model(ModelConfig(hidden=(400,), latent_dim=20, activation="relu"), (28, 28, 1))
+    settings = {"network__hidden": (400,), "network__activation": "relu", "model__latent_dim": 20}
+    model = build_model(override(Config(), **settings), (28, 28, 1))
     initial = jax.eval_shape(model.init, jax.random.key(0), {"x": np.zeros((1, 28, 28, 1), np.float32)})
     assert sum(p.numel() for p in network.parameters()) == sum(p.size for p in jax.tree.leaves(initial))
