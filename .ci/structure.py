@@ -35,6 +35,17 @@ def exported_names(init: Path) -> dict[str, str]:
     return found
 
 
+def without_type_checking(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a tree except those below `if TYPE_CHECKING:`, which no program executes."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from without_type_checking(child)
+        else:
+            for other in child.orelse:
+                yield from without_type_checking(other)
+
+
 def imported_modules(path: Path, modules: Mapping[str, Path]) -> Iterator[str]:
     """Yield the modules of the package that a file imports, names of a folder resolved to the defining module."""
 
@@ -47,7 +58,7 @@ def imported_modules(path: Path, modules: Mapping[str, Path]) -> Iterator[str]:
                 return resolve(source, name) or source
         return module if module in modules else None
 
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in without_type_checking(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == PACKAGE:
             for alias in node.names:
                 target = resolve(node.module or "", alias.name)

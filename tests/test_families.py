@@ -6,13 +6,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from families import FAMILIES, NUM_BLOCKS, SIZE, Ladder, LoopLadder, batch_for
 
+import vae_jax
 from vae_jax import random
+from vae_jax.config import TrainConfig, choice, choices
 from vae_jax.distributions import from_means, from_prior, from_values
 from vae_jax.inference import (
-    ESTIMATORS,
     Pair,
     decode,
     elbo,
@@ -23,6 +25,7 @@ from vae_jax.inference import (
     sample_terms,
     sampled_elbo,
 )
+from vae_jax.runs import StopWhen, recording_callbacks
 
 KEY = jax.random.key(0)
 B, K = 5, 4
@@ -55,7 +58,7 @@ def assert_close(found, expected, rtol=1e-4, atol=1e-5):
 
 @functools.partial(jax.jit, static_argnames=("model", "objective", "estimator", "num_samples"))
 def loss_and_gradient(params, key, batch, *, model, objective, estimator="pathwise", num_samples=K):
-    settings = {"objective": objective, "estimator": ESTIMATORS[estimator], "num_samples": num_samples}
+    settings = {"objective": objective, "estimator": choice("estimator", estimator).build(), "num_samples": num_samples}
     loss = functools.partial(negative_bound, model=model, **settings)
     return jax.value_and_grad(loss, has_aux=True)(params, key, batch)
 
@@ -193,7 +196,7 @@ def test_a_ladder_under_scan_equals_its_blocks_in_a_loop():
     assert_close(samples.mean(), expected.mean())
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", list(choices("estimator")))
 def test_gradients_of_a_ladder_equal_those_without_scan_and_those_without_remat(estimator):
     model, params, batch = parts("ladder")
     gradient = functools.partial(loss_and_gradient, key=KEY, batch=batch, objective=iwae, estimator=estimator)
@@ -237,7 +240,7 @@ def test_the_density_of_a_flow_agrees_with_its_inverse_and_its_jacobian():
 
 
 @pytest.mark.parametrize("objective", [elbo, Pair(elbo, iwae)])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", list(choices("estimator")))
 def test_the_codebook_has_the_gradient_of_its_penalty_alone(objective, estimator):
     model, params, batch = parts("quantizer")
 
@@ -284,3 +287,45 @@ def test_a_known_label_has_the_same_value_as_a_given_one():
     np.testing.assert_allclose(terms.log_px_z, p_x.log_prob(batch["x"]), rtol=1e-5)
     np.testing.assert_allclose(terms.log_qz, given["z"].log_q, rtol=1e-5)
     np.testing.assert_allclose(terms.log_pz, given["y"].log_p + given["z"].log_p, rtol=1e-5)
+
+
+def as_the_model_reads(key, batch):
+    """The preprocessing of all families: floats, with one-hot labels for `Conditional`."""
+    del key
+    x = batch["x"].astype(jnp.float32)
+    inputs = {"x": (x / 255 > 0.5).astype(jnp.float32) if batch["x"].dtype == jnp.uint8 else x}
+    if "mask" in batch:
+        return inputs | {"y": batch["y"].astype(jnp.float32), "mask": batch["mask"]}
+    return inputs | ({"y": jax.nn.one_hot(batch["y"], 3)} if "y" in batch else {})
+
+
+def family_experiment(name):
+    """Return an experiment on the data of a family, repeated to 140 examples, with labels where it reads them."""
+    model = FAMILIES[name]
+    arrays = {key: np.tile(np.asarray(values), (20,) + (1,) * (values.ndim - 1)) for key, values in
+              batch_for(model, 7).items()}  # fmt: skip
+    if "y" in arrays:
+        arrays["y"] = (arrays["y"].argmax(-1) if arrays["y"].ndim > 1 else arrays["y"]).astype(np.int32)
+    training = TrainConfig(steps=12, batch_size=16, log_every=4, evaluate_every=8, save_every=4)
+    evaluation = vae_jax.EvaluationConfig(num_samples=10, batch_size=16)
+    source = vae_jax.from_arrays(**arrays)
+    return vae_jax.Experiment(
+        model, source, iwae, optax.adam(1e-2), as_the_model_reads, num_samples=2, training=training,
+        evaluation=evaluation,
+    )  # fmt: skip
+
+
+@of_each_family
+def test_a_family_is_trained_resumed_and_evaluated_like_any_model(name, tmp_path):
+    experiment = family_experiment(name)
+    complete = vae_jax.fit(experiment, tmp_path / "complete", callbacks=recording_callbacks())
+    calls = iter([False, True])  # interrupted after the first dispatch
+    callbacks = [StopWhen(lambda: next(calls)), *recording_callbacks()]
+    assert vae_jax.fit(experiment, tmp_path / "parts", callbacks=callbacks).status == "interrupted"
+    resumed = vae_jax.fit(experiment, tmp_path / "parts", callbacks=recording_callbacks())
+    assert (resumed.resumed_from, resumed.step, resumed.status) == (4, 12, "done")
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, complete.params)
+    logs = [(tmp_path / part / "metrics.jsonl").read_bytes() for part in ("complete", "parts")]
+    assert logs[0] == logs[1]
+    result = vae_jax.evaluate_run(experiment, complete.params, split="test")
+    assert result["nll"] <= -result["elbo"] + 0.5

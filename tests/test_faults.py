@@ -15,27 +15,26 @@ import numpy as np
 import pytest
 from compilations import compilations
 from damage import empty, full_disk, truncate
-from training_runs import final_digest, fit, flags
+from training_runs import final_digest, fit, flags, metric_rows, restored_state
 
 from vae_jax.cli.main import help_text
 from vae_jax.config import override
-from vae_jax.data import catalog, load_images
+from vae_jax.data import catalog, load
 from vae_jax.errors import InputError, VaeJaxError
 from vae_jax.runs import (
+    RunDirectory,
     compile_program,
+    experiment as experiment_module,
     loggers,
     make_members,
     open_run,
+    place_initial_state,
     plots,
-    prepare_run,
-    programs,
-    read_metrics,
-    restore,
+    prepare_experiment,
+    read_stored_run,
     restored_params,
 )
 from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.runs.config_file import CONFIG_FILE
-from vae_jax.runs.recorder import METRICS_FILE
 from vae_jax.runtime.lock import run_lock
 from vae_jax.training import make_loss
 
@@ -61,7 +60,7 @@ def run(finished, tmp_path):
 @pytest.fixture
 def train(call, monkeypatch, compiled_once):
     """train(directory, "--train.steps", 30, ...) -> CommandResult of `vae-jax train` without its figures."""
-    monkeypatch.setattr(plots, "plot_all", lambda *_: [])
+    monkeypatch.setattr(plots, "plot_all", lambda *_, **__: [])
     return lambda directory, *words: call("train", "--workdir", directory, "--compilation-cache", compiled_once, *words)
 
 
@@ -103,9 +102,9 @@ def test_with_every_step_damaged_the_run_is_refused_and_not_restarted(run, train
 
 
 def test_a_checkpoint_of_another_latent_size_than_the_config_is_refused(run, train, call):
-    stored = json.loads((run / CONFIG_FILE).read_text())
-    stored["config"]["model"]["latent_dim"] = 3
-    (run / CONFIG_FILE).write_text(json.dumps(stored))
+    stored = json.loads((run / "config.json").read_text())
+    stored["settings"]["model.latent_dim"] = 3
+    (run / "config.json").write_text(json.dumps(stored))
     for result in (train(run), call("evaluate", run)):
         refused(result, 4, "model.latent_dim: 2 in checkpoint, 3 in config")
 
@@ -132,7 +131,7 @@ def test_a_save_that_fails_is_reported_at_the_next_line_of_metrics(run, train, m
     monkeypatch.setattr(Checkpoints, "_start", fail_permanently)
     line = refused(train(run, "--train.steps", 60), 5, "step 30 is not saved in ", "File too large")
     assert "\n" not in line
-    assert read_metrics(run / METRICS_FILE)[-1]["step"] == 30
+    assert metric_rows(run)[-1]["step"] == 35  # the step after the one that is not saved
     assert [name for name in saved_steps(run) if name.isdigit()] == ["10", "20"]
     monkeypatch.setattr(Checkpoints, "_start", start)
     assert train(run, "--train.steps", 30).result["step"] == 30
@@ -140,7 +139,7 @@ def test_a_save_that_fails_is_reported_at_the_next_line_of_metrics(run, train, m
 
 
 def test_a_log_on_a_full_disk_costs_one_warning_and_no_step(finished, train, tmp_path, monkeypatch):
-    path = tmp_path / "run" / METRICS_FILE
+    path = tmp_path / "run" / "metrics.jsonl"
 
     def open_on_a_full_disk(file, *args, **kwargs):
         if Path(file) == path and args == ("ab",):
@@ -154,13 +153,13 @@ def test_a_log_on_a_full_disk_costs_one_warning_and_no_step(finished, train, tmp
     warnings = [line for line in found.err if "warning" in line]
     assert warnings == [f"vae-jax: warning: cannot write {path}: No space left on device; training "
                         "continues without these records"]  # fmt: skip
-    plots.plot_curves(open_run(tmp_path / "run"))  # metrics.jsonl has no rows
+    plots.plot_curves(RunDirectory(tmp_path / "run"))  # metrics.jsonl has no rows
     assert saved_steps(tmp_path / "run") == ["10", "20"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
-def test_a_shard_that_is_missing_or_damaged_is_named(damage, small, train, data_dir, tmp_path):
-    load_images(small(), "train")  # prepares the data set
+def test_a_shard_that_is_missing_or_damaged_is_named(damage, train, data_dir, tmp_path):
+    load("digits", "train", data_dir=data_dir)  # prepares the data set
     shutil.copytree(Path(data_dir) / "digits", tmp_path / "data" / "digits")
     (shard,) = (tmp_path / "data").rglob("*-train.array_record-*")
     content = shard.read_bytes()
@@ -194,52 +193,53 @@ def not_a_number(value, params, present):
     [(not_a_number, "loss=nan"), (infinite_gradient, "grad_norm=inf")],
 )
 def test_a_loss_or_gradient_that_is_not_finite_names_its_step_and_its_images(
-    small, train, tmp_path, monkeypatch, spoil, message
+    small, train, tmp_path, data_dir, monkeypatch, spoil, message
 ):
     """One image spoils the loss at whichever step it is read: the error lists it among the images of that step."""
     config = small(train__save_every=5)
-    image = load_images(config, "train")[321]
+    image = load("digits", "train", data_dir=data_dir)[321]
 
-    def make(*args):
-        loss = make_loss(*args)
+    def make(*args, **kwargs):
+        loss = make_loss(*args, **kwargs)
 
-        def spoiled(params, key, batch, step):
-            value, metrics = loss(params, key, batch, step)
-            return spoil(value, params, (batch == image[None]).all(axis=(1, 2, 3)).any()), metrics
+        def spoiled(params, statistics, key, batch, step):
+            value, others = loss(params, statistics, key, batch, step)
+            return spoil(value, params, (batch["x"] == image[None]).all(axis=(1, 2, 3)).any()), others
 
         return spoiled
 
-    monkeypatch.setattr(programs, "make_loss", make)
+    monkeypatch.setattr(experiment_module, "make_loss", make)
     line = refused(train(tmp_path / "run", *flags(override(config, train__steps=80))), 3, message)
     step = int(re.match(r"vae-jax: step (\d+) is not finite", line)[1])
-    named = [int(number) for number in line.rpartition("the step read the training images ")[2].split(", ")]
+    named = [int(number) for number in line.rpartition("the step read the training examples ")[2].split(", ")]
     assert 321 in named
     assert len(set(named)) == config.train.batch_size == len(named)
     run = open_run(tmp_path / "run")
-    assert not any(321 in run.examples(earlier) for earlier in range(step))
-    with restored_params(run, pytest.fail) as (newest, params):
+    assert not any(321 in run.experiment.examples(earlier) for earlier in range(step))
+    with restored_params(run.experiment, run.directory, run.placement, pytest.fail) as (newest, params):
         assert step - 5 <= newest <= step
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
 def test_a_batch_of_another_dtype_or_layout_is_refused_and_compiles_nothing(finished, tmp_path):
-    run, images = prepare_run(finished[1], tmp_path / "run")
-    program = compile_program(run)
-    state, _ = program(jax.jit(run.initial_state)(run.key), images, 2)
-    state, _ = program(state, images, 2)
+    experiment, placement = prepare_experiment(finished[1], tmp_path / "run")
+    program, data = compile_program(experiment, placement), experiment.training_data.read_all()
+    images = data["x"]
+    state, _ = program(place_initial_state(experiment, placement), data, 2)
+    state, _ = program(state, data, 2)
     wrong = {
-        "shape [16, 8, 8, 1] and dtype float32; pass uint8 [N, H, W, C]": images.astype(np.float32) / 255,
-        "shape [16, 8, 8, 1] and dtype int32; pass uint8 [N, H, W, C]": images.astype(np.int32),
-        "shape [16, 8, 8] and dtype uint8; pass uint8 [N, H, W, C]": images[..., 0],
-        "shape [16, 1, 8, 8] and dtype float32; pass floats [B, 8, 8, 1]": images.transpose(0, 3, 1, 2),
-        "shape [16, 8, 8, 3] and dtype float32; pass floats [B, 8, 8, 1]": images.repeat(3, axis=-1),
+        "images have shape [16, 8, 8, 1] and dtype float32; pass uint8 [N, H, W, C]": images.astype(np.float32) / 255,
+        "images have shape [16, 8, 8, 1] and dtype int32; pass uint8 [N, H, W, C]": images.astype(np.int32),
+        "images have shape [16, 8, 8] and dtype uint8; pass uint8 [N, H, W, C]": images[..., 0],
+        "examples x have shape [16, 1, 8, 8] and dtype float32; pass floats [B, 8, 8, 1]": images.transpose(0, 3, 1, 2),
+        "examples x have shape [16, 8, 8, 3] and dtype float32; pass floats [B, 8, 8, 1]": images.repeat(3, axis=-1),
     }
     with compilations("train_steps") as compiled:
         for message, given in wrong.items():
             with pytest.raises(InputError) as caught:
-                program(state, given, 2)
-            assert str(caught.value) == f"images have {message}"
-        state, _ = program(state, images, 2)  # the refused calls did not donate the state
+                program(state, data | {"x": given}, 2)
+            assert str(caught.value) == message
+        state, _ = program(state, data, 2)  # the refused calls did not donate the state
     assert (int(state.step), compiled) == (6, [])
 
 
@@ -267,9 +267,9 @@ def test_a_change_that_is_allowed_is_reported_and_recorded(run, train):
     assert found.result["step"] == 30
     for change in ("seed changes from 0 to 1 at step 20", "train.batch_size changes from 16 to 8 at step 20"):
         assert any(line.startswith(change) for line in found.err), found.err
-    changes = json.loads((run / CONFIG_FILE).read_text())["changes"]
+    changes = json.loads((run / "config.json").read_text())["changes"]
     assert {change["setting"] for change in changes} == {
-        "seed", "train.batch_size", "train.steps", "data.holdout", "fingerprint", "num_examples",
+        "seed", "train.batch_size", "train.steps", "data.holdout", "num_examples", "arrays.x.sha256", "arrays.y.sha256",
     }  # fmt: skip
     assert {change["step"] for change in changes} == {20}
     assert {"step": 20, "setting": "train.batch_size", "from": 16, "to": 8} in changes
@@ -279,33 +279,30 @@ def test_a_change_that_is_allowed_is_reported_and_recorded(run, train):
     again = train(run)
     assert again.result["step"] == 30
     assert "step 30 is damaged" in again.err[1]
-    opened = open_run(run)
-    assert list(opened.changes) == [change | {"step": 10} for change in changes]
-    with Checkpoints(run, read_only=True) as checkpoints:
-        restored = restore(opened, checkpoints)
-    assert (restored.state.key == jax.random.key(1)).all()  # all random numbers follow the new seed
+    assert read_stored_run(RunDirectory(run)).changes == [change | {"step": 10} for change in changes]
+    assert (restored_state(run).state.key == jax.random.key(1)).all()  # all random numbers follow the new seed
     refused(train(run, "--seed", 2), 2, "seed=2 differs from 1 in ")
 
 
 def test_a_resumed_run_can_clip_its_gradients(run, train):
     found = train(run, "--optimizer.clip-norm", 0.5, "--train.steps", 30, "--allow-change", "optimizer.clip_norm")
     assert found.result["step"] == 30
-    assert open_run(run).config.optimizer.clip_norm == 0.5
+    assert open_run(run).experiment.config.optimizer.clip_norm == 0.5
 
 
 def test_a_change_of_the_saved_arrays_cannot_be_allowed(run, train):
     refused(train(run, "--allow-change", "train.batchsize"), 2, "no such setting; did you mean 'train.batch_size'?")
-    words = "model.hidden=[9] differs from [8] in ", "choose another --workdir"
-    line = refused(train(run, "--model.hidden", 9), 2, *words)
+    words = "network.hidden=[9] differs from [8] in ", "choose another --workdir"
+    line = refused(train(run, "--network.hidden", 9), 2, *words)
     assert "--allow-change" not in line
     words = "train.ema_decay=0.9 differs from 0.0 in ", "choose another --workdir"
     line = refused(train(run, "--train.ema-decay", 0.9), 2, *words)
     assert "--allow-change" not in line
-    refused(train(run, "--model.activation", "relu"), 2, "allow the change with --allow-change model.activation")
-    before = (run / CONFIG_FILE).read_bytes()
-    allowed = train(run, "--model.hidden", 9, "--allow-change", "model.hidden")
+    refused(train(run, "--network.activation", "relu"), 2, "allow the change with --allow-change network.activation")
+    before = (run / "config.json").read_bytes()
+    allowed = train(run, "--network.hidden", 9, "--allow-change", "network.hidden")
     refused(allowed, 4, "kernel: float32[64, 8] in checkpoint, float32[64, 9] in state")
-    assert (run / CONFIG_FILE).read_bytes() == before
+    assert (run / "config.json").read_bytes() == before
 
 
 def test_other_images_are_another_change(small, train, tmp_path):
@@ -318,12 +315,12 @@ def test_other_images_are_another_change(small, train, tmp_path):
     draw(60, 6, 5)
     fit(small(**settings), tmp_path / "run")
     draw(60, 6, 5)
-    words = "no longer contains the images that", "allow the change with --allow-change data.name"
+    words = "no longer contains the examples that", "allow the change with --allow-change data.name"
     refused(train(tmp_path / "run"), 2, *words)
     longer = train(tmp_path / "run", "--train.steps", 10, "--allow-change", "data.name")
     assert longer.result["step"] == 10
     draw(60, 7, 5)
-    line = refused(train(tmp_path / "run", "--allow-change", "data.name"), 2, "no longer contains the images that")
+    line = refused(train(tmp_path / "run", "--allow-change", "data.name"), 2, "no longer contains the examples that")
     assert line.endswith("choose another --workdir")
 
 
@@ -332,7 +329,7 @@ def test_other_images_are_another_change(small, train, tmp_path):
 
 def test_no_name_leads_out_of_its_folder(small, data_dir, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    load_images(small(), "train")  # prepares the data set
+    load("digits", "train", data_dir=data_dir)  # prepares the data set
     root = tmp_path / "data"
     folder = Path(shutil.copytree(Path(data_dir) / "digits", root / "digits")) / "1.0.0"
     info = json.loads((folder / "dataset_info.json").read_text())

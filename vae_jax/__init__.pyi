@@ -1,29 +1,44 @@
+from .bench import plan_experiment as plan_experiment, run_benchmark as run_benchmark
+from .cli.commands import register_command as register_command
 from .config import (
     PRESETS as PRESETS,
     Config as Config,
     DataConfig as DataConfig,
     EvaluationConfig as EvaluationConfig,
     MeshConfig as MeshConfig,
-    ModelConfig as ModelConfig,
-    ObjectiveConfig as ObjectiveConfig,
-    OptimizerConfig as OptimizerConfig,
     TrainConfig as TrainConfig,
+    choice as choice,
+    choices as choices,
     override as override,
+    register as register,
+    setting as setting,
     validate as validate,
 )
 from .data import (
+    PreprocessConfig as PreprocessConfig,
     batch_indices as batch_indices,
     binarize_once as binarize_once,
+    from_arrays as from_arrays,
     load as load,
     load_labels as load_labels,
-    read_images as read_images,
+    open_source as open_source,
+    register_dataset as register_dataset,
 )
 from .distributions import (
     Bernoulli as Bernoulli,
+    Categorical as Categorical,
+    ContinuousBernoulli as ContinuousBernoulli,
+    Density as Density,
     Deterministic as Deterministic,
     DiscretizedLogisticMixture as DiscretizedLogisticMixture,
     Latent as Latent,
+    NegativeBinomial as NegativeBinomial,
     Normal as Normal,
+    Observed as Observed,
+    Poisson as Poisson,
+    StudentT as StudentT,
+    Variables as Variables,
+    ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial,
     from_means as from_means,
     from_posterior as from_posterior,
     from_prior as from_prior,
@@ -33,11 +48,11 @@ from .distributions import (
 )
 from .errors import InputError as InputError, VaeJaxError as VaeJaxError
 from .inference import (
-    ESTIMATORS as ESTIMATORS,
-    OBJECTIVES as OBJECTIVES,
     Estimator as Estimator,
+    EstimatorConfig as EstimatorConfig,
     GradientStatistics as GradientStatistics,
     Objective as Objective,
+    ObjectiveConfig as ObjectiveConfig,
     Pair as Pair,
     Terms as Terms,
     beta_tc as beta_tc,
@@ -72,14 +87,35 @@ from .models import (
     ConditionalNormal as ConditionalNormal,
     ConvDecoder as ConvDecoder,
     ConvEncoder as ConvEncoder,
+    LayeredVAE as LayeredVAE,
+    LikelihoodConfig as LikelihoodConfig,
     MLPDecoder as MLPDecoder,
     MLPEncoder as MLPEncoder,
+    ModelConfig as ModelConfig,
+    NetworkConfig as NetworkConfig,
+    PosteriorConfig as PosteriorConfig,
+    PriorConfig as PriorConfig,
     TiedDecoder as TiedDecoder,
     build_model as build_model,
+    embed as embed,
     export_programs as export_programs,
-    likelihood_features as likelihood_features,
+    init_params as init_params,
     with_output_bias as with_output_bias,
 )
+from .runs import (
+    Callback as Callback,
+    Experiment as Experiment,
+    RunDirectory as RunDirectory,
+    TrainingRun as TrainingRun,
+    build_experiment as build_experiment,
+    default_callbacks as default_callbacks,
+    evaluate_run as evaluate_run,
+    fit as fit,
+    fit_sweep as fit_sweep,
+    open_run as open_run,
+)
+from .runs.plots import plot_all as plot_all
+from .runtime import Placement as Placement
 from .runtime.sharding import (
     batch_sharding as batch_sharding,
     make_mesh as make_mesh,
@@ -88,6 +124,8 @@ from .runtime.sharding import (
 )
 from .training import (
     Evaluator as Evaluator,
+    OptimizerConfig as OptimizerConfig,
+    ScheduleConfig as ScheduleConfig,
     TrainState as TrainState,
     bits_per_dim as bits_per_dim,
     init_state as init_state,
@@ -95,7 +133,6 @@ from .training import (
     make_optimizer as make_optimizer,
     make_schedule as make_schedule,
     make_train_step as make_train_step,
-    objective_at as objective_at,
     train_steps as train_steps,
 )
 

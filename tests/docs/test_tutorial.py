@@ -3,34 +3,24 @@
 import ast
 import dataclasses
 import re
+import sys
 import typing
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from documents import BLOCK, DOCS, ROOT, own_registrations, run_blocks, run_document
 
-from vae_jax.cli.main import COMMANDS, command
-from vae_jax.config import PRESETS, RESUMABLE, Config, flatten
-from vae_jax.config.flat import FIELD_TYPES
-
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def run_blocks(text: str, name: str) -> dict[str, Any]:
-    """Run the Python blocks of a document; the traceback of an error contains the line of the document."""
-    namespace: dict[str, Any] = {"__name__": "tutorial"}
-    for block in BLOCK.finditer(text):
-        above = text.count("\n", 0, block.start(1))
-        exec(compile("\n" * above + block[1], name, "exec"), namespace)
-    return namespace
-
-
-def run_document(path: str) -> dict[str, Any]:
-    document = DOCS / path
-    return run_blocks(document.read_text(), str(document))
+from vae_jax.cli.commands import commands
+from vae_jax.config import (
+    PRESETS,
+    SECTIONS,
+    Config,
+    Setting,
+    all_settings,
+    choices,
+    flatten,
+    resumable_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +39,25 @@ def test_every_block_of_the_tutorial_runs(capsys):
 def test_every_block_of_a_page_runs(page):
     namespace = run_document(f"{page}.md")
     assert "vj" in namespace
+
+
+def test_every_block_of_the_guide_to_experiments_runs():
+    assert run_document("guides/experiment.md")["report"]["rounds"] == 1
+
+
+@pytest.mark.parametrize(("page", "registered"), [("guides/registered_parts", "nearest"), ("reference/cli", "size")])
+def test_every_block_of_a_page_that_registers_parts_runs(page, registered):
+    with own_registrations():
+        run_document(f"{page}.md")
+        assert registered in commands()
+    assert registered not in commands()
+
+
+def test_the_blocks_of_every_page_run_in_a_test():
+    tested = {"tutorial", "guides/devices", "guides/experiment", "guides/registered_parts", "reference/cli",
+              "index", "guides/data", "guides/objective", "guides/model"}  # fmt: skip
+    pages = [path for path in DOCS.rglob("*.md") if BLOCK.search(path.read_text())]
+    assert {page.relative_to(DOCS).with_suffix("").as_posix() for page in pages} == tested
 
 
 def test_the_printed_communication_costs_are_those_of_the_guide(capsys):
@@ -99,21 +108,38 @@ def table_rows(section: str) -> dict[str, list[str]]:
     return {first.strip("`"): rest for first, *rest in rows}
 
 
-def test_the_reference_lists_every_setting_with_its_default_its_choices_and_whether_it_may_change():
-    rows, defaults = table_rows("Settings"), flatten(Config())
-    assert set(rows) == set(defaults)
-    for path, default in defaults.items():
+def shown_default(setting: Setting) -> str:
+    if setting.path == "likelihood.scale":
+        return "√½"
+    if isinstance(setting.default, tuple):
+        return " ".join(map(str, setting.default))
+    return "" if setting.default is None else str(setting.default)
+
+
+def test_the_reference_lists_every_setting_with_its_default_its_values_and_whether_it_may_change():
+    rows, settings = table_rows("Settings"), [s for s in all_settings() if s.path not in SECTIONS]
+    assert {path for path in rows if "=" not in path} == {setting.path for setting in settings}
+    for path in {setting.path for setting in settings}:
         shown, meaning = rows[path]
-        assert meaning.startswith("* ") == (path in RESUMABLE), path
-        plain = "" if default in (None, ()) else " ".join(map(str, default)) if type(default) is tuple else default
-        if path == "model.likelihood_scale":
-            assert shown == "√½"
-        elif isinstance(default, float):
-            assert float(shown) == default, path
-        else:
-            assert shown == str(plain), path
-        if typing.get_origin(FIELD_TYPES[path]) is typing.Literal:
-            assert [choice for choice in typing.get_args(FIELD_TYPES[path]) if f"`{choice}`" not in meaning] == [], path
+        assert meaning.startswith("* ") == (path in resumable_settings()), path
+        same_path = [setting for setting in settings if setting.path == path]
+        defaults = {shown_default(setting) for setting in same_path}
+        listed = re.sub(r" \(.*?\)", "", shown).split(", ")  # 200 200 (`mlp`), 32 64 (`conv`, `residual`)
+        assert set(listed) == defaults, path
+        for setting in same_path:
+            if typing.get_origin(setting.annotation) is typing.Literal:
+                assert [v for v in typing.get_args(setting.annotation) if f"`{v}`" not in meaning] == [], path
+
+
+def test_the_reference_lists_every_choice_with_its_settings():
+    rows = table_rows("Settings")
+    names = {f"{section}={name}": cls for section in SECTIONS for name, cls in choices(section).items()}
+    assert {path for path in rows if "=" in path} == set(names)
+    for path, cls in names.items():
+        listed, meaning, *_ = rows[path]
+        assert re.findall(r"`(\w+)`", listed) == [field.name for field in dataclasses.fields(cls)], path
+        section, _, name = path.partition("=")
+        assert meaning.startswith("the default") == (flatten(Config())[section] == name), path
 
 
 def test_the_reference_lists_every_preset():
@@ -122,9 +148,10 @@ def test_the_reference_lists_every_preset():
 
 def test_the_reference_lists_every_command_and_every_flag():
     text = (DOCS / "reference/cli.md").read_text()
-    for name in COMMANDS:
+    for name, command in commands().items():
         assert f"vae-jax {name}" in text
-        classes = [value for value in vars(command(name)).values() if dataclasses.is_dataclass(value)]
+        module = sys.modules[command.run.__module__]
+        classes = [value for value in vars(module).values() if dataclasses.is_dataclass(value)]
         options = {field.name for cls in classes for field in dataclasses.fields(cls)} - {
             field.name for field in dataclasses.fields(Config)
         }
