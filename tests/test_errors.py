@@ -3,6 +3,7 @@
 import pytest
 
 from vae_jax import errors
+from vae_jax.cli import commands
 
 EXIT_CODES = {
     "VaeJaxError": 2,
@@ -37,7 +38,7 @@ def test_the_command_line_prints_one_line_and_returns_the_exit_code(name, call, 
     def fail(argv):
         raise CLASSES[name]("train.steps=0 must be greater than 0")
 
-    monkeypatch.setattr("vae_jax.cli.train.run", fail)
+    monkeypatch.setitem(commands._commands, "train", commands.commands()["train"]._replace(run=fail))
     called = call("train")
     assert (called.code, called.out) == (EXIT_CODES[name], [])
     assert called.err == ["vae-jax: train.steps=0 must be greater than 0"]

@@ -47,7 +47,7 @@ def test_the_batch_shape_is_that_of_independent_distributions(name):
 
 @pytest.mark.parametrize("name", [name for name in FAMILY if "mixture" not in name])
 def test_the_standard_deviation_is_that_of_samples(name):
-    density, n = FAMILY[name](), 20_000
+    density, n = FAMILY[name](), 4_000
     stddev = gather(density.stddev())
     assert stddev.shape == density.mean().shape
     draws = gather(sample(density, jax.random.key(0), (n,)))

@@ -4,7 +4,7 @@ from scripts import load
 
 
 def test_the_likelihoods_agree_to_a_twentieth_of_a_nat(tmp_path, capsys):
-    result = load("probabilistic_pca").main(["--steps", "3000", "--output", str(tmp_path)])
+    result = load("probabilistic_pca").main(["--steps", "1500", "--output", str(tmp_path)])
     capsys.readouterr()
     assert abs(result["difference"]) < 0.05
     assert result["vae_elbo"] < result["vae"]

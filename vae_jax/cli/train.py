@@ -155,7 +155,7 @@ def _description(experiment: "Experiment", placement: "Placement", directory: "R
 
     config, examples = experiment.config, experiment.training_data
     assert config is not None, "it is built from a config"
-    shapes = jax.eval_shape(experiment.initial_state, experiment.key).params
+    shapes = experiment.abstract_state.params
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     size = "x".join(map(str, examples.spec["x"].shape))
     devices = f"{placement.mesh.size} {jax.devices()[0].device_kind} device(s)"

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import jax
-
 from vae_jax.config import choices, differences, resumable_settings, suggestion
 from vae_jax.errors import InputError
 from vae_jax.runs.checksums import dtype_and_shape, flatten_mapping, named_leaves, to_json_types
@@ -79,8 +77,7 @@ def _spans_steps(settings: Mapping[str, Any]) -> bool:
 
 def state_arrays(experiment: Experiment) -> dict[str, str]:
     """Return dtype and shape of each array in the training state of an experiment."""
-    shapes = jax.eval_shape(experiment.initial_state, experiment.key)
-    return {path: dtype_and_shape(leaf) for path, leaf in named_leaves(shapes)}
+    return {path: dtype_and_shape(leaf) for path, leaf in named_leaves(experiment.abstract_state)}
 
 
 def changed_data(

@@ -19,7 +19,7 @@ from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.program_cache import cache_programs
 from vae_jax.runtime import Placement, defaults
-from vae_jax.training import Evaluator, bits_per_dim
+from vae_jax.training import Evaluator, TrainState, bits_per_dim
 
 # What the results of `evaluate_run` depend on, apart from the weights.
 PROTOCOL = ("seed", "training_examples", "preprocess", "num_samples")
@@ -169,6 +169,7 @@ def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
     return protocol | ({"num_samples": num_samples} if num_samples and has_density(experiment) else {})
 
 
+@functools.lru_cache(maxsize=16)
 def has_density(experiment: Experiment) -> bool:
     """Return whether the posterior of the model has a density, so that a bound on log p(x) exists; nothing is computed.
 
@@ -176,12 +177,12 @@ def has_density(experiment: Experiment) -> bool:
       experiment: its model is traced with abstract arrays.
     """
 
-    def parts(key: Array) -> dict[str, Array]:
-        params = experiment.evaluation_params(experiment.initial_state(key))
+    def parts(state: TrainState, key: Array) -> dict[str, Array]:
+        params = experiment.evaluation_params(state)
         batch = {name: jnp.asarray(array) for name, array in experiment.example_batch.items()}
         return bound_parts(sample_terms(params, key, batch, model=experiment.model))
 
-    return "kl" in jax.eval_shape(parts, experiment.key)
+    return "kl" in jax.eval_shape(parts, experiment.abstract_state, experiment.key)
 
 
 def undefined_metrics(experiment: Experiment) -> dict[str, str]:

@@ -198,6 +198,11 @@ class Experiment:
             initialize=None if initialize is None else lambda params: initialize(params, mean),
         )
 
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """The shapes and dtypes of the training state; nothing is computed."""
+        return jax.eval_shape(self.initial_state, self.key)
+
     def evaluation_key(self, split: str) -> Array:
         """Return the key of all evaluations on a split; evaluations with the same key are comparable."""
         return jax.random.fold_in(jax.random.fold_in(self.key, random.EVALUATION_STREAM), SPLITS.index(split))

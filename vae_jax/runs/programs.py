@@ -60,14 +60,14 @@ def _data_layout(experiment: Experiment, placement: Placement) -> tuple[tuple[in
 
 def state_shapes(experiment: Experiment, placement: Placement) -> TrainState:
     """Return the shapes of the training state, with their shardings."""
-    shapes = jax.eval_shape(experiment.initial_state, experiment.key)
+    shapes = experiment.abstract_state
     shardings = placement.state(shapes)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def place_initial_state(experiment: Experiment, placement: Placement) -> TrainState:
     """Return the state before the first step, made on the devices that hold it."""
-    shardings = placement.state(jax.eval_shape(experiment.initial_state, experiment.key))
+    shardings = placement.state(experiment.abstract_state)
     return jax.jit(experiment.initial_state, out_shardings=shardings)(experiment.key, experiment.data_mean())
 
 
@@ -143,7 +143,7 @@ def compile_program(
       donate: whether the buffers of the state are donated.
     """
     replicated, static = placement.replicated, placement.static_step_count
-    state = placement.state(jax.eval_shape(experiment.initial_state, experiment.key))
+    state = placement.state(experiment.abstract_state)
     _, data = _data_layout(experiment, placement)
     return jax.jit(
         program or build_program(experiment, placement, placement.place_batch),
