@@ -122,7 +122,6 @@ def test_numbers_of_the_exact_model(batch_size):
     [
         ("threefry2x32", 10),
         ("rbg", 24),
-        ("rbg", 10),
     ],
 )
 def test_devices_that_do_not_divide_the_batch_change_no_random_number(layers, impl, batch_size):
