@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from vae_jax.config.fields import Rule, rule_of
 from vae_jax.config.registry import SECTIONS, Choice, choice, choices, suggestion
-from vae_jax.config.schema import FIELD_NAMES, SECTION_CLASSES, Config
+from vae_jax.config.schema import DEFAULT_CHOICES, FIELD_NAMES, SECTION_CLASSES, Config
 from vae_jax.errors import InputError
 
 
@@ -52,8 +52,7 @@ def class_settings(cls: type, section: str) -> tuple[Setting, ...]:
 
 def name_setting(section: str) -> Setting:
     """Return the setting that selects the choice of a section."""
-    names = tuple(choices(section))
-    default = getattr(Config(), section).name
+    names, default = tuple(choices(section)), DEFAULT_CHOICES[section]
     return Setting(
         section,
         Literal[names],
@@ -121,9 +120,7 @@ def unflatten(values: Mapping[str, Any]) -> Config:
     Raises:
       InputError: an unknown choice, or a setting that the choices do not have.
     """
-    names = {section: getattr(Config(), section).name for section in SECTIONS} | {
-        section: values[section] for section in SECTIONS if section in values
-    }
+    names = {section: values.get(section, DEFAULT_CHOICES[section]) for section in SECTIONS}
     known = selected_settings(names)
     fields: dict[str, dict[str, Any]] = {name: {} for name in FIELD_NAMES}
     top: dict[str, Any] = {}

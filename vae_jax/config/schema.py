@@ -200,3 +200,6 @@ SECTION_CLASSES: dict[str, type] = {
 }
 PARTS = ("network", "posterior", "prior", "likelihood")  # sections of which a model states whether it uses them
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(Config))
+DEFAULT_CHOICES: dict[str, str] = {  # section -> the name of its choice in `Config()`, without building one
+    f.name: f.default_factory.args[1] for f in dataclasses.fields(Config) if isinstance(f.default_factory, partial)
+}

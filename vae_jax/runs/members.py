@@ -85,8 +85,9 @@ def group_members(sweep: Sequence[Member]) -> list[list[Member]]:
       The groups, in the order of their first members.
     """
     groups: list[list[Member]] = []
+    all_batchable = batchable_settings()
     for member in sweep:
-        batchable = batchable_settings()
+        batchable = all_batchable
         if member.config.preprocess.in_memory:  # it samples the examples once, from the seed
             batchable -= {"seed"}
         for group in groups:
