@@ -88,6 +88,17 @@ def compiled_once(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_released():
+    """Release the compiled programs of each module of tests.
+
+    Linux allows a process 65,530 memory maps (`vm.max_map_count`), and XLA needs three for each program: without this,
+    a worker crashes after some thousand tests.
+    """
+    yield
+    jax.clear_caches()
+
+
 class CommandResult:
     """A command that was run in this process: its exit code, and the lines of stdout and stderr."""
 
