@@ -84,11 +84,11 @@ def test_permission_is_not_suggested_if_the_saved_arrays_would_not_fit(small, tm
 
 
 def test_the_arrays_of_a_state_are_described_by_path(make_experiment):
-    arrays = state_arrays(make_experiment()[0])
+    arrays = state_arrays(make_experiment()[0].abstract_state)
     assert arrays["params.output_bias"] == "float32[8, 8, 1]"
     assert arrays["step"] == "int32[]"
-    assert arrays == state_arrays(make_experiment(network__activation="relu", seed=1)[0])
-    assert arrays != state_arrays(make_experiment(train__ema_decay=0.5)[0])
+    assert arrays == state_arrays(make_experiment(network__activation="relu", seed=1)[0].abstract_state)
+    assert arrays != state_arrays(make_experiment(train__ema_decay=0.5)[0].abstract_state)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from vae_jax.cli.main import main
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.runs import Callback, RunDirectory, TrainingRun, training_run
 from vae_jax.runs.training_run import Dispatch, steps_to_dispatch
+from vae_jax.training import make_schedule
 
 
 class Log(Callback):
@@ -65,13 +66,11 @@ def test_a_member_reads_its_own_row(run, tmp_path, one_device):
         assert other.callbacks[0].rows == [(12, {"loss": loss, "grad_norm": 1.0})]
 
 
-def test_the_learning_rate_is_recorded_if_the_schedule_is_known(run, tmp_path, one_device):
-    experiment = hand_made(schedule=optax.linear_schedule(1.0, 0.0, 20))
-    other = TrainingRun(experiment, RunDirectory(tmp_path), one_device, None, first_step=0, state=lambda: None)
-    other.callbacks = (Log(),)
-    other.dispatched(Dispatch(0, 5, metrics_of(np.ones(5))))
-    other.read()
-    assert other.callbacks[0].rows[0][1]["learning_rate"] == pytest.approx(0.8)  # of the last of the steps, 4
+def test_the_learning_rate_is_that_of_the_last_step(run):
+    rates = {"learning_rate": np.array([1.0, 0.9, 0.8, np.nan])}
+    run.dispatched(Dispatch(10, 3, metrics_of(np.array([1.0, 2.0, 6.0, np.nan])) | rates))
+    run.read()
+    assert run.callbacks[0].rows == [(13, {"loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.8})]
 
 
 def test_intervals_end_at_the_last_step(run):
@@ -146,13 +145,15 @@ def test_an_absurd_learning_rate_stops_at_once_with_exit_code_3(small, tmp_path,
 
 @pytest.mark.fault
 def test_skipped_steps_are_counted_and_change_nothing(small, tmp_path, monkeypatch):
-    config = small(train__nonfinite="skip", train__max_skips=3, train__ema_decay=0.9)
+    config = small(train__nonfinite="skip", train__max_skips=3, train__ema_decay=0.9, schedule="cosine")
     poison_loss(monkeypatch, [6, 7, 12])
     _, outcome = fit(config, tmp_path / "run")
     assert (outcome.step, outcome.status, int(outcome.state.skipped)) == (20, "done", 0)
     rows = metric_rows(tmp_path / "run")
     assert [row.get("skipped_steps") for row in rows] == [None, 2, 1, None]
     assert all(np.isfinite(row["bound"]) for row in rows)
+    schedule = make_schedule(config)
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], [schedule(i - 1) for i in (5, 10, 15, 20)], 1e-6)
     assert_finite(outcome.state)
     counts = {
         name: int(optax.tree.get(outcome.state.opt_state, name).count)

@@ -113,7 +113,8 @@ class TestNotFinite:
             CONFIG, {"optimizer": "sgd", "optimizer.learning_rate": 1e-3, "optimizer.b1": 0.0, "schedule": "cosine"}
         )
         optimizer, schedule = make_optimizer(config), make_schedule(config)
-        step = jax.jit(make_train_step(self.loss_failing_at(3, 4), optimizer, max_skips=2))
+        loss = self.loss_failing_at(3, 4)
+        step = jax.jit(make_train_step(loss, optimizer, max_skips=2, schedule=schedule))
         state = initial_state(optimizer=optimizer)
         for i in range(7):
             before = state.params
@@ -121,6 +122,7 @@ class TestNotFinite:
             moved = kernels.global_norm(jax.tree.map(jnp.subtract, state.params, before))
             expected = 0 if i in (3, 4) else schedule(i) * metrics["grad_norm"]
             np.testing.assert_allclose(moved, expected, rtol=1e-3)
+            np.testing.assert_allclose(metrics["learning_rate"], schedule(i), rtol=1e-6)
 
     def test_a_step_that_stops_the_run_is_not_counted_by_the_schedule(self, data):
         step = jax.jit(make_train_step(self.loss_failing_at(0, 1), OPTIMIZER, max_skips=1))

@@ -8,7 +8,7 @@ from vae_jax.errors import InputError
 from vae_jax.runs.checksums import dtype_and_shape, flatten_mapping, named_leaves, to_json_types
 from vae_jax.runs.config_file import CHANGE_FIELDS, StoredRun
 from vae_jax.runs.directory import RunDirectory
-from vae_jax.runs.experiment import Experiment
+from vae_jax.training import TrainState
 
 DATA_SETTINGS = {"data.name", "data.holdout", "data.kind", "preprocess"}  # settings that select the training examples
 
@@ -75,9 +75,9 @@ def _spans_steps(settings: Mapping[str, Any]) -> bool:
     return name is not None and getattr(choices("schedule")[name], "spans_steps", False)
 
 
-def state_arrays(experiment: Experiment) -> dict[str, str]:
-    """Return dtype and shape of each array in the training state of an experiment."""
-    return {path: dtype_and_shape(leaf) for path, leaf in named_leaves(experiment.abstract_state)}
+def state_arrays(state: TrainState) -> dict[str, str]:
+    """Return dtype and shape of each array in a training state."""
+    return {path: dtype_and_shape(leaf) for path, leaf in named_leaves(state)}
 
 
 def changed_data(

@@ -82,7 +82,7 @@ def evaluate_run(
     arrays, key = experiment.dataset(split).arrays, experiment.evaluation_key(split)
     count = len(arrays["x"])
     evaluator = evaluator or make_evaluator(experiment, placement or placement_of(params))
-    protocol, likelihood = evaluation_protocol(experiment), _likelihood_name(experiment)
+    protocol, likelihood = evaluation_protocol(experiment), _likelihood_name(experiment.model)
     result: dict[str, Any] = {"split": split, "num_examples": count, "likelihood": likelihood, **protocol}
     result["batch_size"] = evaluator.batch_size
     with np.errstate(all="ignore"):  # the error below reports what is not finite
@@ -93,7 +93,8 @@ def evaluate_run(
             amounts = {"num_samples": protocol["num_samples"], "chunk": chunk}
             result |= evaluator.likelihood(params, key, arrays, **amounts, report=report) | amounts
     result["undefined"] = undefined_metrics(experiment)
-    _add_bits_per_dim(result, experiment)
+    if experiment.kind == "images":
+        _add_bits_per_dim(result, experiment.shape)
     _check_finite(result)
     return result
 
@@ -105,17 +106,17 @@ def _report(done: int, *, total: int, stop: Callable[[], bool], report_progress:
     report_progress(done, total)
 
 
-def _likelihood_name(experiment: Experiment) -> str | None:
+def _likelihood_name(model: Any) -> str | None:
     """Return the name of the family of p(x|z); None if the model does not state it."""
-    return getattr(getattr(experiment.model, "likelihood", None), "name", None)
+    return getattr(getattr(model, "likelihood", None), "name", None)
 
 
-def _add_bits_per_dim(result: dict[str, Any], experiment: Experiment) -> None:
+def _add_bits_per_dim(result: dict[str, Any], shape: tuple[int, ...]) -> None:
     """Add `bits_per_dim` and the name of the metric that it is computed from, if it is defined."""
-    if experiment.kind == "images" and "bits_per_dim" not in result["undefined"]:
+    if "bits_per_dim" not in result["undefined"]:
         nats = result.get("nll", -result["elbo"])
         result["bits_per_dim_of"] = "nll" if "nll" in result else "elbo"
-        result["bits_per_dim"] = bits_per_dim(nats, experiment.shape)
+        result["bits_per_dim"] = bits_per_dim(nats, shape)
 
 
 def _check_finite(result: dict[str, Any]) -> None:

@@ -130,11 +130,11 @@ class Experiment:
                 f"{self.source.name}: the split {split} has arrays {shapes[0]}, but the training examples have "
                 f"{shapes[1]}; use splits with equal arrays"
             )
-        once = getattr(self.preprocess, "once", None)
-        if once is None:
+        preprocess: Any = self.preprocess
+        if not getattr(preprocess, "in_memory", False):
             return found
         key = jax.random.fold_in(jax.random.fold_in(self.key, random.BINARIZATION_STREAM), SPLITS.index(split))
-        return ArrayDataset(once(key, found.arrays), found.kind)
+        return ArrayDataset(preprocess.once(key, found.arrays), found.kind)
 
     @functools.cached_property
     def data(self) -> dict[str, Any]:
@@ -229,7 +229,11 @@ class Experiment:
           The last state, and the metrics of each step, {name: [steps]}.
         """
         step = make_train_step(
-            self.loss(), self.optimizer, ema_decay=self.training.ema_decay, max_skips=max_skips(self.training)
+            self.loss(),
+            self.optimizer,
+            ema_decay=self.training.ema_decay,
+            max_skips=max_skips(self.training),
+            schedule=self.schedule,
         )
         stored = self.training_data.read_all() if data is None else data
         arrays = {name: jnp.asarray(array) for name, array in stored.items()}

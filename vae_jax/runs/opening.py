@@ -166,7 +166,7 @@ def _same_state(stored: StoredRun, config: Config | None) -> bool:
         return False
     try:
         before, after = (_described(c, stored.data) for c in (from_flat(stored.settings), config))
-        return state_arrays(before) == state_arrays(after)
+        return state_arrays(before.abstract_state) == state_arrays(after.abstract_state)
     except VaeJaxError:  # the stored data do not suit the new settings
         return False
 

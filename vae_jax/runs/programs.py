@@ -95,6 +95,7 @@ def build_step(
         max_skips=max_skips(experiment.training),
         microbatches=num_microbatches(experiment, placement),
         first_example=first_example,
+        schedule=experiment.schedule,
     )
 
 

@@ -158,6 +158,8 @@ class TrainingRun:
     def read(self) -> None:
         """Read, check and record the metrics of the last dispatch: one row, the mean over its steps.
 
+        The learning rate is that of the last step.
+
         Raises:
           NotFiniteError: a step failed; the message contains its number and the training examples that it read.
           StorageError: the last save has failed.
@@ -174,12 +176,11 @@ class TrainingRun:
             raise self._not_finite(dispatch.first_step + index, rows["loss"][index], rows["grad_norm"][index])
         finite = rows["skipped"] == 0
         means = {n: float(v[finite].mean()) if finite.any() else None for n, v in rows.items() if n != "skipped"}
-        last = dispatch.first_step + dispatch.count
-        if self.experiment.schedule is not None:
-            means["learning_rate"] = float(np.asarray(self.experiment.schedule(last - 1)))
+        if "learning_rate" in rows:
+            means["learning_rate"] = float(rows["learning_rate"][-1])
         if not finite.all():
             means["skipped_steps"] = int((~finite).sum())
-        self._write(last, means)
+        self._write(dispatch.first_step + dispatch.count, means)
 
     def _write(self, step: int, row: dict[str, Any]) -> None:
         for callback in self.callbacks:

@@ -41,6 +41,7 @@ def make_train_step(
     max_skips: int = 0,
     microbatches: int = 1,
     first_example: Callable[[], int | Array] = lambda: 0,
+    schedule: optax.Schedule | None = None,
 ) -> Step:
     """Return a pure function step(state, batch) -> (state, metrics), which is not jitted.
 
@@ -63,10 +64,12 @@ def make_train_step(
       microbatches: M. With M > 1 the arrays of a batch are [M, B/M, ...], and `accumulate_gradients` computes the
         gradient.
       first_example: () -> position of the batch's first example in the global batch, for a step on a part of it.
+      schedule: step -> learning rate, for the metrics; None if it is unknown.
 
     Returns:
-      The step. Its metrics are those of the loss, `loss`, `grad_norm` and the new `skipped`, each []. It raises
-      ValueError for a batch that is no mapping or has not M parts, and for a metric of the loss that is not a scalar.
+      The step. Its metrics are those of the loss, `loss`, `grad_norm`, the new `skipped`, and with a schedule
+      `learning_rate`, each []. It raises ValueError for a batch that is no mapping or has not M parts, and for a metric
+      of the loss that is not a scalar.
     """
     gradient = accumulate_gradients(loss, microbatches) if microbatches > 1 else jax.value_and_grad(loss, has_aux=True)
 
@@ -79,7 +82,10 @@ def make_train_step(
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema_decay) if ema_decay else ()
         new_state = _next_state(state, _Updated(params, statistics, opt_state, ema_params), finite, max_skips)
-        return new_state, metrics | {"loss": value, "grad_norm": grad_norm, "skipped": new_state.skipped}
+        metrics = metrics | {"loss": value, "grad_norm": grad_norm, "skipped": new_state.skipped}
+        if schedule is not None:
+            metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
+        return new_state, metrics
 
     return train_step
 
