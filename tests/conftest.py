@@ -1,5 +1,6 @@
 """Fixtures of all tests; configures JAX before its first import: strict rank promotion and eight CPU devices."""
 
+import gc
 import json
 import os
 import platform
@@ -10,7 +11,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The programs of the tests run for a moment, so most optimizations cost more time than they save. Child processes
 # inherit the setting.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Small programs compile faster as one module of LLVM than divided into the default number of parts.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    " --xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1"
+)
 if platform.machine() in ("x86_64", "AMD64"):
     # The first flag saves a third to a half of the compilation time. Without the newer emitters, whether a product and
     # a sum are rounded once depends on the fusion, so that equivalent programs differ in the last bit. Below AVX2 there
@@ -20,6 +24,7 @@ if platform.machine() in ("x86_64", "AMD64"):
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(50_000, 20)  # Tracing makes many objects and few cycles; by default, collections take 5 % of the time.
 
 import pytest  # noqa: E402
 

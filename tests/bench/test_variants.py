@@ -75,8 +75,7 @@ def test_an_experiment_that_is_made_by_hand_has_the_variants_that_need_no_config
     )  # fmt: skip
     placement = Placement(sharding.make_mesh(1))
     states = {}
-    for name in ("program", "per-step", "devices-2", "shard-map-2", "pmap-2", "microbatches-2",
-                 "batch-48", "samples-3"):  # fmt: skip
+    for name in ("program", "devices-2", "shard-map-2", "pmap-2", "microbatches-2", "samples-3"):
         row = variants.make_row(name, experiment, placement)
         state, data = row.arguments()
         assert set(data) == {"x", "y"}

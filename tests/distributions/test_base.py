@@ -123,7 +123,8 @@ def test_jit_and_vmap_equal_eager(name):
 @pytest.mark.parametrize("name", WITH_DENSITY)
 def test_leading_axes_align_from_the_right_even_if_they_have_equal_length(name):
     density = FAMILY[name]()
-    value = sample(density, jax.random.key(0), (B,))  # [K, B, ...] with K = B
+    halves = [sample(density, jax.random.key(seed), (B // 2,)) for seed in range(2)]
+    value = jnp.concatenate(halves)  # [K, B, ...] with K = B
     joint = log_prob(density, value)
     assert joint.shape == (B, B)
     by_hand = jnp.stack([log_prob(density, value[k]) for k in range(B)])
@@ -137,7 +138,7 @@ def test_leading_axes_align_from_the_right_even_if_they_have_equal_length(name):
 @pytest.mark.parametrize("name", WITH_DENSITY)
 def test_shapes_that_would_broadcast_are_refused(name):
     density = FAMILY[name]()
-    value = sample(density, jax.random.key(0), (2,))  # [2, B, *event]
+    value = sample(density, jax.random.key(0), (4,))[:2]  # [2, B, *event]
     wrong = {
         "one example against B": value[0, :1],
         "K where B belongs": value[:, 0],

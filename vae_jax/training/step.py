@@ -45,31 +45,26 @@ def make_train_step(
 ) -> Step:
     """Return a pure function step(state, batch) -> (state, metrics), which is not jitted.
 
-    The random numbers of an example are a function of (state.key, state.step, position in the global batch): the loss
-    receives a key for each example, [B].
+    The loss receives a key for each example, [B]: a function of (state.key, state.step, position in the global batch).
 
     A step is not finite if its loss or its gradient is not, or, with `max_skips`, if the new parameters or statistics
-    are not. It increases `skipped`, which a finite step sets to 0. With `max_skips` > 0, the update of such a step is
-    not applied. Up to `max_skips` consecutive steps are skipped this way: the schedule of the learning rate counts
-    them, and nothing else of the optimizer does. After one more, the state stays unchanged and its `step` is the index
-    of the failed step. With `max_skips` = 0 every update is applied, so that XLA can update some layers while it
-    computes the gradients of others. The first step with `skipped` = 1 is then the failed one, and the state after it
-    is unusable.
+    are not. It increases `skipped`, which a finite step sets to 0. Up to `max_skips` consecutive updates of such steps
+    are not applied, and of the optimizer only the schedule counts them. After one more, the state stays unchanged and
+    its `step` is the index of the failed step. With `max_skips` = 0 every update is applied, so that XLA can update
+    layers while it computes other gradients: the first step with `skipped` = 1 has failed, and its state is unusable.
 
     Args:
       loss: (params, statistics, keys, batch, step) -> (loss, (metrics, statistics)).
       optimizer: an optax gradient transformation.
-      ema_decay: decay of the moving average of the parameters; 0 for none. It does not apply to the statistics.
+      ema_decay: decay of the moving average of the parameters, not of the statistics; 0 for none.
       max_skips: how many consecutive steps that are not finite may be skipped.
-      microbatches: M. With M > 1 the arrays of a batch are [M, B/M, ...], and `accumulate_gradients` computes the
-        gradient.
+      microbatches: M. With M > 1 the arrays of a batch are [M, B/M, ...]; see `accumulate_gradients`.
       first_example: () -> position of the batch's first example in the global batch, for a step on a part of it.
       schedule: step -> learning rate, for the metrics; None if it is unknown.
 
     Returns:
-      The step. Its metrics are those of the loss, `loss`, `grad_norm`, the new `skipped`, and with a schedule
-      `learning_rate`, each []. It raises ValueError for a batch that is no mapping or has not M parts, and for a metric
-      of the loss that is not a scalar.
+      The step. Its metrics, each [], are those of the loss, `loss`, `grad_norm`, the new `skipped`, and with a schedule
+      `learning_rate`. It raises ValueError for a batch without M parts and for a metric of the loss that is no scalar.
     """
     gradient = accumulate_gradients(loss, microbatches) if microbatches > 1 else jax.value_and_grad(loss, has_aux=True)
 
