@@ -19,14 +19,7 @@ from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.program_cache import cache_programs
 from vae_jax.runtime import Placement, defaults
-from vae_jax.training import (
-    Evaluator,
-    TrainState,
-    bits_per_dim,
-    bound_scores,
-    summarize_bound,
-    summarize_likelihood,
-)
+from vae_jax.training import Evaluator, TrainState, bits_per_dim
 
 # What the results of `evaluate_run` depend on, apart from the weights.
 PROTOCOL = ("seed", "training_examples", "test_examples", "preprocess", "num_samples")
@@ -75,8 +68,7 @@ def evaluate_run(
       report_progress: called with (examples done, all examples) during the estimation of the NLL.
       stop: polled during the same estimation.
       evaluator: replaces that of `make_evaluator`.
-      receive: called with the scores of each example in nats, {name: [N]}: `reconstruction` and, if they are defined,
-        `kl`, `elbo`, `nll` and `ess`.
+      receive: called with scores {name: [N]} of the examples, see `Evaluator.bound` and `Evaluator.likelihood`.
 
     Returns:
       The metrics of `Evaluator.bound` and `Evaluator.likelihood` (log-probabilities in nats per example), and:
@@ -92,24 +84,23 @@ def evaluate_run(
     arrays, key = experiment.dataset(split).arrays, experiment.evaluation_key(split)
     count = len(arrays["x"])
     evaluator = evaluator or make_evaluator(experiment, placement or placement_of(params))
-    protocol, likelihood = evaluation_protocol(experiment), _likelihood_name(experiment)
-    result: dict[str, Any] = {"split": split, "num_examples": count, "likelihood": likelihood, **protocol}
-    result["batch_size"] = evaluator.batch_size
+    protocol, size = evaluation_protocol(experiment), evaluator.batch_size
+    result: dict[str, Any] = {"split": split, "num_examples": count, "likelihood": _likelihood_name(experiment)}
+    result |= {**protocol, "batch_size": size}
     with np.errstate(all="ignore"):  # the error below reports what is not finite
-        bound = evaluator.bound_terms(params, key, arrays)
-        receive(bound_scores(bound))
-        result |= summarize_bound(bound, kind=evaluator.kind, shape=arrays["x"].shape[1:])
+        result |= evaluator.bound(params, key, arrays, receive=receive)
         if "num_samples" in protocol:
             report = functools.partial(_report, total=count, stop=stop, report_progress=report_progress)
-            chunk = defaults.evaluation_chunk(experiment.evaluation.chunk)
-            amounts = {"num_samples": protocol["num_samples"], "chunk": chunk}
-            likelihood_of_each = evaluator.likelihood_terms(params, key, arrays, **amounts, report=report)
-            receive({"nll": -likelihood_of_each["log_px"], "ess": likelihood_of_each["ess"]})
-            result |= summarize_likelihood(likelihood_of_each) | amounts
+            amounts = {"num_samples": protocol["num_samples"], "chunk": _chunk(experiment)}
+            result |= evaluator.likelihood(params, key, arrays, **amounts, report=report, receive=receive) | amounts
     result["undefined"] = undefined_metrics(experiment)
     _add_bits_per_dim(result, experiment)
     _check_finite(result)
     return result
+
+
+def _chunk(experiment: Experiment) -> int:
+    return defaults.evaluation_chunk(experiment.evaluation.chunk)
 
 
 def _report(done: int, *, total: int, stop: Callable[[], bool], report_progress: Callable[[int, int], None]) -> None:

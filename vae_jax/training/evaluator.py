@@ -23,6 +23,7 @@ MEAN_SAMPLES = 50  # samples in the estimate of a layer's mean, which depends on
 
 Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
 PerExample = Callable[[Params, Array, Batch], dict[str, Array]]  # (params, keys [B], batch) -> name -> [B, ...]
+Receive = Callable[[dict[str, np.ndarray]], None]
 
 
 def padded_batches(
@@ -252,17 +253,16 @@ class Evaluator:
     def _likelihoods(self) -> dict[tuple[int, int], PerExample]:
         return {}
 
-    def bound_terms(self, params: Params, key: Array, arrays: Arrays) -> dict[str, np.ndarray]:
-        """Return the values of `elbo_terms` for all examples, {name: [N, ...]}; arguments as for `bound`."""
-        return evaluate_examples(self._elbo, params, key, arrays, batch_size=self.batch_size, placement=self.placement)
-
-    def bound(self, params: Params, key: Array, arrays: Arrays) -> dict[str, Any]:
+    def bound(
+        self, params: Params, key: Array, arrays: Arrays, *, receive: Receive = lambda scores: None
+    ) -> dict[str, Any]:
         """Return the ELBO and its parts, active units and errors of the reconstruction, as means over all examples.
 
         Args:
           params: parameters of the model, or its `Variables`.
           key: a typed key; equal keys give equal results.
           arrays: stored examples, {"x": [N, ...], ...}.
+          receive: called with `reconstruction` and, if they are defined, `kl` and `elbo` of each example, {name: [N]}.
 
         Returns:
           A dictionary of numbers:
@@ -279,25 +279,23 @@ class Evaluator:
         Raises:
           ValueError: there are no examples.
         """
-        return summarize_bound(self.bound_terms(params, key, arrays), kind=self.kind, shape=arrays["x"].shape[1:])
-
-    def likelihood_terms(
-        self,
-        params: Params,
-        key: Array,
-        arrays: Arrays,
-        *,
-        num_samples: int,
-        chunk: int,
-        report: Callable[[int], None] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Return the values of `likelihood_terms` for all examples, {name: [N]}; arguments as for `likelihood`."""
-        settings = num_samples, chunk
-        if settings not in self._likelihoods:
-            fixed = {"model": self.model, "preprocess": self.preprocess, "num_samples": num_samples, "chunk": chunk}
-            self._likelihoods[settings] = self._jit(functools.partial(likelihood_terms, **fixed))
-        where = {"batch_size": self.batch_size, "placement": self.placement}
-        return evaluate_examples(self._likelihoods[settings], params, key, arrays, report=report, **where)
+        values = evaluate_examples(
+            self._elbo, params, key, arrays, batch_size=self.batch_size, placement=self.placement
+        )
+        result: dict[str, Any] = mean_and_error("reconstruction", values["reconstruction"])
+        scores = {name: values[name] for name in ("reconstruction", "kl") if name in values}
+        if "kl" in values:
+            scores["elbo"] = values["reconstruction"] - values["kl"]
+            result["kl"] = float(values["kl"].mean(dtype=np.float64))
+            result |= mean_and_error("elbo", scores["elbo"])
+        receive(scores)
+        result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
+        names = [name.removeprefix("mean/") for name in values if name.startswith("mean/")]
+        active = [_num_active(values[f"mean/{name}"], values.get(f"mean_variance/{name}")) for name in names]
+        if len(active) > 1:
+            result["active_units_by_layer"] = active
+        errors = summarize_errors(values, kind=self.kind, shape=arrays["x"].shape[1:])
+        return result | {"active_units": sum(active)} | errors
 
     def likelihood(
         self,
@@ -308,6 +306,7 @@ class Evaluator:
         num_samples: int,
         chunk: int,
         report: Callable[[int], None] | None = None,
+        receive: Receive = lambda scores: None,
     ) -> dict[str, Any]:
         """Return the negative log-likelihood by importance sampling, as a mean over all examples.
 
@@ -318,6 +317,7 @@ class Evaluator:
           num_samples: K, the posterior samples of each example.
           chunk: how many samples are computed at once.
           report: receives the number of examples so far, after each batch.
+          receive: called with `nll` and `ess` of each example, {name: [N]}.
 
         Returns:
           `nll` = -log p(x) in nats per example, its standard error over the examples `nll_se`, and `ess`, the median
@@ -326,43 +326,15 @@ class Evaluator:
         Raises:
           ValueError: the posterior has no density, or there are no examples.
         """
-        amounts = {"num_samples": num_samples, "chunk": chunk}
-        return summarize_likelihood(self.likelihood_terms(params, key, arrays, **amounts, report=report))
-
-
-def bound_scores(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return `reconstruction` and, if they are defined, `kl` and `elbo` of each example, [N] in nats.
-
-    Args:
-      values: the result of `Evaluator.bound_terms`.
-    """
-    scores = {name: values[name] for name in ("reconstruction", "kl") if name in values}
-    return scores | ({"elbo": values["reconstruction"] - values["kl"]} if "kl" in values else {})
-
-
-def summarize_bound(values: Mapping[str, np.ndarray], *, kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the numbers of `Evaluator.bound`.
-
-    Args:
-      values: the result of `Evaluator.bound_terms`.
-      kind: what an example is: images, vectors or counts.
-      shape: the shape of one example.
-    """
-    result: dict[str, Any] = mean_and_error("reconstruction", values["reconstruction"])
-    if "kl" in values:
-        result["kl"] = float(values["kl"].mean(dtype=np.float64))
-        result |= mean_and_error("elbo", bound_scores(values)["elbo"])
-    result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
-    names = [name.removeprefix("mean/") for name in values if name.startswith("mean/")]
-    active = [_num_active(values[f"mean/{name}"], values.get(f"mean_variance/{name}")) for name in names]
-    if len(active) > 1:
-        result["active_units_by_layer"] = active
-    return result | {"active_units": sum(active)} | summarize_errors(values, kind=kind, shape=shape)
-
-
-def summarize_likelihood(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return the numbers of `Evaluator.likelihood` from the result of `Evaluator.likelihood_terms`."""
-    return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
+        settings = num_samples, chunk
+        if settings not in self._likelihoods:
+            fixed = {"model": self.model, "preprocess": self.preprocess, "num_samples": num_samples, "chunk": chunk}
+            self._likelihoods[settings] = self._jit(functools.partial(likelihood_terms, **fixed))
+        program = self._likelihoods[settings]
+        where = {"batch_size": self.batch_size, "placement": self.placement}
+        values = evaluate_examples(program, params, key, arrays, report=report, **where)
+        receive({"nll": -values["log_px"], "ess": values["ess"]})
+        return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
 
 
 def _num_active(mean: np.ndarray, mean_variance: np.ndarray | None) -> int:
