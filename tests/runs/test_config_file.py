@@ -33,7 +33,7 @@ def test_a_config_survives_the_file(small, tmp_path):
     assert read_stored_run(directory) is None
     write_config(directory, experiment, [])
     stored = read_json(directory)
-    assert set(stored) == {"format", "has_config", "settings", "data"}
+    assert set(stored) == {"format", "has_config", "settings", "data", "held_out"}
     assert (stored["settings"]["network"], stored["settings"]["network.hidden"]) == ("mlp", [8, 9])
     read = read_stored_run(directory)
     assert (from_flat(read.settings), read.data, read.changes) == (experiment.config, experiment.data, [])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.evaluate import evaluate_and_log
 from vae_jax.cli.messages import log
+from vae_jax.cli.output import log_changed_files
 from vae_jax.cli.parsing import TrainingOptions, flag_value, parse_train_command
 from vae_jax.config import Config
 from vae_jax.runtime import atomic_files, multihost, signals
@@ -90,6 +91,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
             saved = "saved" if outcome.step else "nothing to save yet"
             log(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command resumes")
             return result
+        log_changed_files(experiment.source)
         return result | _evaluate_result(experiment, directory, placement, outcome, stop, start=start, trained=trained)
 
 

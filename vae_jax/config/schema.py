@@ -44,6 +44,16 @@ class DataConfig:
         minimum=0,
         below=1,
     )
+    duplicates: Literal["report", "together"] = setting(
+        "report",
+        "Identical examples in two splits. report: their number is reported; together: those that would be held out "
+        "from each other stay in one split.",
+    )
+    resize: int | None = setting(
+        None,
+        "For a folder of images: their shorter side is scaled to so many pixels, and the centre is cropped.",
+        minimum=1,
+    )
     streaming: Literal["auto", "always", "never"] = setting(
         "auto",
         "always: training reads the examples from disk while it computes; never: they are kept in memory; auto: they "

@@ -23,7 +23,8 @@ from vae_jax.data.catalog import (
     scan,
     silence_tfds,
 )
-from vae_jax.data.files import one_line, read_idx_pair
+from vae_jax.data.files import one_line
+from vae_jax.data.idx import read_idx_pair
 from vae_jax.errors import InputError, StorageError
 
 TIMEOUT = 30  # seconds without a byte
@@ -32,7 +33,7 @@ TIMEOUT = 30  # seconds without a byte
 def available(data_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]:
     """Return the prepared datasets, the built-in ones and the registered ones, sorted by name.
 
-    A prepared dataset with damaged metadata is omitted; loading it by name reports the damage.
+    A prepared dataset with damaged or refused metadata is omitted; loading it by name reports the reason.
 
     Args:
       data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -45,7 +46,7 @@ def available(data_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]
     root = resolve_data_dir(data_dir)
     prepared = []
     for folder in scan(root):
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, InputError):
             prepared.append(read_info(folder, root).describe())
     on_disk = {(entry["name"], entry["version"]) for entry in prepared}
     unknown = {"prepared": False, "splits": None, "shape": None, "directory": None}

@@ -33,6 +33,7 @@ from .opening import (
     OpenedRun as OpenedRun,
     check_data as check_data,
     check_experiment as check_experiment,
+    log_notes as log_notes,
     open_run as open_run,
     prepare_experiment as prepare_experiment,
     require_in_memory as require_in_memory,

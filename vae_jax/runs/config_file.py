@@ -25,12 +25,15 @@ class StoredRun(NamedTuple):
       has_config: whether they are those of a config, from which the experiment can be built again.
       data: the description of the training examples, as `Experiment.data` returns it.
       changes: dictionaries with "step" and the keys of `CHANGE_FIELDS`.
+      held_out: the description of the validation and test examples, as `Experiment.held_out` returns it; empty if the
+        file contains none.
     """
 
     settings: dict[str, Any]
     has_config: bool
     data: dict[str, Any]
     changes: list[dict[str, Any]]
+    held_out: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
 
 def read_stored_run(directory: RunDirectory) -> StoredRun | None:
@@ -60,7 +63,9 @@ def read_stored_run(directory: RunDirectory) -> StoredRun | None:
         settings, has_config = dict(stored["settings"]), bool(stored["has_config"])
         if has_config:
             settings = _resumable_defaults(settings) | settings
-        return StoredRun(settings, has_config, _checked_data(stored["data"]), changes)
+        held_out = {split: {"num_examples": int(found["num_examples"]), "sha256": str(found["sha256"])}
+                    for split, found in stored.get("held_out", {}).items()}  # fmt: skip
+        return StoredRun(settings, has_config, _checked_data(stored["data"]), changes, held_out)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -131,5 +136,6 @@ def write_config(
         "has_config": experiment.config is not None,
         "settings": experiment.description(),
         "data": experiment.data,
+        "held_out": experiment.held_out,
     }
     atomic_files.write_json(directory.config, content | ({"changes": recorded} if recorded else {}))

@@ -22,7 +22,7 @@ from vae_jax.runtime import Placement, defaults
 from vae_jax.training import Evaluator, TrainState, bits_per_dim
 
 # What the results of `evaluate_run` depend on, apart from the weights.
-PROTOCOL = ("seed", "training_examples", "preprocess", "num_samples")
+PROTOCOL = ("seed", "training_examples", "test_examples", "preprocess", "num_samples")
 _PIXELS = {"binary": "pixels are binary", "levels": "pixels have 256 values"}  # `PreprocessConfig.values` in a sentence
 
 
@@ -56,17 +56,19 @@ def evaluate_run(
     report_progress: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
     evaluator: Evaluator | None = None,
+    receive: Callable[[dict[str, np.ndarray]], None] = lambda scores: None,
 ) -> dict[str, Any]:
     """Compute every metric that is defined for a model on a split.
 
     Args:
       experiment: what was trained.
       params: parameters of the model, or `Variables`.
-      split: train, validation or test.
+      split: train, validation, test or all.
       placement: the devices; None for those of the parameters.
       report_progress: called with (examples done, all examples) during the estimation of the NLL.
       stop: polled during the same estimation.
       evaluator: replaces that of `make_evaluator`.
+      receive: called with scores {name: [N]} of the examples, see `Evaluator.bound` and `Evaluator.likelihood`.
 
     Returns:
       The metrics of `Evaluator.bound` and `Evaluator.likelihood` (log-probabilities in nats per example), and:
@@ -82,21 +84,24 @@ def evaluate_run(
     arrays, key = experiment.dataset(split).arrays, experiment.evaluation_key(split)
     count = len(arrays["x"])
     evaluator = evaluator or make_evaluator(experiment, placement or placement_of(params))
-    protocol, likelihood = evaluation_protocol(experiment), _likelihood_name(experiment.model)
-    result: dict[str, Any] = {"split": split, "num_examples": count, "likelihood": likelihood, **protocol}
-    result["batch_size"] = evaluator.batch_size
+    protocol, size = evaluation_protocol(experiment), evaluator.batch_size
+    result: dict[str, Any] = {"split": split, "num_examples": count, "likelihood": _likelihood_name(experiment.model)}
+    result |= {**protocol, "batch_size": size}
     with np.errstate(all="ignore"):  # the error below reports what is not finite
-        result |= evaluator.bound(params, key, arrays)
+        result |= evaluator.bound(params, key, arrays, receive=receive)
         if "num_samples" in protocol:
             report = functools.partial(_report, total=count, stop=stop, report_progress=report_progress)
-            chunk = defaults.evaluation_chunk(experiment.evaluation.chunk)
-            amounts = {"num_samples": protocol["num_samples"], "chunk": chunk}
-            result |= evaluator.likelihood(params, key, arrays, **amounts, report=report) | amounts
+            amounts = {"num_samples": protocol["num_samples"], "chunk": _chunk(experiment)}
+            result |= evaluator.likelihood(params, key, arrays, **amounts, report=report, receive=receive) | amounts
     result["undefined"] = undefined_metrics(experiment)
     if experiment.kind == "images":
         _add_bits_per_dim(result, experiment.shape)
     _check_finite(result)
     return result
+
+
+def _chunk(experiment: Experiment) -> int:
+    return defaults.evaluation_chunk(experiment.evaluation.chunk)
 
 
 def _report(done: int, *, total: int, stop: Callable[[], bool], report_progress: Callable[[int, int], None]) -> None:
@@ -157,13 +162,14 @@ def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
       experiment: the experiment; its examples are not read if a run describes them.
 
     Returns:
-      A value for each name in `PROTOCOL`. `training_examples` is the checksum of the training examples x; it represents
-      the test examples too, because both come from the same source. `num_samples` is absent if no negative
-      log-likelihood is estimated.
+      A value for each name in `PROTOCOL`. `training_examples` is the checksum of the training examples x, and
+      `test_examples` that of all arrays of the test examples; None if there are none. `num_samples` is absent if no
+      negative log-likelihood is estimated.
     """
     protocol: dict[str, Any] = {
         "seed": int(experiment.seed),
         "training_examples": experiment.data["arrays"]["x"]["sha256"],
+        "test_examples": experiment.held_out.get("test", {}).get("sha256"),
         "preprocess": experiment.description()["preprocess"],
     }
     num_samples = experiment.evaluation.num_samples

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.config import batchable_settings, flatten
+from vae_jax.config import DataConfig, batchable_settings, flatten
+from vae_jax.data import Source
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Metrics, Params
 from vae_jax.runs import config_file, restoring
@@ -67,12 +68,20 @@ class Trained(NamedTuple):
     failure: str | None
 
 
-def prepare_members(group: Sequence[Member], directory: str | os.PathLike | RunDirectory) -> list[MemberRun]:
+def prepare_members(
+    group: Sequence[Member],
+    directory: str | os.PathLike | RunDirectory,
+    *,
+    log: Callable[[str], None] = lambda line: None,
+    sources: dict[DataConfig, Source] | None = None,
+) -> list[MemberRun]:
     """Validate the members of a group, which read the same data, without writing anything.
 
     Args:
       group: members that one program can train, see `group_members`.
       directory: the sweep's directory.
+      log: as for `prepare_experiment`.
+      sources: as for `prepare_experiment`.
 
     Returns:
       The members.
@@ -84,9 +93,10 @@ def prepare_members(group: Sequence[Member], directory: str | os.PathLike | RunD
     """
     names = batchable_settings()
     members: list[MemberRun] = []
+    sources = {} if sources is None else sources
     for member in group:
         place = RunDirectory(directory).member(member.name)
-        experiment, placement = prepare_experiment(member.config, place)
+        experiment, placement = prepare_experiment(member.config, place, log=log, sources=sources)
         if members:
             experiment = with_data_of(experiment, members[0].experiment)
         assert experiment.config is not None, "it is built from a config"
@@ -102,6 +112,8 @@ def fit_group(
     directory: str | os.PathLike | RunDirectory,
     *,
     stop: Callable[[], bool] = lambda: False,
+    log: Callable[[str], None] = lambda line: None,
+    sources: dict[DataConfig, Source] | None = None,
 ) -> list[Trained] | None:
     """Train the members of a group in one program, distributed over the devices.
 
@@ -116,6 +128,8 @@ def fit_group(
       group: members that one program can train, see `group_members`.
       directory: the sweep's directory.
       stop: polled before the first step and after each dispatch; a True saves the states and ends the training.
+      log: as for `prepare_experiment`.
+      sources: as for `prepare_experiment`.
 
     Returns:
       The trained members, in the order of `group`; None if `stop()` returned True.
@@ -126,7 +140,7 @@ def fit_group(
       StorageError: a checkpoint cannot be written.
       LockedError: another process trains one of the members.
     """
-    members = prepare_members(group, directory)
+    members = prepare_members(group, directory, log=log, sources=sources)
     template = members[0].experiment
     return fit_members(members, lambda numbers: at_numbers(template, numbers), stop=stop)
 

@@ -23,6 +23,7 @@ MEAN_SAMPLES = 50  # samples in the estimate of a layer's mean, which depends on
 
 Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
 PerExample = Callable[[Params, Array, Batch], dict[str, Array]]  # (params, keys [B], batch) -> name -> [B, ...]
+Receive = Callable[[dict[str, np.ndarray]], None]
 
 
 def padded_batches(
@@ -252,13 +253,16 @@ class Evaluator:
     def _likelihoods(self) -> dict[tuple[int, int], PerExample]:
         return {}
 
-    def bound(self, params: Params, key: Array, arrays: Arrays) -> dict[str, Any]:
+    def bound(
+        self, params: Params, key: Array, arrays: Arrays, *, receive: Receive = lambda scores: None
+    ) -> dict[str, Any]:
         """Return the ELBO and its parts, active units and errors of the reconstruction, as means over all examples.
 
         Args:
           params: parameters of the model, or its `Variables`.
           key: a typed key; equal keys give equal results.
           arrays: stored examples, {"x": [N, ...], ...}.
+          receive: called with `reconstruction` and, if they are defined, `kl` and `elbo` of each example, {name: [N]}.
 
         Returns:
           A dictionary of numbers:
@@ -279,9 +283,12 @@ class Evaluator:
             self._elbo, params, key, arrays, batch_size=self.batch_size, placement=self.placement
         )
         result: dict[str, Any] = mean_and_error("reconstruction", values["reconstruction"])
+        scores = {name: values[name] for name in ("reconstruction", "kl") if name in values}
         if "kl" in values:
+            scores["elbo"] = values["reconstruction"] - values["kl"]
             result["kl"] = float(values["kl"].mean(dtype=np.float64))
-            result |= mean_and_error("elbo", values["reconstruction"] - values["kl"])
+            result |= mean_and_error("elbo", scores["elbo"])
+        receive(scores)
         result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
         names = [name.removeprefix("mean/") for name in values if name.startswith("mean/")]
         active = [_num_active(values[f"mean/{name}"], values.get(f"mean_variance/{name}")) for name in names]
@@ -299,6 +306,7 @@ class Evaluator:
         num_samples: int,
         chunk: int,
         report: Callable[[int], None] | None = None,
+        receive: Receive = lambda scores: None,
     ) -> dict[str, Any]:
         """Return the negative log-likelihood by importance sampling, as a mean over all examples.
 
@@ -309,6 +317,7 @@ class Evaluator:
           num_samples: K, the posterior samples of each example.
           chunk: how many samples are computed at once.
           report: receives the number of examples so far, after each batch.
+          receive: called with `nll` and `ess` of each example, {name: [N]}.
 
         Returns:
           `nll` = -log p(x) in nats per example, its standard error over the examples `nll_se`, and `ess`, the median
@@ -324,6 +333,7 @@ class Evaluator:
         program = self._likelihoods[settings]
         where = {"batch_size": self.batch_size, "placement": self.placement}
         values = evaluate_examples(program, params, key, arrays, report=report, **where)
+        receive({"nll": -values["log_px"], "ess": values["ess"]})
         return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
 
 
