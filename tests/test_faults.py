@@ -270,6 +270,7 @@ def test_a_change_that_is_allowed_is_reported_and_recorded(run, train):
     changes = json.loads((run / "config.json").read_text())["changes"]
     assert {change["setting"] for change in changes} == {
         "seed", "train.batch_size", "train.steps", "data.holdout", "num_examples", "arrays.x.sha256", "arrays.y.sha256",
+        "held_out.validation.num_examples", "held_out.validation.sha256",
     }  # fmt: skip
     assert {change["step"] for change in changes} == {20}
     assert {"step": 20, "setting": "train.batch_size", "from": 16, "to": 8} in changes

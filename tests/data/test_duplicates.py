@@ -37,3 +37,5 @@ def test_each_two_splits_are_compared():
         "data.name='mine': 2 of the 7 validation examples are identical to train examples",
         "data.name='mine': 1 of the 6 test examples are identical to validation examples",
     ]
+    counts = {name: ArrayDataset({"x": np.ones((5, 2), np.int32)}, "counts") for name in ("train", "test")}
+    assert duplicates.describe_duplicates(counts, "mine") == []

@@ -48,11 +48,13 @@ class DataConfig:
         "report",
         "Identical examples in two splits. report: their number is reported; together: those that would be held out "
         "from each other stay in one split.",
+        resumable=True,  # a run compares the checksums of its examples
     )
     resize: int | None = setting(
         None,
         "For a folder of images: their shorter side is scaled to so many pixels, and the centre is cropped.",
         minimum=1,
+        resumable=True,  # as above
     )
     streaming: Literal["auto", "always", "never"] = setting(
         "auto",
