@@ -15,7 +15,7 @@ from importlib.metadata import version
 from vae_jax.cli.commands import commands, import_modules
 from vae_jax.config import PRESETS, suggestion
 from vae_jax.errors import InputError, StorageError, VaeJaxError
-from vae_jax.runtime import multihost
+from vae_jax.runtime import host, multihost, streams
 
 _PACKAGES = ("vae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")  # versions that a bug report needs
 
@@ -36,8 +36,8 @@ def help_text() -> str:
             "The last line on stdout is a JSON object with the results.",
             "Exit codes: 0 finished, or interrupted and saved; 2 invalid input; 3 not finite; 4 no usable checkpoint;",
             "5 input or output failed; 6 the run is in use; 7 another process of the run has ended;",
-            "130 SIGINT with nothing to save, or a second SIGINT; 134 as 7, if JAX detects it first;",
-            "143 SIGTERM with nothing to save.",
+            "129 SIGHUP with nothing to save; 130 SIGINT with nothing to save, or a second SIGINT; 134 as 7, if JAX",
+            "detects it first; 143 SIGTERM with nothing to save.",
             "",
         )
     )
@@ -45,6 +45,11 @@ def help_text() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's error is one line on stderr, never a traceback."""
+    with streams.tolerant_streams():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         argv = import_modules(sys.argv[1:] if argv is None else argv)
         if not argv or argv[0] in ("-h", "--help", "help"):
@@ -66,9 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("vae-jax: interrupted", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # immediately: XLA's compilation threads do not survive a normal exit
     except Exception as error:
-        if multihost.is_single_process():
+        if not multihost.is_single_process():
+            return _exit_alone(error)
+        if (problem := host.platform_error()) is None:
             raise
-        return _exit_alone(error)
+        _print_error(problem)
+        return problem.exit_code
     from vae_jax.runs import print_json
 
     return _write_stdout(lambda: print_json(result)) if multihost.is_primary() else 0
@@ -95,7 +103,7 @@ def _write_stdout(write: Callable[[], None]) -> int:
         sys.stdout.flush()
     except OSError as error:
         if sys.stdout is not None:  # the buffered output needs a valid descriptor at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            streams.discard(sys.stdout)
         failure = StorageError(f"stdout: cannot write the results ({error.strerror})")
         _print_error(failure)
         return failure.exit_code

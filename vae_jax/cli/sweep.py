@@ -64,13 +64,13 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     members = make_members(config, varied)
     groups = group_members(members)
     log(f"{len(members)} members, {len(groups)} program(s), one after another; {directory}")
-    with signals.stop_on_signals() as stop:
+    with signals.stop_on_signals() as stop, signals.save_on_signal() as save:
         trained = {}
         if len(groups) > 1:  # refuse an invalid later group before the first is trained
             for group in groups:
                 prepare_members(group, directory)
         for group in groups:
-            models = fit_group(group, directory, stop=stop)
+            models = fit_group(group, directory, stop=stop, save=save)
             if models is None:
                 log("interrupted, saved; the same command resumes")
                 return {"workdir": str(directory), "status": "interrupted"}

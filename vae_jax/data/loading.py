@@ -269,7 +269,7 @@ def resolve_name(name: str, *, data_dir: Name | None = None) -> str:
 
 def _as_path(name: str, data_dir: Name | None) -> Path | None:
     """Return the path if `name` is one; None if it is the name of a dataset, known or unknown."""
-    path = Path(name).expanduser()
+    path = host.expand_home(name, "data.name")
     if path.suffix.lower() in (".npy", ".npz"):
         return path
     if os.path.isabs(path) or name.startswith("."):

@@ -1,7 +1,6 @@
 """Evaluation of an experiment's model on one split: all metrics, their protocol, and the metrics that are undefined."""
 
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from vae_jax.runs.decoding import placement_of
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.program_cache import cache_programs
-from vae_jax.runtime import Placement, defaults
+from vae_jax.runtime import Placement, atomic_files, defaults
 from vae_jax.training import Evaluator, TrainState, bits_per_dim
 
 # What the results of `evaluate_run` depend on, apart from the weights.
@@ -142,8 +141,10 @@ def read_evaluation(
       The content of the file; None if it cannot be read or belongs to another step or protocol.
     """
     try:
-        stored = json.loads(RunDirectory(directory).evaluation.read_text())
+        stored = atomic_files.read_json(RunDirectory(directory).evaluation)
     except (OSError, ValueError):
+        return None
+    if not isinstance(stored, dict):
         return None
     same = protocol is None or all(stored.get(name) == protocol.get(name) for name in PROTOCOL)
     return stored if stored.get("step") == step and same else None

@@ -1,0 +1,51 @@
+"""The number of steps of a dispatch: so few that the devices compute them within seconds, as a signal to stop needs."""
+
+import time
+from typing import Any
+
+import jax
+
+from vae_jax.runtime import multihost
+
+SECONDS = 5.0  # of one dispatch; two of them are under way when a signal arrives
+_NUM_TIMED = 2
+
+
+class Pace:
+    """Limits the steps of a dispatch by the time of the first steps.
+
+    The first three dispatches have one step each. The first waits for the compiler; the other two are timed, and the
+    faster one counts. The results do not depend on the limit. With several processes the primary process decides.
+
+    Args:
+      fixed: whether the program is compiled for one number of steps, so that a dispatch may not be shortened.
+    """
+
+    def __init__(self, *, fixed: bool):
+        self._times: list[float] = []  # seconds of the first dispatches
+        self._limit: int | None = None if fixed else 1
+
+    @property
+    def measures(self) -> bool:
+        """Whether the time of a step is still being measured."""
+        return self._limit is not None and len(self._times) <= _NUM_TIMED
+
+    def steps(self, most: int) -> int:
+        """Return the number of steps of the next dispatch, at most `most`."""
+        return most if self._limit is None else min(most, self._limit)
+
+    def is_slow(self, steps: int) -> bool:
+        """Return whether this number of steps is known to take longer than a dispatch may."""
+        return not self.measures and self.steps(steps) < steps
+
+    def dispatch(self, program: Any, *arguments: Any) -> Any:
+        """Return the results of a program, which wait for the devices only while the time of a step is measured."""
+        if not self.measures:
+            return program(*arguments)
+        start = time.monotonic()
+        results = jax.block_until_ready(program(*arguments))
+        self._times.append(time.monotonic() - start)
+        if not self.measures:
+            seconds = multihost.broadcast_from_primary(lambda: min(self._times[1:]))
+            self._limit = max(1, int(SECONDS / max(seconds, 1e-9)))
+        return results
