@@ -46,12 +46,12 @@ def help_text() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's error is one line on stderr, never a traceback."""
     with streams.tolerant_streams():
-        return _run(argv)
+        return _run(sys.argv[1:] if argv is None else argv, is_process=argv is None)
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str], *, is_process: bool) -> int:
     try:
-        argv = import_modules(sys.argv[1:] if argv is None else argv)
+        argv = import_modules(argv)
         if not argv or argv[0] in ("-h", "--help", "help"):
             return _write_stdout(lambda: print(help_text(), end=""))
         if argv[0] in ("-V", "--version"):
@@ -79,7 +79,11 @@ def _run(argv: Sequence[str] | None) -> int:
         return problem.exit_code
     from vae_jax.runs import print_json
 
-    return _write_stdout(lambda: print_json(result)) if multihost.is_primary() else 0
+    code = _write_stdout(lambda: print_json(result)) if multihost.is_primary() else 0
+    interrupted = isinstance(result, dict) and result.get("status") == "interrupted"
+    if is_process and interrupted and code == 0 and multihost.is_single_process():
+        multihost.exit_process(code)  # a normal exit waits for a batch of the evaluation that the devices compute
+    return code
 
 
 def _exit_alone(error: Exception) -> int:

@@ -139,14 +139,13 @@ def _check_range(path: str, value: Any, rule: Rule) -> None:
 def _check_float32(path: str, value: float, rule: Rule) -> None:
     """Raise InputError if a number is infinite or zero in float32, or is rounded to a limit that it must not reach."""
     try:
-        (rounded,) = struct.unpack("f", struct.pack("f", value))
+        (rounded,) = struct.unpack("<f", struct.pack("<f", value))
     except OverflowError:
         raise InputError(f"{path}={value} must be at most {MAX_FLOAT:.1e}, the largest number in float32") from None
     if value and abs(rounded) < MIN_FLOAT:  # smaller numbers are flushed to zero
         raise InputError(f"{path}={value} must be 0 or at least {MIN_FLOAT:.1e}: in float32 it is 0")
-    for limit in (rule.below, rule.above):
-        if rounded == limit:
-            raise InputError(f"{path}={value} must differ from {limit} in float32, which has 7 digits")
+    for limit, words in ((rule.below, "less than"), (rule.above, "greater than")):
+        require(rounded != limit, path, value, f"{words} {limit} also in float32, which has 7 digits")
 
 
 def _check_limits(path: str, value: Any, numbers: Sequence[float], rule: Rule) -> None:

@@ -17,7 +17,7 @@ from vae_jax.runs.decoding import placement_of
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.program_cache import cache_programs
-from vae_jax.runtime import Placement, atomic_files, defaults
+from vae_jax.runtime import Placement, atomic_files, defaults, multihost
 from vae_jax.training import Evaluator, TrainState, bits_per_dim
 
 # What the results of `evaluate_run` depend on, apart from the weights.
@@ -64,7 +64,7 @@ def evaluate_run(
       split: train, validation or test.
       placement: the devices; None for those of the parameters.
       report_progress: called with (examples done, all examples) during the estimation of the NLL.
-      stop: polled during the same estimation.
+      stop: polled during the same estimation; in a single process also during each batch.
       evaluator: replaces that of `make_evaluator`.
 
     Returns:
@@ -90,11 +90,18 @@ def evaluate_run(
             report = functools.partial(_report, total=count, stop=stop, report_progress=report_progress)
             chunk = defaults.evaluation_chunk(experiment.evaluation.chunk)
             amounts = {"num_samples": protocol["num_samples"], "chunk": chunk}
-            result |= evaluator.likelihood(params, key, arrays, **amounts, report=report) | amounts
+            poll = functools.partial(_end_if, stop) if multihost.is_single_process() else None
+            result |= evaluator.likelihood(params, key, arrays, **amounts, report=report, poll=poll) | amounts
     result["undefined"] = undefined_metrics(experiment)
     _add_bits_per_dim(result, experiment)
     _check_finite(result)
     return result
+
+
+def _end_if(stop: Callable[[], bool]) -> None:
+    """Raise Interrupted if `stop()` returns True."""
+    if stop():
+        raise Interrupted
 
 
 def _report(done: int, *, total: int, stop: Callable[[], bool], report_progress: Callable[[int, int], None]) -> None:

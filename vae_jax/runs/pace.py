@@ -36,7 +36,7 @@ class Pace:
 
     def is_slow(self, steps: int) -> bool:
         """Return whether this number of steps is known to take longer than a dispatch may."""
-        return not self.measures and self.steps(steps) < steps
+        return self._limit is not None and len(self._times) > 1 and min(self._times[1:]) * steps > SECONDS
 
     def dispatch(self, program: Any, *arguments: Any) -> Any:
         """Return the results of a program, which wait for the devices only while the time of a step is measured."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from vae_jax.training.metrics import mean_and_error, reconstruction_errors, summ
 
 # A unit is active if the variance of its posterior mean over the examples is larger (Burda et al., arXiv 1509.00519).
 ACTIVE_VARIANCE = 0.01
+POLL_SECONDS = 0.05
 MEAN_SAMPLES = 50  # samples in the estimate of a layer's mean, which depends on the layer below it
 
 Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
@@ -66,6 +68,7 @@ def evaluate_examples(
     batch_size: int,
     placement: NamedSharding | None = None,
     report: Callable[[int], None] | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the values of `per_example` for all examples, each exactly once.
 
@@ -80,6 +83,7 @@ def evaluate_examples(
       batch_size: how many examples a batch contains.
       placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
+      poll: called several times a second during a batch; it may raise an error to end the evaluation.
 
     Returns:
       {name: [N, ...]} as NumPy arrays.
@@ -95,6 +99,9 @@ def evaluate_examples(
     def collect() -> None:
         nonlocal done
         count, values = pending.pop(0)
+        while poll is not None and not all(value.is_ready() for value in values.values()):
+            poll()
+            time.sleep(POLL_SECONDS)
         rows.append({name: np.asarray(value)[:count] for name, value in values.items()})
         done += count
         if report is not None:
@@ -299,6 +306,7 @@ class Evaluator:
         num_samples: int,
         chunk: int,
         report: Callable[[int], None] | None = None,
+        poll: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """Return the negative log-likelihood by importance sampling, as a mean over all examples.
 
@@ -309,6 +317,7 @@ class Evaluator:
           num_samples: K, the posterior samples of each example.
           chunk: how many samples are computed at once.
           report: receives the number of examples so far, after each batch.
+          poll: called several times a second during a batch; it may raise an error to end the evaluation.
 
         Returns:
           `nll` = -log p(x) in nats per example, its standard error over the examples `nll_se`, and `ess`, the median
@@ -323,7 +332,7 @@ class Evaluator:
             self._likelihoods[settings] = self._jit(functools.partial(likelihood_terms, **fixed))
         program = self._likelihoods[settings]
         where = {"batch_size": self.batch_size, "placement": self.placement}
-        values = evaluate_examples(program, params, key, arrays, report=report, **where)
+        values = evaluate_examples(program, params, key, arrays, report=report, poll=poll, **where)
         return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
 
 
