@@ -23,8 +23,8 @@ def clock_of(seconds_per_step, monkeypatch):
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(("seconds", "expected"), [(0.001, 100), (0.2, 25), (2.0, 2), (9.0, 1)])
-def test_a_dispatch_takes_at_most_five_seconds_if_a_step_does(seconds, expected, monkeypatch):
+@pytest.mark.parametrize(("seconds", "expected"), [(0.001, 100), (0.04, 100), (0.2, 10), (0.9, 2), (9.0, 1)])
+def test_a_dispatch_takes_a_few_seconds_at_most(seconds, expected, monkeypatch):
     program, found = clock_of(seconds, monkeypatch), Pace(fixed=False)
     counts = []
     for _ in range(5):
@@ -49,6 +49,7 @@ def test_a_slow_run_stops_within_an_interval_and_resumes_with_the_same_bits(tmp_
     training = TrainConfig(steps=20, batch_size=16, log_every=10, evaluate_every=10, save_every=10)
     complete = train_loop.fit(hand_made(training=training), tmp_path / "complete")
     monkeypatch.setattr(pace, "SECONDS", 1e-9)
+    monkeypatch.setattr(pace, "LONG", 1e-9)
     stops = iter([False, False, False, False, True])  # before the first step, and after 2, 3, 4 and 5
     saves = iter([False, True, False, False])  # after 2, 3, 4 and 5
     parts = tmp_path / "parts"

@@ -57,6 +57,9 @@ def test_a_directory_that_cannot_be_written_to_is_refused_and_nothing_is_created
     with pytest.raises(StorageError) as caught:
         atomic_files.check_writable(tmp_path / "file" / "folder", "--to")
     assert str(caught.value) == line
+    for name in ("a" * 300, "new/" + "a" * 300, "new/" + "ü" * 200):
+        with pytest.raises(StorageError, match=r"--to=.* cannot be created or written to \(File name too long\)"):
+            atomic_files.check_writable(tmp_path / name, "--to")
     assert os.listdir(tmp_path) == ["file"]
 
 

@@ -12,11 +12,11 @@ from vae_jax.runtime.streams import TolerantStream, tolerant_streams
 pytestmark = pytest.mark.fault
 
 # A command that prints messages and writes a file, without JAX.
-TALK = """
+NOISY = """
 import sys, warnings
 from vae_jax.cli import commands, main
 
-def talk(argv):
+def prints(argv):
     for _ in range(100):
         print("a message", file=sys.stderr, flush=True)
     warnings.warn("a warning")
@@ -25,16 +25,16 @@ def talk(argv):
         file.write("content")
     return {"done": True}
 
-commands.register_command("talk", "talks")(talk)
-sys.exit(main.main(["talk"]))
+commands.register_command("print", "prints")(prints)
+sys.exit(main.main(["print"]))
 """
 
 
 @pytest.mark.parametrize("form", ["2>/dev/full", "2> >(head -c 1 >/dev/null)", "2>&-", "2>&1 >out | head -1 >first"])
 def test_a_command_goes_on_when_its_messages_cannot_be_written(form, tmp_path):
-    (tmp_path / "talk.py").write_text(TALK)
+    (tmp_path / "noisy.py").write_text(NOISY)
     output = "" if "out" in form else ">out"
-    line = f"set -o pipefail; {sys.executable} talk.py {output} {form}"
+    line = f"set -o pipefail; {sys.executable} noisy.py {output} {form}"
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, timeout=60)
     assert done.returncode == 0
     assert json.loads((tmp_path / "out").read_text()) == {"done": True}

@@ -7,7 +7,8 @@ import jax
 
 from vae_jax.runtime import multihost
 
-SECONDS = 5.0  # of one dispatch; two of them are under way when a signal arrives
+LONG = 5.0  # seconds; steps that take longer are divided into several dispatches
+SECONDS = 2.0  # of each of these; two of them are under way when a signal arrives
 _NUM_TIMED = 2
 
 
@@ -22,21 +23,24 @@ class Pace:
     """
 
     def __init__(self, *, fixed: bool):
+        self._fixed = fixed
         self._times: list[float] = []  # seconds of the first dispatches
-        self._limit: int | None = None if fixed else 1
+        self._step_seconds = 0.0
 
     @property
     def measures(self) -> bool:
         """Whether the time of a step is still being measured."""
-        return self._limit is not None and len(self._times) <= _NUM_TIMED
+        return not self._fixed and len(self._times) <= _NUM_TIMED
+
+    def is_slow(self, steps: int) -> bool:
+        """Return whether this number of steps is known to take longer than one dispatch may."""
+        return self._step_seconds * steps > LONG
 
     def steps(self, most: int) -> int:
         """Return the number of steps of the next dispatch, at most `most`."""
-        return most if self._limit is None else min(most, self._limit)
-
-    def is_slow(self, steps: int) -> bool:
-        """Return whether this number of steps is known to take longer than a dispatch may."""
-        return self._limit is not None and len(self._times) > 1 and min(self._times[1:]) * steps > SECONDS
+        if self.measures:
+            return 1
+        return max(1, min(most, int(SECONDS / self._step_seconds))) if self.is_slow(most) else most
 
     def dispatch(self, program: Any, *arguments: Any) -> Any:
         """Return the results of a program, which wait for the devices only while the time of a step is measured."""
@@ -45,7 +49,5 @@ class Pace:
         start = time.monotonic()
         results = jax.block_until_ready(program(*arguments))
         self._times.append(time.monotonic() - start)
-        if not self.measures:
-            seconds = multihost.broadcast_from_primary(lambda: min(self._times[1:]))
-            self._limit = max(1, int(SECONDS / max(seconds, 1e-9)))
+        self._step_seconds = multihost.broadcast_from_primary(lambda: min(self._times[1:], default=0.0))
         return results

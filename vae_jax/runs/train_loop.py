@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -193,18 +194,7 @@ def train(
     """
     active = list(runs)
     first_step, training = runs[0].step, runs[0].experiment.training
-    pace = Pace(fixed=compiled.fixed_count)
-
-    def each(action: Callable[[TrainingRun], None]) -> None:
-        for run in tuple(active):
-            try:
-                action(run)
-            except NotFiniteError as error:
-                if on_failure is None:
-                    raise
-                active.remove(run)
-                on_failure(run, error)
-
+    pace, each = Pace(fixed=compiled.fixed_count), functools.partial(_for_each, active, on_failure)
     with contextlib.ExitStack() as stack:
         for run in runs:
             _start_callbacks(run, stack)
@@ -226,6 +216,22 @@ def train(
             if step == end or pace.is_slow(training.log_every):
                 each(_call_callbacks)
         each(TrainingRun.read)
+
+
+def _for_each(
+    active: list[TrainingRun],
+    on_failure: Callable[[TrainingRun, NotFiniteError], None] | None,
+    action: Callable[[TrainingRun], None],
+) -> None:
+    """Apply an action to each model; one that is not finite is removed, and `on_failure` receives it and its error."""
+    for run in tuple(active):
+        try:
+            action(run)
+        except NotFiniteError as error:
+            if on_failure is None:
+                raise
+            active.remove(run)
+            on_failure(run, error)
 
 
 def _dispatch_profiled(compiled: CompiledTraining, data: Data, count: int, folder: Path) -> Metrics:

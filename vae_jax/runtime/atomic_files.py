@@ -147,9 +147,11 @@ def check_writable(directory: Path, flag: str = "--workdir") -> None:
       StorageError: If the directory, or its nearest existing parent, is not writable.
     """
     existing = directory
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
     try:  # The mode bits are not enough: they allow root to write to /proc.
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if max(map(len, map(os.fsencode, directory.parts)), default=0) > os.pathconf(existing, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         tempfile.TemporaryDirectory(prefix=".vae-jax-", dir=existing).cleanup()
     except OSError as error:
         raise StorageError(f"{flag}={directory} cannot be created or written to ({error.strerror})") from None

@@ -97,10 +97,11 @@ def platform_error() -> InputError | None:
 
         jax.devices()
     except Exception as error:  # of several kinds: AssertionError without a text, RuntimeError, ValueError
-        platforms = os.environ.get("JAX_PLATFORMS", "")
-        reason = " ".join(str(error).split())[:200] or "no such device"
-        remedy = "unset it, or install JAX for these devices" if platforms else "set JAX_PLATFORMS=cpu"
-        return InputError(f"JAX_PLATFORMS={platforms} cannot be used here ({reason}); {remedy}")
+        platforms, reason = os.environ.get("JAX_PLATFORMS"), " ".join(str(error).split())[:200] or "no such device"
+        if platforms:
+            remedy = "unset it, or install JAX for these devices"
+            return InputError(f"JAX_PLATFORMS={platforms} cannot be used here ({reason}); {remedy}")
+        return InputError(f"JAX cannot be started ({reason}); correct its environment variables, or its installation")
     return None
 
 

@@ -94,18 +94,13 @@ def evaluate_examples(
     _check_batches(arrays, batch_size)
     pending: list[tuple[int, dict[str, Array]]] = []
     rows: list[dict[str, np.ndarray]] = []
-    done = 0
 
     def collect() -> None:
-        nonlocal done
         count, values = pending.pop(0)
-        while poll is not None and not all(value.is_ready() for value in values.values()):
-            poll()
-            time.sleep(POLL_SECONDS)
+        _wait_for(values, poll)
         rows.append({name: np.asarray(value)[:count] for name, value in values.items()})
-        done += count
         if report is not None:
-            report(done)
+            report(sum(map(_num_examples, rows)))
 
     for count, keys, batch in _keyed_batches(key, arrays, batch_size, placement):
         with jax.default_matmul_precision("highest"):
@@ -114,6 +109,13 @@ def evaluate_examples(
             collect()
     collect()
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _wait_for(values: Mapping[str, Array], poll: Callable[[], None] | None) -> None:
+    """Wait for arrays if a function is to be called meanwhile."""
+    while poll is not None and not all(value.is_ready() for value in values.values()):
+        poll()
+        time.sleep(POLL_SECONDS)
 
 
 def _check_batches(arrays: Arrays, batch_size: int) -> None:
