@@ -11,6 +11,7 @@ from training_runs import assert_finite, fit
 
 from vae_jax.errors import NotFiniteError
 from vae_jax.runs import RunDirectory, evaluation
+from vae_jax.training import evaluator
 
 
 @pytest.mark.fault
@@ -107,6 +108,23 @@ def test_progress_is_reported_and_an_evaluation_can_be_interrupted(bernoulli_exp
         evaluation.evaluate_run(experiment, params, split="test", placement=one_device, stop=lambda: True)
 
 
+@pytest.mark.fault
+def test_an_evaluation_ends_during_a_batch_that_takes_minutes(one_device, monkeypatch):
+    class Computing:  # an array that is not ready
+        polls = 0
+
+        def is_ready(self):
+            self.polls += 1
+            return False
+
+    array = Computing()
+    monkeypatch.setattr(evaluator.Evaluator, "_jit", lambda *_: lambda params, keys, batch: {"log_px": array})
+    found = evaluator.Evaluator(None, None, batch_size=2)
+    examples, stop = {"x": np.zeros((2, 3))}, lambda: array.polls == 3
+    with pytest.raises(evaluation.Interrupted):
+        found.likelihood({}, jax.random.key(0), examples, num_samples=2, chunk=2, poll=lambda: evaluation._end_if(stop))
+
+
 def test_an_evaluation_is_read_only_for_its_step_and_protocol(bernoulli_experiment, tmp_path):
     experiment, _ = bernoulli_experiment
     protocol = evaluation.evaluation_protocol(experiment)
@@ -116,8 +134,9 @@ def test_an_evaluation_is_read_only_for_its_step_and_protocol(bernoulli_experime
     stored = {"step": 20, "elbo": -1.0, **protocol}
     directory = RunDirectory(tmp_path)
     assert evaluation.read_evaluation(directory, 20) is None
-    directory.evaluation.write_text("{")
-    assert evaluation.read_evaluation(directory, 20) is None
+    for text in ("{", "[]", "1.5", "null", "[" * 100_000):
+        directory.evaluation.write_text(text)
+        assert evaluation.read_evaluation(directory, 20) is None
     directory.evaluation.write_text(json.dumps(stored))
     assert evaluation.read_evaluation(tmp_path, 20) == stored
     assert evaluation.read_evaluation(directory, 20, protocol) == stored

@@ -48,7 +48,11 @@ PENDING_CHECKPOINT = "*.orbax-checkpoint-tmp*"
             "process-id=2 must be at least 0",
         ),
         ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "coordinator=a must be HOST:PORT"),
-        ({"heartbeat_timeout": 0}, "--distributed.heartbeat-timeout=0 must be 1 or more"),
+        ({"coordinator": "a:0", "num_processes": 2, "process_id": 0}, "a port from 1 to 65535"),
+        ({"coordinator": "a:65536", "num_processes": 2, "process_id": 0}, "coordinator=a:65536 must be HOST:PORT"),
+        ({"coordinator": ":80", "num_processes": 2, "process_id": 0}, "coordinator=:80 must be HOST:PORT"),
+        ({"heartbeat_timeout": 0}, "--distributed.heartbeat-timeout=0 must be from 1 to 1000000"),
+        ({"shutdown_timeout": 10**20}, "--distributed.shutdown-timeout=10{20} must be from 1 to 1000000"),
     ],
 )
 def test_inconsistent_flags_are_refused(given, line):

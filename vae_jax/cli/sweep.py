@@ -65,13 +65,13 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     members = make_members(config, varied)
     groups = group_members(members)
     log(f"{len(members)} members, {len(groups)} program(s), one after another; {directory}")
-    with signals.stop_on_signals() as stop:
+    with signals.stop_on_signals() as stop, signals.save_on_signal() as save:
         trained, sources = {}, {}
         if len(groups) > 1:  # refuse an invalid later group before the first is trained
             for group in groups:
                 prepare_members(group, directory, log=log, sources=sources)
         for group in groups:
-            models = fit_group(group, directory, stop=stop, log=log, sources=sources)
+            models = fit_group(group, directory, stop=stop, save=save, log=log, sources=sources)
             if models is None:
                 log("interrupted, saved; the same command resumes")
                 return {"workdir": str(directory), "status": "interrupted"}

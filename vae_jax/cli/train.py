@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from vae_jax.cli.messages import log
 from vae_jax.cli.output import log_changed_files
 from vae_jax.cli.parsing import TrainingOptions, flag_value, parse_train_command
 from vae_jax.config import Config
-from vae_jax.runtime import atomic_files, multihost, signals
+from vae_jax.errors import InputError
+from vae_jax.runtime import atomic_files, host, multihost, signals
 
 if TYPE_CHECKING:
     from vae_jax.runs import Experiment, RunDirectory, TrainResult
@@ -73,16 +73,17 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     use_compilation_cache(options.compilation_cache)
     start = time.perf_counter()
     multihost.initialize(**dataclasses.asdict(options.distributed))
-    with signals.stop_on_signals() as received:
+    with signals.stop_on_signals() as received, signals.save_on_signal() as requested:
         from vae_jax.runs import RunDirectory, default_callbacks, fit
 
         directory = RunDirectory(options.workdir or f"runs/{options.preset}")
-        stop = multihost.any_process(received)
+        stop, save = multihost.any_process(received), multihost.any_process(requested)
         profile = None if options.profile is None else Path(options.profile)
         allowed = [path.replace("-", "_") for path in options.allow_change]  # settings, or their flags
         experiment, placement = multihost.run_on_all(lambda: _prepare(config, directory, allowed, profile))
         log(_description(experiment, placement, directory))
-        outcome = fit(experiment, directory, placement, default_callbacks(stop), allow_change=allowed, profile=profile)
+        callbacks = default_callbacks(stop, save)
+        outcome = fit(experiment, directory, placement, callbacks, allow_change=allowed, profile=profile)
         trained = time.perf_counter() - start
         result: dict[str, Any] = {
             "workdir": str(directory), "status": outcome.status, "step": outcome.step, "seed": config.seed,
@@ -99,9 +100,15 @@ def use_compilation_cache(folder: str | None) -> None:
     """Store compiled programs in a folder, so that the next start of the same program need not compile."""
     if folder is None or folder == "None":
         return
+    try:
+        path = host.expand_home(folder, "--compilation-cache")
+    except InputError:
+        if folder != TrainingOptions.compilation_cache:
+            raise
+        return  # without a home directory there is no default folder
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+    jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

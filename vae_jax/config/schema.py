@@ -86,7 +86,9 @@ class TrainConfig:
         minimum=0,
         resumable=True,
     )
-    log_every: int = setting(100, "Number of steps in one compiled program and in one row of metrics.jsonl.", above=0)
+    log_every: int = setting(
+        100, "Number of steps in one compiled program and in one row of metrics.jsonl.", above=0, maximum=10**6
+    )
     evaluate_every: int = setting(
         1000, "Number of steps between validations; 0: no validation.", minimum=0, resumable=True
     )

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from vae_jax.data.files import one_line
 from vae_jax.errors import InputError, StorageError
+from vae_jax.runtime import host
 
 CACHE_FOLDER = ".vae_jax_cache"  # this package's folder below data_dir; it can be deleted without loss
 NAME = re.compile(r"(?P<name>[A-Za-z]\w*)(/(?P<config>[\w+.\-]+))?(:(?P<version>(\d+|\*)(\.(\d+|\*)){2}))?")
@@ -170,7 +171,8 @@ class PreparedDataset:
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
     """Return the folder of prepared datasets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return host.expand_home(os.fspath(folder), "data.data_dir")
 
 
 def scan(root: Path, name: str = "*") -> list[Path]:

@@ -272,7 +272,7 @@ def as_path(name: str, data_dir: Name | None) -> Path | None:
     Raises:
       InputError: If `name` is a path that cannot be used.
     """
-    path = Path(name).expanduser()
+    path = host.expand_home(name, "data.name")
     if path.suffix.lower() in (".npy", ".npz") or idx.is_archive(path):
         return path
     if os.path.isabs(path) or name.startswith("."):

@@ -26,6 +26,7 @@ from vae_jax.data.catalog import (
 from vae_jax.data.files import one_line
 from vae_jax.data.idx import read_idx_pair
 from vae_jax.errors import InputError, StorageError
+from vae_jax.runtime import host
 
 TIMEOUT = 30  # seconds without a byte
 
@@ -128,7 +129,7 @@ def _staging(root: Path) -> Iterator[Path]:
 
 def _build(name: str, source: str | os.PathLike | None, staging: Path) -> None:
     """Run the TFDS builder in `staging`; raise InputError if the archives are not the official ones."""
-    archives = Path(source).expanduser() if source is not None else staging / "archives"
+    archives = host.expand_home(os.fspath(source), "--from") if source is not None else staging / "archives"
     if BUILTIN[name].archives and source is None:
         _download(name, archives)
     where = f"--from={str(source)!r}" if source is not None else f"name={name!r}"

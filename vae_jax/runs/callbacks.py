@@ -17,7 +17,7 @@ import numpy as np
 
 from vae_jax.runs import plots
 from vae_jax.runs.evaluation import make_evaluator
-from vae_jax.runs.loggers import MetricsFile, NullLogger, TensorBoard, read_metrics
+from vae_jax.runs.loggers import MetricsFile, NullLogger, SavedRows, TensorBoard, as_saved, read_metrics
 from vae_jax.runs.progress import Progress
 from vae_jax.runs.training_run import TrainingRun
 from vae_jax.runtime import atomic_files, multihost
@@ -48,16 +48,19 @@ class Callback:
         """Close what `on_start` has opened, also after an error."""
 
 
-def default_callbacks(stop: Callable[[], bool] = lambda: False) -> list[Callback]:
+def default_callbacks(
+    stop: Callable[[], bool] = lambda: False, save: Callable[[], bool] = lambda: False
+) -> list[Callback]:
     """Return the callbacks of `vae-jax train`.
 
     Args:
       stop: polled before the first step and after each dispatch; a True saves the state and ends the training.
+      save: polled after each dispatch; a True saves the state, and the training goes on.
 
     Returns:
       The callbacks, in the order in which they must be called.
     """
-    return [ProgressBar(), StopWhen(stop), *recording_callbacks()]
+    return [ProgressBar(), StopWhen(stop), SaveWhen(save), *recording_callbacks()]
 
 
 def recording_callbacks() -> list[Callback]:
@@ -112,14 +115,34 @@ class StopWhen(Callback):
         self._polled, self._answer = -1, False
 
 
+class SaveWhen(Callback):
+    """Requests a save when a function returns True; it is polled after each dispatch, and the training goes on."""
+
+    def __init__(self, save: Callable[[], bool]):
+        self._save, self._polled, self._answer = save, -1, False
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Poll."""
+        if self._polled != run.step:  # the members of a sweep share the answer
+            self._polled, self._answer = run.step, self._save()
+        run.save_requested |= self._answer
+
+
 class MetricsLog(Callback):
     """Writes metrics.jsonl."""
 
     def on_start(self, run: TrainingRun) -> None:
-        """Open the file; rows after the first step are removed."""
-        path, first = run.directory.metrics, run.first_step
-        file = multihost.run_on_primary(lambda: MetricsFile(path, keep_through_step=first))
-        self.file: MetricsFile | NullLogger = file or NullLogger()
+        """Open the file; rows after the first step are removed, and lost rows are restored from the checkpoints."""
+
+        def saved() -> list[SavedRows]:
+            metrics = run.checkpoints.saved_metrics(run.first_step)
+            return [SavedRows(m["count"], m["since"], m["rows"]) for m in metrics if m]
+
+        def open_file() -> MetricsFile:
+            path, first = run.directory.metrics, run.first_step
+            return MetricsFile(path, keep_through_step=first, count=run.num_rows, saved=saved)
+
+        self.file: MetricsFile | NullLogger = multihost.run_on_primary(open_file) or NullLogger()
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
         """Append the row."""
@@ -226,30 +249,38 @@ def _comparable(value: float | None) -> float:
 
 
 class CheckpointSaver(Callback):
-    """Saves the state every train.save_every steps, at the end, and when the training is stopped."""
+    """Saves the state every train.save_every steps, at the end, and when a save or a stop is requested.
+
+    Each checkpoint stores the metrics that a resumed run needs: `count`, the number of rows so far; `rows`, those after
+    the step `since` of the checkpoint before; and `interval`, see `TrainingRun`.
+    """
 
     def on_start(self, run: TrainingRun) -> None:
         """Remove the evaluation of earlier weights."""
+        self._count, self._since, self._rows = run.num_rows, run.first_step, []
         if not run.is_last and run.stop_reason != "stopped early":
             atomic_files.remove(run.directory.evaluation)
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Raise StorageError if the last save has failed."""
+        """Store the row for the next save; raise StorageError if the last save has failed."""
+        self._rows.append(as_saved({"step": step} | row))
         run.checkpoints.check()
 
     def on_steps(self, run: TrainingRun) -> None:
-        """Save if it is due; raises NotFiniteError if a step is not finite."""
-        if self._is_due(run):
+        """Save if it is due or requested; raises NotFiniteError if a step is not finite."""
+        if run.save_requested or run.is_due(run.experiment.training.save_every):
             self._save(run)
 
     def on_stop(self, run: TrainingRun) -> None:
         """Save unless `on_steps` has saved this step."""
-        if not self._is_due(run):
+        if run.step > self._since:
             self._save(run)
-
-    def _is_due(self, run: TrainingRun) -> bool:
-        return run.is_due(run.experiment.training.save_every)
 
     def _save(self, run: TrainingRun) -> None:
         run.read()
-        run.checkpoints.save(run.step, run.state, config=run.experiment.description(), data=run.experiment.data)
+        rows = [row for row in self._rows if row["step"] > self._since]
+        count = self._count + len(self._rows)
+        metrics = {"count": count, "since": self._since, "rows": rows, "interval": run.interval}
+        config, data = run.experiment.description(), run.experiment.data
+        run.checkpoints.save(run.step, run.state, config=config, data=data, metrics=metrics)
+        self._count, self._since, self._rows, run.save_requested = count, run.step, [], False

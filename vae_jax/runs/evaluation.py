@@ -1,7 +1,6 @@
 """Evaluation of an experiment's model on one split: all metrics, their protocol, and the metrics that are undefined."""
 
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from vae_jax.runs.decoding import placement_of
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.program_cache import cache_programs
-from vae_jax.runtime import Placement, defaults
+from vae_jax.runtime import Placement, atomic_files, defaults, multihost
 from vae_jax.training import Evaluator, TrainState, bits_per_dim
 
 # What the results of `evaluate_run` depend on, apart from the weights.
@@ -66,7 +65,7 @@ def evaluate_run(
       split: train, validation, test or all.
       placement: the devices; None for those of the parameters.
       report_progress: called with (examples done, all examples) during the estimation of the NLL.
-      stop: polled during the same estimation.
+      stop: polled during the same estimation; in a single process also during each batch.
       evaluator: replaces that of `make_evaluator`.
       receive: called with scores {name: [N]} of the examples, see `Evaluator.bound` and `Evaluator.likelihood`.
 
@@ -90,9 +89,13 @@ def evaluate_run(
     with np.errstate(all="ignore"):  # the error below reports what is not finite
         result |= evaluator.bound(params, key, arrays, receive=receive)
         if "num_samples" in protocol:
-            report = functools.partial(_report, total=count, stop=stop, report_progress=report_progress)
             amounts = {"num_samples": protocol["num_samples"], "chunk": _chunk(experiment)}
-            result |= evaluator.likelihood(params, key, arrays, **amounts, report=report, receive=receive) | amounts
+            calls = {
+                "report": functools.partial(_report, total=count, stop=stop, report_progress=report_progress),
+                "poll": functools.partial(_end_if, stop) if multihost.is_single_process() else None,
+                "receive": receive,
+            }
+            result |= evaluator.likelihood(params, key, arrays, **amounts, **calls) | amounts
     result["undefined"] = undefined_metrics(experiment)
     if experiment.kind == "images":
         _add_bits_per_dim(result, experiment.shape)
@@ -102,6 +105,12 @@ def evaluate_run(
 
 def _chunk(experiment: Experiment) -> int:
     return defaults.evaluation_chunk(experiment.evaluation.chunk)
+
+
+def _end_if(stop: Callable[[], bool]) -> None:
+    """Raise Interrupted if `stop()` returns True."""
+    if stop():
+        raise Interrupted
 
 
 def _report(done: int, *, total: int, stop: Callable[[], bool], report_progress: Callable[[int, int], None]) -> None:
@@ -148,8 +157,10 @@ def read_evaluation(
       The content of the file; None if it cannot be read or belongs to another step or protocol.
     """
     try:
-        stored = json.loads(RunDirectory(directory).evaluation.read_text())
+        stored = atomic_files.read_json(RunDirectory(directory).evaluation)
     except (OSError, ValueError):
+        return None
+    if not isinstance(stored, dict):
         return None
     same = protocol is None or all(stored.get(name) == protocol.get(name) for name in PROTOCOL)
     return stored if stored.get("step") == step and same else None

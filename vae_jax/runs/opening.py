@@ -34,6 +34,8 @@ from vae_jax.runs.config_file import StoredRun, read_stored_run
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment, build_experiment
 from vae_jax.runs.programs import is_streamed, num_microbatches
+from vae_jax.runs.restoring import refuse_lost_checkpoints
+from vae_jax.runs.step_folders import check_path
 from vae_jax.runtime import Placement, atomic_files, sharding
 
 Log = Callable[[str], None]
@@ -242,6 +244,7 @@ def check_experiment(
     if training.batch_size > count:
         raise InputError(f"train.batch_size={training.batch_size} must be at most the {count} training examples")
     stored, settings = read_stored_run(directory), experiment.description()
+    refuse_lost_checkpoints(stored, directory)
     changes = list(stored.changes) if stored else []
     if stored:
         if stored.has_config != (experiment.config is not None):
@@ -257,6 +260,7 @@ def check_experiment(
         changes += changed_data(before, now, settings, directory, allow_change)
     if training.patience:
         experiment.dataset("validation")  # raises if there are none: training could never stop early
+    check_path(directory.path)
     atomic_files.check_writable(directory.path)
     return changes
 

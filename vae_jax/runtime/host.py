@@ -5,6 +5,8 @@ import platform
 import resource
 from pathlib import Path
 
+from vae_jax.errors import InputError
+
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -86,6 +88,39 @@ def memory_limit(num_devices: int = 1) -> int | None:
         return int(limit)
     free = available_memory()
     return None if free is None else free // num_devices
+
+
+def platform_error() -> InputError | None:
+    """Return the error for devices that JAX cannot start, such as JAX_PLATFORMS=cuda without CUDA; None if it can."""
+    try:
+        import jax
+
+        jax.devices()
+    except Exception as error:  # of several kinds: AssertionError without a text, RuntimeError, ValueError
+        platforms, reason = os.environ.get("JAX_PLATFORMS"), " ".join(str(error).split())[:200] or "no such device"
+        if platforms:
+            remedy = "unset it, or install JAX for these devices"
+            return InputError(f"JAX_PLATFORMS={platforms} cannot be used here ({reason}); {remedy}")
+        return InputError(f"JAX cannot be started ({reason}); correct its environment variables, or its installation")
+    return None
+
+
+def expand_home(path: str, setting: str) -> Path:
+    """Return a path in which `~` and `~user` are replaced by a home directory.
+
+    Args:
+      path: The path.
+      setting: The setting that the error message names.
+
+    Raises:
+      InputError: If there is no such home directory, as for a user of a container without HOME.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{setting}={path} begins with a home directory that is unknown; pass the complete path"
+        ) from None
 
 
 def peak_memory() -> dict[str, int]:

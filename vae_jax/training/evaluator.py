@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from vae_jax.training.metrics import mean_and_error, reconstruction_errors, summ
 
 # A unit is active if the variance of its posterior mean over the examples is larger (Burda et al., arXiv 1509.00519).
 ACTIVE_VARIANCE = 0.01
+POLL_SECONDS = 0.05
 MEAN_SAMPLES = 50  # samples in the estimate of a layer's mean, which depends on the layer below it
 
 Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
@@ -67,6 +69,7 @@ def evaluate_examples(
     batch_size: int,
     placement: NamedSharding | None = None,
     report: Callable[[int], None] | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the values of `per_example` for all examples, each exactly once.
 
@@ -81,6 +84,7 @@ def evaluate_examples(
       batch_size: how many examples a batch contains.
       placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
+      poll: called several times a second during a batch; it may raise an error to end the evaluation.
 
     Returns:
       {name: [N, ...]} as NumPy arrays.
@@ -91,15 +95,13 @@ def evaluate_examples(
     _check_batches(arrays, batch_size)
     pending: list[tuple[int, dict[str, Array]]] = []
     rows: list[dict[str, np.ndarray]] = []
-    done = 0
 
     def collect() -> None:
-        nonlocal done
         count, values = pending.pop(0)
+        _wait_for(values, poll)
         rows.append({name: np.asarray(value)[:count] for name, value in values.items()})
-        done += count
         if report is not None:
-            report(done)
+            report(sum(map(_num_examples, rows)))
 
     for count, keys, batch in _keyed_batches(key, arrays, batch_size, placement):
         with jax.default_matmul_precision("highest"):
@@ -108,6 +110,13 @@ def evaluate_examples(
             collect()
     collect()
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _wait_for(values: Mapping[str, Array], poll: Callable[[], None] | None) -> None:
+    """Wait for arrays if a function is to be called meanwhile."""
+    while poll is not None and not all(value.is_ready() for value in values.values()):
+        poll()
+        time.sleep(POLL_SECONDS)
 
 
 def _check_batches(arrays: Arrays, batch_size: int) -> None:
@@ -307,6 +316,7 @@ class Evaluator:
         chunk: int,
         report: Callable[[int], None] | None = None,
         receive: Receive = lambda scores: None,
+        poll: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """Return the negative log-likelihood by importance sampling, as a mean over all examples.
 
@@ -318,6 +328,7 @@ class Evaluator:
           chunk: how many samples are computed at once.
           report: receives the number of examples so far, after each batch.
           receive: called with `nll` and `ess` of each example, {name: [N]}.
+          poll: called several times a second during a batch; it may raise an error to end the evaluation.
 
         Returns:
           `nll` = -log p(x) in nats per example, its standard error over the examples `nll_se`, and `ess`, the median
@@ -332,7 +343,8 @@ class Evaluator:
             self._likelihoods[settings] = self._jit(functools.partial(likelihood_terms, **fixed))
         program = self._likelihoods[settings]
         where = {"batch_size": self.batch_size, "placement": self.placement}
-        values = evaluate_examples(program, params, key, arrays, report=report, **where)
+        calls = {"report": report, "poll": poll}
+        values = evaluate_examples(program, params, key, arrays, **calls, **where)
         receive({"nll": -values["log_px"], "ess": values["ess"]})
         return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
 
