@@ -17,11 +17,11 @@ import numpy as np
 
 from vae_jax.runs import plots
 from vae_jax.runs.evaluation import make_evaluator
-from vae_jax.runs.loggers import MetricsFile, NullLogger, TensorBoard, read_metrics
+from vae_jax.runs.loggers import MetricsFile, NullLogger, TensorBoard, read_metrics, tensorboard_tag
+from vae_jax.runs.memory import refuse_lack_of_memory
 from vae_jax.runs.progress import Progress
 from vae_jax.runs.training_run import TrainingRun
 from vae_jax.runtime import atomic_files, multihost
-from vae_jax.training import Evaluator
 
 NUM_PREVIEW_EXAMPLES = 12  # validation examples whose reconstructions are written to TensorBoard
 
@@ -82,6 +82,10 @@ class ProgressBar(Callback):
         """Show the step and the bounds."""
         self.progress.update(step, bound=row.get("bound"), validation_bound=row.get("validation_bound"))
 
+    def on_steps(self, run: TrainingRun) -> None:
+        """Show the step, before its metrics are read."""
+        self.progress.advance(run.finished_step)
+
     def on_end(self, run: TrainingRun) -> None:
         """Close the display."""
         self.progress.__exit__(None, None, None)
@@ -138,10 +142,11 @@ class TensorBoardLog(Callback):
         purge = run.first_step + 1 if run.first_step else None
         board = multihost.run_on_primary(lambda: TensorBoard(run.directory.path, purge_step=purge))
         self.board: TensorBoard | NullLogger = board or NullLogger()
+        self.board.settings(run.experiment.description())
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Write a scalar for each number."""
-        self.board.scalars(step, {name: value for name, value in row.items() if value is not None})
+        """Write a scalar for each number, in its group."""
+        self.board.scalars(step, {tensorboard_tag(name): value for name, value in row.items() if value is not None})
 
     def on_image(self, run: TrainingRun, name: str, picture: np.ndarray) -> None:
         """Write the picture."""
@@ -157,19 +162,19 @@ class Validation(Callback):
 
     def on_start(self, run: TrainingRun) -> None:
         """Load the validation examples, so that unreadable ones are an error before the training."""
-        self.evaluator: Evaluator | None = None
         validates = run.experiment.training.evaluate_every and not run.is_last
-        if validates and run.validation_data is not None:
-            self.evaluator = make_evaluator(run.experiment, run.placement)
-            self.key = run.experiment.evaluation_key("validation")
+        self.every = run.experiment.training.evaluate_every if validates and run.validation_data is not None else 0
 
     def on_steps(self, run: TrainingRun) -> None:
         """Evaluate, and record the result."""
-        if self.evaluator is None or not run.is_due(run.experiment.training.evaluate_every):
+        if not run.is_due(self.every):
             return
         run.read()
-        assert run.validation_data is not None, "there is an evaluator"
-        result = self.evaluator.bound(run.params, self.key, run.validation_data.arrays)
+        assert run.validation_data is not None, "`every` is 0 otherwise"
+        key = run.experiment.evaluation_key("validation")
+        with refuse_lack_of_memory("the validation"):
+            evaluator = make_evaluator(run.experiment, run.placement)  # from the cache of programs after the first time
+            result = evaluator.bound(run.params, key, run.validation_data.arrays)
         metric = getattr(run.experiment.objective, "validation_metric", "elbo")
         row = {f"validation_{name}": result[name] for name in ("reconstruction", "kl") if name in result}
         run.record(row | {"validation_bound": result.get(metric, result["reconstruction"])})
@@ -186,7 +191,8 @@ class PreviewImages(Callback):
         arrays = {} if run.validation_data is None else run.validation_data.arrays
         few = {name: array[:NUM_PREVIEW_EXAMPLES] for name, array in arrays.items()}
         key = run.experiment.evaluation_key("validation")
-        pictures = plots.preview_images(run.experiment, run.params, key, few, run.placement)
+        with refuse_lack_of_memory("a picture for TensorBoard"):
+            pictures = plots.preview_images(run.experiment, run.params, key, few, run.placement)
         for name, picture in pictures.items():
             run.image(name, picture)
 

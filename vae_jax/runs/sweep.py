@@ -264,7 +264,11 @@ class SweepProgress(Callback):
 
     def on_steps(self, run: TrainingRun) -> None:
         """Show the step."""
-        self.progress.update(run.step)
+        self.progress.advance(run.finished_step)
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Show the step of metrics that are read."""
+        self.progress.update(step)
 
     def on_end(self, run: TrainingRun) -> None:
         """Close the display with the last member."""

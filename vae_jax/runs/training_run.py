@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -41,6 +41,12 @@ class Dispatch:
     first_step: int
     count: int
     metrics: Metrics
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the devices have computed the steps."""
+        arrays: Mapping[str, Any] = self.metrics
+        return all(values.is_ready() for values in arrays.values())
 
     @functools.cached_property
     def rows(self) -> dict[str, np.ndarray]:
@@ -127,6 +133,11 @@ class TrainingRun:
                 return None
 
         return multihost.run_on_all(load)
+
+    @property
+    def finished_step(self) -> int:
+        """The number of steps that the devices have finished; a dispatch can return before or after they have."""
+        return self.step if self._unread is None or self._unread.is_finished else self._unread.first_step
 
     @property
     def is_last(self) -> bool:
