@@ -1,10 +1,12 @@
 """Progress display: lines on a plain stream, a live bar on a terminal."""
 
 import io
+import types
 
 import pytest
 
 from vae_jax.runs import progress as progress_module
+from vae_jax.runs.callbacks import ProgressBar
 from vae_jax.runs.loggers import print_json
 from vae_jax.runs.progress import Progress
 
@@ -39,7 +41,6 @@ def test_plain_progress_prints_every_ten_seconds_and_at_the_end(clock):
     lines = stream.getvalue().splitlines()
     steps = [line.split()[1] for line in lines]
     assert steps == ["100/10000", "[bold]5[/bold]", "1100/10000", "2100/10000", "2500/10000"]
-    assert "steps/s" not in lines[0]  # the first steps include the compilation
     for part in ["(25 %)", "bound -25.00 nats", "100 steps/s", "10,000 examples/s", "0:00:25", "left 0:01:15"]:
         assert part in lines[-1]
 
@@ -65,35 +66,48 @@ def test_rates_of_a_resumed_run_count_only_new_steps_and_exclude_compilation(clo
         clock.now += 8
         progress.update(1140)
     first, last = stream.getvalue().splitlines()
-    assert first == "step 1040/2000 (52 %), elapsed 0:00:20"
+    assert "step 1040/2000 (52 %), 2.00 steps/s, 20 examples/s" in first
     assert "10.00 steps/s, 100 examples/s, elapsed 0:00:30, left 0:01:26" in last
 
 
+class Steps:
+    """A run whose dispatches take 20 s for 20 steps, after 10 s of compilation, and return at different times."""
+
+    is_first_dispatch, step, member = True, 0, 0
+
+    def __init__(self, total):
+        self.experiment = types.SimpleNamespace(training=types.SimpleNamespace(steps=total, batch_size=1))
+        self.first_step, self.notes, self.finished_step = 0, (), 0
+
+
 @pytest.mark.fault
-@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("returns", ["at once", "with its steps", "with those of the next"])
 @pytest.mark.parametrize("dispatches", [1, 2, 5])
-def test_the_rate_agrees_with_the_clock_where_a_dispatch_returns_before_or_after_its_steps(clock, waits, dispatches):
-    """A dispatch of 20 steps takes 20 s after 10 s of compilation; metrics are read after the next dispatch."""
-    stream, total = io.StringIO(), 20 * dispatches
-    with Progress(total, examples_per_step=1, stream=stream) as progress:
-        clock.now += 10
-        for dispatch in range(dispatches + 1):
-            if waits and dispatch < dispatches:  # the call returns when its steps are finished
-                clock.now += 20
-            if dispatch:
-                clock.now += 0 if waits else 20
-                progress.update(20 * dispatch, bound=-1)
-            if waits and dispatch < dispatches:
-                progress.advance(20 * (dispatch + 1))
-    lines = stream.getvalue().splitlines()
+def test_the_rate_agrees_with_the_clock_whenever_a_dispatch_returns(clock, capsys, returns, dispatches):
+    run, bar, begin = Steps(20 * dispatches), ProgressBar(), clock.now + 10
+    bar.on_start(run)
+    finish = lambda dispatch: begin + 20 * (dispatch + 1)  # noqa: E731
+    clock.now = begin
+    for dispatch in range(dispatches):
+        if returns == "with its steps" or (returns == "with those of the next" and dispatch):
+            clock.now = max(clock.now, finish(dispatch))
+        if dispatch:
+            clock.now = max(clock.now, finish(dispatch - 1))  # the metrics of the previous dispatch are read
+            bar.on_row(run, 20 * dispatch, {"bound": -1.0})
+        run.finished_step = 20 * sum(finish(d) <= clock.now for d in range(dispatch + 1))
+        bar.on_steps(run)
+        run.is_first_dispatch = False
+    clock.now = max(clock.now, finish(dispatches - 1))
+    bar.on_row(run, 20 * dispatches, {"bound": -1.0})
+    bar.on_end(run)
+    lines = capsys.readouterr().err.splitlines()
     for line in lines:
         step = int(line.split("/")[0].removeprefix("step "))
-        if dispatches > 1:
-            assert ("steps/s" in line) == (step > 20)
-            assert "steps/s" not in line or ", 1.00 steps/s" in line
-            assert step in (20, total) or f"left 0:0{(total - step) // 60}:{(total - step) % 60:02}" in line
-    assert lines[-1].startswith(f"step {total}/{total} (100 %), bound -1.00 nats")
-    assert dispatches > 1 or "0.67 steps/s" in lines[-1]  # of all 30 seconds, since no later steps exist
+        known = dispatches > 1 or returns != "with its steps"  # otherwise all seconds count
+        assert (", 1.00 steps/s" if known else ", 0.67 steps/s") in line
+        left = f"left 0:0{(20 * dispatches - step) // 60}:{(20 * dispatches - step) % 60:02}"
+        assert (left in line) == (step < 20 * dispatches)
+    assert lines[-1].startswith(f"step {20 * dispatches}/{20 * dispatches} (100 %), bound -1.00 nats")
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])

@@ -10,7 +10,7 @@ from `Callback` and overrides the methods that it needs:
     fit(experiment, "runs/mine", callbacks=[*default_callbacks(), PrintBound()])
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,20 +75,42 @@ class ProgressBar(Callback):
             training = run.experiment.training
             self.progress = Progress(training.steps, examples_per_step=training.batch_size, initial_step=run.first_step)
         self.progress.__enter__()
+        self.bounds: dict[str, float | None] = {}
         for note in run.notes:
             self.progress.print(note)
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Show the step and the bounds."""
-        self.progress.update(step, bound=row.get("bound"), validation_bound=row.get("validation_bound"))
+        """Store the bounds, which the next `on_steps` shows: the devices may have finished more than these steps."""
+        self.bounds |= {name: row[name] for name in ("bound", "validation_bound") if name in row}
+        if step == run.experiment.training.steps:
+            self.progress.update(step, **self.bounds)
 
     def on_steps(self, run: TrainingRun) -> None:
-        """Show the step, before its metrics are read."""
-        self.progress.advance(run.finished_step)
+        """Show the finished steps; the rate begins with the first call, because it follows the compilation."""
+        show_finished(self.progress, run, self.bounds)
 
     def on_end(self, run: TrainingRun) -> None:
-        """Close the display."""
+        """Show the last step of a training that is stopped, and close the display."""
+        if run.first_step < run.step < run.experiment.training.steps:
+            self.progress.update(run.finished_step, **self.bounds)
         self.progress.__exit__(None, None, None)
+
+
+def show_finished(progress: Progress | NullLogger, run: TrainingRun, bounds: Mapping[str, float | None]) -> None:
+    """Show the steps that the devices have finished, after a dispatch.
+
+    A dispatch can return before its steps are finished, after them, or after those of the next one. So the rate is that
+    between finished steps, and not between the times at which metrics are read.
+
+    Args:
+      progress: the display.
+      run: the run.
+      bounds: {"bound": ..., "validation_bound": ...}, as far as they are known.
+    """
+    if run.is_first_dispatch:
+        progress.begin(run.finished_step)
+    else:
+        progress.update(run.finished_step, **bounds)
 
 
 class StopWhen(Callback):

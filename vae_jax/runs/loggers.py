@@ -265,4 +265,4 @@ class NullLogger:
         """Ignore the progress."""
         del step, bounds
 
-    advance = update
+    begin = update

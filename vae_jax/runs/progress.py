@@ -16,9 +16,9 @@ _PLAIN_LINE_SECONDS = 10.0
 class Progress:
     """Progress display: a live bar on a terminal, otherwise a line every ten seconds and one at the end.
 
-    The rate is that of the steps after the first finished ones of this process, with which it excludes the time to
-    compile; validations and saves count. Until later steps are finished there is no rate and no time left, except on
-    the last line. The default `stream` is stderr.
+    Rates count only the steps of this process after `begin`, which follows the compilation; validations and saves
+    count. Without `begin` they are those after the first `update`, as soon as there is a second one. The default
+    `stream` is stderr.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Progress:
         self._unprinted, self._print_from = False, -math.inf
         self._start = self._last = (time.monotonic(), initial_step)
         self._first: tuple[float, int] | None = None
+        self._begun = False
 
     def __enter__(self) -> "Progress":
         self._start = self._last = (time.monotonic(), self._step)
@@ -55,32 +56,24 @@ class Progress:
         elif self._unprinted:
             self.print(self._status())
 
-    def advance(self, step: int) -> None:
-        """Show that `step` of the run's steps are finished by the devices now; a step that was shown has no effect."""
-        if self._move(step):
-            self._print_if_due(since=self._start[0] + _PLAIN_LINE_SECONDS)  # the first line waits for the bounds
+    def begin(self, step: int) -> None:
+        """Start the clock of the rates: the program is compiled, and `step` of the run's steps are finished."""
+        self._step = int(step)
+        self._first = self._last = (time.monotonic(), self._step)
+        self._begun = True
 
     def update(self, step: int, bound: float | None = None, validation_bound: float | None = None) -> None:
-        """Show that `step` steps are finished, and their bounds in nats; one that is None keeps its last value."""
-        self._move(step)
+        """Show that `step` of the run's steps are done; a bound in nats that is None keeps its last value."""
+        self._step = int(step)
+        self._last = (time.monotonic(), self._step)
+        self._first = self._first or self._last
         for name, value in (("bound", bound), ("validation bound", validation_bound)):
             if value is not None:
                 self._bounds[name] = float(value)
-        self._print_if_due(since=-math.inf)
-
-    def _move(self, step: int) -> bool:
-        """Store that a step is finished now; return whether it is a later one."""
-        if step <= self._step:
-            return False
-        self._step, self._last = int(step), (time.monotonic(), int(step))
-        self._first = self._first or self._last
-        return True
-
-    def _print_if_due(self, *, since: float) -> None:
-        now, self._unprinted = time.monotonic(), True
-        if self._live is None and now >= max(self._print_from, since):
+        self._unprinted = True
+        if self._live is None and self._last[0] >= self._print_from:
             self.print(self._status())
-            self._unprinted, self._print_from = False, now + _PLAIN_LINE_SECONDS
+            self._unprinted, self._print_from = False, self._last[0] + _PLAIN_LINE_SECONDS
 
     def print(self, line: str) -> None:
         """Print `line` above the bar."""
@@ -89,26 +82,25 @@ class Progress:
         else:
             self._live.console.print(line, markup=False, soft_wrap=True)
 
-    def _steps_per_second(self) -> float | None:
-        """Return the rate; None while only the steps of the first update are finished."""
-        start = self._start if self._first is None else self._first
-        if start[1] == self._last[1]:
-            if self._step < self._total_steps:
-                return None
-            start = self._start
-        steps, seconds = self._last[1] - start[1], self._last[0] - start[0]
-        return steps / seconds if steps and seconds > 0 else None
+    def _steps_per_second(self) -> float:
+        """Return the rate; 0 if it is not known yet."""
+        start_time, start_step = self._start
+        if self._begun and self._first is not None and self._step == self._first[1] < self._total_steps:
+            return 0.0
+        if self._first is not None and self._step > self._first[1]:
+            start_time, start_step = self._first
+        return (self._step - start_step) / max(self._last[0] - start_time, 1e-9)
 
     def _status(self) -> str:
         rate = self._steps_per_second()
         done = 100 * self._step / max(self._total_steps, 1)
         parts = [f"step {self._step}/{self._total_steps} ({done:.0f} %)"]
         parts += [f"{name} {value:.2f} nats" for name, value in self._bounds.items()]
-        if rate is not None:
+        if rate > 0:
             parts.append(f"{rate:,.{0 if rate >= 100 else 2}f} steps/s")
             parts.append(f"{rate * self._examples_per_step:,.0f} examples/s")
         parts.append(f"elapsed {timedelta(seconds=int(time.monotonic() - self._start[0]))}")
-        if rate is not None and self._step < self._total_steps:
+        if rate > 0 and self._step < self._total_steps:
             parts.append(f"left {timedelta(seconds=round((self._total_steps - self._step) / rate))}")
         return ", ".join(parts)
 

@@ -15,7 +15,7 @@ from vae_jax.config import batchable_settings, flatten
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Metrics, Params
 from vae_jax.runs import config_file, restoring
-from vae_jax.runs.callbacks import Callback, StopWhen, recording_callbacks
+from vae_jax.runs.callbacks import Callback, StopWhen, recording_callbacks, show_finished
 from vae_jax.runs.changes import describe_changes
 from vae_jax.runs.checkpoints import Checkpoints, Restored, newest_step
 from vae_jax.runs.directory import RunDirectory
@@ -263,12 +263,14 @@ class SweepProgress(Callback):
             self.progress.print(note)
 
     def on_steps(self, run: TrainingRun) -> None:
-        """Show the step."""
-        self.progress.advance(run.finished_step)
+        """Show the finished steps, for the first member."""
+        if run.member == 0 or not run.is_first_dispatch:
+            show_finished(self.progress, run, {})
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Show the step of metrics that are read."""
-        self.progress.update(step)
+        """Show the last step."""
+        if step == run.experiment.training.steps:
+            self.progress.update(step)
 
     def on_end(self, run: TrainingRun) -> None:
         """Close the display with the last member."""

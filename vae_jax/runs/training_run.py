@@ -110,7 +110,7 @@ class TrainingRun:
         self.resumed, self.member, self.notes = resumed, member, notes
         self.stop_reason: str | None = None
         self.callbacks: tuple[Callback, ...] = ()
-        self._state, self._unread = state, None
+        self._state, self._unread, self._num_dispatches = state, None, 0
 
     @property
     def state(self) -> TrainState:
@@ -133,6 +133,11 @@ class TrainingRun:
                 return None
 
         return multihost.run_on_all(load)
+
+    @property
+    def is_first_dispatch(self) -> bool:
+        """Whether the last dispatch is the first one of this start, in which the program was compiled."""
+        return self._num_dispatches == 1
 
     @property
     def finished_step(self) -> int:
@@ -164,6 +169,7 @@ class TrainingRun:
     def dispatched(self, dispatch: Dispatch) -> None:
         """Store the metrics of a dispatch; `read` reads them later."""
         self._unread = dispatch
+        self._num_dispatches += 1
         self.step += dispatch.count
 
     def read(self) -> None:
