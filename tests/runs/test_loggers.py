@@ -14,7 +14,15 @@ import pytest
 
 from vae_jax.errors import StorageError
 from vae_jax.runs import loggers
-from vae_jax.runs.loggers import MetricsFile, NullLogger, SavedRows, TensorBoard, print_json, read_metrics
+from vae_jax.runs.loggers import (
+    MetricsFile,
+    NullLogger,
+    SavedRows,
+    TensorBoard,
+    print_json,
+    read_metrics,
+    tensorboard_tag,
+)
 
 
 def _row(step):
@@ -243,6 +251,29 @@ def test_tensorboard_records_can_be_parsed(tmp_path, channels):
     assert (value.image.height, value.image.width, value.image.colorspace) == image.shape
     pixels = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
     np.testing.assert_array_equal(pixels.reshape(image.shape), image)
+
+
+def test_tensorboard_has_the_settings_as_text_and_hyper_parameters(tmp_path):
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    board = TensorBoard(tmp_path)
+    board.settings({"optimizer.learning_rate": 1e-3, "network": "mlp", "network.hidden": (8, 4), "a": None, "b": True})
+    board.close()
+    values = {value.tag: value for event in _events(tmp_path)[1:] for value in event.summary.value}
+    assert b"    network.hidden = (8, 4)\n" in values["config/text_summary"].tensor.string_val[0]
+    start = HParamsPluginData.FromString(values["_hparams_/session_start_info"].metadata.plugin_data.content)
+    found = start.session_start_info.hparams
+    assert (found["optimizer.learning_rate"].number_value, found["network"].string_value) == (1e-3, "mlp")
+    assert found["b"].bool_value
+    content = values["_hparams_/experiment"].metadata.plugin_data.content
+    metrics = HParamsPluginData.FromString(content).experiment.metric_infos
+    assert [metric.name.tag for metric in metrics] == ["train/bound", "validation/bound"]
+
+
+def test_tags_are_grouped():
+    tags = {"bound": "train/bound", "validation_kl": "validation/kl", "learning_rate": "optimizer/learning_rate",
+            "grad_norm": "optimizer/grad_norm", "mine/norm": "mine/norm"}  # fmt: skip
+    assert {name: tensorboard_tag(name) for name in tags} == tags
 
 
 def test_tensorboard_refuses_float_images(tmp_path):

@@ -306,3 +306,18 @@ def test_each_kind_of_data_has_its_metrics(kind, preprocess, names):
         assert found["log_squared_error"] == pytest.approx(
             np.square(np.log1p(x) - np.log(3)).sum(axis=1).mean(), rel=1e-5
         )
+
+
+@pytest.mark.fault
+def test_a_small_split_costs_what_it_has():
+    seen = []
+
+    def per_example(params, keys, batch):
+        seen.append((keys.shape, batch["x"].shape))
+        return {"x": batch["x"]}
+
+    x = np.arange(3.0, dtype=np.float32)
+    for placement, rows in ((None, 3), (sharding.batch_sharding(sharding.make_mesh(2)), 4)):
+        found = evaluate_examples(per_example, {}, jax.random.key(0), {"x": x}, batch_size=80, placement=placement)
+        np.testing.assert_array_equal(found["x"], x)
+        assert seen.pop() == ((rows,), (rows,))

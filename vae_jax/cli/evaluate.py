@@ -70,6 +70,31 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+class _LikelihoodProgress:
+    """Lines about the estimation of the NLL: one before it, and from the second batch on one every 10 seconds.
+
+    The first batch includes the time to compile, so the time left is computed from those after it.
+    """
+
+    def __init__(self, num_samples: int, split: str):
+        self._what = f"{split} examples, {num_samples} samples of each"
+        self._first: tuple[float, int] | None = None
+        self._print_from = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Print a line if it is due."""
+        now = time.monotonic()
+        if not done:
+            log(f"NLL of {total} {self._what}; it can take as long as the training (evaluation.num_samples=0: none)")
+        elif self._first is None:
+            self._first = now, done
+        elif now >= self._print_from and done < total:
+            left = (now - self._first[0]) / (done - self._first[1]) * (total - done)
+            if self._print_from or left > _INTERVAL:
+                log(f"NLL: {done} of {total} examples, {left:.0f} s left")
+                self._print_from = now + _INTERVAL
+
+
 def evaluate_and_log(
     experiment: "Experiment",
     params: "Params",
@@ -87,15 +112,8 @@ def evaluate_and_log(
     """
     from vae_jax.runs import evaluate_run
 
-    start = last = time.perf_counter()
-
-    def report_progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.perf_counter() - last > _INTERVAL:
-            last = time.perf_counter()
-            left = (last - start) / done * (total - done)
-            log(f"NLL: {done} of {total} examples, {left:.0f} s left")
-
+    start, settings = time.perf_counter(), experiment.evaluation
+    report_progress = _LikelihoodProgress(settings.num_samples, split)
     result = evaluate_run(
         experiment, params, split=split, placement=placement, report_progress=report_progress, stop=stop,
         receive=receive,
@@ -103,4 +121,6 @@ def evaluate_and_log(
     for reason in dict.fromkeys(result["undefined"].values()):
         names = ", ".join(name for name, why in result["undefined"].items() if why == reason)
         log(f"no {names}: {reason}")
+    for warning in result["warnings"]:
+        log(f"warning: {warning}")
     return result | {"evaluation_seconds": round(time.perf_counter() - start, 2)}

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from vae_jax.cli.commands import commands, import_modules
-from vae_jax.config import PRESETS, suggestion
+from vae_jax.cli.examples import examples_text, presets_text
+from vae_jax.config import suggestion
 from vae_jax.errors import InputError, StorageError, VaeJaxError
 from vae_jax.runtime import host, multihost, streams
 
@@ -24,6 +25,8 @@ def help_text() -> str:
     """Return the text of `vae-jax --help`."""
     return "\n".join(
         (
+            examples_text(),
+            "",
             "usage: vae-jax [--import MODULE] COMMAND [ARGUMENTS]",
             "",
             "Variational autoencoders in JAX.",
@@ -32,7 +35,9 @@ def help_text() -> str:
             "",
             "`vae-jax COMMAND --help` lists the options of a command, `vae-jax --version` prints the versions in use.",
             "`--import MODULE` first imports a Python module, which may register objectives, data sets, commands.",
-            f"Presets: {', '.join(PRESETS)}.",
+            "",
+            presets_text(),
+            "",
             "The last line on stdout is a JSON object with the results.",
             "Exit codes: 0 finished, or interrupted and saved; 2 invalid input; 3 not finite; 4 no usable checkpoint;",
             "5 input or output failed; 6 the run is in use; 7 another process of the run has ended;",

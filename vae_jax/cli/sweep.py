@@ -84,6 +84,9 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
             return {"workdir": str(directory), "status": "interrupted"}
     for source in sources.values():
         log_changed_files(source)
+    for member, result in zip(members, results, strict=True):
+        for warning in result.get("warnings", ()):
+            log(f"warning: {member.name}: {warning}")
     summary = _write_summary(directory, members, results)
     if all("failure" in result for result in results):
         raise NotFiniteError(f"none of the {len(members)} members finished: {results[0]['failure']}")

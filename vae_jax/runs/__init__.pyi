@@ -23,6 +23,7 @@ from .evaluation import (
     Interrupted as Interrupted,
     evaluate_run as evaluate_run,
     evaluation_protocol as evaluation_protocol,
+    likelihood_warnings as likelihood_warnings,
     make_evaluator as make_evaluator,
     read_evaluation as read_evaluation,
 )

@@ -376,11 +376,12 @@ def _with_model(experiment: Experiment, config: Config) -> Experiment:
 
 
 def _check_kind(config: Config, kind: str) -> None:
-    """Raise InputError if the preprocessing or the likelihood is not made for this kind of data; no data are read."""
+    """Raise InputError if a part of the model is not made for this kind of data; no data are read."""
     for part in (config.preprocess, config.likelihood):
         if kind not in part.kinds:
             raise InputError(
                 f"{part.section}={part.name} does not work with {kind}, which {config.data.name} contains; use another "
                 f"{part.section}, or set data.kind"
             )
-    config.likelihood.check_values(config.preprocess, kind)
+    for part in (config.likelihood, config.network):
+        part.check_values(config.preprocess, kind)

@@ -236,6 +236,16 @@ def _warn_of_loss(path: Path, step: int, *, found: int, now: int, count: int | N
     )
 
 
+_OF_OPTIMIZER = ("learning_rate", "grad_norm", "skipped_steps")
+
+
+def tensorboard_tag(name: str) -> str:
+    """Return the tag of a number of a row of metrics: train/NAME, validation/NAME or optimizer/NAME."""
+    if name.startswith("validation_"):
+        return f"validation/{name.removeprefix('validation_')}"
+    return name if "/" in name else f"{'optimizer' if name in _OF_OPTIMIZER else 'train'}/{name}"
+
+
 class TensorBoard:
     """Scalars and images as TensorBoard events in `directory`; a write that fails only warns, once.
 
@@ -257,8 +267,18 @@ class TensorBoard:
         if purge_step is not None:
             self._write(self._event(step=purge_step, session_log=session_log(status=session_log.START)))
 
+    def settings(self, values: Mapping[str, Any]) -> None:
+        """Write settings by name as text, and as hyper-parameters, by which the bounds of runs can be compared."""
+        from tensorboardX import summary
+
+        plain = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in values.items()}
+        text = "\n".join(f"    {name} = {value}" for name, value in values.items())  # indented: a block of code
+        metrics = dict.fromkeys(map(tensorboard_tag, ("bound", "validation_bound")))
+        for part in (summary.text("config", text), *summary.hparams(plain, metrics)):
+            self._write(self._event(step=0, summary=part))
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one scalar for each name; None is skipped."""
+        """Write one scalar for each tag; None is skipped."""
         parts = [self._summary.Value(tag=n, simple_value=float(v)) for n, v in values.items() if v is not None]
         self._write(self._event(step=int(step), summary=self._summary(value=parts)))
 
@@ -320,8 +340,10 @@ class NullLogger:
     def write(self, *_: Any) -> None:
         """Ignore the arguments."""
 
-    scalars = image = print = write
+    scalars = settings = image = print = write
 
     def update(self, step: int, **bounds: float | None) -> None:
         """Ignore the progress."""
         del step, bounds
+
+    begin = update

@@ -15,7 +15,7 @@ from vae_jax.data import Source
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Metrics, Params
 from vae_jax.runs import config_file, restoring
-from vae_jax.runs.callbacks import Callback, SaveWhen, StopWhen, recording_callbacks
+from vae_jax.runs.callbacks import Callback, SaveWhen, StopWhen, recording_callbacks, show_finished
 from vae_jax.runs.changes import describe_changes
 from vae_jax.runs.checkpoints import Checkpoints, Restored
 from vae_jax.runs.directory import RunDirectory
@@ -285,8 +285,14 @@ class SweepProgress(Callback):
             self.progress.print(note)
 
     def on_steps(self, run: TrainingRun) -> None:
-        """Show the step."""
-        self.progress.update(run.step)
+        """Show the finished steps, for the first member."""
+        if run.member == 0 or not run.is_first_dispatch:
+            show_finished(self.progress, run, {})
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Show the last step."""
+        if step == run.experiment.training.steps:
+            self.progress.update(step)
 
     def on_end(self, run: TrainingRun) -> None:
         """Close the display with the last member."""

@@ -42,6 +42,12 @@ class Dispatch:
     count: int
     metrics: Metrics
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the devices have computed the steps."""
+        arrays: Mapping[str, Any] = self.metrics
+        return all(values.is_ready() for values in arrays.values())
+
     @functools.cached_property
     def rows(self) -> dict[str, np.ndarray]:
         """The metrics of the steps, {name: [count] or [M, count]}; waits for the devices."""
@@ -109,7 +115,7 @@ class TrainingRun:
         self.stop_reason: str | None = None
         self.save_requested = False
         self.callbacks: tuple[Callback, ...] = ()
-        self._state, self._unread = state, None
+        self._state, self._unread, self._num_dispatches = state, None, 0
         saved = metrics or {}
         self.num_rows: int = saved.get("count", 0)
         self._interval = {name: np.asarray(values, np.float64) for name, values in saved.get("interval", {}).items()}
@@ -135,6 +141,16 @@ class TrainingRun:
                 return None
 
         return multihost.run_on_all(load)
+
+    @property
+    def is_first_dispatch(self) -> bool:
+        """Whether the last dispatch is the first one of this start, in which the program was compiled."""
+        return self._num_dispatches == 1
+
+    @property
+    def finished_step(self) -> int:
+        """The number of steps that the devices have finished; a dispatch can return before or after they have."""
+        return self.step if self._unread is None or self._unread.is_finished else self._unread.first_step
 
     @property
     def is_last(self) -> bool:
@@ -166,6 +182,7 @@ class TrainingRun:
     def dispatched(self, dispatch: Dispatch) -> None:
         """Store the metrics of a dispatch; `read` reads them later."""
         self._unread = dispatch
+        self._num_dispatches += 1
         self.step += dispatch.count
 
     def read(self) -> None:

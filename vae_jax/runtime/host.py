@@ -90,6 +90,19 @@ def memory_limit(num_devices: int = 1) -> int | None:
     return None if free is None else free // num_devices
 
 
+def free_memory(num_devices: int = 1) -> int | None:
+    """Return the bytes of memory of the first device that are not in use, as `memory_limit` of what is left.
+
+    Args:
+      num_devices: The number of CPU devices that share the machine's memory. Other devices ignore it.
+    """
+    import jax  # here, so that reading data does not start JAX
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    limit = memory_limit(num_devices)
+    return None if limit is None else max(0, limit - int(stats.get("bytes_in_use", 0)))
+
+
 def platform_error() -> InputError | None:
     """Return the error for devices that JAX cannot start, such as JAX_PLATFORMS=cuda without CUDA; None if it can."""
     try:

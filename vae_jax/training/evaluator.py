@@ -41,11 +41,15 @@ def padded_batches(
     Yields:
       The number of examples in the batch, and the batch {name: [B, ...]}. Its remaining rows repeat the last example.
     """
-    size = -(-batch_size // multiple) * multiple
+    size = _num_rows(batch_size, multiple)
     for start in range(0, _num_examples(arrays), batch_size):
         batch = {name: array[start : start + batch_size] for name, array in arrays.items()}
         count = _num_examples(batch)
         yield count, {name: _pad(array, size - count) for name, array in batch.items()}
+
+
+def _num_rows(batch_size: int, multiple: int) -> int:
+    return -(-batch_size // multiple) * multiple
 
 
 def _num_examples(arrays: Arrays) -> int:
@@ -81,7 +85,7 @@ def evaluate_examples(
       params: parameters of the model, or its `Variables`.
       key: a typed key.
       arrays: {name: [N, ...]}.
-      batch_size: how many examples a batch contains.
+      batch_size: how many examples a batch contains at most.
       placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
       poll: called several times a second during a batch; it may raise an error to end the evaluation.
@@ -93,6 +97,7 @@ def evaluate_examples(
       ValueError: there are no examples, the arrays have unequal lengths, or `batch_size` is less than 1.
     """
     _check_batches(arrays, batch_size)
+    batch_size = min(batch_size, _num_examples(arrays))  # a small split costs what it has
     pending: list[tuple[int, dict[str, Array]]] = []
     rows: list[dict[str, np.ndarray]] = []
 
@@ -112,7 +117,7 @@ def evaluate_examples(
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _wait_for(values: Mapping[str, Array], poll: Callable[[], None] | None) -> None:
+def _wait_for(values: Mapping[str, Any], poll: Callable[[], None] | None) -> None:
     """Wait for arrays if a function is to be called meanwhile."""
     while poll is not None and not all(value.is_ready() for value in values.values()):
         poll()
@@ -131,7 +136,7 @@ def _keyed_batches(
 ) -> Iterator[tuple[int, Array, dict[str, np.ndarray]]]:
     """Yield (number of examples, keys [B], batch [B, ...]); the devices of `placement` divide the rows of a batch."""
     multiple = 1 if placement is None else placement.mesh.size
-    size = -(-batch_size // multiple) * multiple
+    size = _num_rows(batch_size, multiple)
     for i, (count, batch) in enumerate(padded_batches(arrays, batch_size, multiple=multiple)):
         yield count, _batch_keys(size, placement)(key, np.uint32(i * batch_size)), batch
 
