@@ -73,16 +73,14 @@ def evaluate_run(
       `split`, `num_examples`, `batch_size`, `chunk` (if there is an NLL) and the fields of `evaluation_protocol`;
       `likelihood`, the name of the family of p(x|z), None if the model does not state it;
       for images `bits_per_dim`, computed from the metric that `bits_per_dim_of` names, "nll" or "elbo";
-      `undefined`: for each metric that is undefined for this model and data, the reason;
-      `warnings`: lines about metrics that can mislead.
+      `undefined`: for each metric that is undefined here, the reason; `warnings`: lines about metrics that can mislead.
 
     Raises:
       Interrupted: `stop()` returned True before the last example.
       NotFiniteError: a metric is not finite; the message lists all of these.
     """
     arrays, key = experiment.dataset(split).arrays, experiment.evaluation_key(split)
-    count = len(arrays["x"])
-    placement = placement or placement_of(params)
+    count, placement = len(arrays["x"]), placement or placement_of(params)
     evaluator = evaluator or make_evaluator(experiment, placement)
     result = _describe_evaluation(experiment, split, count, evaluator.batch_size)
     numbers = np.errstate(all="ignore")  # the error below reports what is not finite
@@ -91,10 +89,9 @@ def evaluate_run(
         if "num_samples" in result:
             result["chunk"] = memory.evaluation_sizes(experiment, placement).chunk
             amounts = {name: result[name] for name in ("num_samples", "chunk")}
-            report = functools.partial(_report, total=count, stop=stop, report_progress=report_progress)
-            poll = functools.partial(_end_if, stop) if multihost.is_single_process() else None
+            calls = _likelihood_calls(count, stop, report_progress)
             report_progress(0, count)
-            result |= evaluator.likelihood(params, key, arrays, **amounts, report=report, poll=poll, receive=receive)
+            result |= evaluator.likelihood(params, key, arrays, **amounts, **calls, receive=receive)
     _add_remarks(result, experiment)
     _check_finite(result)
     return result
@@ -113,6 +110,14 @@ def _add_remarks(result: dict[str, Any], experiment: Experiment) -> None:
     result["warnings"] = [*_loose_bound(result), *likelihood_warnings(experiment)]
     if experiment.kind == "images":
         _add_bits_per_dim(result, experiment.shape)
+
+
+def _likelihood_calls(
+    count: int, stop: Callable[[], bool], report_progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Return the functions that `Evaluator.likelihood` calls after, and in a single process also during each batch."""
+    report = functools.partial(_report, total=count, stop=stop, report_progress=report_progress)
+    return {"report": report, "poll": functools.partial(_end_if, stop) if multihost.is_single_process() else None}
 
 
 def _end_if(stop: Callable[[], bool]) -> None:

@@ -45,8 +45,7 @@ class Dispatch:
     @property
     def is_finished(self) -> bool:
         """Whether the devices have computed the steps."""
-        arrays: Mapping[str, Any] = self.metrics
-        return all(values.is_ready() for values in arrays.values())
+        return all(values.is_ready() for values in jax.tree.leaves(self.metrics))
 
     @functools.cached_property
     def rows(self) -> dict[str, np.ndarray]:
