@@ -12,7 +12,7 @@ from hand_made import NUM_EXAMPLES, SIZE, TRAINING, Conditional, arrays, hand_ma
 from training_runs import without_key_type
 
 from vae_jax.config import replace_settings
-from vae_jax.data import ArrayDataset, IdentityConfig, from_arrays
+from vae_jax.data import ArrayDataset, ArraySource, IdentityConfig, from_arrays
 from vae_jax.distributions import Variables
 from vae_jax.errors import InputError, NoExamplesError
 from vae_jax.inference import elbo
@@ -244,3 +244,22 @@ def test_an_objective_of_a_user_is_maximized(tmp_path):
     outcome = fit(hand_made(objective=constant), tmp_path / "run")
     initial = hand_made().initial_state(jax.random.key(0)).params
     jax.tree.map(np.testing.assert_array_equal, outcome.state.params, initial)  # it has no gradient
+
+
+def test_examples_without_labels_are_refused_by_a_model_that_reads_them():
+    x, y = arrays()
+    unlabelled = ArraySource({"train": {"x": x, "y": y.astype(np.int32)}, "test": {"x": x[:9]}}, "vectors")
+    with pytest.raises(InputError, match=r"the split test has arrays \{'x': \[6\]\}, but the training examples have"):
+        hand_made(data=unlabelled).dataset("test")
+    ignoring = hand_made(data=unlabelled, model=Unconditional())
+    assert len(ignoring.dataset("test")) == 9
+
+
+class Unconditional(Conditional):
+    """The same model with a constant label."""
+
+    def encode(self, batch):
+        return super().encode(batch | {"y": jnp.zeros(len(batch["x"]), int)})
+
+    def decode(self, draw, evidence=None, batch=None):
+        return super().decode(draw, evidence, {"y": jnp.zeros(len(batch["x"]), int)})

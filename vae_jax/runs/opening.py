@@ -181,7 +181,7 @@ def prepare_experiment(
     is_new = config.data not in sources
     source = sources.setdefault(config.data, open_source(config.data, log=log))
     experiment = build_experiment(config, source=source)
-    if is_streamed(experiment):
+    if is_new and is_streamed(experiment):
         data = experiment.training_data
         size = f"{len(data):,} examples, {data.nbytes / 2**30:.2f} GiB"
         log(f"{name}: {size}, streamed from disk; the first start with a data set scans all of it")
