@@ -8,7 +8,7 @@ import jax
 from vae_jax.runtime import multihost
 
 LONG = 5.0  # seconds; steps that take longer are divided into several dispatches
-SECONDS = 2.0  # of each of these; two of them are under way when a signal arrives
+SECONDS = 2.0  # of each of these
 _NUM_TIMED = 2
 
 

@@ -213,7 +213,9 @@ def train(
             each(TrainingRun.read)  # the metrics of the previous dispatch, while the devices compute this one
             dispatch, step = Dispatch(step, count, metrics), step + count
             each(lambda run, dispatch=dispatch: run.dispatched(dispatch))
-            if step == end or pace.is_slow(training.log_every):
+            if slow := pace.is_slow(training.log_every):
+                each(TrainingRun.read)  # waits: a signal to stop does not find a second dispatch under way
+            if step == end or slow:
                 each(_call_callbacks)
         each(TrainingRun.read)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -119,7 +120,8 @@ def evaluate_examples(
 
 def _wait_for(values: Mapping[str, Any], poll: Callable[[], None] | None) -> None:
     """Wait for arrays if a function is to be called meanwhile."""
-    while poll is not None and not all(value.is_ready() for value in values.values()):
+    ready = operator.methodcaller("is_ready")  # a method of arrays that the annotations of JAX do not have
+    while poll is not None and not all(map(ready, values.values())):
         poll()
         time.sleep(POLL_SECONDS)
 
