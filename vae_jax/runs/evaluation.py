@@ -95,8 +95,13 @@ def evaluate_run(
             amounts = {"num_samples": protocol["num_samples"], "chunk": chunk}
             report_progress(0, count)
             result |= evaluator.likelihood(params, key, arrays, **amounts, report=report) | amounts
-    result["undefined"] = undefined_metrics(experiment)
-    result["warnings"] = [*_loose_bound(result), *likelihood_warnings(experiment)]
+    return _completed(result, experiment)
+
+
+def _completed(result: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """Return the result with what follows from its metrics; raise NotFiniteError if one is not finite."""
+    result |= {"undefined": undefined_metrics(experiment)}
+    result |= {"warnings": [*_loose_bound(result), *likelihood_warnings(experiment)]}
     _add_bits_per_dim(result, experiment)
     _check_finite(result)
     return result

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -45,8 +45,8 @@ class Dispatch:
     @property
     def is_finished(self) -> bool:
         """Whether the devices have computed the steps."""
-        arrays: Mapping[str, Any] = self.metrics
-        return all(values.is_ready() for values in arrays.values())
+        arrays: Any = self.metrics  # the annotations of `jax.Array` lack `is_ready`
+        return all(array.is_ready() for array in arrays.values())
 
     @functools.cached_property
     def rows(self) -> dict[str, np.ndarray]:
