@@ -1,6 +1,7 @@
 """An experiment from a config or made by hand: keys, batches, initial state, and its training as one function."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import optax
 import pytest
 from averaging_model import AveragingModel
 from hand_made import NUM_EXAMPLES, SIZE, TRAINING, Conditional, arrays, hand_made, source
+from small_experiments import count_experiment, image_experiment, vector_experiment
 from training_runs import without_key_type
 
+from vae_jax import random
 from vae_jax.config import replace_settings
 from vae_jax.data import ArrayDataset, ArraySource, IdentityConfig, from_arrays
 from vae_jax.distributions import Variables
@@ -18,6 +21,7 @@ from vae_jax.errors import InputError, NoExamplesError
 from vae_jax.inference import elbo
 from vae_jax.runs import Experiment, at_numbers, build_experiment, fit
 from vae_jax.runs.experiment import with_data_of
+from vae_jax.training import evaluator
 
 
 def assert_equal_states(a, b, **tolerance):
@@ -263,3 +267,22 @@ class Unconditional(Conditional):
 
     def decode(self, draw, evidence=None, batch=None):
         return super().decode(draw, evidence, {"y": jnp.zeros(len(batch["x"]), int)})
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("make", [image_experiment, count_experiment, vector_experiment])
+def test_strict_promotion_of_dtypes_works_in_training_and_evaluation(make):
+    """It is traced alone: the mode changes no number."""
+    experiment = make(train__ema_decay=0.9, train__nonfinite="skip", objective="iwae", objective__num_samples=2)
+    with jax.numpy_dtype_promotion("strict"):
+        state, _ = jax.eval_shape(experiment.train, jax.random.key(0))
+        keys = jax.eval_shape(lambda first: random.example_keys(experiment.key, 3, first=first), np.uint32(4))
+        batch = {
+            name: jax.ShapeDtypeStruct((3, *s.shape), s.dtype) for name, s in experiment.training_data.spec.items()
+        }
+        parts = {"model": experiment.model, "preprocess": experiment.preprocess}
+        for terms in (
+            functools.partial(evaluator.elbo_terms, **parts, kind=experiment.kind),
+            functools.partial(evaluator.likelihood_terms, **parts, num_samples=5, chunk=2),
+        ):
+            jax.eval_shape(terms, experiment.evaluation_params(state), keys, batch)

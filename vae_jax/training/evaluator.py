@@ -97,8 +97,7 @@ def evaluate_examples(
     Raises:
       ValueError: there are no examples, the arrays have unequal lengths, or `batch_size` is less than 1.
     """
-    _check_batches(arrays, batch_size)
-    batch_size = min(batch_size, _num_examples(arrays))  # a small split costs what it has
+    batch_size = _checked_size(arrays, batch_size)
     pending: list[tuple[int, dict[str, Array]]] = []
     rows: list[dict[str, np.ndarray]] = []
 
@@ -126,11 +125,13 @@ def _wait_for(values: Mapping[str, Any], poll: Callable[[], None] | None) -> Non
         time.sleep(POLL_SECONDS)
 
 
-def _check_batches(arrays: Arrays, batch_size: int) -> None:
+def _checked_size(arrays: Arrays, batch_size: int) -> int:
+    """Return the size of the batches: at most the number of examples, so that a small split costs what it has."""
     if not arrays or not _num_examples(arrays):
         raise ValueError("arrays have length 0; pass one example or more")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more")
+    return min(batch_size, _num_examples(arrays))
 
 
 def _keyed_batches(

@@ -53,13 +53,30 @@ def train_steps(
       ValueError: `num_steps` is a Python number above `max_steps`, or arrays differ in length.
     """
     num_steps = _limited(num_steps, max_steps)
+    place_batch = jax.vmap(place_batch) if microbatches > 1 else place_batch
+    train = functools.partial(
+        _train_steps, step=step, batch_size=batch_size, max_steps=max_steps, microbatches=microbatches,
+        streamed=streamed, place_batch=place_batch,
+    )  # fmt: skip
     mesh = _explicit_mesh((state, data))
     if mesh is not None:  # XLA infers the shardings inside, also of a gather whose positions `vmap` shards
-        fixed = {"step": step, "batch_size": batch_size, "max_steps": max_steps, "microbatches": microbatches}
-        program = functools.partial(train_steps, streamed=streamed, place_batch=place_batch, **fixed)
-        inferred: Any = auto_axes(program, out_sharding=NamedSharding(mesh, PartitionSpec()))
-        return inferred(state, data, num_steps)
-    place_batch = jax.vmap(place_batch) if microbatches > 1 else place_batch
+        train: Any = auto_axes(train, out_sharding=NamedSharding(mesh, PartitionSpec()))
+    return train(state, data, num_steps)
+
+
+def _train_steps(
+    state: TrainState,
+    data: Batch,
+    num_steps: Array | int,
+    *,
+    step: Step,
+    batch_size: int,
+    max_steps: int,
+    microbatches: int,
+    streamed: bool,
+    place_batch: Callable[[Batch], Batch],
+) -> tuple[TrainState, Metrics]:
+    """Return `train_steps` for arrays without explicit shardings."""
     order = None if streamed else _shuffled_order(state, num_rows(data), batch_size, max_steps, microbatches)
 
     def batch(i: Array | int) -> Batch:
