@@ -136,7 +136,7 @@ def test_densities_without_the_closed_forms_are_refused():
     terms = random_terms(layers=1)
     q = terms.latents[0].posterior
     for posterior, words in (
-        (object(), "posterior is a object, whose dimensions may depend on each other; use Normal, StudentT, Bernoulli"),
+        (object(), "object has no `event_ndims`; use a density of independent dimensions"),
         (Autoregressive(q.loc, q.log_scale), "posterior is a Autoregressive, whose dimensions may depend"),
         (Categorical(q.loc, event_ndims=1), "posterior is a Categorical, whose dimensions may depend"),
         (Normal(q.loc[0], q.log_scale[0]), r"posterior has batch_shape=\[\] and event_ndims=1; use one for"),

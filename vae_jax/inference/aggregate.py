@@ -36,6 +36,8 @@ def _factorized(posterior: Any, codes: Array) -> Any:
 
     A subclass may override the density, so that its dimensions depend on each other.
     """
+    if not hasattr(posterior, "event_ndims"):
+        raise ValueError(f"{type(posterior).__name__} has no `event_ndims`; use a density of independent dimensions")
     if type(posterior) not in _INDEPENDENT:
         names = any_of([cls.__name__ for cls in _INDEPENDENT])
         raise ValueError(
