@@ -10,6 +10,10 @@ import jax.numpy as jnp
 from vae_jax import random
 from vae_jax.distributions.base import Array, Density, Shape, joint_shape, sum_event
 
+_LATER_GAIN = 0.1  # of the features of a channel that is predicted from earlier ones: its scale is a tenth of theirs
+_INITIAL_COEFFICIENT = 0.9  # of the channel before: channels of natural images are nearly equal
+_INITIAL_LOG_SCALE = -2.0  # a scale of 17 grey levels
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +55,18 @@ class DiscretizedLogisticMixture(Density):
 
     @classmethod
     def from_features(cls, features: Array, num_components: int, num_channels: int) -> "DiscretizedLogisticMixture":
-        """Return the distribution whose parameters are a decoder's output. The coefficients pass through tanh.
+        """Return the distribution that a decoder's output describes, in a form whose training learns each channel.
+
+        Given the channel before, a channel has a much smaller scale than the first channel. A decoder that returns the
+        parameters themselves has then a gradient of mostly hues: its code holds no brightness, which only the first
+        channel needs, and the components of the mixture cover the range of brightness instead. With features f:
+
+        - loc_0 = g·f_0 for the first component and loc_m = g·(f_0 + f_m) for the others: they start near each other;
+        - g = 1 for the first channel and 0.1 for the others, so that the features of all channels have one scale;
+        - log_scale = f − 2: a hue is not precise before brightness is learned;
+        - the coefficients are tanh(0.1·f + b), with 0.9 = tanh(b) for the channel before and b = 0 for earlier ones.
+
+        Any parameters with coefficients in (−1, 1) can be reached.
 
         Args:
           features: [*batch, H, W, F].
@@ -69,11 +84,35 @@ class DiscretizedLogisticMixture(Density):
             raise ValueError(f"features has shape {list(features.shape)}; pass [..., H, W, {expected}]")
         pixels, m, c = features.shape[:-1], num_components, num_channels
         logits, loc, log_scale, coefficients = jnp.split(features, [m, m + m * c, m + 2 * m * c], axis=-1)
+        loc = loc.reshape(*pixels, m, c)
+        loc = jnp.concatenate([loc[..., :1, :], loc[..., :1, :] + loc[..., 1:, :]], axis=-2)
+        coefficients = coefficients.reshape(*pixels, m, c * (c - 1) // 2)
+        start = jnp.broadcast_to(jnp.arctanh(_initial_coefficients(c)), coefficients.shape)
         return cls(
             logits=logits,
-            loc=loc.reshape(*pixels, m, c),
-            log_scale=log_scale.reshape(*pixels, m, c),
-            coefficients=jnp.tanh(coefficients.reshape(*pixels, m, c * (c - 1) // 2)),
+            loc=loc * jnp.broadcast_to(_gains(c), loc.shape),
+            log_scale=log_scale.reshape(*pixels, m, c) + _INITIAL_LOG_SCALE,
+            coefficients=jnp.tanh(_LATER_GAIN * coefficients + start),
+        )
+
+    @classmethod
+    def initial_features(cls, mean: Array, num_components: int) -> Array:
+        """Return the features of distributions with a given mean, whose components are all equal.
+
+        Args:
+          mean: [..., H, W, C] in [0, 1].
+          num_components: M, number of logistics in the mixture.
+
+        Returns:
+          [..., H, W, F].
+        """
+        y, c = 2 * mean - 1, mean.shape[-1]
+        earlier = [y[..., i] for i in range(c)]
+        shifts = [_centre(jnp.zeros_like(y), _initial_coefficients(c), earlier[:i]) for i in range(c)]
+        loc = (y - jnp.stack(shifts, axis=-1)) / jnp.broadcast_to(_gains(c), y.shape)
+        after = cls.num_features(num_components, c) - num_components - c
+        return jnp.concatenate(
+            [jnp.zeros((*mean.shape[:-1], num_components)), loc, jnp.zeros((*mean.shape[:-1], after))], axis=-1
         )
 
     @property
@@ -178,6 +217,17 @@ class DiscretizedLogisticMixture(Density):
             return jnp.broadcast_to(parameter, (*batch, *height_width, *rest))
 
         return jax.tree.map(repeat, self)
+
+
+def _gains(channels: int) -> Array:
+    """Return the factors of the locations of each channel, [C]."""
+    return jnp.where(jnp.arange(channels) == 0, 1.0, _LATER_GAIN)
+
+
+def _initial_coefficients(channels: int) -> Array:
+    """Return the coefficients at features of 0, [C(C−1)/2]."""
+    pairs = [(channel, earlier) for channel in range(channels) for earlier in range(channel)]
+    return jnp.array([_INITIAL_COEFFICIENT if channel - earlier == 1 else 0.0 for channel, earlier in pairs])
 
 
 def _clip(log_scale: Array) -> Array:

@@ -199,7 +199,7 @@ def with_output_bias(params: Any, mean: Array, *, likelihood: LikelihoodConfig) 
       likelihood: the family of p(x|z).
 
     Returns:
-      A copy of `params` with another `output_bias`; `params` if the mean does not determine the bias, as for a mixture.
+      A copy of `params` with another `output_bias`; `params` if the mean does not determine the bias.
 
     Raises:
       AssertionError: `mean` has another shape than an example.
