@@ -16,6 +16,16 @@ scvi-tools trains on the same matrix with the same sizes (one hidden layer of 12
 epochs, and reports its ELBO of the test examples. Its model divides each example by its total count ("library size"),
 which its ELBO conditions on. It is another model, and its bound is comparable only as a bound on log p(x | total).
 
+Results of 2026-11-28 (two cores of an x86-64 machine that were shared with other work, so the seconds are upper bounds;
+Python 3.11.7, jax 0.10.2, scvi-tools 1.4.2, torch 2.13.0 on the CPU), 60 epochs, in nats per example:
+
+                     ELBO              NLL   seconds of training
+    learned       -450.71   450.13 ± 0.43     31
+    true model    -450.77   449.99 ± 0.43     72
+    scvi-tools    -452.41    not measured    929
+
+The median error of the learned dispersions is 1.9 %, and the learned NLL is 0.03 % above that of the true model.
+
 Output in DIR (runs/counts): counts.json, counts.md.
 """
 
