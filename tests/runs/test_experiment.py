@@ -190,9 +190,10 @@ def test_the_description_names_parts_without_addresses_and_changes_with_them():
 
 
 def test_the_training_as_one_function_equals_fit(tmp_path):
-    experiment = hand_made()
+    experiment = hand_made(schedule=optax.linear_schedule(1.0, 0.0, 20))  # for the metrics only
     state, metrics = jax.jit(experiment.train)(experiment.key)
     assert metrics["loss"].shape == (20,)
+    np.testing.assert_allclose(metrics["learning_rate"], 1 - np.arange(20) / 20, rtol=1e-6)
     outcome = fit(experiment, tmp_path / "run")  # also after a compiled program has read the properties first
     assert_equal_states(state, outcome.state, rtol=1e-5, atol=1e-6)
     assert not np.allclose(

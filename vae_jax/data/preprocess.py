@@ -56,7 +56,7 @@ class PreprocessConfig(Choice):
       kinds: the kinds of data that can be preprocessed.
       values: what x is afterwards: "binary", 0 or 1; "levels", multiples of 1/255 in [0, 1]; "reals"; "counts",
         integers of at least 0; "categories", one-hot. A likelihood states which of them it has a probability for.
-      in_memory: whether all examples must be in memory, because `once` changes them.
+      in_memory: whether all examples must be in memory, because `once` changes them; `once` is called only if True.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("images",)
