@@ -163,7 +163,7 @@ def parse(
         return read()
     # A pipe of a known encoding instead of the terminal: tyro asks stdout before it draws its box on stderr.
     captured = io.BytesIO()
-    stream = io.TextIOWrapper(captured, encoding="utf-8", write_through=True)
+    stream = io.TextIOWrapper(captured, encoding="utf-8", errors="backslashreplace", write_through=True)
     try:
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
             return read()

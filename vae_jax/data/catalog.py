@@ -197,7 +197,7 @@ def read_info(directory: Path, root: Path) -> PreparedDataset:
         name = "/".join(part for part in (info["name"], info.get("configName")) if part)
         if not NAME.fullmatch(f"{name}:{info['version']}") or ".." in name:  # these names become names of folders
             raise ValueError(f"invalid name {name} or version {info['version']}")
-        return PreparedDataset(
+        prepared = PreparedDataset(
             name=info["name"],
             config=info.get("configName"),
             version=info["version"],
@@ -206,6 +206,10 @@ def read_info(directory: Path, root: Path) -> PreparedDataset:
             splits={s["name"]: sum(int(n) for n in s.get("shardLengths", ())) for s in info["splits"]},
             features=dict(features),
         )
+        with contextlib.suppress(InputError):  # both are read here, so that damage to them is reported as damage
+            prepared.label_feature()
+            prepared.image_feature()
+        return prepared
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         name = directory.parent.relative_to(root).as_posix()
         raise damaged_dataset_error(name, directory, directory, one_line(error)) from None
