@@ -44,7 +44,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
 
 
 @pytest.fixture(scope="module")
-def finished(small, compiled_once, tmp_path_factory):
+def finished(small, tmp_path_factory):
     """(directory, config) of a run with the steps 10 and 20; copy it before you damage it."""
     directory, config = tmp_path_factory.mktemp("finished") / "run", small()
     fit(config, directory)
@@ -58,10 +58,10 @@ def run(finished, tmp_path):
 
 
 @pytest.fixture
-def train(call, monkeypatch, compiled_once):
+def train(call, monkeypatch):
     """train(directory, "--train.steps", 30, ...) -> CommandResult of `vae-jax train` without its figures."""
     monkeypatch.setattr(plots, "plot_all", lambda *_, **__: [])
-    return lambda directory, *words: call("train", "--workdir", directory, "--compilation-cache", compiled_once, *words)
+    return lambda directory, *words: call("train", "--workdir", directory, "--compilation-cache", "None", *words)
 
 
 def saved_steps(directory):

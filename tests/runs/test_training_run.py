@@ -75,10 +75,10 @@ def test_a_member_reads_its_own_row(run, tmp_path, one_device):
 
 
 def test_the_learning_rate_is_that_of_the_last_step(run):
-    rates = {"learning_rate": np.array([1.0, 0.9, 0.8, np.nan])}
-    run.dispatched(Dispatch(10, 3, metrics_of(np.array([1.0, 2.0, 6.0, np.nan])) | rates))
+    rates = {"learning_rate": np.array([1.0, 0.9, 0.8, 0.7, 0.6, np.nan])}
+    run.dispatched(Dispatch(10, 5, metrics_of(np.array([1.0, 2.0, 6.0, 2.0, 4.0, np.nan])) | rates))
     run.read()
-    assert run.callbacks[0].rows == [(13, {"loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.8})]
+    assert run.callbacks[0].rows == [(15, {"loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.6})]
 
 
 def test_intervals_end_at_the_last_step(run):

@@ -220,6 +220,7 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
       InputError: a method of the model reads more of a batch than x, such as labels.
     """
     (size,) = symbolic_shape("B")
+    params = jax.tree.map(jnp.asarray, params)  # a traced index works on arrays of JAX only
     _check_reads_x_alone(params, model, shape)
     num_latents = sum(layer.size for layer in latent_shapes(params, model=model).values())
     signatures = {
