@@ -166,22 +166,18 @@ class DiscretizedLogisticMixture(Density):
         chex.assert_type(value, float)
         shape = joint_shape(self.event_ndims, value.shape, self._value_shape())
         density = self._repeated(shape[:-3])
-        value = jnp.broadcast_to(jnp.broadcast_to(value, shape)[..., None, :], density.loc.shape)
-        bins = jnp.round(255 * value)  # [..., H, W, M, C]
-        y = [_bin_centre(bins[..., channel]) for channel in range(shape[-1])]
-        centres = [_centre(density.loc, density.coefficients, y[:channel]) for channel in range(shape[-1])]
-        centre = jnp.stack(centres, axis=-1)  # [..., H, W, M, C]
-        log_scale = _clip(density.log_scale)
-        # Neighbouring bins share an edge to the last bit, so that the probabilities sum to one.
-        upper = ((2 * bins - 254) / 255 - centre) * jnp.exp(-log_scale)
-        lower = ((2 * bins - 256) / 255 - centre) * jnp.exp(-log_scale)
-        log_below = jnp.where(bins == 255, 0.0, jax.nn.log_sigmoid(upper))
-        log_above = jnp.where(bins == 0, 0.0, jax.nn.log_sigmoid(-lower))
-        log_width = jnp.log(-jnp.expm1(-2 / 255 * jnp.exp(-log_scale)))
-        log_width = jnp.where((bins == 0) | (bins == 255), 0.0, log_width)
-        log_channels = jnp.sum(log_below + log_above + log_width, axis=-1)  # [..., H, W, M]
-        log_pixel = jax.nn.logsumexp(jax.nn.log_softmax(density.logits) + log_channels, axis=-1)
-        return sum_event(log_pixel, 2)
+        bins = jnp.round(255 * _pixels_last(jnp.broadcast_to(value, shape), 1))  # [..., C, H, W]
+        loc, log_scale, coefficients = (
+            _pixels_last(parameter, 2) for parameter in (density.loc, density.log_scale, density.coefficients)
+        )  # [..., M, C or C(C-1)/2, H, W]
+        logits = _pixels_last(density.logits, 1)
+        log_component = jax.nn.log_softmax(logits, axis=-3)  # [..., M, H, W]
+        for channel in range(shape[-1]):
+            this = jnp.broadcast_to(bins[..., None, channel, :, :], logits.shape)
+            y = [jnp.broadcast_to(_bin_centre(bins[..., None, j, :, :]), logits.shape) for j in range(channel)]
+            shifted = _centre(jnp.moveaxis(loc, -3, -1), jnp.moveaxis(coefficients, -3, -1), y)
+            log_component += _log_bin(this, shifted, _clip(log_scale[..., channel, :, :]))
+        return sum_event(jax.nn.logsumexp(log_component, axis=-3), 2)
 
     def mean(self) -> Array:
         """Return Σ_m π_m·clip(mean of component m), [*batch, H, W, C] in [0, 1], an image to display.
@@ -217,6 +213,25 @@ class DiscretizedLogisticMixture(Density):
             return jnp.broadcast_to(parameter, (*batch, *height_width, *rest))
 
         return jax.tree.map(repeat, self)
+
+
+def _pixels_last(parameter: Array, event_ndims: int) -> Array:
+    """Return [..., H, W, *event] as [..., *event, H, W]: loops over pixels are vectorized, those over 3 channels not.
+
+    On two CPU cores, `log_prob` and its gradient for 32 colour images of 32x32 take 17 ms instead of 27 ms.
+    """
+    return jnp.moveaxis(parameter, (-event_ndims - 2, -event_ndims - 1), (-2, -1))
+
+
+def _log_bin(bins: Array, centre: Array, log_scale: Array) -> Array:
+    """Return the log-probability of bins 0, ..., 255 under a logistic distribution, of the shape of all arguments."""
+    # Neighbouring bins share an edge to the last bit, so that the probabilities sum to one.
+    upper = ((2 * bins - 254) / 255 - centre) * jnp.exp(-log_scale)
+    lower = ((2 * bins - 256) / 255 - centre) * jnp.exp(-log_scale)
+    log_below = jnp.where(bins == 255, 0.0, jax.nn.log_sigmoid(upper))
+    log_above = jnp.where(bins == 0, 0.0, jax.nn.log_sigmoid(-lower))
+    log_width = jnp.log(-jnp.expm1(-2 / 255 * jnp.exp(-log_scale)))
+    return log_below + log_above + jnp.where((bins == 0) | (bins == 255), 0.0, log_width)
 
 
 def _gains(channels: int) -> Array:
