@@ -22,6 +22,7 @@ from vae_jax.distributions import (
     from_posterior,
     standard_normal,
 )
+from vae_jax.errors import InputError
 from vae_jax.inference import aggregate, elbos
 from vae_jax.inference.terms import Terms
 
@@ -143,13 +144,13 @@ def test_densities_without_the_closed_forms_are_refused():
         (Normal(*jnp.zeros((2, B, B, 3))), r"posterior has batch_shape=\[4, 4\] and event_ndims=1"),
         (Normal(q.loc, q.log_scale, event_ndims=0), r"posterior has batch_shape=\[4, 3\] and event_ndims=0"),
     ):
-        with pytest.raises(ValueError, match=f"^{words}"):
+        with pytest.raises(InputError, match=f"^{words}"):
             aggregate.kl_decomposition(change_layer(terms, posterior=posterior), num_examples=10)
     for prior in (
         Bernoulli(jnp.zeros(3), 1), Normal(jnp.zeros((B, 3)), jnp.zeros((B, 3))), Autoregressive(*jnp.zeros((2, 3))),
         Normal(*jnp.zeros((2, 1))), Normal(*jnp.zeros((2, 3)), event_ndims=0),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match=r"^prior is a (Bernoulli|Normal|Autoregressive); use the Normal \[D\]"):
+        with pytest.raises(InputError, match=r"^prior is a (Bernoulli|Normal|Autoregressive); use the Normal \[D\]"):
             aggregate.squared_mmd(change_layer(terms, prior=prior))
     for posterior in (q, StudentT(q.loc, q.log_scale, q.log_scale), ContinuousBernoulli(q.loc, 1)):
         assert aggregate.beta_tc(change_layer(terms, posterior=posterior), num_examples=10).shape == (B,)

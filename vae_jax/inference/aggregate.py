@@ -10,6 +10,7 @@ from jax import Array
 
 from vae_jax.config import any_of, register, setting
 from vae_jax.distributions import Bernoulli, ContinuousBernoulli, Normal, StudentT
+from vae_jax.errors import InputError
 from vae_jax.inference.elbos import elbo, sampled_elbo
 from vae_jax.inference.objectives import WeightedConfig
 from vae_jax.inference.terms import Objective, Terms, check_terms, posterior_log_density
@@ -32,20 +33,20 @@ _INDEPENDENT = (Normal, StudentT, Bernoulli, ContinuousBernoulli)  # each latent
 
 
 def _factorized(posterior: Any, codes: Array) -> Any:
-    """Return the posterior with one log density for each latent dimension; raise ValueError for any other type.
+    """Return the posterior with one log density for each latent dimension; raise InputError for any other type.
 
     A subclass may override the density, so that its dimensions depend on each other.
     """
     if not hasattr(posterior, "event_ndims"):
-        raise ValueError(f"{type(posterior).__name__} has no `event_ndims`; use a density of independent dimensions")
+        raise InputError(f"{type(posterior).__name__} has no `event_ndims`; use a density of independent dimensions")
     if type(posterior) not in _INDEPENDENT:
         names = any_of([cls.__name__ for cls in _INDEPENDENT])
-        raise ValueError(
+        raise InputError(
             f"posterior is a {type(posterior).__name__}, whose dimensions may depend on each other; use {names}"
         )
     if posterior.event_ndims != 1 or posterior.batch_shape != codes.shape[1:2]:
         shapes = f"batch_shape={list(posterior.batch_shape)} and event_ndims={posterior.event_ndims}"
-        raise ValueError(f"posterior has {shapes}; use one for each of the {codes.shape[1]} examples, over vectors")
+        raise InputError(f"posterior has {shapes}; use one for each of the {codes.shape[1]} examples, over vectors")
     return dataclasses.replace(posterior, event_ndims=0)
 
 
@@ -68,8 +69,8 @@ def kl_decomposition(terms: Terms, *, num_examples: int) -> tuple[Array, Array, 
       Mutual information, total correlation and the sum of the KL of each latent dimension, each [B] in nats.
 
     Raises:
-      ValueError: the terms have no densities of their codes, several layers or a single example; the dimensions of the
-        posterior are not known to be independent; or N < B.
+      ValueError: the terms have no densities of their codes, several layers or a single example; or N < B.
+      InputError: the dimensions of the posterior are not known to be independent.
     """
     z, posterior, _ = _comparable_codes(terms)
     k, b, d = z.shape
@@ -136,13 +137,13 @@ def squared_mmd(terms: Terms) -> Array:
       [B]; the mean over examples is the estimate. A single value depends on the other examples of the batch.
 
     Raises:
-      ValueError: the terms have no densities of their codes, several layers, or a single example; or the prior is not
-        exactly a Normal that all examples share.
+      ValueError: the terms have no densities of their codes, several layers, or a single example.
+      InputError: the prior is not exactly a Normal that all examples share.
     """
     z, _, prior = _comparable_codes(terms)
     k, b, d = z.shape
     if type(prior) is not Normal or prior.event_ndims != 1 or prior.loc.shape != (d,):
-        raise ValueError(f"prior is a {type(prior).__name__}; use the Normal [D] whose MMD is in closed form")
+        raise InputError(f"prior is a {type(prior).__name__}; use the Normal [D] whose MMD is in closed form")
     variance = jnp.exp(2 * prior.log_scale)  # [D]
     distance = jnp.broadcast_to(z[:, :, None], (k, b, b, d)) - jnp.broadcast_to(z[:, None], (k, b, b, d))
     kernel = jnp.exp(-jnp.sum(distance**2, axis=-1) / (2 * d))  # [K, B, B]
