@@ -81,7 +81,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer.learning_rate": 1e-3,
         "schedule": "constant",
     },
-    "mnist-conv": _MNIST  # 28 epochs
+    "mnist-conv": _MNIST  # 36 epochs
     | _STL
     | {
         "network": "residual",
@@ -90,7 +90,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "network.activation": "gelu",
         "objective.warmup_steps": 9180,  # without it the posterior collapses in the first steps
         "optimizer.learning_rate": 1.5e-3,
-        "train.steps": 51_450,
+        "train.steps": 66_885,
         "train.batch_size": 32,
         "train.log_every": 147,
         "train.evaluate_every": 5145,
@@ -100,13 +100,13 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "mnist-2d": _MNIST | {"model.latent_dim": 2, "network.hidden": (400, 200)},
     "conv-8bit": {
         "preprocess": "scale",
-        "model.latent_dim": 64,
+        "model.latent_dim": 256,  # PCA explains 96 % of the brightness of CIFAR-10 with 256 numbers, 88 % with 64
         "network": "conv",
         "network.hidden": (32, 64),
         "network.activation": "gelu",
         "likelihood": "logistic-mixture",
         "optimizer.learning_rate": 2e-3,
-        "train.steps": 3000,
+        "train.steps": 6000,
         "train.batch_size": 32,
         "evaluation.num_samples": 100,
         "evaluation.chunk": 10,
