@@ -68,7 +68,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "train.save_every": 4590,
         "evaluation.num_samples": 200,
     },
-    # With the weight decay of the others it overfits: a test error of 2.85 instead of 2.61.
+    # With the weight decay of the others it overfits: a test error of 2.85 instead of 2.6.
     "autoencoder": _AUTOENCODER | {"optimizer.weight_decay": 0.1},
     "noisy-autoencoder": _AUTOENCODER | {"posterior": "fixed-noise", "train.steps": 4590},
     "vae": _AUTOENCODER | {"posterior": "gaussian", "objective": "elbo", "train.steps": 4590},
