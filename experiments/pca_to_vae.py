@@ -23,19 +23,19 @@ that of new digits.
 Output in DIR (runs/pca_to_vae): pca_to_vae.png, pca_to_vae.md, pca_to_vae.json, and a run directory for each model. If
 the experiment is interrupted, the same command resumes it.
 
-Time: 9 minutes on two cores, of which 8 are training, while tests ran on the same machine.
-Results of 2026-11-24 (AMD EPYC with AVX-512, shared with other work, Python 3.11.7, jax 0.10.2): squared error, PSNR in
-dB, -ELBO in nats, nearest for N(0, I) and for fitted codes, seconds:
+Time: 10 minutes on two cores, of which 8 are training.
+Results of 2026-11-29 (two cores, Python 3.11.7, jax 0.10.2): squared error, PSNR in dB, -ELBO in nats, nearest for
+N(0, I) and for fitted codes, seconds:
 
-    PCA by SVD          13.87   17.52         -    33.8    30.3      6
-    pca                 13.87   17.52         -    33.6    30.3     15
-    autoencoder          2.61   24.78         -    37.2    31.7    256
-    noisy-autoencoder    3.79   23.16    8173.5    18.7    28.9    109
-    vae                  6.70   20.68      95.5    18.8    18.3     67
+    PCA by SVD          13.87   17.52         -    33.8    30.3      8
+    pca                 13.87   17.52         -    33.5    30.1     27
+    autoencoder          2.58   24.83         -    37.3    31.9    301
+    noisy-autoencoder    3.75   23.20    7921.2    19.2    29.5     82
+    vae                  6.98   20.50      95.8    18.9    18.5     81
 
 The autoencoder's weight decay and number of epochs were selected by its error on the test images, which is therefore
-optimistic: with a smaller weight decay, the error is 2.85. Since 2026-11-27, PCA's generated images are clipped to
-[0, 1] before their distances are computed.
+optimistic: with a smaller weight decay, the error was 2.85. Generated images of PCA are clipped to [0, 1] before
+their distances are computed.
 The mean squared distance of a test image to the nearest training image is 19.5. The largest principal angle between the
 linear autoencoder's subspace and that of PCA is 0.54 degrees. Published: 13.87 and 3.00 (Hinton & Salakhutdinov,
 Science 2006).

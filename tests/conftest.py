@@ -5,8 +5,18 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # All processes of the session, also the child processes of tests, share one cache of compiled programs. The setting
+    # of XLA's own caches would make the folder a part of the cache's keys. Deleted when the session ends.
+    _compiled = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _compiled.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.01",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+    }
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The programs of the tests run for a moment, so most optimizations cost more time than they save. Child processes
 # inherit the setting.
@@ -28,7 +38,14 @@ gc.set_threshold(50_000, 20)  # Tracing makes many objects and few cycles; by de
 
 import pytest  # noqa: E402
 
+CACHE_SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")  # a command changes them
 MAX_MEMORY_MAPS = 12_000  # about 3 GB; the tests of one module need up to 10,000 more
+
+
+def pytest_addoption(parser):
+    """Add the options of tests/cli/test_fuzzing.py."""
+    parser.addoption("--fuzz-inputs", type=int, default=None, help="number of damaged inputs; default: 2,020")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="seed of the damaged inputs")
 
 
 @pytest.fixture(scope="session")
@@ -86,15 +103,6 @@ def small(data_dir):
     return make
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Compilation cache of this worker, for all of its tests and their child processes."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    return folder
-
-
 @pytest.fixture(scope="module", autouse=True)
 def programs_released():
     """Release the compiled programs after a module of tests if there are many.
@@ -115,7 +123,12 @@ class CommandResult:
         from vae_jax.cli.main import main
 
         capsys.readouterr()
-        self.code = main([str(word) for word in argv])
+        caches = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
+        try:
+            self.code = main([str(word) for word in argv])
+        finally:
+            for name, value in caches.items():
+                jax.config.update(name, value)
         captured = capsys.readouterr()
         self.out, self.err = captured.out.splitlines(), captured.err.splitlines()
 

@@ -306,7 +306,7 @@ def likelihood(**settings):
         ),
         (
             lambda: aggregate.beta_tc(custom_terms(), num_examples=12),
-            ValueError,
+            InputError,
             ["Laplace has no `event_ndims`; use a density of independent dimensions"],
         ),
         (lambda: step_of(metric=jnp.zeros(3)), ValueError, ["metrics['custom'] has shape [3]; return a scalar"]),

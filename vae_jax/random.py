@@ -42,7 +42,7 @@ def example_keys(key: Array, num_examples: int, *, first: int | Array = 0) -> Ar
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(f"key has dtype {key.dtype}; pass a typed key, such as jax.random.key(0)")
     if key.ndim == 0:
-        return fold_in(key, first + jnp.arange(num_examples))
+        return fold_in(key, jnp.asarray(first).astype(jnp.uint32) + jnp.arange(num_examples, dtype=jnp.uint32))
     if key.shape != (num_examples,):
         raise ValueError(f"key has shape {list(key.shape)}; pass one key, or a key for each example, [{num_examples}]")
     return key

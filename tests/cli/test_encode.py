@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from inputs import random_images, save_image
 
 from vae_jax.data import load_labels
 
@@ -10,7 +11,7 @@ def test_encode_writes_mean_and_scale_of_every_example_and_its_label(copied, cal
     directory, _ = copied
     result = call("encode", directory, "--split", "validation").result
     with np.load(result["codes"], allow_pickle=False) as codes:
-        assert set(codes) == {"mean", "scale", "label"}
+        assert set(codes) == {"mean", "scale", "label", "index"}
         assert codes["mean"].shape == codes["scale"].shape == (result["num_examples"], 2) == (144, 2)
         assert (codes["scale"] > 0).all()
         assert np.isfinite(codes["mean"]).all()
@@ -31,7 +32,7 @@ def test_encode_refuses(argv, words, refuses):
 def test_data_without_labels_have_none_in_the_codes(trained_on_file, call):
     directory, *_ = trained_on_file
     with np.load(call("encode", directory).result["codes"], allow_pickle=False) as codes:
-        assert set(codes) == {"mean", "scale"}
+        assert set(codes) == {"mean", "scale", "index"}
 
 
 def test_codes_and_labels_of_counts(trained_on_counts, tmp_path, call):
@@ -39,3 +40,30 @@ def test_codes_and_labels_of_counts(trained_on_counts, tmp_path, call):
     with np.load(result["codes"], allow_pickle=False) as codes:
         assert codes["mean"].shape == (result["num_examples"], 2)
         assert set(codes["label"]) == {0, 1, 2}
+
+
+def test_all_examples_and_those_of_other_data_are_encoded(trained_on_file, call):
+    directory, *_ = trained_on_file
+    with np.load(call("encode", directory, "--split", "all").result["codes"], allow_pickle=False) as codes:
+        assert codes["index"].tolist() == list(range(60))
+        assert {name: (codes["split"] == name).sum() for name in ("train", "validation", "test")} == {
+            "train": 49, "validation": 5, "test": 6,
+        }  # fmt: skip
+        first = codes["mean"][codes["split"] == "test"]
+    (directory.parent / "new").mkdir()
+    for i in range(3):
+        save_image(directory.parent / "new" / f"{i}.png", random_images(6, 6, seed=i))
+    result = call("encode", directory, "--data.name", "new").result
+    assert (result["num_examples"], result["codes"]) == (3, str(directory / "codes-new-all.npz"))
+    with np.load(result["codes"], allow_pickle=False) as codes:
+        assert codes["file_name"].tolist() == ["0.png", "1.png", "2.png"]
+        assert codes["index"].tolist() == [0, 1, 2]
+    assert first.shape == (6, 2)
+    save_image(directory.parent / "new" / "0.png", random_images(6, 7))
+    save_image(directory.parent / "new" / "1.png", random_images(6, 7))
+    save_image(directory.parent / "new" / "2.png", random_images(6, 7))
+    refused = call("encode", directory, "--data.name", "new")
+    assert refused.code == 2
+    assert (
+        "the split all has arrays {'x': [6, 7, 1]}, but the training examples have {'x': [6, 6, 1]}" in refused.err[-1]
+    )

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 from commands import snapshot
+from inputs import random_images
 
 
 def test_evaluate(trained, call):
@@ -30,3 +32,36 @@ def test_evaluate(trained, call):
 )
 def test_evaluate_refuses(argv, words, refuses):
     refuses(argv, *words)
+
+
+def test_scores_of_each_example_and_an_evaluation_on_other_data(trained_on_file, call):
+    directory, *_ = trained_on_file
+    result = call("evaluate", directory, "--per-example").result
+    with np.load(result["scores"], allow_pickle=False) as scores:
+        assert scores["index"].shape == (6,)
+        for name in ("reconstruction", "kl", "elbo", "nll"):
+            assert scores[name].mean(dtype=np.float64) == pytest.approx(result[name], rel=1e-6)
+    np.savez(directory.parent / "new.npz", x=random_images(9, 6, 6, seed=5), y=np.arange(9))
+    before = snapshot(directory)
+    other = call(
+        "evaluate", directory, "--data.name", "new.npz", "--per-example", "--to", directory.parent / "to"
+    ).result
+    assert (other["split"], other["num_examples"], other["data"]) == ("all", 9, "new.npz")
+    with np.load(directory.parent / "to" / "scores-new-all.npz", allow_pickle=False) as scores:
+        assert scores["label"].tolist() == list(range(9))
+        assert scores["nll"].shape == (9,)
+    assert snapshot(directory) == before
+
+
+@pytest.mark.fault
+def test_examples_that_have_changed_are_listed(trained_on_file, call):
+    directory, *_ = trained_on_file
+    images = np.load("images.npy")
+    np.save("images.npy", np.concatenate([images, images[::-1]]))
+    refused = call("evaluate", directory)
+    assert refused.code == 2
+    line = refused.err[-1]
+    assert (
+        "(train: 49 examples then, 97 now; validation: 5 examples then, 11 now; test: 6 examples then, 12 now)" in line
+    )
+    assert "restore them, evaluate the model on other examples with --data.name NAME, or continue the training" in line

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from jax.export import deserialize
@@ -25,6 +26,10 @@ def test_export(copied, call):
     decoder = deserialize(bytearray((directory / "exported" / result["programs"]["decoder"]["file"]).read_bytes()))
     experiment, place, placement, changed = opening.open_run(directory)
     z = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    assert {name: program["gradient"] for name, program in result["programs"].items()} == {
+        "encoder": True, "decoder": True, "sampler": False,
+    }  # fmt: skip
+    assert np.abs(jax.grad(lambda z: decoder.call(z).sum())(z)).max() > 0
     with restoring.restored_params(experiment, place, placement, print, changed=changed) as (_, params):
         np.testing.assert_allclose(decoder.call(z), decoding.decode_codes(experiment, params, z, placement), rtol=1e-5)
 

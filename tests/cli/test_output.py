@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 from commands import SMALL, check_refusal, snapshot
+from inputs import random_images
 
+from vae_jax.cli.output import log_changed_files
+from vae_jax.config import DataConfig
+from vae_jax.data import from_arrays, open_source
 from vae_jax.runs import image_grids
 
 
@@ -50,3 +54,16 @@ def test_all_images_are_plotted_if_there_are_fewer_than_the_default(images, coun
     call("reconstruct", "run").result  # noqa: B018
     call("interpolate", "run").result  # noqa: B018
     assert shown == {"reconstructions": count, "interpolations": pairs}
+
+
+def test_files_that_change_under_a_run_are_reported(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", random_images(20, 8, 8))
+    source = open_source(DataConfig(name=str(tmp_path / "x.npy")))
+    source.split("train")
+    log_changed_files(source)
+    assert capsys.readouterr().err == ""
+    np.save(tmp_path / "x.npy", random_images(21, 8, 8))
+    log_changed_files(source)
+    assert "0 file(s) were added, 0 removed and 1 changed since the start" in capsys.readouterr().err
+    log_changed_files(from_arrays(random_images(20, 8, 8)))
+    assert capsys.readouterr().err == ""

@@ -1,7 +1,9 @@
 """vae_jax/cli/reconstruct.py: the number of images in the figure, and refused options."""
 
+import numpy as np
 import pytest
 from commands import read_png
+from inputs import random_images
 
 
 def test_the_figure_grows_with_the_number_of_images(copied, call):
@@ -20,3 +22,10 @@ def test_the_figure_grows_with_the_number_of_images(copied, call):
 )
 def test_reconstruct_refuses(argv, words, refuses):
     refuses(argv, *words)
+
+
+def test_other_images_are_reconstructed(trained_on_file, call):
+    directory, *_ = trained_on_file
+    np.save("new.npy", random_images(4, 6, 6, seed=5))
+    call("reconstruct", directory, "--data.name", "new.npy", "--to", directory.parent / "to")
+    assert read_png(directory.parent / "to" / "figures" / "reconstructions.png").size

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from commands import FIGURES, check_refusal, read_png, snapshot
 
-from vae_jax.runs import callbacks, plots
+from vae_jax.cli import train
+from vae_jax.runs import RunDirectory, callbacks, plots
 from vae_jax.runs.loggers import read_metrics
 from vae_jax.training import evaluator
 
@@ -207,3 +208,29 @@ def test_a_directory_that_cannot_be_created_is_refused_before_compilation(
     Path("file").write_text("mine")
     argv = ["train", "--workdir", workdir, "--data.data-dir", data_dir, "--compilation-cache", "None"]
     check_refusal(call, tmp_path, argv, workdir, code=5)
+
+
+def test_a_finished_run_ends_with_a_table_on_a_terminal(copied, call, monkeypatch, tmp_path):
+    _, argv = copied
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    done = call(*argv)
+    assert done.result["status"] == "done"
+    assert len(done.out) == 1
+    (start,) = (i for i, line in enumerate(done.err) if line.endswith("step 20, 359 test examples"))
+    table = {line[:16].strip(): line[16:].strip() for line in done.err[start + 1 :]}
+    numbers = done.result
+    assert table["ELBO"] == f"{numbers['elbo']:.2f} +/- {numbers['elbo_se']:.2f} nats"
+    assert table["NLL"] == f"{numbers['nll']:.2f} +/- {numbers['nll_se']:.2f} nats, K=4"
+    assert table["bits/dim"] == f"{numbers['bits_per_dim']:.3f} of the NLL"
+    assert table["active units"] == str(numbers["active_units"])
+    assert {"config.json", "evaluation.json", "figures/", "checkpoints/"} <= set(table["files"].split(", "))
+
+
+def test_the_table_states_what_is_undefined_and_the_seconds(tmp_path):
+    result = {"step": 5, "num_examples": 7, "split": "test", "reconstruction": -3.0, "reconstruction_se": 0.5,
+              "undefined": ["elbo", "nll"], "active_units": 2, "train_seconds": 1.25, "seconds": 3}  # fmt: skip
+    lines = train.results_table(result, RunDirectory(tmp_path)).splitlines()
+    assert [" ".join(line.split()) for line in lines[1:]] == [
+        "reconstruction -3.00 +/- 0.50 nats", "ELBO undefined", "NLL undefined", "active units 2",
+        "seconds 1.2 to the last step, 3.0 in all", "files",
+    ]  # fmt: skip

@@ -77,6 +77,17 @@ def test_a_name_of_a_choice_that_is_no_text_is_refused(value):
         ("train.evaluate_every", 170, "a multiple of train.log_every=100, for example 200"),
         ("data.streaming", "sometimes", "one of auto, always, never"),
         ("mesh.data", -1, "at least 0"),
+        ("train.steps", 2**31, "at most 2147483647"),
+        ("train.batch_size", 10**20, "at most 2147483647"),
+        ("objective.warmup_steps", 10**12, "at most 2147483647"),
+        ("network.hidden", (16, 10**10), "at most 2147483647"),
+        ("optimizer.learning_rate", 10**400, "at most 2147483647"),
+        ("train.log_every", 10**7, "at most 1000000"),
+        ("optimizer.learning_rate", 1e39, "at most 3.4e+38"),
+        ("optimizer.learning_rate", 1e-50, "0 or at least 1.2e-38: in float32 it is 0"),
+        ("objective.beta", 1e-39, "0 or at least 1.2e-38: in float32 it is 0"),
+        ("train.ema_decay", 0.9999999999, "less than 1 also in float32"),
+        ("optimizer.b2", 1 - 1e-12, "less than 1 also in float32"),
     ],
 )
 def test_a_value_out_of_range_is_refused(path, value, allowed):
@@ -91,6 +102,7 @@ def test_a_value_out_of_range_is_refused(path, value, allowed):
     ("choice", "path", "value", "allowed"),
     [
         ({"schedule": "staged"}, "schedule.milestones", (0,), "numbers greater than 0"),
+        ({"schedule": "staged"}, "schedule.milestones", (10**20,), "at most 2147483647: integers have 32 bits"),
         ({"objective": "renyi"}, "objective.alpha", -0.5, "at least 0"),
         ({"objective": "ciwae"}, "objective.elbo_weight", -0.5, "at least 0 and at most 1"),
         ({"objective": "ciwae"}, "objective.elbo_weight", 1.5, "at least 0 and at most 1"),

@@ -1,6 +1,7 @@
 """The catalog: registered datasets, names with config and version, other formats, and the folder of datasets."""
 
 import functools
+import json
 import shutil
 import sys
 import threading
@@ -12,10 +13,12 @@ import pytest
 from inputs import refused
 from prepared_datasets import edit_info
 
+from vae_jax.config import DataConfig
 from vae_jax.data import catalog, splits
+from vae_jax.data.configured import ConfiguredSource
 from vae_jax.data.loading import load, load_labels, resolve_name
 from vae_jax.data.preparation import available, prepare
-from vae_jax.errors import InputError
+from vae_jax.errors import InputError, StorageError
 
 
 def test_names_with_config_and_version(digits_dir):
@@ -90,7 +93,7 @@ def test_a_registered_dataset_is_loaded_and_listed_by_name(registered, tmp_path,
 
     @registered("my-counts")
     def my_counts():
-        return {"train": {"x": x, "y": y}, "test": {"x": x[:5], "y": y[:5]}}
+        return {"train": {"x": x, "y": y}, "test": {"x": 1000 + x[:5], "y": 1000 + y[:5]}}
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-counts").mkdir()  # the name has precedence
@@ -131,3 +134,53 @@ def test_the_arrays_of_a_registered_dataset_are_checked(registered):
     for message in ("has no training examples", "has no training examples", "examples are list; ", "x has values from"):
         with refused(InputError, f"data.name='wrong' {message}"):
             load("wrong", "train")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("place", ["feature", "snake", "top", "nested", "legacy", "in text"])
+def test_the_metadata_of_a_dataset_cannot_import_a_module(place, digits_dir, tmp_path, monkeypatch):
+    """TFDS imports the module of each type that features.json names."""
+    (tmp_path / "evil_mod.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = digits_dir / "digits" / "1.0.0" / "features.json"
+    content = json.loads(path.read_text())
+    features, dictionary = content["featuresDict"]["features"], "tensorflow_datasets.core.features.features_dict"
+    evil = {"pythonClassName": "evil_mod.X", "tensor": {"shape": {}, "dtype": "uint8"}}
+    if place == "feature":
+        features["image"]["pythonClassName"] = "evil_mod.X"
+    elif place == "snake":
+        del features["image"]["pythonClassName"]
+        features["image"]["python_class_name"] = "evil_mod.X"
+    elif place == "top":
+        content["pythonClassName"] = "evil_mod.X"
+    elif place == "nested":
+        features["more"] = {"pythonClassName": f"{dictionary}.FeaturesDict", "featuresDict": {"features": {"a": evil}}}
+    elif place == "legacy":
+        content |= {"type": f"{dictionary}.FeaturesDict", "content": {"a": {"type": "evil_mod.X", "content": {}}}}
+    else:
+        text = json.dumps({"a": {"type": "evil_mod.X", "content": {}}})
+        features["more"] = {"pythonClassName": f"{dictionary}.FeaturesDict", "jsonFeature": {"json": text}}
+    path.write_text(json.dumps(content))
+    for streaming in ("never", "always"):
+        source = ConfiguredSource(DataConfig(data_dir=str(digits_dir), streaming=streaming))
+        with refused(InputError, "data.name='digits' has a feature of the type 'evil_mod.X'", "is no type of TFDS"):
+            source.training()
+    assert "digits" in [entry["name"] for entry in available(digits_dir) if not entry["prepared"]]
+    assert not (tmp_path / "RAN").exists()
+    assert "evil_mod" not in sys.modules
+
+
+def test_all_types_of_features_of_tfds_are_known():
+    with catalog.silence_tfds():
+        from tensorflow_datasets.core.features import feature
+    abstract = {"tensorflow_datasets.core.features.top_level_feature.TopLevelFeature"}
+    registered = {name for name in feature.FeatureConnector._registered_features if name.startswith("tensorflow_")}
+    assert registered - abstract == catalog.FEATURE_TYPES
+
+
+@pytest.mark.fault
+def test_metadata_that_are_nested_too_deep_are_damaged(digits_dir):
+    path = digits_dir / "digits" / "1.0.0" / "features.json"
+    path.write_text('{"a": ' * 100_000 + "1" + "}" * 100_000)
+    with refused(StorageError, "data.name='digits' is damaged or incomplete"):
+        load("digits", "train", data_dir=digits_dir)

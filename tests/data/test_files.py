@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from inputs import SHARED, random_images, refused, save_array, save_image
+from inputs import SHARED, random_images, refused, save_array
 from PIL import Image
 
 from vae_jax.data import files, kinds, loading, splits
@@ -156,15 +156,18 @@ def test_the_arrays_of_an_npz_have_known_keys_or_the_examples_are_the_only_other
     x, y, path = random_images(6, 4, 4), np.array([3, 1, 4, 1, 5, 9]), tmp_path / "x.npz"
     load = functools.partial(loading.load, path, "train", holdout=0)
     labels = functools.partial(load_labels, path, "train", holdout=0)
-    for arrays in (
-        {"images": x, "other": x[:1], "labels": y},
-        {"x": x, "images": x[:1], "y": y, "labels": y[:1]},
-        {"anything": x, "labels": y},
+    for arrays, left_out in (
+        ({"images": x, "other": x[:1], "labels": y}, "1 other array(s) left out: other.npy"),
+        ({"x": x, "images": x[:1], "y": y, "labels": y[:1]}, "2 other array(s) left out: images.npy, labels.npy"),
+        ({"anything": x, "labels": y}, None),
+        ({"imgs": x, "label": y[:, None]}, None),
     ):
         np.savez(path, **arrays)
-        np.testing.assert_array_equal(load()[..., 0], x)
-        np.testing.assert_array_equal(labels(), y)
-        assert labels().dtype == np.int32
+        parts, notes = files.load_file(path)
+        np.testing.assert_array_equal(parts["train"].arrays["x"][..., 0], x)
+        np.testing.assert_array_equal(parts["train"].arrays["y"], y)
+        assert parts["train"].arrays["y"].dtype == np.int32
+        assert [note.partition(": ")[2] for note in notes] == ([] if left_out is None else [left_out])
     np.savez(path, a=x, b=x)
     with refused(InputError, "['a', 'b']", "'x'", "'images'"):
         load()
@@ -179,13 +182,33 @@ def test_the_arrays_of_an_npz_have_known_keys_or_the_examples_are_the_only_other
         load_labels(save_array(tmp_path / "x.npy", x), "train")
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")},
+        {"train": ("X_train", "Y_train"), "validation": ("X_val", "Y_val"), "test": ("X_test", "Y_test")},
+        {"train": ("train_images", "train_labels"), "validation": ("val_images", "val_labels")},
+        {"train": ("images", "labels"), "test": ("test_images", "test_labels")},
+        {"train": ("train_x", "train_y"), "validation": ("x_valid", "y_valid"), "test": ("test_data", "test_label")},
+    ],
+)
+def test_the_splits_of_an_npz_of_other_tools_are_read_by_their_keys(tmp_path, keys):
+    images = {split: random_images(7, 4, 5, seed=i) for i, split in enumerate(keys)}
+    labels = {split: np.arange(7) + i for i, split in enumerate(keys)}
+    arrays = {x: images[split] for split, (x, _) in keys.items()} | {y: labels[split] for split, (_, y) in keys.items()}
+    np.savez(tmp_path / "x.npz", **arrays)
+    for split in keys:
+        np.testing.assert_array_equal(load(tmp_path / "x.npz", split, holdout=0)[..., 0], images[split])
+        np.testing.assert_array_equal(load_labels(tmp_path / "x.npz", split, holdout=0), labels[split])
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_the_mask_of_an_npz_is_read_along(tmp_path, order):
     x = random_images(6, 4, 5)
     mask = np.asarray(x > 99, order=order)
     for given, expected in ((mask, mask[..., None]), (mask[:, 0, 0].astype(np.float64), mask[:, 0, 0])):
         np.savez(tmp_path / "x.npz", x=x, mask=given)
-        found = files.load_file(tmp_path / "x.npz").arrays
+        found = files.load_file(tmp_path / "x.npz").parts["train"].arrays
         assert found.keys() == {"x", "mask"}
         assert found["mask"].dtype == bool
         np.testing.assert_array_equal(found["mask"], expected)
@@ -200,14 +223,14 @@ def test_two_axes_are_vectors_or_counts(tmp_path, order, monkeypatch):
     numbers, path = np.random.default_rng(0), tmp_path / "x.npy"
     for kind, array in (("vectors", numbers.normal(size=(30, 7))), ("counts", numbers.poisson(3, size=(30, 7)))):
         np.save(path, np.asarray(array, order=order))
-        found = files.load_file(path)
+        found = files.load_file(path).parts["train"]
         assert (found.kind, found.arrays["x"].dtype) == (kind, kinds.KINDS[kind].dtype)
         assert found.arrays["x"].flags.c_contiguous
         np.testing.assert_array_equal(found.arrays["x"], array.astype(found.arrays["x"].dtype))
     counts = load(path, "train", holdout=0)
     np.testing.assert_array_equal(load(path, "train", holdout=0, kind="vectors"), counts.astype(np.float32))
     np.save(path, counts.astype(np.float64))
-    assert files.load_file(path).kind == "vectors"
+    assert files.load_file(path).parts["train"].kind == "vectors"
     np.testing.assert_array_equal(load(path, "train", holdout=0, kind="counts"), counts)
     with refused(InputError, "data.kind='words' must be one of auto, images, vectors, counts"):
         load(path, "train", kind="words")
@@ -218,8 +241,8 @@ def test_two_axes_are_vectors_or_counts(tmp_path, order, monkeypatch):
 @pytest.mark.fault
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_no_damaged_byte_of_an_npz_results_in_other_pixels_or_another_kind_of_error(tmp_path, compression):
-    x = random_images(2, 4, 4)
-    content, path = zip_bytes(npy_bytes((2, 4, 4), payload=x.tobytes()), compression), tmp_path / "x.npz"
+    x = random_images(3, 4, 4)
+    content, path = zip_bytes(npy_bytes((3, 4, 4), payload=x.tobytes()), compression), tmp_path / "x.npz"
     outcomes = []
     for flip in range(len(content)):
         damaged = bytearray(content)
@@ -281,79 +304,3 @@ def test_colour_images_of_an_npz():
     }
     with np.load(path) as original:
         np.testing.assert_array_equal(load(path, "train", holdout=0), original["images"])
-
-
-def test_a_folder_is_read_in_the_order_of_its_file_names(tmp_path):
-    x = random_images(3, 28, 20)
-    for name, image in zip(("b.png", "a.PNG", "c.bmp"), x[[1, 0, 2]], strict=True):
-        save_image(tmp_path / name, image)
-    (tmp_path / "notes.txt").write_text("not an image")
-    (tmp_path / ".hidden.png").write_text("not an image")
-    loaded = load(tmp_path, "train", holdout=0)
-    assert loaded.shape == (3, 28, 20, 1)
-    np.testing.assert_array_equal(loaded[..., 0], x)
-
-
-def test_transparency_is_dropped_and_grey_among_colour_becomes_colour(tmp_path):
-    grey, colour = random_images(4, 6), random_images(4, 6, 4, seed=1)
-    save_image(tmp_path / "a.png", grey)
-    save_image(tmp_path / "b.png", np.stack([grey, grey], -1))
-    assert load(tmp_path, "train", holdout=0).shape == (2, 4, 6, 1)
-    np.testing.assert_array_equal(load(tmp_path, "train", holdout=0)[1, ..., 0], grey)
-    save_image(tmp_path / "c.png", colour)
-    save_image(tmp_path / "d.png", np.full((4, 6, 3), [255, 0, 0], np.uint8), mode="P")
-    loaded = load(tmp_path, "train", holdout=0)
-    np.testing.assert_array_equal(loaded[0], np.repeat(grey[..., None], 3, -1))
-    np.testing.assert_array_equal(loaded[2], colour[..., :3])
-    assert loaded[3].reshape(-1, 3).tolist() == [[255, 0, 0]] * 24
-
-
-def test_unusable_folders_are_refused(tmp_path):
-    with refused(InputError, "contains no images, neither directly nor in a folder for each class; add ", ".png"):
-        load(tmp_path, "train")
-    save_image(tmp_path / "a.png", random_images(4, 6))
-    save_image(tmp_path / "b.png", random_images(4, 7))
-    with refused(InputError, "b.png is 7x4", "a.png is 6x4"):
-        load(tmp_path, "train")
-    save_image(tmp_path / "b.png", random_images(4, 6).astype(np.uint16))
-    with refused(InputError, "b.png", "I;16", "8 bits"):
-        load(tmp_path, "train")
-    save_image(tmp_path / "b.png", random_images(4, 6))
-    for damaged in ((tmp_path / "b.png").read_bytes()[:-30], b"<html>", b""):
-        (tmp_path / "b.png").write_bytes(damaged)
-        with refused(StorageError, "b.png"):
-            load(tmp_path, "train")
-    (tmp_path / "b.png").unlink()
-    os.mkfifo(tmp_path / "b.png")
-    with refused(StorageError, "b.png", "not a plain file"):
-        load(tmp_path, "train")
-    (tmp_path / "b.png").unlink()
-    save_image(tmp_path / "b.png", random_images(4, 6))
-    with refused(InputError, "has no labels; use "):
-        load_labels(tmp_path, "train", holdout=0)
-
-
-def test_the_folders_of_a_folder_are_the_classes(tmp_path):
-    x = random_images(5, 4, 6)
-    for name, image in zip(("cat/b.png", "cat/a.png", "Dog/z.PNG", "ant/y.png", "ant/x.bmp"), x, strict=True):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        save_image(tmp_path / name, image)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / ".hidden").mkdir()
-    save_image(tmp_path / ".hidden" / "a.png", x[0])
-    (tmp_path / "notes.txt").write_text("not an image")
-    np.testing.assert_array_equal(load(tmp_path, "train", holdout=0)[..., 0], x[[2, 4, 3, 1, 0]])
-    labels = load_labels(tmp_path, "train", holdout=0)
-    assert (labels.tolist(), labels.dtype) == ([0, 1, 1, 2, 2], np.int32)  # Dog, ant, cat
-    save_image(tmp_path / "a.png", x[0])
-    with refused(InputError, "contains both images and folders of images (Dog, ant, cat); keep "):
-        load(tmp_path, "train")
-
-
-def test_folders_named_like_splits_are_not_classes(tmp_path):
-    for split in ("train", "test"):
-        (tmp_path / split).mkdir()
-        save_image(tmp_path / split / "a.png", random_images(4, 6))
-    with refused(InputError, "has folders named like splits, test, train, not like classes; use one of these folders"):
-        load(tmp_path, "train")
-    assert len(load(tmp_path / "train", "train", holdout=0)) == 1

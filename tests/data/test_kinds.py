@@ -6,6 +6,8 @@ from inputs import random_images, refused
 
 from vae_jax.data import kinds
 from vae_jax.data.kinds import KINDS, check_examples, check_labels, check_mask, infer_kind
+from vae_jax.data.loading import load
+from vae_jax.data.source import from_arrays
 from vae_jax.errors import InputError
 
 
@@ -115,3 +117,59 @@ def test_a_mask_has_the_shape_of_the_examples_or_of_the_labels():
     for bad in (np.full(5, 2), np.full(5, 0.5), np.full(5, "a")):
         with refused(InputError, "mask has dtype ", "other than 0 and 1; use bool"):
             check_mask(bad, (5, 2), "mask")
+
+
+PIXELS = random_images(20, 16, 12)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("scale", [255**2, 255**3, 255 * 1000])
+def test_floats_that_were_divided_by_255_twice_are_refused(dtype, scale):
+    images = (PIXELS / scale).astype(dtype)
+    if images.any():
+        with refused(InputError, "probably divided by 255 twice: x * 255; scale them to [0, 1]"):
+            check_examples(images, "images", "x")
+
+
+def test_floats_that_are_outside_by_rounding_are_taken():
+    for noise in (1e-7, -1e-7, 1e-3, -1e-3):
+        np.testing.assert_array_equal(check_examples(PIXELS / 255 + noise, "images", "x")[..., 0], PIXELS)
+    for images in (PIXELS / 255 - 0.01, PIXELS / 255 + 0.01):
+        with refused(InputError, "has float values from", "scale them to [0, 1]"):
+            check_examples(images, "images", "x")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("array", "guess"),
+    [
+        (PIXELS / 127.5 - 1, "probably scaled to [-1, 1]: (x + 1) / 2"),
+        (PIXELS.astype(float), "probably of 0 to 255: x / 255"),
+        (random_images(16, 12, 3), "shape [16, 12, 3], probably one image [H, W, C]: add an axis, x[None]"),
+        (random_images(16, 12, 4), "probably one image [H, W, C]"),
+        (random_images(16, 12, 1) / 255, "probably one image [H, W, C]"),
+        (random_images(16, 16, 100), "probably [H, W, N]: x.transpose(2, 0, 1)"),
+        (random_images(9, 3, 16, 12), "probably [N, C, H, W]: x.transpose(0, 2, 3, 1)"),
+        (random_images(9, 1, 16, 12), "probably [N, C, H, W]: x.transpose(0, 2, 3, 1)"),
+        (random_images(16, 12, 3, 9), "probably [H, W, C, N]: x.transpose(3, 0, 1, 2)"),
+        (random_images(3, 9, 16, 12), "probably [C, N, H, W]: x.transpose(1, 2, 3, 0)"),
+        (random_images(9, 16, 12, 4), "probably with transparency: x[..., :3]"),
+        (random_images(16, 12), "probably intensities of flattened images, or of one image; use an array [N, H, W]"),
+        (random_images(60, 784), "or data.kind=counts"),
+        (random_images(16, 16).astype(np.int64), "probably one image; use an array [N, H, W], or data.kind=counts"),
+        (random_images(16, 16) / 255, "probably one image; use an array [N, H, W], or data.kind=vectors"),
+    ],
+)
+def test_arrays_that_are_probably_something_else_are_refused_with_that_guess(array, guess, tmp_path):
+    with refused(InputError, guess):
+        from_arrays(array)
+    np.save(tmp_path / "x.npy", array)
+    with refused(InputError, guess):
+        load(tmp_path / "x.npy", "train")
+
+
+def test_a_stated_kind_is_no_guess():
+    assert from_arrays(random_images(60, 784), kind="counts").kind == "counts"
+    assert from_arrays(random_images(16, 16) / 255, kind="vectors").kind == "vectors"
+    assert from_arrays(np.random.default_rng(0).normal(size=(16, 16))).kind == "vectors"

@@ -45,15 +45,15 @@ def test_records_without_labels_have_none(tmp_path):
 
 def test_each_example_is_decoded_once(data_dir, monkeypatch):
     found = open_records("digits", "train", data_dir=data_dir)
-    encoded, features = found._reader
+    encoded, features, decoders = found._reader
     decoded = []
 
     class Counted:
-        def deserialize_example_np(self, record):
+        def deserialize_example_np(self, record, *, decoders):
             decoded.append(record)
-            return features.deserialize_example_np(record)
+            return features.deserialize_example_np(record, decoders=decoders)
 
-    monkeypatch.setitem(vars(found), "_reader", (encoded, Counted()))
+    monkeypatch.setitem(vars(found), "_reader", (encoded, Counted(), decoders))
     assert found.read(np.arange(7)).keys() == {"x", "y"}
     assert len(decoded) == 7
 

@@ -6,7 +6,7 @@ import pytest
 from inputs import random_images, refused
 
 from vae_jax.data import splits
-from vae_jax.data.source import from_arrays, from_splits
+from vae_jax.data.source import ArraySource, from_arrays, from_splits, join_splits
 from vae_jax.errors import InputError, NoExamplesError
 
 
@@ -96,3 +96,17 @@ def test_splits_need_training_examples_and_known_names():
         from_arrays(X).split("dev")
     with refused(NoExamplesError, "data.holdout=0 results in no test examples out of 6; use a share above 0"):
         from_arrays(X, holdout=0).split("test")
+
+
+def test_all_splits_are_joined_in_the_order_of_the_source():
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    y = np.arange(30)
+    for source in (from_arrays(x, y, holdout=0.2), from_arrays(x[:20], y[:20], test={"x": x[20:], "y": y[20:]})):
+        joined = join_splits(source)
+        np.testing.assert_array_equal(joined.arrays["x"], x)
+        assert joined.arrays["y"].tolist() == joined.origin["index"].tolist() == list(range(30))
+        for split in splits.SPLITS:
+            index = joined.origin["index"][joined.origin["split"] == split]
+            np.testing.assert_array_equal(joined.arrays["x"][index], source.split(split).arrays["x"])
+    with refused(InputError, "arrays: its splits have arrays", "use splits with equal arrays"):
+        join_splits(ArraySource({"train": {"x": x}, "test": {"x": x, "y": y}}, "vectors"))

@@ -50,7 +50,24 @@ def test_unknown_splits_and_shares_outside_of_the_range_are_refused():
         splits.select({"train": 10, "test": 2}, "validation", 0)
     with refused(NoExamplesError, "data.holdout=0 results in no test examples"):
         splits.select({"train": 10}, "test", 0)
-    with refused(NoExamplesError, "data.holdout=0.1 results in no train examples out of 2"):
-        splits.select({"train": 2}, "train", 0.1)
+    with refused(NoExamplesError, "data.holdout=0.9 results in no train examples out of 3"):
+        splits.select({"train": 3}, "train", 0.9)
     with refused(InputError, "split='train' needs training examples", "test"):
         splits.select({"test": 2}, "train", 0.1)
+
+
+def test_too_few_examples_to_hold_out_others_are_all_splits():
+    for sizes in ({"train": 1}, {"train": 2}, {"train": 1, "test": 5}):
+        for split in set(splits.SPLITS) - {"test"} | ({"test"} - sizes.keys()):
+            assert splits.select(sizes, split, 0.1) == ("train", None)
+    assert len(splits.select({"train": 3}, "test", 0.1)[1]) == 1
+
+
+def test_examples_of_a_group_stay_in_one_split():
+    groups = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 3, 7, 0])
+    picked = {split: splits.select({"train": 14}, split, 0.2, groups)[1] for split in splits.SPLITS}
+    assert np.sort(np.concatenate(list(picked.values()))).tolist() == list(range(14))
+    found = [set(groups[index]) for index in picked.values()]
+    assert sum(map(len, found)) == len(set.union(*found)) == 10
+    plain = splits.select({"train": 10}, "test", 0.2, np.arange(10))
+    np.testing.assert_array_equal(plain[1], splits.select({"train": 10}, "test", 0.2)[1])

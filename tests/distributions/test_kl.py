@@ -1,5 +1,6 @@
 """kl_divergence: oracles, identities, gradients and refusals."""
 
+import dataclasses
 import itertools
 
 import chex
@@ -142,3 +143,15 @@ def test_kl_of_events_of_different_ranks_is_refused():
     normal = FAMILY["normal"]()
     with pytest.raises(ValueError, match=r"^q\.event_ndims=1 must equal p\.event_ndims=2$"):
         kl_divergence(normal, Normal(normal.loc, normal.log_scale, event_ndims=2))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_subclass_does_not_inherit_the_closed_form_of_its_parent(name):
+    q, p = PAIRS[name]()
+    inherited = dataclasses.make_dataclass("Inherited", [], bases=(type(q),), frozen=True, eq=False)
+    child = [inherited(**vars(d)) for d in (q, p)]
+    assert kl_divergence(q, p) is not None
+    assert kl_divergence(child[0], p) is None
+    assert kl_divergence(q, child[1]) is None
+    assert kl_divergence(*child) is None

@@ -49,12 +49,26 @@ def test_number_of_features():
 def test_from_features_uses_each_feature_once():
     features = normals(0, B, *IMAGE, 20)
     density = DiscretizedLogisticMixture.from_features(features, 2, 3)
+    first, second = features[..., 2:5], features[..., 5:8]
+    gains, start = np.array([1, 0.1, 0.1]), np.arctanh([0.9, 0, 0.9])  # of the pairs (1,0), (2,0), (2,1)
     np.testing.assert_array_equal(density.logits, features[..., :2])
-    np.testing.assert_array_equal(density.loc[..., 1, :], features[..., 5:8])
-    np.testing.assert_array_equal(density.log_scale[..., 0, :], features[..., 8:11])
-    np.testing.assert_array_equal(density.coefficients[..., 1, :], jnp.tanh(features[..., 17:]))
+    np.testing.assert_allclose(density.loc[..., 0, :], first * gains.reshape(1, 1, 1, 3), rtol=1e-6)
+    np.testing.assert_allclose(density.loc[..., 1, :], (first + second) * gains.reshape(1, 1, 1, 3), rtol=1e-6)
+    np.testing.assert_array_equal(density.log_scale[..., 0, :], features[..., 8:11] - 2)
+    coefficients = np.tanh(0.1 * np.asarray(features[..., 17:]) + start)
+    np.testing.assert_allclose(density.coefficients[..., 1, :], coefficients, rtol=1e-5, atol=1e-6)
     grey = DiscretizedLogisticMixture.from_features(features[..., :6], 2, 1)
     assert grey.coefficients.shape == (B, *IMAGE, 2, 0)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_initial_features_have_the_mean_with_equal_components(channels):
+    mean = jax.random.uniform(jax.random.key(0), (*IMAGE, channels), minval=0.05, maxval=0.95)
+    features = DiscretizedLogisticMixture.initial_features(mean, M)
+    density = DiscretizedLogisticMixture.from_features(features, M, channels)
+    np.testing.assert_allclose(density.mean(), mean, atol=1e-6)
+    for parameter in (density.logits[..., None], density.loc, density.log_scale):
+        np.testing.assert_array_equal(parameter, jnp.broadcast_to(parameter[..., :1, :], parameter.shape))
 
 
 @pytest.mark.parametrize("shape", [(B, *IMAGE, 19), (B, *IMAGE, 21), (4, 20)])

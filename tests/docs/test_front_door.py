@@ -73,13 +73,9 @@ def script():
 
 
 def start(folder, *argv, **environment):
-    """Start a script in the folder, with the compilation cache of this worker."""
-    import jax
-
-    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
+    """Start a script in the folder."""
     return subprocess.Popen(
-        [sys.executable, *map(str, argv)], cwd=folder, env=os.environ | cache | environment,
+        [sys.executable, *map(str, argv)], cwd=folder, env=os.environ | environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.distributions.bernoulli import Bernoulli
@@ -23,8 +24,16 @@ def normals(seed, *shape, scale=1.0):
 
 
 def mixture(seed, *batch, channels=1, components=M):
-    features = DiscretizedLogisticMixture.num_features(components, channels)
-    return DiscretizedLogisticMixture.from_features(normals(seed, *batch, features) - 0.5, components, channels)
+    pairs = channels * (channels - 1) // 2
+    numbers = normals(seed, *batch, components * (1 + 2 * channels + pairs)) - 0.5
+    ends = (components, components * (1 + channels), components * (1 + 2 * channels))
+    logits, loc, log_scale, coefficients = jnp.split(numbers, ends, axis=-1)
+    return DiscretizedLogisticMixture(
+        logits,
+        loc.reshape(*batch, components, channels),
+        log_scale.reshape(*batch, components, channels),
+        jnp.tanh(coefficients.reshape(*batch, components, pairs)),
+    )
 
 
 FAMILY = {

@@ -81,7 +81,7 @@ def assert_same(a, b):
 def save_steps(directory, *steps):
     with Checkpoints(directory) as checkpoints:
         for step in steps:
-            assert checkpoints.save(step, make_state(step), config=CONFIG, data=DATA)
+            assert checkpoints.save(step, make_state(step), config=CONFIG, data=DATA, metrics={"count": step})
 
 
 def restore(directory, target=None, *, config=CONFIG, data=DATA, read_only=False, **kwargs):
@@ -130,7 +130,9 @@ def save_into_a_folder_that_is_a_file(directory):
         checkpoints.directory.rename(directory / "aside")
         checkpoints.directory.write_text("")
         checkpoints.save(300, make_state(300), config=CONFIG, data=DATA)
-        with pytest.raises(StorageError, match=r"^step 300 is not saved in .*: .*Not a directory"):
+        with pytest.raises(
+            StorageError, match=r"^step 300 is not saved in .*: the folder was moved, replaced or deleted"
+        ):
             checkpoints.wait()
     print("refused")
 

@@ -1,5 +1,7 @@
 """Objectives of the aggregate posterior: the parts of the KL, the mixture over the batch, and MMD."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,18 @@ from linear_gaussian import SCALE, exact_model
 from random_terms import BATCH_OBJECTIVES, B, K, change_layer, objective_named, random_terms
 from scipy import stats
 
-from vae_jax.distributions import Bernoulli, Deterministic, Latent, Normal, standard_normal
+from vae_jax.distributions import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Deterministic,
+    Latent,
+    Normal,
+    StudentT,
+    from_posterior,
+    standard_normal,
+)
+from vae_jax.errors import InputError
 from vae_jax.inference import aggregate, elbos
 from vae_jax.inference.terms import Terms
 
@@ -109,13 +122,52 @@ def test_codes_that_cannot_be_compared_are_refused():
         aggregate.beta_tc(terms, num_examples=3)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Autoregressive(Normal):
+    """A subclass whose dimensions depend on each other; its fields and shapes are those of independent ones."""
+
+    def log_prob(self, value):
+        loc = jnp.broadcast_to(self.loc, value.shape) + jnp.roll(value, 1, axis=-1)
+        return Normal(loc, jnp.broadcast_to(self.log_scale, value.shape), self.event_ndims).log_prob(value)
+
+
+@pytest.mark.fault
 def test_densities_without_the_closed_forms_are_refused():
     terms = random_terms(layers=1)
-    with pytest.raises(ValueError, match="object has no `event_ndims`; use a density of independent dimensions"):
-        aggregate.kl_decomposition(change_layer(terms, posterior=object()), num_examples=10)
-    for prior in (Bernoulli(jnp.zeros(3), 1), Normal(jnp.zeros((B, 3)), jnp.zeros((B, 3)))):
-        with pytest.raises(ValueError, match=r"^prior is a (Bernoulli|Normal); use the Normal \[D\]"):
+    q = terms.latents[0].posterior
+    for posterior, words in (
+        (object(), "object has no `event_ndims`; use a density of independent dimensions"),
+        (Autoregressive(q.loc, q.log_scale), "posterior is a Autoregressive, whose dimensions may depend"),
+        (Categorical(q.loc, event_ndims=1), "posterior is a Categorical, whose dimensions may depend"),
+        (Normal(q.loc[0], q.log_scale[0]), r"posterior has batch_shape=\[\] and event_ndims=1; use one for"),
+        (Normal(*jnp.zeros((2, B, B, 3))), r"posterior has batch_shape=\[4, 4\] and event_ndims=1"),
+        (Normal(q.loc, q.log_scale, event_ndims=0), r"posterior has batch_shape=\[4, 3\] and event_ndims=0"),
+    ):
+        with pytest.raises(InputError, match=f"^{words}"):
+            aggregate.kl_decomposition(change_layer(terms, posterior=posterior), num_examples=10)
+    for prior in (
+        Bernoulli(jnp.zeros(3), 1), Normal(jnp.zeros((B, 3)), jnp.zeros((B, 3))), Autoregressive(*jnp.zeros((2, 3))),
+        Normal(*jnp.zeros((2, 1))), Normal(*jnp.zeros((2, 3)), event_ndims=0),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"^prior is a (Bernoulli|Normal|Autoregressive); use the Normal \[D\]"):
             aggregate.squared_mmd(change_layer(terms, prior=prior))
+    for posterior in (q, StudentT(q.loc, q.log_scale, q.log_scale), ContinuousBernoulli(q.loc, 1)):
+        assert aggregate.beta_tc(change_layer(terms, posterior=posterior), num_examples=10).shape == (B,)
+    assert aggregate.squared_mmd(terms).shape == (B,)
+
+
+@pytest.mark.fault
+def test_the_bound_of_a_subclass_uses_its_own_density():
+    """With q = p the bound is the reconstruction; the closed form of the parent would be far from it."""
+    q = Autoregressive(*jnp.ones((2, B, 3)))
+    prior, keys = Autoregressive(*jnp.ones((2, 3))), jax.random.split(jax.random.key(0), B)
+    shifted = Normal(jnp.full(3, 5.0), jnp.ones(3))
+    for p, kl in ((prior, 0.0), (shifted, None)):
+        latent = from_posterior(keys, B, 200)("z", p, lambda: q)
+        terms = Terms(jnp.zeros((200, B)), (latent,))
+        expected = -(latent.log_q - latent.log_p).mean(axis=0) if kl is None else -kl
+        np.testing.assert_allclose(elbos.elbo(terms), expected, atol=1e-4)
 
 
 def test_mmd_compares_the_codes_of_a_point_posterior():

@@ -7,11 +7,12 @@ import pytest
 from averaging_model import SIZE, AveragingModel
 from jitted import init, log_likelihood, loss_and_statistics, negative_bound, sample_terms
 
-from vae_jax.distributions import Variables
+from vae_jax.distributions import Normal, Variables
 from vae_jax.errors import InputError
-from vae_jax.inference import elbos, importance
+from vae_jax.inference import bound, elbos, importance
 from vae_jax.inference.estimators import doubly_reparameterized, pathwise, sticking_the_landing
 from vae_jax.inference.terms import Pair, log_weights
+from vae_jax.models.build import init_params
 
 ESTIMATORS = (pathwise, sticking_the_landing, doubly_reparameterized)
 VECTORS = jnp.asarray(np.random.default_rng(0).normal(size=(8, SIZE)) + 1, jnp.float32)
@@ -84,6 +85,7 @@ class TestStatistics:
             negative_bound(variables, jax.random.key(1), VECTORS, model=model, objective=elbos.elbo, estimator=dropping)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "call",
     [
@@ -100,3 +102,20 @@ def test_a_model_that_needs_random_numbers_of_flax_is_refused_in_one_sentence(ca
         'model needs a random number generator of Flax: drop needs PRNG for "dropout"; draw its noise in the '
         "preprocessing, which has a key for each example, and read it from the batch"
     )
+
+
+class AlwaysUpdated(AveragingModel):
+    """A model whose normalization uses the statistics of the batch also in an evaluation."""
+
+    def encode(self, batch):
+        return Normal(*jnp.split(self.code(self.norm(batch["x"], use_running_average=False)), 2, axis=-1))
+
+
+@pytest.mark.fault
+def test_statistics_that_are_missing_or_change_in_an_evaluation_are_refused_in_one_sentence():
+    model, variables = averaging()
+    arguments = variables.params, jax.random.key(0), {"x": VECTORS}
+    with pytest.raises(InputError, match=r"^model needs variables that are no parameters: .*; pass `Variables\(params"):
+        bound.negative_bound(*arguments, model=model, objective=elbos.elbo)
+    with pytest.raises(InputError, match=r"^model changes variables outside of training: .*is_mutable_collection"):
+        init_params(AlwaysUpdated(), jax.random.key(0), {"x": VECTORS})

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,18 @@ from small_model import binary_images, small_model
 from two_layer_gaussian import move_posterior, two_layer_model
 
 from vae_jax.config import Config, apply_overrides, choice, choices
-from vae_jax.distributions import Latent, Normal, from_posterior, from_values, standard_normal
-from vae_jax.inference import aggregate, elbos, estimators, importance
+from vae_jax.distributions import (
+    Bernoulli,
+    Categorical,
+    Latent,
+    Normal,
+    Poisson,
+    from_posterior,
+    from_values,
+    standard_normal,
+)
+from vae_jax.errors import InputError
+from vae_jax.inference import aggregate, bound, elbos, estimators, importance
 from vae_jax.inference.estimators import doubly_reparameterized, pathwise, sticking_the_landing
 from vae_jax.inference.gradient_statistics import gradient_statistics, signal_to_noise
 from vae_jax.inference.terms import Pair, Terms, bind, log_weights
@@ -388,3 +399,57 @@ def test_with_the_exact_posterior_the_gradient_of_every_layer_is_free_of_noise(r
 
     assert max(largest(rule, objective)) < 1e-12
     assert min(largest("pathwise", elbos.sampled_elbo)) > 0.1
+
+
+class Codes(nn.Module):
+    """A model of vectors [6] whose code has the given family of densities; it starts with equal posterior and prior."""
+
+    family: str
+
+    def setup(self):
+        self.heads, self.output = nn.Dense(4), nn.Dense(6)
+
+    def encode(self, batch):
+        return self.density(self.heads(batch["x"]))
+
+    def density(self, h):
+        if self.family == "straight-through":
+            return StraightThrough(h, 1)
+        discrete = {"bernoulli": Bernoulli(h, 1), "categorical": Categorical(h, 1), "poisson": Poisson(h)}
+        return discrete.get(self.family) or Normal(h, jnp.zeros_like(h))
+
+    def decode(self, draw, evidence=None, batch=None):
+        latent = draw("z", self.density(jnp.zeros(4)), lambda: evidence)
+        return Bernoulli(self.output(latent.z), event_ndims=1), (latent,)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class StraightThrough(Bernoulli):
+    """Binary samples with the gradient of their mean."""
+
+    def sample(self, key, sample_shape=()):
+        mean = jnp.broadcast_to(self.mean(), (*sample_shape, *self.logits.shape))
+        return mean + jax.lax.stop_gradient(super().sample(key, sample_shape) - mean)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("family", ["bernoulli", "categorical", "poisson", "straight-through", "normal"])
+def test_a_gradient_through_samples_without_one_is_refused(family):
+    model, x = Codes(family), jnp.ones((3, 6))
+    params = init(model, jax.random.key(0), x)["params"]
+    cases = [(pathwise, elbos.elbo), (pathwise, Pair(elbos.sampled_elbo, importance.iwae))]
+    cases += [(sticking_the_landing, elbos.sampled_elbo), (doubly_reparameterized, importance.iwae)]
+
+    def loss(params, estimator, objective):
+        settings = {"model": model, "objective": objective, "estimator": estimator, "num_samples": 2}
+        return bound.negative_bound(params, jax.random.key(1), {"x": x}, **settings)[0]
+
+    for estimator, objective in cases:
+        gradient = jax.jit(jax.grad(functools.partial(loss, estimator=estimator, objective=objective)))
+        assert np.isfinite(loss(params, estimator, objective))  # values have no restriction
+        if family in ("straight-through", "normal"):
+            assert np.all(jax.eval_shape(gradient, params)["heads"]["kernel"].shape == (6, 4))
+            continue
+        with pytest.raises(InputError, match=rf"^posterior {family.capitalize()} of layer 'z' has samples without a"):
+            jax.eval_shape(gradient, params)

@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from built_models import NETWORKS, built, model_config, random_images
+from flax import nnx
 from jitted import apply, init
 
 from vae_jax.config import Config
 from vae_jax.distributions import Bernoulli, Normal
+from vae_jax.errors import InputError
 from vae_jax.models.build import build_model, init_params
 from vae_jax.models.layered import LayeredVAE
 from vae_jax.models.vae import VAE
@@ -90,3 +92,30 @@ def test_a_model_of_vectors():
     p = apply(model, params, q.mean(), method="decode")
     assert p.mean().shape == (2, 5)
     assert p.log_prob(jnp.ones((2, 5))).shape == (2,)
+
+
+class NNXEncoder(nnx.Module):
+    def __call__(self, x):
+        return x
+
+
+class Holder(CentredModel):
+    parts: tuple = ()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (NNXEncoder(), "model is a NNXEncoder, whose parameters would not be trained; use a Linen module"),
+        (lambda batch: batch, "model is a function, whose parameters would not be trained"),
+        (CentredModel, "model is a type, whose parameters would not be trained"),
+        (nn.Dense(3), "model Dense has no method encode; add it, or use `VAE`"),
+        (Holder(({"a": NNXEncoder()},)), r"model.parts\[0\]\['a'\] is a NNXEncoder, whose parameters would not be"),
+        (Holder((nn.Sequential([jnp.tanh, NNXEncoder()]),)), r"model.parts\[0\].layers\[1\] is a NNXEncoder, whose"),
+    ],
+)
+def test_a_model_that_flax_does_not_train_is_refused(model, words):
+    with pytest.raises(InputError, match=f"^{words}"):
+        init_params(model, jax.random.key(0), {"x": jnp.ones((1, 3))})
+    init_params(Holder((nn.Dense(2), jnp.tanh, 3)), jax.random.key(0), {"x": jnp.ones((1, 3))})

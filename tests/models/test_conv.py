@@ -93,3 +93,23 @@ def test_leading_axes_of_codes_are_kept_in_order():
     together = apply(model, params, z, method="decode").logits
     assert together.shape == (2, 3, 4, 4, 6, 1)
     np.testing.assert_allclose(together[1, 2], apply(model, params, z[1, 2], method="decode").logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [ConvConfig, ResidualConfig])
+def test_the_last_layer_is_a_convolution_of_all_pixels(config):
+    """Without it the pixels of a 2x2 square are different functions of the same features: a fixed pattern."""
+    _, decoder = config(hidden=(6, 8), output_channels=2).build((5, 4, 3), 7, training=False)
+    z = jax.random.normal(jax.random.key(0), (2, 3))
+    variables = jax.jit(decoder.init)(jax.random.key(1), z)
+    image, layers = decoder.apply(variables, z, capture_intermediates=True)
+    (last,) = layers["intermediates"]["Conv_0"]["__call__"]
+    assert last.shape == (2, 5, 4, 7)
+    np.testing.assert_array_equal(image, last)
+    assert variables["params"]["Conv_0"]["kernel"].shape == (3, 3, 2, 7)
+
+
+def test_without_output_channels_a_decoder_ends_in_a_change_of_resolution():
+    _, decoder = ResidualConfig(hidden=(6, 8), output_channels=0).build((5, 4, 3), 7, training=False)
+    variables = jax.jit(decoder.init)(jax.random.key(1), jnp.zeros((2, 3)))
+    assert "Conv_0" not in variables["params"]
+    assert variables["params"]["Dense_2"]["kernel"].shape == (6, 28)

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from built_models import model_config
+from hand_made import Conditional
 from jax.export import deserialize
 from jitted import apply, init
 
 from vae_jax.distributions import Bernoulli, Normal, Variables, standard_normal
+from vae_jax.errors import InputError
 from vae_jax.models import export
 from vae_jax.models.build import build_model, init_params
 
@@ -215,6 +217,13 @@ def test_every_function_accepts_variables_without_a_gradient():
     assert all(np.any(a != b) for a, b in zip(*results, strict=True))
     programs = export.export_programs(moved, model=model, shape=(6,))
     np.testing.assert_allclose(programs["encoder"].call(x)["mean"], results[1][0], rtol=1e-5)
+
+
+@pytest.mark.fault
+def test_a_model_that_reads_labels_is_refused_in_one_sentence():
+    params = init_params(Conditional(), jax.random.key(0), {"x": jnp.ones((1, 6)), "y": jnp.zeros(1, int)})["params"]
+    with pytest.raises(InputError, match=r"^model Conditional reads batch\['y'\], but an exported program receives x"):
+        export.export_programs(params, model=Conditional(), shape=(6,))
 
 
 def test_matrix_products_have_the_highest_precision():

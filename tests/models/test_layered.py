@@ -1,5 +1,6 @@
 """The VAE with several stochastic layers: both directions of its walk, its likelihood, and settings that it refuses."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,15 +130,12 @@ def test_a_prior_receives_the_posterior_of_the_highest_layer():
     x = binary_images(2)
     found = []
 
-    def prior(posterior_of):
-        found.append(posterior_of(x))
-        return standard_normal((3,))
+    class Prior(nn.Module):
+        def __call__(self, posterior_of):
+            found.append(posterior_of(x))
+            return standard_normal((3,))
 
-    def walk(module):
-        object.__setattr__(module, "prior", prior)
-        return module.decode(from_prior(jax.random.key(0), 2))
-
-    model.apply({"params": params}, method=walk)
+    model.clone(prior=Prior()).apply({"params": params}, from_prior(jax.random.key(0), 2), method="decode")
     q = apply(model, params, x, method="encode")
     for i in range(2):
         q = conditional(model, params, "posterior", i, q.mean())

@@ -8,8 +8,10 @@ from built_models import built
 from jitted import apply, init
 
 from vae_jax.config import Config, override
+from vae_jax.data import from_arrays
 from vae_jax.errors import InputError
 from vae_jax.models.mlp import MLPConfig, MLPDecoder, MLPEncoder, TiedDecoder
+from vae_jax.runs import build_experiment
 
 
 def test_a_tied_decoder_has_biases_only_and_uses_the_encoders_kernels():
@@ -108,3 +110,15 @@ def test_only_the_encoder_of_counts_reads_a_logarithm():
         InputError, match=r"^network\.log1p=True must be False with preprocess=scale, which does not ret"
     ):
         override(Config(), preprocess="scale", network__log1p=True)
+
+
+@pytest.mark.fault
+def test_the_logarithm_of_numbers_that_are_no_counts_is_refused():
+    """log(1 + x) of a vector below -1 is NaN."""
+    settings = {"preprocess": "identity", "likelihood": "gaussian", "network__log1p": True}
+    config = override(Config(), **settings, data__kind="auto")
+    words = r"^network.log1p=True must be False with preprocess=identity, which does not return counts for vectors$"
+    with pytest.raises(InputError, match=words):
+        override(config, data__kind="vectors")
+    with pytest.raises(InputError, match=words):
+        build_experiment(config, source=from_arrays(np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)))

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from built_models import NETWORKS, built, model_config, random_images
+from flax import nnx
 from jitted import apply, init, log_prob
 from linear_gaussian import LATENT, exact_model, images
 
 from vae_jax.distributions import Normal, from_means
 from vae_jax.errors import InputError
-from vae_jax.models.build import build_model
-from vae_jax.models.likelihoods import BernoulliConfig, GaussianLikelihoodConfig, LogisticMixtureConfig
+from vae_jax.models.build import build_model, init_params
+from vae_jax.models.likelihoods import BernoulliConfig, GaussianLikelihoodConfig, LikelihoodConfig
 from vae_jax.models.mlp import MLPDecoder, MLPEncoder, TiedDecoder
 from vae_jax.models.posteriors import ConditionalNormal
 from vae_jax.models.priors import StandardNormal
@@ -52,6 +53,12 @@ def test_a_mean_image_of_another_shape_is_refused():
         with_output_bias(params, jnp.zeros((1, 1, 1)), likelihood=BernoulliConfig())
 
 
+class Undetermined(GaussianLikelihoodConfig):
+    """A likelihood for which the mean determines no bias."""
+
+    initial_bias = LikelihoodConfig.initial_bias
+
+
 def test_the_output_bias_alone_is_replaced_if_the_mean_determines_it():
     _, params = built("mlp", (6, 4, 1))
     mean = jnp.full((6, 4, 1), 0.25)
@@ -59,7 +66,7 @@ def test_the_output_bias_alone_is_replaced_if_the_mean_determines_it():
     np.testing.assert_array_equal(changed["output_bias"], mean)
     assert all(changed[name] is params[name] for name in params if name != "output_bias")
     assert not params["output_bias"].any()
-    assert with_output_bias(params, mean, likelihood=LogisticMixtureConfig()) is params
+    assert with_output_bias(params, mean, likelihood=Undetermined()) is params
 
 
 @pytest.mark.fault
@@ -113,6 +120,29 @@ def test_a_tied_decoder_needs_the_kernels_of_the_posterior():
     init(vae(TiedDecoder(jnp.tanh, (), 6)), jax.random.key(0), jnp.ones((1, 6)))
     with pytest.raises(InputError, match=r"^posterior Unit has no method kernels, which the tied decoder needs"):
         init(vae(TiedDecoder(jnp.tanh, (), 6), Unit()), jax.random.key(0), jnp.ones((1, 6)))
+
+
+class NeedsMore(nn.Module):
+    def __call__(self, h, train):
+        return h
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("part", ["encoder", "decoder", "posterior", "prior"])
+def test_a_part_that_is_no_linen_module_or_needs_unknown_arguments_is_refused(part):
+    good = vae(MLPDecoder((), jnp.tanh, (), 6))
+    for wrong, words in (
+        (lambda x: x, "is a function, whose parameters would not be trained; use a Linen module"),
+        (nnx.Linear(6, 6, rngs=nnx.Rngs(0)), "is a Linear, whose parameters would not be trained"),
+        (NeedsMore(), r"NeedsMore cannot be called with \(\w+\): missing a required argument: 'train'; give its other"),
+    ):
+        with pytest.raises(InputError, match=f"^(model.)?{part} {words}"):
+            init_params(good.clone(**{part: wrong}), jax.random.key(0), {"x": jnp.ones((1, 6))})
+    tied = vae(TiedDecoder(jnp.tanh, (), 6)).clone(encoder=nn.Dense(4))
+    with pytest.raises(InputError, match=r"^encoder Dense has no method kernels, which the tied decoder needs"):
+        init_params(tied, jax.random.key(0), {"x": jnp.ones((1, 6))})
+    with pytest.raises(InputError, match=r'^likelihood is a str; use `vae_jax.choice\("likelihood", NAME\)`'):
+        init_params(good.clone(likelihood="bernoulli"), jax.random.key(0), {"x": jnp.ones((1, 6))})
 
 
 def test_a_call_decodes_the_mean_of_the_code():

@@ -221,8 +221,7 @@ def test_examples_held_out_that_cannot_be_read_are_reported_before_the_first_ste
     monkeypatch.setattr(loading.ConfiguredSource, "split", fail_for_validation)
     with pytest.raises(InputError, match="needs 9 GiB"):
         fit(small(train__evaluate_every=10), tmp_path / "run")
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
-    fit(small(), tmp_path / "other")  # without validation, no validation examples are read
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 # Early stopping.

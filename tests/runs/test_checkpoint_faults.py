@@ -7,10 +7,10 @@ import time
 
 import pytest
 from damage import full_disk
-from saved_states import CONFIG, DATA, assert_same, in_subprocess, make_state, restore
+from saved_states import CONFIG, DATA, assert_same, in_subprocess, make_state, restore, save_steps
 
 from vae_jax.errors import StorageError
-from vae_jax.runs import checkpoints as checkpoints_module
+from vae_jax.runs import orbax_messages, step_folders
 from vae_jax.runs.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.fault
@@ -79,6 +79,39 @@ def test_a_folder_that_cannot_be_made_does_not_block_the_process(tmp_path):
             other.kill()
 
 
+@pytest.mark.parametrize("change", ["moved", "deleted", "replaced"])
+def test_a_folder_that_is_moved_or_deleted_is_noticed_at_the_next_save(saved_run, change, tmp_path):
+    with Checkpoints(saved_run) as checkpoints:
+        saved_run.rename(tmp_path / "moved")
+        if change == "deleted":
+            shutil.rmtree(tmp_path / "moved")
+        if change == "replaced":
+            save_steps(saved_run, 100)
+        checkpoints.save(300, make_state(300), config=CONFIG, data=DATA)
+        with pytest.raises(
+            StorageError, match=r"step 300 is not saved in .*: the folder was moved, replaced or deleted"
+        ):
+            checkpoints.check()
+    if change == "moved":
+        assert restore(tmp_path / "moved").step == 200
+    assert saved_run.exists() == (change == "replaced")
+
+
+def test_a_save_that_cannot_be_restored_is_an_error(saved_run, monkeypatch):
+    """Orbax reports a save as complete whose parts it has not joined."""
+    from orbax.checkpoint._src.serialization import ocdbt_utils
+
+    async def join_nothing(*args, **kwargs):
+        pass
+
+    monkeypatch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", join_nothing)
+    with Checkpoints(saved_run) as checkpoints:
+        checkpoints.save(300, make_state(300), config=CONFIG, data=DATA)
+        with pytest.raises(StorageError, match=r"step 300 is not saved in .*manifest\.ocdbt is missing"):
+            checkpoints.wait()
+    assert restore(saved_run).step == 200
+
+
 def test_what_a_failed_save_writes_late_does_not_block_the_second_attempt(saved_run, monkeypatch):
     remove, start = shutil.rmtree, Checkpoints._start
     removed, remains = [], []
@@ -97,7 +130,7 @@ def test_what_a_failed_save_writes_late_does_not_block_the_second_attempt(saved_
         with full_disk():
             checkpoints.save(300, make_state(300), config=CONFIG, data=DATA)
             wait_for_save(checkpoints)
-        monkeypatch.setattr(checkpoints_module.shutil, "rmtree", remove_too_early)
+        monkeypatch.setattr(step_folders.shutil, "rmtree", remove_too_early)
         monkeypatch.setattr(Checkpoints, "_start", record_remains)
         checkpoints.check()
         assert remains == [[]]
@@ -107,7 +140,7 @@ def test_what_a_failed_save_writes_late_does_not_block_the_second_attempt(saved_
 
 def test_an_error_of_the_file_system_is_reported_by_its_name():
     page = "Error writing local file: " + "x" * 900 + " [os_error_code='28'] [source='posix']"
-    assert checkpoints_module._reason(ValueError(page)) == "No space left on device"
+    assert orbax_messages.reason(ValueError(page)) == "No space left on device"
 
 
 def test_a_failed_save_does_not_hide_the_first_error(saved_run, monkeypatch):

@@ -16,7 +16,7 @@ from jax.sharding import AxisType, SingleDeviceSharding
 from saved_states import CONFIG, DATA, assert_same, make_state, restore, spread_over, target_of
 
 from vae_jax.errors import CheckpointError, NotFiniteError
-from vae_jax.runs.checkpoints import Checkpoints, newest_step
+from vae_jax.runs.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.fault
 
@@ -41,13 +41,6 @@ def test_without_a_step_nothing_is_restored_and_read_only_creates_nothing(tmp_pa
     assert restore(tmp_path / "new", read_only=True) is None
     assert not (tmp_path / "new").exists()
     assert restore(tmp_path / "new") is None
-
-
-def test_the_newest_step_is_read_from_the_names(saved_run, tmp_path):
-    (saved_run / "checkpoints" / "damaged-300").mkdir()
-    (saved_run / "checkpoints" / "1000").mkdir()  # the content does not matter
-    assert newest_step(saved_run) == 1000
-    assert newest_step(tmp_path / "absent") is None
 
 
 def test_keeps_the_newest_three(tmp_path):

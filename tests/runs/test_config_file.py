@@ -1,13 +1,14 @@
 """config.json: its content, damaged files, and files of earlier versions."""
 
 import json
+import os
 
 import pytest
 from hand_made import hand_made
 from training_runs import fit
 
 from vae_jax.cli import train as train_command
-from vae_jax.config import from_flat
+from vae_jax.config import Config, flatten, from_flat
 from vae_jax.errors import CheckpointError, InputError, StorageError
 from vae_jax.runs import RunDirectory, open_run, prepare_experiment, read_stored_run
 from vae_jax.runs.config_file import write_config
@@ -33,7 +34,7 @@ def test_a_config_survives_the_file(small, tmp_path):
     assert read_stored_run(directory) is None
     write_config(directory, experiment, [])
     stored = read_json(directory)
-    assert set(stored) == {"format", "has_config", "settings", "data"}
+    assert set(stored) == {"format", "has_config", "settings", "data", "held_out"}
     assert (stored["settings"]["network"], stored["settings"]["network.hidden"]) == ("mlp", [8, 9])
     read = read_stored_run(directory)
     assert (from_flat(read.settings), read.data, read.changes) == (experiment.config, experiment.data, [])
@@ -76,6 +77,8 @@ def test_a_change_is_recorded_at_the_step_of_its_first_start(small, tmp_path):
         json.dumps(RUN | {"changes": [1]}),
         json.dumps(RUN),  # no setting
         json.dumps(RUN | {"settings": {"objective": "iwea"}}),
+        "[" * 100_000,
+        json.dumps(RUN | {"settings": flatten(Config()) | {"model.newfield": 3}}),  # of a newer version
     ],
 )  # fmt: skip
 def test_a_damaged_config_is_refused_in_one_line(content, tmp_path):
@@ -85,7 +88,12 @@ def test_a_damaged_config_is_refused_in_one_line(content, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault
 def test_a_config_that_cannot_be_read_is_refused(tmp_path):
+    os.mkfifo(RunDirectory(tmp_path).config)
+    with pytest.raises(StorageError, match=r"^cannot read .*config\.json: it is no regular file"):
+        open_run(tmp_path)
+    RunDirectory(tmp_path).config.unlink()
     RunDirectory(tmp_path).config.mkdir()
     with pytest.raises(StorageError, match=r"^cannot read .*config\.json: Is a directory"):
         open_run(tmp_path)

@@ -11,6 +11,7 @@ from training_runs import assert_finite, fit
 
 from vae_jax.errors import NotFiniteError
 from vae_jax.runs import RunDirectory, evaluation
+from vae_jax.training import evaluator
 
 
 @pytest.mark.fault
@@ -101,10 +102,27 @@ def test_progress_is_reported_and_an_evaluation_can_be_interrupted(bernoulli_exp
     result = evaluation.evaluate_run(
         experiment, params, split="test", placement=one_device, report_progress=lambda *args: reports.append(args)
     )
-    assert reports[-1] == (total, total)
+    assert (reports[0], reports[-1]) == ((0, total), (total, total))
     assert result["num_examples"] == total
     with pytest.raises(evaluation.Interrupted):
         evaluation.evaluate_run(experiment, params, split="test", placement=one_device, stop=lambda: True)
+
+
+@pytest.mark.fault
+def test_an_evaluation_ends_during_a_batch_that_takes_minutes(one_device, monkeypatch):
+    class Computing:  # an array that is not ready
+        polls = 0
+
+        def is_ready(self):
+            self.polls += 1
+            return False
+
+    array = Computing()
+    monkeypatch.setattr(evaluator.Evaluator, "_jit", lambda *_: lambda params, keys, batch: {"log_px": array})
+    found = evaluator.Evaluator(None, None, batch_size=2)
+    examples, stop = {"x": np.zeros((2, 3))}, lambda: array.polls == 3
+    with pytest.raises(evaluation.Interrupted):
+        found.likelihood({}, jax.random.key(0), examples, num_samples=2, chunk=2, poll=lambda: evaluation._end_if(stop))
 
 
 def test_an_evaluation_is_read_only_for_its_step_and_protocol(bernoulli_experiment, tmp_path):
@@ -116,8 +134,9 @@ def test_an_evaluation_is_read_only_for_its_step_and_protocol(bernoulli_experime
     stored = {"step": 20, "elbo": -1.0, **protocol}
     directory = RunDirectory(tmp_path)
     assert evaluation.read_evaluation(directory, 20) is None
-    directory.evaluation.write_text("{")
-    assert evaluation.read_evaluation(directory, 20) is None
+    for text in ("{", "[]", "1.5", "null", "[" * 100_000):
+        directory.evaluation.write_text(text)
+        assert evaluation.read_evaluation(directory, 20) is None
     directory.evaluation.write_text(json.dumps(stored))
     assert evaluation.read_evaluation(tmp_path, 20) == stored
     assert evaluation.read_evaluation(directory, 20, protocol) == stored
@@ -153,3 +172,28 @@ def test_experiments_with_equal_models_share_an_evaluator(one_device):
     assert evaluation.make_evaluator(first, one_device, 9).batch_size == 9
     assert jax.device_count() > 1
     assert evaluation.make_evaluator(count_experiment(), one_device).kind == "counts"
+
+
+@pytest.mark.fault
+def test_numbers_that_mislead_have_a_warning(one_device):
+    gaussian = image_experiment(likelihood="gaussian")
+    (density,) = evaluation.likelihood_warnings(gaussian)
+    assert density.startswith("likelihood=gaussian is a density over real numbers, but preprocess=dynamic-binarization")
+    for settings, count in (
+        ({"likelihood": "learned-gaussian", "preprocess": "static-binarization"}, 1),
+        ({"likelihood": "continuous-bernoulli"}, 1),
+        ({"likelihood": "gaussian", "preprocess": "scale"}, 0),
+        ({}, 0),
+    ):
+        assert len(evaluation.likelihood_warnings(image_experiment(**settings))) == count
+    assert evaluation.likelihood_warnings(hand_made.hand_made()) == []
+    params = initial_params(gaussian)
+    result = evaluation.evaluate_run(gaussian, params, split="test", placement=one_device)
+    assert result["warnings"] == [density]
+    loose = list(evaluation._loose_bound({"nll": 88.85, "ess": 19.0, "num_samples": 5000}))
+    assert loose == [
+        "nll=88.85 is a loose upper bound on -log p(x): the median effective sample size is 19.0 of K=5000 samples, so "
+        "a larger evaluation.num_samples lowers it"
+    ]
+    assert not list(evaluation._loose_bound({"nll": 88.85, "ess": 50.0, "num_samples": 5000}))
+    assert not list(evaluation._loose_bound({}))

@@ -1,6 +1,7 @@
 """An experiment from a config or made by hand: keys, batches, initial state, and its training as one function."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,18 @@ import optax
 import pytest
 from averaging_model import AveragingModel
 from hand_made import NUM_EXAMPLES, SIZE, TRAINING, Conditional, arrays, hand_made, source
+from small_experiments import count_experiment, image_experiment, vector_experiment
 from training_runs import without_key_type
 
+from vae_jax import random
 from vae_jax.config import replace_settings
-from vae_jax.data import ArrayDataset, IdentityConfig, from_arrays
+from vae_jax.data import ArrayDataset, ArraySource, IdentityConfig, from_arrays
 from vae_jax.distributions import Variables
 from vae_jax.errors import InputError, NoExamplesError
 from vae_jax.inference import elbo
 from vae_jax.runs import Experiment, at_numbers, build_experiment, fit
 from vae_jax.runs.experiment import with_data_of
+from vae_jax.training import evaluator
 
 
 def assert_equal_states(a, b, **tolerance):
@@ -245,3 +249,41 @@ def test_an_objective_of_a_user_is_maximized(tmp_path):
     outcome = fit(hand_made(objective=constant), tmp_path / "run")
     initial = hand_made().initial_state(jax.random.key(0)).params
     jax.tree.map(np.testing.assert_array_equal, outcome.state.params, initial)  # it has no gradient
+
+
+def test_examples_without_labels_are_refused_by_a_model_that_reads_them():
+    x, y = arrays()
+    unlabelled = ArraySource({"train": {"x": x, "y": y.astype(np.int32)}, "test": {"x": x[:9]}}, "vectors")
+    with pytest.raises(InputError, match=r"the split test has arrays \{'x': \[6\]\}, but the training examples have"):
+        hand_made(data=unlabelled).dataset("test")
+    ignoring = hand_made(data=unlabelled, model=Unconditional())
+    assert len(ignoring.dataset("test")) == 9
+
+
+class Unconditional(Conditional):
+    """The same model with a constant label."""
+
+    def encode(self, batch):
+        return super().encode(batch | {"y": jnp.zeros(len(batch["x"]), int)})
+
+    def decode(self, draw, evidence=None, batch=None):
+        return super().decode(draw, evidence, {"y": jnp.zeros(len(batch["x"]), int)})
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("make", [image_experiment, count_experiment, vector_experiment])
+def test_strict_promotion_of_dtypes_works_in_training_and_evaluation(make):
+    """It is traced alone: the mode changes no number."""
+    experiment = make(train__ema_decay=0.9, train__nonfinite="skip", objective="iwae", objective__num_samples=2)
+    with jax.numpy_dtype_promotion("strict"):
+        state, _ = jax.eval_shape(experiment.train, jax.random.key(0))
+        keys = jax.eval_shape(lambda first: random.example_keys(experiment.key, 3, first=first), np.uint32(4))
+        batch = {
+            name: jax.ShapeDtypeStruct((3, *s.shape), s.dtype) for name, s in experiment.training_data.spec.items()
+        }
+        parts = {"model": experiment.model, "preprocess": experiment.preprocess}
+        for terms in (
+            functools.partial(evaluator.elbo_terms, **parts, kind=experiment.kind),
+            functools.partial(evaluator.likelihood_terms, **parts, num_samples=5, chunk=2),
+        ):
+            jax.eval_shape(terms, experiment.evaluation_params(state), keys, batch)

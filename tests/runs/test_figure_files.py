@@ -18,3 +18,13 @@ def test_a_figure_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         figure_files.write_figure(tmp_path / "file" / "a.png", figure_files.new_figure(3, 2))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["run $x_$", "a $ b", r"\\frac{$x", "caf\udce9", "$$", "_$x$ [1]"])
+def test_a_name_is_drawn_as_it_is_and_not_as_a_formula(name, tmp_path):
+    figure = figure_files.new_figure(2, 1)
+    title = figure.suptitle(figure_files.plain_text(name))
+    figure_files.write_figure(tmp_path / "figure.png", figure)
+    shown, is_formula = title._preprocess_math(title.get_text())
+    assert (shown, is_formula) == (name.encode(errors="backslashreplace").decode(), False)

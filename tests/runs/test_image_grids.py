@@ -169,3 +169,28 @@ def test_grids_of_real_images(tmp_path, name):
     image_grids.save_manifold(tmp_path / "m.png", frames[:, :4], range(4))
     assert len(list(tmp_path.iterdir())) == 5
     assert len(_find(_read(tmp_path / "s.png"), np.round(images[0] * 255).astype(np.uint8), 2)) == 1
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "shape", [(1, 30_000, 1), (30_000, 1, 3), (1500, 1200, 3), (1, 1, 1), (2, 700, 1), (64, 48, 3), (513, 511, 1)]
+)
+def test_a_figure_is_bounded_for_any_shape_of_images(shape, tmp_path):
+    images = np.broadcast_to(np.asarray([0, 200], np.uint8)[:, None, None, None], (2, *shape))
+    grid = image_grids.image_grid(images, 2)
+    height, width = grid.shape[0], (grid.shape[1] - 4) // 2
+    assert max(height, width) <= 512
+    assert max(height, width) >= 48
+    scale = max(height, width) / max(shape)
+    np.testing.assert_allclose((height, width), np.maximum(1, scale * np.asarray(shape[:2])), atol=1)
+    assert (grid[:, :width] == 0).all()
+    assert (grid[:, -width:] == 200).all()
+    many = np.broadcast_to(images[:1], (5, 40, *shape)) if math.prod(shape) < 1e5 else images[None]
+    image_grids.save_traversals(tmp_path / "t.png", many, [""] * len(many), range(many.shape[1]))
+    assert max(_read(tmp_path / "t.png").shape) < 9000
+
+
+def test_a_reduced_image_has_the_means_of_the_original():
+    image = _images(1, 1024, 512, 3)
+    expected = image[0].reshape(512, 2, 256, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(image_grids.image_grid(image, 1), expected, atol=1)

@@ -14,7 +14,15 @@ import pytest
 
 from vae_jax.errors import StorageError
 from vae_jax.runs import loggers
-from vae_jax.runs.loggers import MetricsFile, NullLogger, TensorBoard, print_json, read_metrics
+from vae_jax.runs.loggers import (
+    MetricsFile,
+    NullLogger,
+    SavedRows,
+    TensorBoard,
+    print_json,
+    read_metrics,
+    tensorboard_tag,
+)
 
 
 def _row(step):
@@ -89,9 +97,52 @@ def test_damage_in_the_middle_is_refused_with_its_line_number(tmp_path, damage):
     path.write_bytes(complete + damage + complete)
     with pytest.raises(StorageError, match=r"metrics.jsonl, line 3"):
         read_metrics(path)
-    with pytest.raises(StorageError, match=r"metrics.jsonl, line 3"):
-        MetricsFile(path, keep_through_step=9)
     assert path.read_bytes() == complete + damage + complete
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("damage", "found", "restored"),
+    [
+        (lambda lines: None, 0, 4),  # deleted
+        (lambda lines: [*lines[:3], lines[3][:9]], 3, 3),  # cut
+        (lambda lines: [*lines[:3], b"garbage\n", b"[" * 10_000 + b"\n", *lines[5:]], 4, 2),
+        (lambda lines: lines[:4] + lines[5:], 5, 1),  # a hole
+    ],
+)
+def test_lost_rows_are_restored_from_the_checkpoints_or_reported(tmp_path, capsys, damage, found, restored):
+    """Checkpoints exist of the steps 4 and 6; what the one of step 2 stored is gone."""
+    path = tmp_path / "metrics.jsonl"
+    complete = _write(path, range(1, 7))
+    saved = [SavedRows(4, 2, read_metrics(path)[2:4]), SavedRows(6, 4, read_metrics(path)[4:])]
+    damaged = damage(complete.splitlines(keepends=True))
+    path.unlink()
+    if damaged is not None:
+        path.write_bytes(b"".join(damaged))
+    MetricsFile(path, keep_through_step=6, count=6, saved=lambda: saved).close()
+    lost = 2 if damaged is None else 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{found} intact row(s) up to step 6; {restored} row(s) are restored from the checkpoints" in line
+    assert line.endswith(f"and {lost} of 6 rows are lost")
+    assert path.read_bytes() == (complete if damaged is not None else b"".join(complete.splitlines(True)[2:]))
+    MetricsFile(path, keep_through_step=6, count=6 - lost, saved=None).close()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.fault
+def test_a_file_that_ends_before_the_restored_step_is_reported(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2}\n{"st')
+    MetricsFile(path, keep_through_step=8).close()
+    assert "metrics.jsonl has 1 intact row(s) up to step 8" in capsys.readouterr().err
+
+
+@pytest.mark.fault
+def test_metrics_that_are_a_pipe_are_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    for read in (read_metrics, lambda path: MetricsFile(path, keep_through_step=0)):
+        with pytest.raises(StorageError, match=r"cannot read .*metrics\.jsonl: it is no regular file"):
+            read(tmp_path / "metrics.jsonl")
 
 
 @pytest.mark.fault
@@ -200,6 +251,29 @@ def test_tensorboard_records_can_be_parsed(tmp_path, channels):
     assert (value.image.height, value.image.width, value.image.colorspace) == image.shape
     pixels = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
     np.testing.assert_array_equal(pixels.reshape(image.shape), image)
+
+
+def test_tensorboard_has_the_settings_as_text_and_hyper_parameters(tmp_path):
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    board = TensorBoard(tmp_path)
+    board.settings({"optimizer.learning_rate": 1e-3, "network": "mlp", "network.hidden": (8, 4), "a": None, "b": True})
+    board.close()
+    values = {value.tag: value for event in _events(tmp_path)[1:] for value in event.summary.value}
+    assert b"    network.hidden = (8, 4)\n" in values["config/text_summary"].tensor.string_val[0]
+    start = HParamsPluginData.FromString(values["_hparams_/session_start_info"].metadata.plugin_data.content)
+    found = start.session_start_info.hparams
+    assert (found["optimizer.learning_rate"].number_value, found["network"].string_value) == (1e-3, "mlp")
+    assert found["b"].bool_value
+    content = values["_hparams_/experiment"].metadata.plugin_data.content
+    metrics = HParamsPluginData.FromString(content).experiment.metric_infos
+    assert [metric.name.tag for metric in metrics] == ["train/bound", "validation/bound"]
+
+
+def test_tags_are_grouped():
+    tags = {"bound": "train/bound", "validation_kl": "validation/kl", "learning_rate": "optimizer/learning_rate",
+            "grad_norm": "optimizer/grad_norm", "mine/norm": "mine/norm"}  # fmt: skip
+    assert {name: tensorboard_tag(name) for name in tags} == tags
 
 
 def test_tensorboard_refuses_float_images(tmp_path):

@@ -176,3 +176,41 @@ def test_a_hand_made_run_is_not_opened(tmp_path):
     ) as caught:
         open_run(tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.fault
+def test_test_examples_that_changed_are_refused_although_the_training_examples_are_the_same(small, tmp_path):
+    path, x = tmp_path / "x.npz", np.random.default_rng(0).integers(0, 256, (60, 6, 5), dtype=np.uint8)
+    np.savez(path, x_train=x[:40], x_test=x[40:])
+    config = small(data__name=str(path), train__steps=5, train__save_every=5)
+    fit(config, tmp_path / "run")
+    np.savez(path, x_train=x[:40], x_test=x[41:])
+    for call in (lambda: prepare_experiment(config, tmp_path / "run"), lambda: check_data(open_run(tmp_path / "run"))):
+        with pytest.raises(InputError, match=r"\(test: 20 examples then, 19 now\)"):
+            call()
+    np.savez(path, x_train=x[:40], x_test=x[40:][::-1])
+    with pytest.raises(InputError, match=r"\(test: other contents\)"):
+        check_data(open_run(tmp_path / "run"))
+
+
+def test_notes_about_the_data_are_reported_and_a_source_is_read_once(small, tmp_path):
+    path, lines, sources = tmp_path / "x.npz", [], {}
+    np.savez(path, x=np.random.default_rng(0).integers(0, 256, (60, 6, 5), dtype=np.uint8), more=np.zeros(3))
+    config = small(data__name=str(path))
+    first, _ = prepare_experiment(config, tmp_path / "run", log=lines.append, sources=sources)
+    path.unlink()
+    second, _ = prepare_experiment(override(config, seed=1), tmp_path / "other", log=lines.append, sources=sources)
+    assert first.source is second.source
+    assert lines == [f"data.name={str(path)!r}: 1 other array(s) left out: more.npy"]
+
+
+def test_labels_are_needed_only_by_a_model_that_reads_them(small, tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (60, 6, 5), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(60) % 3)
+    np.save(tmp_path / "new.npy", x)
+    config = small(data__name=str(tmp_path / "x.npz"))
+    experiment, _ = prepare_experiment(config, tmp_path / "run")
+    config_file.write_config(RunDirectory(tmp_path / "run"), experiment, [])
+    opened = open_run(tmp_path / "run", data__name=str(tmp_path / "new.npy"))
+    assert opened.experiment.dataset("all").arrays.keys() == {"x"}
+    assert opened.experiment.dataset("all").origin["index"].tolist() == list(range(60))

@@ -215,3 +215,17 @@ def test_the_binarization_and_the_codes_use_different_keys(function, figures, mo
     assert used["sample_prior"]
     assert used["encode_examples"]
     assert not used["sample_prior"] & used["encode_examples"]
+
+
+@pytest.mark.fault
+def test_a_figure_of_large_images_shows_fewer_of_them(figures, one_device, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "MAX_DRAWN_NUMBERS", 64 * 26)  # 26 images of 8 x 8
+    experiment = image_experiment(model__latent_dim=2)
+    params, arrays = initial_params(experiment), examples_of(experiment)
+    plots.plot_kind(experiment, params, tmp_path, arrays, one_device, key=jax.random.key(0))
+    shown = {name: arguments[0].shape[:-3] for name, (_, arguments, _) in figures.items()}
+    assert shown == {
+        "samples": (26,), "reconstructions": (13,), "traversals": (2, 11), "interpolations": (2,), "manifold": (5, 5),
+    }  # fmt: skip
+    previews = plots.preview_images(experiment, params, jax.random.key(0), arrays, one_device)
+    assert previews["reconstructions"].shape[1] == 13 * 48 + 12 * 4

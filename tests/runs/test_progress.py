@@ -1,10 +1,12 @@
 """Progress display: lines on a plain stream, a live bar on a terminal."""
 
 import io
+import types
 
 import pytest
 
 from vae_jax.runs import progress as progress_module
+from vae_jax.runs.callbacks import ProgressBar
 from vae_jax.runs.loggers import print_json
 from vae_jax.runs.progress import Progress
 
@@ -66,6 +68,46 @@ def test_rates_of_a_resumed_run_count_only_new_steps_and_exclude_compilation(clo
     first, last = stream.getvalue().splitlines()
     assert "step 1040/2000 (52 %), 2.00 steps/s, 20 examples/s" in first
     assert "10.00 steps/s, 100 examples/s, elapsed 0:00:30, left 0:01:26" in last
+
+
+class Steps:
+    """A run whose dispatches take 20 s for 20 steps, after 10 s of compilation, and return at different times."""
+
+    is_first_dispatch, step, member = True, 0, 0
+
+    def __init__(self, total):
+        self.experiment = types.SimpleNamespace(training=types.SimpleNamespace(steps=total, batch_size=1))
+        self.first_step, self.notes, self.finished_step = 0, (), 0
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("returns", ["at once", "with its steps", "with those of the next"])
+@pytest.mark.parametrize("dispatches", [1, 2, 5])
+def test_the_rate_agrees_with_the_clock_whenever_a_dispatch_returns(clock, capsys, returns, dispatches):
+    run, bar, begin = Steps(20 * dispatches), ProgressBar(), clock.now + 10
+    bar.on_start(run)
+    finish = lambda dispatch: begin + 20 * (dispatch + 1)  # noqa: E731
+    clock.now = begin
+    for dispatch in range(dispatches):
+        if returns == "with its steps" or (returns == "with those of the next" and dispatch):
+            clock.now = max(clock.now, finish(dispatch))
+        if dispatch:
+            clock.now = max(clock.now, finish(dispatch - 1))  # the metrics of the previous dispatch are read
+            bar.on_row(run, 20 * dispatch, {"bound": -1.0})
+        run.finished_step = 20 * sum(finish(d) <= clock.now for d in range(dispatch + 1))
+        bar.on_steps(run)
+        run.is_first_dispatch = False
+    clock.now = max(clock.now, finish(dispatches - 1))
+    bar.on_row(run, 20 * dispatches, {"bound": -1.0})
+    bar.on_end(run)
+    lines = capsys.readouterr().err.splitlines()
+    for line in lines:
+        step = int(line.split("/")[0].removeprefix("step "))
+        known = dispatches > 1 or returns != "with its steps"  # otherwise all seconds count
+        assert (", 1.00 steps/s" if known else ", 0.67 steps/s") in line
+        left = f"left 0:0{(20 * dispatches - step) // 60}:{(20 * dispatches - step) % 60:02}"
+        assert (left in line) == (step < 20 * dispatches)
+    assert lines[-1].startswith(f"step {20 * dispatches}/{20 * dispatches} (100 %), bound -1.00 nats")
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])

@@ -1,6 +1,7 @@
 """Restoring a run: the state on its devices, the weights to evaluate, and the seed after a change."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -9,8 +10,18 @@ from hand_made import hand_made
 from training_runs import fit
 
 from vae_jax.errors import CheckpointError
-from vae_jax.runs import RunDirectory, open_run, prepare_experiment, restore, restored_params, state_shapes, train_loop
+from vae_jax.runs import (
+    RunDirectory,
+    open_run,
+    prepare_experiment,
+    prepare_members,
+    restore,
+    restored_params,
+    state_shapes,
+    train_loop,
+)
 from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.members import Member
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +86,25 @@ def test_a_run_without_a_checkpoint_has_no_parameters(small, tmp_path):
     ):
         pass
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault
+def test_a_run_without_its_checkpoints_is_refused_and_not_trained_from_scratch(averaged, tmp_path):
+    directory, experiment, _ = averaged
+    copy = RunDirectory(shutil.copytree(directory.path, tmp_path / "run"))
+
+    def refused(reason):
+        with pytest.raises(CheckpointError, match=rf"checkpoints {reason}.*restore the folder, or choose another"):
+            prepare_experiment(experiment.config, copy)
+        with pytest.raises(CheckpointError, match=reason):
+            prepare_members([Member({}, experiment.config)], copy)
+
+    shutil.rmtree(copy.checkpoints)
+    refused("is missing")
+    copy.checkpoints.mkdir()
+    copy.evaluation.write_text("{}")
+    refused(r"contains no step, but evaluation\.json")
+    copy.evaluation.unlink()
+    prepare_experiment(experiment.config, copy)  # as a run that was killed before its first save
+    copy.metrics.write_text('{"step": 15}\n')
+    refused(r"contains no step, but metrics\.jsonl ends at step 15 with train\.save_every=5")

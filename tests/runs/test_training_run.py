@@ -44,17 +44,25 @@ def test_a_dispatch_ends_at_a_multiple_of_log_every_and_at_the_last_step():
     assert [steps_to_dispatch(5, 17, step) for step in (0, 3, 5, 15, 16)] == [5, 2, 5, 2, 1]
 
 
-def test_metrics_are_read_once_as_the_mean_over_the_steps_of_a_dispatch(run):
+def test_metrics_are_read_once_as_the_mean_over_the_steps_of_an_interval(run, tmp_path, one_device):
     run.dispatched(Dispatch(10, 3, metrics_of(np.array([1.0, 2.0, 6.0, np.nan, np.nan]))))
     assert (run.step, run.first_step) == (13, 10)
-    assert run.callbacks[0].rows == []
     run.read()
     run.read()
-    assert run.callbacks[0].rows == [(13, {"loss": 3.0, "grad_norm": 1.0})]
+    assert run.callbacks[0].rows == []  # the interval ends at step 15
+    resumed = TrainingRun(
+        run.experiment, run.directory, one_device, None, first_step=13, state=None, metrics={"interval": run.interval}
+    )
+    resumed.callbacks = (Log(),)
+    for part in (run, resumed):
+        part.dispatched(Dispatch(13, 2, metrics_of(np.array([1.5, 4.5, np.nan, np.nan, np.nan]))))
+        part.read()
+        assert part.callbacks[0].rows == [(15, {"loss": 3.0, "grad_norm": 1.0})]
+        assert part.interval == {}
 
 
 def test_a_member_reads_its_own_row(run, tmp_path, one_device):
-    dispatch = Dispatch(10, 2, metrics_of(np.array([[1.0, 1.0, np.nan], [5.0, 7.0, np.nan]])))
+    dispatch = Dispatch(10, 5, metrics_of(np.array([[1.0] * 5 + [np.nan], [4.0, 5.0, 6.0, 7.0, 8.0, np.nan]])))
     for member, loss in ((0, 1.0), (1, 6.0)):
         other = TrainingRun(
             run.experiment, RunDirectory(tmp_path), one_device, types.SimpleNamespace(), first_step=10,
@@ -63,14 +71,14 @@ def test_a_member_reads_its_own_row(run, tmp_path, one_device):
         other.callbacks = (Log(),)
         other.dispatched(dispatch)
         other.read()
-        assert other.callbacks[0].rows == [(12, {"loss": loss, "grad_norm": 1.0})]
+        assert other.callbacks[0].rows == [(15, {"loss": loss, "grad_norm": 1.0})]
 
 
 def test_the_learning_rate_is_that_of_the_last_step(run):
-    rates = {"learning_rate": np.array([1.0, 0.9, 0.8, np.nan])}
-    run.dispatched(Dispatch(10, 3, metrics_of(np.array([1.0, 2.0, 6.0, np.nan])) | rates))
+    rates = {"learning_rate": np.array([1.0, 0.9, 0.8, 0.7, 0.6, np.nan])}
+    run.dispatched(Dispatch(10, 5, metrics_of(np.array([1.0, 2.0, 6.0, 2.0, 4.0, np.nan])) | rates))
     run.read()
-    assert run.callbacks[0].rows == [(13, {"loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.8})]
+    assert run.callbacks[0].rows == [(15, {"loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.6})]
 
 
 def test_intervals_end_at_the_last_step(run):

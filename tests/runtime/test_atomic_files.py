@@ -2,6 +2,8 @@
 
 import json
 import os
+import stat
+from pathlib import Path
 
 import pytest
 
@@ -55,4 +57,32 @@ def test_a_directory_that_cannot_be_written_to_is_refused_and_nothing_is_created
     with pytest.raises(StorageError) as caught:
         atomic_files.check_writable(tmp_path / "file" / "folder", "--to")
     assert str(caught.value) == line
+    for name in ("a" * 300, "new/" + "a" * 300, "new/" + "ü" * 200):
+        with pytest.raises(StorageError, match=r"--to=.* cannot be created or written to \(File name too long\)"):
+            atomic_files.check_writable(tmp_path / name, "--to")
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.fault
+def test_a_file_is_on_the_disk_before_and_after_it_gets_its_name(tmp_path, monkeypatch):
+    calls, replace, fsync = [], os.replace, os.fsync
+
+    def record_fsync(descriptor):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("name"), replace(*paths)))
+    atomic_files.write_json(tmp_path / "result.json", {"a": 1})
+    assert calls == ["file", "name", "folder"]
+
+
+@pytest.mark.fault
+def test_a_pipe_a_device_and_nested_json_are_errors_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nested").write_text("[" * 100_000)
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is no regular file"):
+            atomic_files.read_json(path)
+    with pytest.raises(ValueError, match="nested too deep"):
+        atomic_files.read_json(tmp_path / "nested")

@@ -4,10 +4,13 @@ import resource
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import jax
 import pytest
 
+from vae_jax.cli.commands import register_command
+from vae_jax.errors import InputError
 from vae_jax.runtime import host
 
 
@@ -79,3 +82,28 @@ def test_available_memory_respects_the_limits_of_the_process():
     free, limited = map(int, printed.split())
     assert limited <= 2**26 < free
     assert limited > 2**25
+
+
+@pytest.mark.fault
+def test_devices_that_cannot_be_started_are_one_line(monkeypatch, call):
+    def fail():
+        raise AssertionError
+
+    register_command("begin", "starts the devices")(lambda argv: jax.devices())
+    monkeypatch.setattr(jax, "devices", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    result = call("begin")
+    assert (result.code, result.out) == (2, [])
+    assert result.err == ["vae-jax: JAX_PLATFORMS=cuda cannot be used here (no such device); unset it, or install JAX "
+                          "for these devices"]  # fmt: skip
+    monkeypatch.undo()
+    assert host.platform_error() is None
+
+
+@pytest.mark.fault
+def test_a_home_directory_that_is_unknown_is_refused(monkeypatch):
+    assert host.expand_home("~/data", "data.data_dir") == Path.home() / "data"
+    with pytest.raises(
+        InputError, match=r"^data\.name=~nosuchuser/x\.npy begins with a home directory that is unknown"
+    ):
+        host.expand_home("~nosuchuser/x.npy", "data.name")

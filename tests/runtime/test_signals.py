@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vae_jax.runtime.signals import stop_on_signals
+from vae_jax.runtime.signals import save_on_signal, stop_on_signals
 
 pytestmark = pytest.mark.fault
 
@@ -62,3 +62,26 @@ def test_a_scheduler_may_repeat_sigterm():
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)
         assert stop()
+
+
+def test_a_hangup_requests_a_stop_unless_it_is_ignored():
+    old = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        for handler, stops in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):  # nohup sets the second one
+            signal.signal(signal.SIGHUP, handler)
+            with stop_on_signals() as stop:
+                signal.raise_signal(signal.SIGHUP)
+                assert stop() is stops
+    finally:
+        signal.signal(signal.SIGHUP, old)
+
+
+def test_sigusr1_requests_one_save():
+    handler = signal.getsignal(signal.SIGUSR1)
+    with stop_on_signals() as stop, save_on_signal() as save:
+        assert not save()
+        signal.raise_signal(signal.SIGUSR1)
+        assert save()
+        assert not save()
+        assert not stop()
+    assert signal.getsignal(signal.SIGUSR1) == handler

@@ -157,7 +157,7 @@ def test_batch_size_and_chunk_change_no_random_number(layers):
 
 
 def test_a_padded_batch_has_the_same_bits_as_a_full_one():
-    """The last batch of 7 images and the first 7 of 10 images are rows of one program."""
+    """The last 7 of 17 images, and the same ones among 20, are rows of one program."""
     model, params = perturbed()
     settings = {"model": model, "preprocess": DYNAMIC}
     for per_example in (
@@ -167,11 +167,11 @@ def test_a_padded_batch_has_the_same_bits_as_a_full_one():
         program = jax.jit(per_example)
         full, padded = (
             evaluate_examples(program, params, jax.random.key(1), {"x": PIXELS[:count]}, batch_size=10)
-            for count in (10, 7)
+            for count in (20, 17)
         )
         assert program._cache_size() == 1
         for name, values in padded.items():
-            np.testing.assert_array_equal(values, full[name][:7], err_msg=name)
+            np.testing.assert_array_equal(values, full[name][:17], err_msg=name)
 
 
 def test_active_units_are_counted_by_the_variance_of_their_mean():
@@ -306,3 +306,18 @@ def test_each_kind_of_data_has_its_metrics(kind, preprocess, names):
         assert found["log_squared_error"] == pytest.approx(
             np.square(np.log1p(x) - np.log(3)).sum(axis=1).mean(), rel=1e-5
         )
+
+
+@pytest.mark.fault
+def test_a_small_split_costs_what_it_has():
+    seen = []
+
+    def per_example(params, keys, batch):
+        seen.append((keys.shape, batch["x"].shape))
+        return {"x": batch["x"]}
+
+    x = np.arange(3.0, dtype=np.float32)
+    for placement, rows in ((None, 3), (sharding.batch_sharding(sharding.make_mesh(2)), 4)):
+        found = evaluate_examples(per_example, {}, jax.random.key(0), {"x": x}, batch_size=80, placement=placement)
+        np.testing.assert_array_equal(found["x"], x)
+        assert seen.pop() == ((rows,), (rows,))

@@ -92,3 +92,18 @@ def test_data_that_are_no_mapping_or_have_unequal_lengths_are_refused(data):
         program()(initial_state(), data["x"], 1)
     with pytest.raises(ValueError, match=r"^batch has arrays of \{'x': 100, 'y': 99\} examples"):
         program()(initial_state(), data | {"y": jnp.zeros(99)}, 1)
+
+
+@pytest.mark.fault
+def test_the_explicit_axes_of_a_mesh_work_under_vmap(data):
+    """The axes of `jax.make_mesh` are explicit, so JAX infers no sharding of a gather whose positions are sharded."""
+    mesh = jax.make_mesh((2,), ("seeds",))
+    placed = jax.device_put(data, jax.NamedSharding(mesh, jax.P()))
+    states = jax.device_put(jax.vmap(initial_state)(jnp.arange(2)), jax.NamedSharding(mesh, jax.P("seeds")))
+    with jax.set_mesh(mesh):
+        together, _ = jax.jit(jax.vmap(program(), in_axes=(0, None, None)))(states, placed, STEPS)
+    assert len(together.step.sharding.device_set) == 2
+    for seed in range(2):
+        alone, _ = program()(initial_state(seed), data, STEPS)
+        member = jax.tree.map(lambda leaf, s=seed: leaf[s], jax.device_get(together.params))
+        chex.assert_trees_all_close(member, jax.device_get(alone.params), rtol=1e-4, atol=1e-6)

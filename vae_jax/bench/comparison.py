@@ -1,6 +1,5 @@
 """Statistics of benchmarks: bootstrap intervals, and the comparison of two reports."""
 
-import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from vae_jax.config import differences
 from vae_jax.errors import InputError
+from vae_jax.runtime import atomic_files
 
 RESAMPLES = 2000
 MIN_ROUNDS = 5  # rounds that an interval needs
@@ -146,7 +146,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
       InputError: If the file cannot be read or is not a report.
     """
     try:
-        report = json.loads(Path(path).read_text())
+        report = atomic_files.read_json(Path(path))
         rows = [(str(row["row"]), [float(s) for s in row["samples"]]) for row in report["rows"]]
         units = [float(s) for s in report["machine"]["samples"]["float32"]]
         has_parts = all(isinstance(report[part], dict) for part in ("config", "machine"))

@@ -2,14 +2,18 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
-from vae_jax.cli.parsing import parse_run_command
+from vae_jax.cli.output import identify_examples, open_for_examples, output_folder, read_examples
+from vae_jax.cli.parsing import ExampleOptions, parse_run_command
+from vae_jax.runtime import atomic_files
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from vae_jax.inference import Params
     from vae_jax.runs import Experiment
     from vae_jax.runtime import Placement
@@ -18,11 +22,11 @@ _INTERVAL = 10  # seconds between two lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(ExampleOptions):
     """Evaluate a run: ELBO and its parts, NLL by importance sampling with its error, active units, bits/dim."""
 
-    split: str = "test"
-    """train, validation or test."""
+    per_example: bool = False
+    """Write scores-SPLIT.npz: reconstruction, kl, elbo and nll of each example, its index, file name and label."""
     num_samples: int | None = None
     """K of the NLL; default: the run's evaluation.num_samples; 0: no NLL."""
     chunk: int | None = None
@@ -37,7 +41,9 @@ class Evaluate:
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run and return the numbers."""
     directory, options = parse_run_command("evaluate", Evaluate, argv)
-    from vae_jax.runs import RunDirectory, check_data, open_run, read_stored_run, restored_params
+    import numpy as np
+
+    from vae_jax.runs import RunDirectory, read_stored_run, restored_params
     from vae_jax.runtime import defaults
 
     stored = read_stored_run(RunDirectory(directory))
@@ -48,12 +54,45 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         for name in ("num_samples", "chunk", "batch_size")
         if (value := getattr(options, name)) is not None
     }
-    run = open_run(directory, **changes)
-    check_data(run)
+    run = open_for_examples(directory, options, **changes)
+    folder = output_folder(options, run.directory) if options.per_example else None
+    dataset, split, scores = read_examples(run, options), options.chosen_split, {}
     experiment, _, placement, changed = run
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
-        result = evaluate_and_log(experiment, params, placement, split=options.split)
-        return {"workdir": str(directory), "step": step} | result
+        result = evaluate_and_log(experiment, params, placement, split=split, receive=scores.update)
+    result = {"workdir": str(directory), "step": step} | result
+    if options.data.name is not None:
+        result["data"] = options.data.name
+    if folder is not None:
+        path, arrays = folder.path / f"scores-{options.label}.npz", scores | identify_examples(dataset)
+        atomic_files.write_file(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        result["scores"] = str(path)
+    return result
+
+
+class _LikelihoodProgress:
+    """Lines about the estimation of the NLL: one before it, and from the second batch on one every 10 seconds.
+
+    The first batch includes the time to compile, so the time left is computed from those after it.
+    """
+
+    def __init__(self, num_samples: int, split: str):
+        self._what = f"{split} examples, {num_samples} samples of each"
+        self._first: tuple[float, int] | None = None
+        self._print_from = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Print a line if it is due."""
+        now = time.monotonic()
+        if not done:
+            log(f"NLL of {total} {self._what}; it can take as long as the training (evaluation.num_samples=0: none)")
+        elif self._first is None:
+            self._first = now, done
+        elif now >= self._print_from and done < total:
+            left = (now - self._first[0]) / (done - self._first[1]) * (total - done)
+            if self._print_from or left > _INTERVAL:
+                log(f"NLL: {done} of {total} examples, {left:.0f} s left")
+                self._print_from = now + _INTERVAL
 
 
 def evaluate_and_log(
@@ -63,6 +102,7 @@ def evaluate_and_log(
     *,
     split: str,
     stop: Callable[[], bool] = lambda: False,
+    receive: "Callable[[Mapping[str, np.ndarray]], None]" = lambda scores: None,
 ) -> dict[str, Any]:
     """Evaluate a model on a split, with lines of progress, and with a line for each number that is undefined.
 
@@ -72,19 +112,15 @@ def evaluate_and_log(
     """
     from vae_jax.runs import evaluate_run
 
-    start = last = time.perf_counter()
-
-    def report_progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.perf_counter() - last > _INTERVAL:
-            last = time.perf_counter()
-            left = (last - start) / done * (total - done)
-            log(f"NLL: {done} of {total} examples, {left:.0f} s left")
-
+    start, settings = time.perf_counter(), experiment.evaluation
+    report_progress = _LikelihoodProgress(settings.num_samples, split)
     result = evaluate_run(
-        experiment, params, split=split, placement=placement, report_progress=report_progress, stop=stop
-    )
+        experiment, params, split=split, placement=placement, report_progress=report_progress, stop=stop,
+        receive=receive,
+    )  # fmt: skip
     for reason in dict.fromkeys(result["undefined"].values()):
         names = ", ".join(name for name, why in result["undefined"].items() if why == reason)
         log(f"no {names}: {reason}")
+    for warning in result["warnings"]:
+        log(f"warning: {warning}")
     return result | {"evaluation_seconds": round(time.perf_counter() - start, 2)}

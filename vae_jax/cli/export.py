@@ -1,14 +1,18 @@
 """`vae-jax export RUN`: the encoder, the decoder and a sampler as programs that need JAX only."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
 from vae_jax.cli.output import output_folder
 from vae_jax.cli.parsing import OutputOptions, parse_run_command
 from vae_jax.runtime import atomic_files
+
+if TYPE_CHECKING:
+    from jax.export import Exported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +44,31 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     experiment, _, placement, changed = run
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
         value_range = KINDS[experiment.kind].value_range
-        programs = export_programs(params, model=experiment.model, shape=experiment.shape, value_range=value_range)
+        local = jax.device_get(params)  # the gradient of a program would need as many devices as its parameters are on
+        programs = export_programs(local, model=experiment.model, shape=experiment.shape, value_range=value_range)
     written = {}
     for name, program in programs.items():
-        path, content = folder / f"{name}.jax", program.serialize()
+        path, (content, has_gradient) = folder / f"{name}.jax", _serialize(program)
         atomic_files.write_file(path, lambda file, content=content: file.write(content))
         outputs = jax.tree.unflatten(program.out_tree, map(str, program.out_avals))
-        written[name] = {"file": path.name, "takes": str(program.in_avals[0]), "gives": outputs}
+        written[name] = {
+            "file": path.name,
+            "takes": str(program.in_avals[0]),
+            "gives": outputs,
+            "gradient": has_gradient,
+        }
     settings = experiment.description()
     preprocess = {path: value for path, value in settings.items() if path.partition(".")[0] == "preprocess"}
     result = {"step": step, "kind": experiment.kind, **preprocess, "platforms": PLATFORMS}
     atomic_files.write_json(folder / "programs.json", result | {"programs": written})
     return {"workdir": str(directory), "exported": str(folder)} | result | {"programs": written}
+
+
+def _serialize(program: "Exported") -> tuple[bytes, bool]:
+    """Return a program as bytes, and whether it contains its gradient in its argument."""
+    import jax.numpy as jnp
+
+    if jnp.issubdtype(program.in_avals[0].dtype, jnp.inexact):
+        with contextlib.suppress(Exception):  # JAX raises many kinds of errors for what it cannot differentiate
+            return bytes(program.serialize(vjp_order=1)), True
+    return bytes(program.serialize()), False

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from vae_jax.cli.commands import commands, import_modules
-from vae_jax.config import PRESETS, suggestion
+from vae_jax.cli.examples import examples_text, presets_text
+from vae_jax.config import suggestion
 from vae_jax.errors import InputError, StorageError, VaeJaxError
-from vae_jax.runtime import multihost
+from vae_jax.runtime import host, multihost, streams
 
 _PACKAGES = ("vae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")  # versions that a bug report needs
 
@@ -24,6 +25,8 @@ def help_text() -> str:
     """Return the text of `vae-jax --help`."""
     return "\n".join(
         (
+            examples_text(),
+            "",
             "usage: vae-jax [--import MODULE] COMMAND [ARGUMENTS]",
             "",
             "Variational autoencoders in JAX.",
@@ -32,12 +35,14 @@ def help_text() -> str:
             "",
             "`vae-jax COMMAND --help` lists the options of a command, `vae-jax --version` prints the versions in use.",
             "`--import MODULE` first imports a Python module, which may register objectives, data sets, commands.",
-            f"Presets: {', '.join(PRESETS)}.",
+            "",
+            presets_text(),
+            "",
             "The last line on stdout is a JSON object with the results.",
             "Exit codes: 0 finished, or interrupted and saved; 2 invalid input; 3 not finite; 4 no usable checkpoint;",
             "5 input or output failed; 6 the run is in use; 7 another process of the run has ended;",
-            "130 SIGINT with nothing to save, or a second SIGINT; 134 as 7, if JAX detects it first;",
-            "143 SIGTERM with nothing to save.",
+            "129 SIGHUP with nothing to save; 130 SIGINT with nothing to save, or a second SIGINT; 134 as 7, if JAX",
+            "detects it first; 143 SIGTERM with nothing to save.",
             "",
         )
     )
@@ -45,8 +50,13 @@ def help_text() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's error is one line on stderr, never a traceback."""
+    with streams.tolerant_streams():
+        return _run(sys.argv[1:] if argv is None else argv, is_process=argv is None)
+
+
+def _run(argv: Sequence[str], *, is_process: bool) -> int:
     try:
-        argv = import_modules(sys.argv[1:] if argv is None else argv)
+        argv = import_modules(argv)
         if not argv or argv[0] in ("-h", "--help", "help"):
             return _write_stdout(lambda: print(help_text(), end=""))
         if argv[0] in ("-V", "--version"):
@@ -66,12 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("vae-jax: interrupted", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # immediately: XLA's compilation threads do not survive a normal exit
     except Exception as error:
-        if multihost.is_single_process():
+        if not multihost.is_single_process():
+            return _exit_alone(error)
+        if (problem := host.platform_error()) is None:
             raise
-        return _exit_alone(error)
+        _print_error(problem)
+        return problem.exit_code
     from vae_jax.runs import print_json
 
-    return _write_stdout(lambda: print_json(result)) if multihost.is_primary() else 0
+    code = _write_stdout(lambda: print_json(result)) if multihost.is_primary() else 0
+    interrupted = isinstance(result, dict) and result.get("status") == "interrupted"
+    if is_process and interrupted and code == 0 and multihost.is_single_process():
+        multihost.exit_process(code)  # a normal exit waits for a batch of the evaluation that the devices compute
+    return code
 
 
 def _exit_alone(error: Exception) -> int:
@@ -95,7 +112,7 @@ def _write_stdout(write: Callable[[], None]) -> int:
         sys.stdout.flush()
     except OSError as error:
         if sys.stdout is not None:  # the buffered output needs a valid descriptor at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            streams.discard(sys.stdout)
         failure = StorageError(f"stdout: cannot write the results ({error.strerror})")
         _print_error(failure)
         return failure.exit_code

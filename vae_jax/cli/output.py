@@ -1,16 +1,61 @@
-"""The output folder of the commands on a run, and the figures of the images of a split."""
+"""The output folder of the commands on a run, the examples that they read, and figures of the images of a split."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.messages import log
-from vae_jax.cli.parsing import OutputOptions, require_positive
+from vae_jax.cli.parsing import ExampleOptions, OutputOptions, require_positive
 from vae_jax.errors import InputError
 from vae_jax.runtime import atomic_files
 
 if TYPE_CHECKING:
-    from vae_jax.runs import RunDirectory
+    import numpy as np
+
+    from vae_jax.data import ArrayDataset, Source
+    from vae_jax.runs import OpenedRun, RunDirectory
+
+
+def open_for_examples(directory: Path, options: ExampleOptions, **settings: Any) -> "OpenedRun":
+    """Return the run in a directory, which reads the data that it was trained on, or others; nothing is read yet.
+
+    Args:
+      directory: the run's directory.
+      options: which data.
+      **settings: settings that differ from the stored ones, see `open_run`.
+    """
+    from vae_jax.runs import open_run
+
+    if options.data.name is None:
+        return open_run(directory, **settings)
+    if not Path(options.data.name).is_dir():
+        settings |= {"data__resize": None}  # only a folder of images is resized
+    return open_run(directory, data__name=options.data.name, **settings)
+
+
+def read_examples(run: "OpenedRun", options: ExampleOptions) -> "ArrayDataset":
+    """Return the examples of the split, after a check of the run's data, or of the other data."""
+    from vae_jax.runs import check_data, log_notes
+
+    if options.data.name is None:
+        check_data(run, log)
+    dataset = run.experiment.dataset(options.chosen_split)
+    if options.data.name is not None:
+        log_notes(run.experiment.source, log)
+    return dataset
+
+
+def log_changed_files(source: "Source") -> None:
+    """Report if the files of a source have changed since they were read."""
+    from vae_jax.data import ConfiguredSource
+
+    if isinstance(source, ConfiguredSource) and (line := source.changed_files()) is not None:
+        log(line)
+
+
+def identify_examples(dataset: "ArrayDataset") -> "dict[str, np.ndarray]":
+    """Return what identifies the examples in a file of results: `index`, `file_name`, `split` and `label`, if known."""
+    return dict(dataset.origin) | ({"label": dataset.arrays["y"]} if "y" in dataset.arrays else {})
 
 
 def output_folder(options: OutputOptions, directory: "RunDirectory") -> "RunDirectory":
@@ -25,9 +70,8 @@ def output_folder(options: OutputOptions, directory: "RunDirectory") -> "RunDire
 def plot_split(
     command: str,
     directory: Path,
-    options: OutputOptions,
+    options: ExampleOptions,
     *,
-    split: str,
     flag: str,
     requested: int | None,
     default: int,
@@ -39,8 +83,7 @@ def plot_split(
     Args:
       command: the command, for errors.
       directory: the run's directory.
-      options: where to write.
-      split: train, validation or test.
+      options: which examples, and where to write.
       flag: name of the option that gives the number of items, for errors.
       requested: the value of this option; None if it is absent.
       default: the number of items then, unless the split has fewer.
@@ -50,16 +93,15 @@ def plot_split(
     Raises:
       InputError: the run is not trained on images, or more items are requested than the split has.
     """
-    from vae_jax.runs import check_data, open_run, restored_params
+    from vae_jax.runs import restored_params
 
     wanted = default if requested is None else requested
     require_positive(**{flag: wanted})
-    run = open_run(directory)
+    run = open_for_examples(directory, options)
     experiment, _, placement, changed = run
     _check_kind(command, directory, experiment.kind)
     folder = output_folder(options, run.directory)
-    check_data(run)
-    arrays = experiment.dataset(split).arrays
+    arrays, split = read_examples(run, options).arrays, options.chosen_split
     images = len(arrays["x"])
     most = images // images_per_item
     count = min(wanted, most) if requested is None else wanted

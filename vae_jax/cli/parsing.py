@@ -52,6 +52,33 @@ class OutputOptions:
     """Folder for the output; default: the run's directory."""
 
 
+@dataclasses.dataclass(frozen=True)
+class OtherData:
+    """Data other than those of the run."""
+
+    name: str | None = None
+    """A data set, a file or a folder, for example of new images; default: the run's data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleOptions(OutputOptions):
+    """The options of commands on the examples of a split."""
+
+    data: OtherData = dataclasses.field(default_factory=OtherData)
+    split: str | None = None
+    """train, validation, test or all; default: test, or all with --data.name."""
+
+    @property
+    def chosen_split(self) -> str:
+        """The split, or the default one."""
+        return self.split or ("test" if self.data.name is None else "all")
+
+    @property
+    def label(self) -> str:
+        """The split in the name of a file; with the name of other data, so that no file of the run's is replaced."""
+        return self.chosen_split if self.data.name is None else f"{Path(self.data.name).stem}-{self.chosen_split}"
+
+
 def parse_preset_command(command: str, cls: type[P], argv: Sequence[str], **defaults: Any) -> tuple[P, Config]:
     """Return (options, config) of a command: a preset, then the flags; the config is not validated yet.
 
@@ -136,7 +163,7 @@ def parse(
         return read()
     # A pipe of a known encoding instead of the terminal: tyro asks stdout before it draws its box on stderr.
     captured = io.BytesIO()
-    stream = io.TextIOWrapper(captured, encoding="utf-8", write_through=True)
+    stream = io.TextIOWrapper(captured, encoding="utf-8", errors="backslashreplace", write_through=True)
     try:
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
             return read()

@@ -6,19 +6,17 @@ from typing import Any
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.output import plot_split
-from vae_jax.cli.parsing import OutputOptions, parse_run_command
+from vae_jax.cli.parsing import ExampleOptions, parse_run_command
 
 _DEFAULT_COUNT = 30
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruct(OutputOptions):
+class Reconstruct(ExampleOptions):
     """Decode the codes of test images: figures/reconstructions.png."""
 
     count: int | None = None
     """Number of images; default: 30, or all if there are fewer."""
-    split: str = "test"
-    """train, validation or test."""
 
 
 @register_command("reconstruct", "test images and their reconstructions", arguments="RUN", order=70)
@@ -28,7 +26,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     from vae_jax.runs import plots
 
     return plot_split(
-        "reconstruct", directory, options, split=options.split,
+        "reconstruct", directory, options,
         flag="count", requested=options.count, default=_DEFAULT_COUNT,
         plot=plots.plot_reconstructions,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
+from vae_jax.cli.output import log_changed_files
 from vae_jax.cli.parsing import TrainingOptions, parse_preset_command
 from vae_jax.cli.train import use_compilation_cache
 from vae_jax.config import Config, parse_setting
@@ -64,13 +65,13 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     members = make_members(config, varied)
     groups = group_members(members)
     log(f"{len(members)} members, {len(groups)} program(s), one after another; {directory}")
-    with signals.stop_on_signals() as stop:
-        trained = {}
+    with signals.stop_on_signals() as stop, signals.save_on_signal() as save:
+        trained, sources = {}, {}
         if len(groups) > 1:  # refuse an invalid later group before the first is trained
             for group in groups:
-                prepare_members(group, directory)
+                prepare_members(group, directory, log=log, sources=sources)
         for group in groups:
-            models = fit_group(group, directory, stop=stop)
+            models = fit_group(group, directory, stop=stop, save=save, log=log, sources=sources)
             if models is None:
                 log("interrupted, saved; the same command resumes")
                 return {"workdir": str(directory), "status": "interrupted"}
@@ -81,6 +82,11 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         except Interrupted:
             log("interrupted during the evaluation, after the training; the same command evaluates again")
             return {"workdir": str(directory), "status": "interrupted"}
+    for source in sources.values():
+        log_changed_files(source)
+    for member, result in zip(members, results, strict=True):
+        for warning in result.get("warnings", ()):
+            log(f"warning: {member.name}: {warning}")
     summary = _write_summary(directory, members, results)
     if all("failure" in result for result in results):
         raise NotFiniteError(f"none of the {len(members)} members finished: {results[0]['failure']}")

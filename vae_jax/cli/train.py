@@ -3,17 +3,21 @@
 import dataclasses
 import functools
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.evaluate import evaluate_and_log
+from vae_jax.cli.examples import examples_text, presets_text
 from vae_jax.cli.messages import log
+from vae_jax.cli.output import log_changed_files
 from vae_jax.cli.parsing import TrainingOptions, flag_value, parse_train_command
 from vae_jax.config import Config
-from vae_jax.runtime import atomic_files, multihost, signals
+from vae_jax.errors import InputError
+from vae_jax.runtime import atomic_files, host, multihost, signals
 
 if TYPE_CHECKING:
     from vae_jax.runs import Experiment, RunDirectory, TrainResult
@@ -59,7 +63,9 @@ class Train(TrainingOptions):
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[Train, Config]:
-    """Return (options, config)."""
+    """Return (options, config); with --help, print the help, which begins with examples, and exit."""
+    if {"-h", "--help"} & set(argv):
+        print(examples_text(), presets_text(), "", sep="\n\n", end="", flush=True)
     return parse_train_command(Train, argv, workdir=flag_value(argv, "--workdir"))
 
 
@@ -72,16 +78,19 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     use_compilation_cache(options.compilation_cache)
     start = time.perf_counter()
     multihost.initialize(**dataclasses.asdict(options.distributed))
-    with signals.stop_on_signals() as received:
-        from vae_jax.runs import RunDirectory, default_callbacks, fit
+    with signals.stop_on_signals() as received, signals.save_on_signal() as requested:
+        from vae_jax.runs import RunDirectory, default_callbacks, fit, likelihood_warnings
 
         directory = RunDirectory(options.workdir or f"runs/{options.preset}")
-        stop = multihost.any_process(received)
+        stop, save = multihost.any_process(received), multihost.any_process(requested)
         profile = None if options.profile is None else Path(options.profile)
         allowed = [path.replace("-", "_") for path in options.allow_change]  # settings, or their flags
         experiment, placement = multihost.run_on_all(lambda: _prepare(config, directory, allowed, profile))
         log(_description(experiment, placement, directory))
-        outcome = fit(experiment, directory, placement, default_callbacks(stop), allow_change=allowed, profile=profile)
+        for warning in likelihood_warnings(experiment):
+            log(f"warning: {warning}")
+        callbacks = default_callbacks(stop, save)
+        outcome = fit(experiment, directory, placement, callbacks, allow_change=allowed, profile=profile)
         trained = time.perf_counter() - start
         result: dict[str, Any] = {
             "workdir": str(directory), "status": outcome.status, "step": outcome.step, "seed": config.seed,
@@ -90,16 +99,26 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
             saved = "saved" if outcome.step else "nothing to save yet"
             log(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command resumes")
             return result
-        return result | _evaluate_result(experiment, directory, placement, outcome, stop, start=start, trained=trained)
+        log_changed_files(experiment.source)
+        result |= _evaluate_result(experiment, directory, placement, outcome, stop, start=start, trained=trained)
+        if sys.stderr is not None and sys.stderr.isatty() and result["status"] != "interrupted":
+            log(results_table(result, directory))
+        return result
 
 
 def use_compilation_cache(folder: str | None) -> None:
     """Store compiled programs in a folder, so that the next start of the same program need not compile."""
     if folder is None or folder == "None":
         return
+    try:
+        path = host.expand_home(folder, "--compilation-cache")
+    except InputError:
+        if folder != TrainingOptions.compilation_cache:
+            raise
+        return  # without a home directory there is no default folder
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+    jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
@@ -146,6 +165,30 @@ def _evaluate_result(
     atomic_files.write_json(directory.evaluation, {"step": outcome.step, **evaluation})
     times = {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
     return times | evaluation
+
+
+def results_table(result: Mapping[str, Any], directory: "RunDirectory") -> str:
+    """Return the results of a finished run as a small table for people.
+
+    Args:
+      result: the results, as they are printed.
+      directory: the run's directory, whose files are listed.
+    """
+    rows = [(f"{directory}", f"step {result['step']}, {result['num_examples']} {result['split']} examples")]
+    for title, name in (("ELBO", "elbo"), ("NLL", "nll"), ("reconstruction", "reconstruction")):
+        if name in result:
+            samples = f", K={result['num_samples']}" if name == "nll" else ""
+            rows.append((title, f"{result[name]:.2f} +/- {result[f'{name}_se']:.2f} nats{samples}"))
+    if "bits_per_dim" in result:
+        rows.append(("bits/dim", f"{result['bits_per_dim']:.3f} of the {result['bits_per_dim_of'].upper()}"))
+    rows += [(title, "undefined") for title, name in (("ELBO", "elbo"), ("NLL", "nll")) if name in result["undefined"]]
+    rows.append(("active units", f"{result['active_units']}"))
+    if "seconds" in result:
+        rows.append(("seconds", f"{result['train_seconds']:.1f} to the last step, {result['seconds']:.1f} in all"))
+    files = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(directory.path) if entry.name != "lock")
+    rows.append(("files", ", ".join(name for name in files if not name.startswith("events."))))
+    width = max(len(title) for title, _ in rows[1:]) + 2
+    return "\n".join((": ".join(rows[0]), *(f"  {title:<{width}}{value}" for title, value in rows[1:])))
 
 
 def _description(experiment: "Experiment", placement: "Placement", directory: "RunDirectory") -> str:

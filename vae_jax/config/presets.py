@@ -68,7 +68,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "train.save_every": 4590,
         "evaluation.num_samples": 200,
     },
-    # With the weight decay of the others it overfits: a test error of 2.85 instead of 2.61.
+    # With the weight decay of the others it overfits: a test error of 2.85 instead of 2.6.
     "autoencoder": _AUTOENCODER | {"optimizer.weight_decay": 0.1},
     "noisy-autoencoder": _AUTOENCODER | {"posterior": "fixed-noise", "train.steps": 4590},
     "vae": _AUTOENCODER | {"posterior": "gaussian", "objective": "elbo", "train.steps": 4590},
@@ -81,15 +81,16 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer.learning_rate": 1e-3,
         "schedule": "constant",
     },
-    "mnist-conv": _MNIST  # 28 epochs
+    "mnist-conv": _MNIST  # 36 epochs
     | _STL
     | {
         "network": "residual",
         "network.hidden": (16, 32),
+        "network.output_channels": 0,  # with 4 of them a step takes 1.2 of the time
         "network.activation": "gelu",
         "objective.warmup_steps": 9180,  # without it the posterior collapses in the first steps
         "optimizer.learning_rate": 1.5e-3,
-        "train.steps": 51_450,
+        "train.steps": 66_885,
         "train.batch_size": 32,
         "train.log_every": 147,
         "train.evaluate_every": 5145,
@@ -99,12 +100,14 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "mnist-2d": _MNIST | {"model.latent_dim": 2, "network.hidden": (400, 200)},
     "conv-8bit": {
         "preprocess": "scale",
-        "model.latent_dim": 64,
+        "model.latent_dim": 256,  # PCA explains 96 % of the brightness of CIFAR-10 with 256 numbers, 88 % with 64
         "network": "conv",
         "network.hidden": (32, 64),
         "network.activation": "gelu",
         "likelihood": "logistic-mixture",
-        "train.steps": 2000,
+        "optimizer.learning_rate": 2e-3,
+        "train.steps": 6000,
+        "train.batch_size": 32,
         "evaluation.num_samples": 100,
         "evaluation.chunk": 10,
     },

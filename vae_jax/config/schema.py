@@ -44,6 +44,18 @@ class DataConfig:
         minimum=0,
         below=1,
     )
+    duplicates: Literal["report", "together"] = setting(
+        "report",
+        "Identical examples in two splits. report: their number is reported; together: those that would be held out "
+        "from each other stay in one split.",
+        resumable=True,  # a run compares the checksums of its examples
+    )
+    resize: int | None = setting(
+        None,
+        "For a folder of images: their shorter side is scaled to so many pixels, and the centre is cropped.",
+        minimum=1,
+        resumable=True,  # as above
+    )
     streaming: Literal["auto", "always", "never"] = setting(
         "auto",
         "always: training reads the examples from disk while it computes; never: they are kept in memory; auto: they "
@@ -74,7 +86,9 @@ class TrainConfig:
         minimum=0,
         resumable=True,
     )
-    log_every: int = setting(100, "Number of steps in one compiled program and in one row of metrics.jsonl.", above=0)
+    log_every: int = setting(
+        100, "Number of steps in one compiled program and in one row of metrics.jsonl.", above=0, maximum=10**6
+    )
     evaluate_every: int = setting(
         1000, "Number of steps between validations; 0: no validation.", minimum=0, resumable=True
     )

@@ -5,6 +5,7 @@ declared with each field (`vae_jax.setting`). What a choice needs of other choic
 """
 
 import math
+import struct
 import types
 import typing
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from vae_jax.config.flat import flatten, selected_settings
 from vae_jax.config.registry import SECTIONS, suggestion
 from vae_jax.config.schema import PARTS, Config
 from vae_jax.errors import InputError
+
+MAX_INT = 2**31 - 1  # of a number inside a compiled program
+MIN_FLOAT, MAX_FLOAT = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # normal numbers in float32
 
 
 def validate(config: Config) -> Config:
@@ -119,11 +123,32 @@ def _check_microbatches(config: Config) -> None:
 
 
 def _check_range(path: str, value: Any, rule: Rule) -> None:
-    """Raise InputError if a number, or an entry of a tuple, is not finite or outside of its limits."""
+    """Raise InputError if a number, or an entry of a tuple, is outside of its limits, as given or in 32 bits."""
     numbers = value if isinstance(value, tuple) else (value,)
     numbers = [n for n in numbers if isinstance(n, int | float) and not isinstance(n, bool)]
-    if not all(math.isfinite(n) for n in numbers):
+    if not all(math.isfinite(n) for n in numbers if isinstance(n, float)):
         raise InputError(f"{path}={value} must be finite")
+    if any(abs(n) > MAX_INT and not isinstance(n, float) for n in numbers) and rule.below is None:
+        raise InputError(f"{path}={value} must be at most {MAX_INT}: integers have 32 bits")
+    _check_limits(path, value, numbers, rule)
+    for number in numbers:
+        if isinstance(number, float):
+            _check_float32(path, number, rule)
+
+
+def _check_float32(path: str, value: float, rule: Rule) -> None:
+    """Raise InputError if a number is infinite or zero in float32, or is rounded to a limit that it must not reach."""
+    try:
+        (rounded,) = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        raise InputError(f"{path}={value} must be at most {MAX_FLOAT:.1e}, the largest number in float32") from None
+    if value and abs(rounded) < MIN_FLOAT:  # smaller numbers are flushed to zero
+        raise InputError(f"{path}={value} must be 0 or at least {MIN_FLOAT:.1e}: in float32 it is 0")
+    for limit, words in ((rule.below, "less than"), (rule.above, "greater than")):
+        require(rounded != limit, path, value, f"{words} {limit} also in float32, which has 7 digits")
+
+
+def _check_limits(path: str, value: Any, numbers: Sequence[float], rule: Rule) -> None:
     entries = "numbers " if isinstance(value, tuple) else ""
     limits = (
         (rule.above, lambda n, limit: n > limit, "greater than"),

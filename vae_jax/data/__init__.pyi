@@ -1,19 +1,19 @@
 from .cache import fingerprint as fingerprint
 from .catalog import register_dataset as register_dataset
+from .configured import ConfiguredSource as ConfiguredSource, open_source as open_source
 from .dataset import (
     ArrayDataset as ArrayDataset,
     Arrays as Arrays,
     Dataset as Dataset,
     Summary as Summary,
     describe as describe,
+    describe_held_out as describe_held_out,
 )
 from .kinds import KINDS as KINDS, Kind as Kind, infer_kind as infer_kind
 from .loading import (
-    ConfiguredSource as ConfiguredSource,
     load as load,
     load_labels as load_labels,
     open_records as open_records,
-    open_source as open_source,
     resolve_name as resolve_name,
 )
 from .moons import Moons as Moons, moon_parameters as moon_parameters, render_moons as render_moons
@@ -31,6 +31,6 @@ from .preprocess import (
     binarize_once as binarize_once,
 )
 from .records import Records as Records
-from .source import ArraySource as ArraySource, Source as Source, from_arrays as from_arrays
-from .splits import SPLITS as SPLITS
+from .source import ArraySource as ArraySource, Source as Source, from_arrays as from_arrays, join_splits as join_splits
+from .splits import ALL as ALL, SPLITS as SPLITS
 from .streaming import stream_batches as stream_batches

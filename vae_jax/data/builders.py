@@ -10,7 +10,7 @@ from tensorflow_datasets.image_classification import mnist
 
 from vae_jax.data import moons, splits
 from vae_jax.data.catalog import BUILTIN
-from vae_jax.data.files import read_idx_pair
+from vae_jax.data.idx import read_idx_pair
 
 Examples = Iterator[tuple[int, dict[str, Any]]]  # (key, features) of each example
 

@@ -17,10 +17,23 @@ from typing import Any, TypeVar
 
 from vae_jax.data.files import one_line
 from vae_jax.errors import InputError, StorageError
+from vae_jax.runtime import host
 
 CACHE_FOLDER = ".vae_jax_cache"  # this package's folder below data_dir; it can be deleted without loss
 NAME = re.compile(r"(?P<name>[A-Za-z]\w*)(/(?P<config>[\w+.\-]+))?(:(?P<version>(\d+|\*)(\.(\d+|\*)){2}))?")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
+# The types of features that TFDS contains. TFDS would import the module of any other type.
+FEATURE_TYPES = frozenset(
+    f"tensorflow_datasets.core.features.{name}"
+    for name in (
+        "audio_feature.Audio", "bounding_boxes.BBoxFeature", "class_label_feature.ClassLabel",
+        "dataset_feature.Dataset", "feature.Tensor", "features_dict.FeaturesDict", "image_feature.Image",
+        "labeled_image.LabeledImage", "scalar.Scalar", "sequence_feature.Sequence", "tensor_feature.Tensor",
+        "text_feature.Text", "translation_feature.Translation", "translation_feature.TranslationVariableLanguages",
+        "video_feature.Video",
+    )
+)  # fmt: skip
+TYPE_KEYS = ("pythonClassName", "python_class_name", "type")  # of features.json, in all of TFDS's formats
 
 
 @dataclass(frozen=True)
@@ -158,7 +171,8 @@ class PreparedDataset:
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
     """Return the folder of prepared datasets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return host.expand_home(os.fspath(folder), "data.data_dir")
 
 
 def scan(root: Path, name: str = "*") -> list[Path]:
@@ -173,14 +187,17 @@ def read_info(directory: Path, root: Path) -> PreparedDataset:
 
     Raises:
       StorageError: If the metadata are damaged.
+      InputError: If the metadata name a type of features that TFDS does not contain.
     """
     try:
         info = json.loads((directory / "dataset_info.json").read_text())
-        features = json.loads((directory / "features.json").read_text())["featuresDict"]["features"]
+        content = json.loads((directory / "features.json").read_text())
+        _check_types(content, directory)
+        features = content["featuresDict"]["features"]
         name = "/".join(part for part in (info["name"], info.get("configName")) if part)
         if not NAME.fullmatch(f"{name}:{info['version']}") or ".." in name:  # these names become names of folders
             raise ValueError(f"invalid name {name} or version {info['version']}")
-        return PreparedDataset(
+        prepared = PreparedDataset(
             name=info["name"],
             config=info.get("configName"),
             version=info["version"],
@@ -189,9 +206,34 @@ def read_info(directory: Path, root: Path) -> PreparedDataset:
             splits={s["name"]: sum(int(n) for n in s.get("shardLengths", ())) for s in info["splits"]},
             features=dict(features),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with contextlib.suppress(InputError):  # both are read here, so that damage to them is reported as damage
+            prepared.label_feature()
+            prepared.image_feature()
+        return prepared
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         name = directory.parent.relative_to(root).as_posix()
         raise damaged_dataset_error(name, directory, directory, one_line(error)) from None
+
+
+def _check_types(content: Any, directory: Path) -> None:
+    """Raise InputError if a features.json names a type outside of the fixed list; its module must not be imported."""
+    if isinstance(content, str):  # the features of some types are text that contains JSON
+        with contextlib.suppress(ValueError):
+            parsed = json.loads(content)
+            if not isinstance(parsed, str):
+                _check_types(parsed, directory)
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            if key in TYPE_KEYS and isinstance(value, str) and value not in FEATURE_TYPES:
+                raise InputError(
+                    f"data.name={directory.parent.name!r} has a feature of the type {value!r} in "
+                    f"{str(directory / 'features.json')!r}, which is no type of TFDS; prepare the data set with other "
+                    "features"
+                )
+            _check_types(value, directory)
+    elif isinstance(content, list):
+        for value in content:
+            _check_types(value, directory)
 
 
 def damaged_dataset_error(name: str, directory: Path, path: Path, reason: str) -> StorageError:
@@ -208,7 +250,8 @@ def find(name: str, root: Path) -> PreparedDataset | None:
     Without a config, the config is TFDS's default one or the only one. Without a version, it is the newest version.
 
     Raises:
-      InputError: If the name fits several configs, or a dataset that is not in the array_record format.
+      InputError: If the name fits several configs, or a dataset that is not in the array_record format, or that names
+        a type of features that TFDS does not contain.
       StorageError: If the metadata are damaged.
     """
     if not (match := NAME.fullmatch(name)):

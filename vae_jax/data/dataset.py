@@ -1,16 +1,22 @@
 """Data sets: examples that are read by position, arrays by name. Here those that are in memory."""
 
+import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from vae_jax.data.cache import fingerprint
+from vae_jax.errors import NoExamplesError
 
 if TYPE_CHECKING:
     import jax
+
+    from vae_jax.data.source import Source
 
 Arrays = Mapping[str, np.ndarray]  # {"x": [N, ...], "y": [N], "mask": [N, ...]}; only "x" is in every data set
 
@@ -85,10 +91,13 @@ class ArrayDataset:
       arrays: {"x": uint8 [N, H, W, C], float32 [N, D] or int32 [N, D]}, with "y", int32 [N], and "mask", bool [N, ...],
         if the source has them.
       kind: a name in `KINDS`.
+      origin: where each example is from, {name: [N]}; `index`, its position among all examples of the source, and for
+        images of a folder `file_name`, their paths relative to it. No model reads these arrays.
     """
 
     arrays: Arrays
     kind: str
+    origin: Arrays = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -128,6 +137,30 @@ class ArrayDataset:
         """Return all examples, {name: [N, ...]}; the arrays themselves."""
         return dict(self.arrays)
 
+    def select(self, positions: np.ndarray | None, *, first_index: int = 0) -> "ArrayDataset":
+        """Return some examples of a part of a source, and their origin.
+
+        Args:
+          positions: integers [n]; None for all examples, whose arrays are not copied.
+          first_index: the index of the first example of the part in the source.
+        """
+        index = np.arange(len(self)) if positions is None else positions
+        origin = {"index": first_index + index} | {name: array[index] for name, array in self.origin.items()}
+        arrays = self.arrays if positions is None else self.read(positions)
+        return ArrayDataset(arrays, self.kind, origin)
+
+
+class LoadedParts(NamedTuple):
+    """What a file or a folder contains.
+
+    Attributes:
+      parts: the splits that it has, at least train.
+      notes: lines about what a person should know, such as the files that are left out.
+    """
+
+    parts: dict[str, ArrayDataset]
+    notes: tuple[str, ...]
+
 
 def example_spec(examples: "Mapping[str, tuple[tuple[int, ...], Any]]") -> "dict[str, jax.ShapeDtypeStruct]":
     """Return {name: ShapeDtypeStruct} for {name: (shape, dtype)}. JAX is imported here, because reading needs none."""
@@ -150,6 +183,30 @@ def example_sums(x: np.ndarray) -> np.ndarray:
         return np.stack([x.sum(axis=0, dtype=np.uint64), (x >= 128).sum(axis=0, dtype=np.uint64)])
     sums = x.sum(axis=0, dtype=np.float64)
     return np.stack([sums, np.zeros_like(sums)])
+
+
+def describe_held_out(source: "Source") -> dict[str, Any]:
+    """Return the description of the validation and test examples that a run stores.
+
+    Args:
+      source: the source.
+
+    Returns:
+      A JSON object {split: {"num_examples", "sha256"}} of the splits that the source has. The hash is that of the
+      hashes of all arrays.
+
+    Raises:
+      InputError: a split cannot be used.
+      StorageError: a split is damaged.
+    """
+    described = {}
+    for split in ("validation", "test"):
+        with contextlib.suppress(NoExamplesError):
+            dataset = source.split(split)
+            hashes = {name: fingerprint(array) for name, array in sorted(dataset.arrays.items())}
+            digest = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+            described[split] = {"num_examples": len(dataset), "sha256": digest}
+    return described
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

@@ -9,6 +9,9 @@ import numpy as np
 from vae_jax.errors import InputError
 
 CHUNK = 1 << 22  # numbers converted at once
+HALF_LEVEL = 0.5 / 255  # floats that are out of [0, 1] by less than this are rounded to 0 or 255
+TWICE = 1.001 / 255  # the largest float of images that were divided by 255 twice, up to rounding
+PLAUSIBLE_SIDE = 8  # axes of at least this size can be sides of an image
 # In this folder `where` is the start of an error message, the setting and its value: data.name='x.npz' (images.npy).
 
 
@@ -74,12 +77,59 @@ def check_shape(shape: tuple[int, ...], kind: str, where: str) -> tuple[int, ...
     """
     full = (*shape, 1) if len(shape) == 3 else shape
     valid = len(full) == 4 and full[3] in (1, 3) if kind == "images" else len(shape) == 2
-    if not valid or min(full[1:]) < 1:
+    guess = _guess_axes(shape) if kind == "images" else ""
+    if not valid or min(full[1:]) < 1 or (guess and full[0]):
         others = " for images, or [N, D]" if kind == "images" and len(full) != 4 else ""
-        raise InputError(f"{where} has shape {list(shape)}; use {KINDS[kind].shapes}{others}")
+        raise InputError(f"{where} has shape {list(shape)}{guess}; use {KINDS[kind].shapes}{others}")
     if full[0] < 1:
         raise InputError(f"{where} is empty; use at least one {KINDS[kind].noun}")
     return full if kind == "images" else shape
+
+
+def _guess_axes(shape: tuple[int, ...]) -> str:
+    """Return what an array of images of an implausible shape probably is; an empty string if the shape is plausible."""
+    if len(shape) == 3:
+        first, second, last = shape
+        if last in (1, 3, 4) and min(first, second) >= PLAUSIBLE_SIDE:
+            return ", probably one image [H, W, C]: add an axis, x[None]"
+        if first == second >= PLAUSIBLE_SIDE and last > first:
+            return ", probably [H, W, N]: x.transpose(2, 0, 1)"
+    if len(shape) == 4 and shape[3] not in (1, 3):
+        if shape[3] == 4:
+            return ", probably with transparency: x[..., :3]"
+        if shape[1] in (1, 3):
+            return ", probably [N, C, H, W]: x.transpose(0, 2, 3, 1)"
+        if shape[2] in (1, 3):
+            return ", probably [H, W, C, N]: x.transpose(3, 0, 1, 2)"
+        if shape[0] in (1, 3):
+            return ", probably [C, N, H, W]: x.transpose(1, 2, 3, 0)"
+    return ""
+
+
+def check_inferred(stored: np.ndarray, dtype: np.dtype, where: str) -> None:
+    """Raise InputError if an array [N, D] whose kind is inferred is probably images, or one image.
+
+    Args:
+      stored: the array as it is stored.
+      dtype: the dtype that it had.
+      where: the array, at the start of an error message.
+    """
+    if stored.ndim != 2:
+        return
+    shape, low, high = stored.shape, stored.min(), stored.max()
+    square = shape[0] == shape[1] >= PLAUSIBLE_SIDE
+    if dtype == np.uint8 and high > 127:
+        kind, guess = "counts", "intensities of flattened images, or of one image"
+    elif square and dtype.kind == "f" and low >= -HALF_LEVEL and HALF_LEVEL < high <= 1 + HALF_LEVEL:
+        kind, guess = "vectors", "one image"
+    elif square and dtype.kind in "iu" and 127 < high <= 255:
+        kind, guess = "counts", "one image"
+    else:
+        return
+    raise InputError(
+        f"{where} has {dtype} values from {low:g} to {high:g} and shape {list(shape)}, probably {guess}; use an array "
+        f"[N, H, W], or data.kind={kind}"
+    )
 
 
 def check_dtype(dtype: np.dtype, kind: str, where: str) -> None:
@@ -149,8 +199,8 @@ def convert(chunks: Iterable[np.ndarray], dtype: np.dtype, size: int, kind: str,
 def _converted(chunk: np.ndarray, kind: str) -> np.ndarray:
     """Return a chunk as a dtype that is assigned to the stored array; of values out of range any number."""
     if kind == "images" and chunk.dtype.kind == "f":
-        inside = (chunk >= 0) & (chunk <= 1)
-        return np.rint(np.where(inside, chunk, 0).astype(np.float64) * 255)
+        inside = (chunk >= -HALF_LEVEL) & (chunk <= 1 + HALF_LEVEL)
+        return np.rint(np.clip(np.where(inside, chunk, 0).astype(np.float64), 0, 1) * 255)
     if kind == "images" and chunk.dtype.kind == "b":
         return np.uint8(255) * (chunk.view(np.uint8) != 0)
     return chunk.astype(KINDS[kind].dtype, copy=False)
@@ -159,8 +209,9 @@ def _converted(chunk: np.ndarray, kind: str) -> np.ndarray:
 def _check_range(dtype: np.dtype, low: float, high: float, kind: str, where: str) -> None:
     """Raise InputError if numbers from `low` to `high` (NaN if there is a NaN) are not of the kind."""
     if kind == "images":
-        if dtype.kind == "f" and not (low >= 0 and high <= 1):
-            raise InputError(f"{where} has float values from {low:g} to {high:g}; scale them to [0, 1]")
+        if dtype.kind == "f" and (not (low >= -HALF_LEVEL and high <= 1 + HALF_LEVEL) or 0 < high <= TWICE):
+            guess = _guess_scale(low, high)
+            raise InputError(f"{where} has float values from {low:g} to {high:g}{guess}; scale them to [0, 1]")
         if dtype == np.uint8 and high == 1:
             raise InputError(f"{where} has uint8 values of only 0 and 1, but white is 255; multiply them by 255")
     elif kind == "vectors":
@@ -171,6 +222,17 @@ def _check_range(dtype: np.dtype, low: float, high: float, kind: str, where: str
             )
     elif not (low >= 0 and high < 2**31):
         raise InputError(f"{where} has values from {low:g} to {high:g}; use counts of at least 0 and less than 2^31")
+
+
+def _guess_scale(low: float, high: float) -> str:
+    """Return how floats that are no intensities in [0, 1] were probably scaled; an empty string if it is unknown."""
+    if low >= -HALF_LEVEL and high <= TWICE:
+        return ", probably divided by 255 twice: x * 255"
+    if -1 - HALF_LEVEL <= low < 0 < high <= 1 + HALF_LEVEL and low < -0.5:
+        return ", probably scaled to [-1, 1]: (x + 1) / 2"
+    if low >= 0 and 16 < high <= 255:
+        return ", probably of 0 to 255: x / 255"
+    return ""
 
 
 def check_labels(labels: np.ndarray, num_examples: int, where: str) -> np.ndarray:

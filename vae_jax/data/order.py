@@ -16,6 +16,7 @@ _ROUNDS = 12
 _ROUNDS_SMALL = 32
 
 
+@functools.partial(jax.jit, static_argnames="size")
 def permute(key: Array, index: Array, size: int) -> Array:
     """Return the values at `index` of a random permutation of 0..size-1, without computing the permutation.
 

@@ -23,8 +23,10 @@ from vae_jax.data.catalog import (
     scan,
     silence_tfds,
 )
-from vae_jax.data.files import one_line, read_idx_pair
+from vae_jax.data.files import one_line
+from vae_jax.data.idx import read_idx_pair
 from vae_jax.errors import InputError, StorageError
+from vae_jax.runtime import host
 
 TIMEOUT = 30  # seconds without a byte
 
@@ -32,7 +34,7 @@ TIMEOUT = 30  # seconds without a byte
 def available(data_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]:
     """Return the prepared datasets, the built-in ones and the registered ones, sorted by name.
 
-    A prepared dataset with damaged metadata is omitted; loading it by name reports the damage.
+    A prepared dataset with damaged or refused metadata is omitted; loading it by name reports the reason.
 
     Args:
       data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -45,7 +47,7 @@ def available(data_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]
     root = resolve_data_dir(data_dir)
     prepared = []
     for folder in scan(root):
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, InputError):
             prepared.append(read_info(folder, root).describe())
     on_disk = {(entry["name"], entry["version"]) for entry in prepared}
     unknown = {"prepared": False, "splits": None, "shape": None, "directory": None}
@@ -127,7 +129,7 @@ def _staging(root: Path) -> Iterator[Path]:
 
 def _build(name: str, source: str | os.PathLike | None, staging: Path) -> None:
     """Run the TFDS builder in `staging`; raise InputError if the archives are not the official ones."""
-    archives = Path(source).expanduser() if source is not None else staging / "archives"
+    archives = host.expand_home(os.fspath(source), "--from") if source is not None else staging / "archives"
     if BUILTIN[name].archives and source is None:
         _download(name, archives)
     where = f"--from={str(source)!r}" if source is not None else f"name={name!r}"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from vae_jax.data import cache, files, kinds
+from vae_jax.data import cache, files, images, kinds
 from vae_jax.data.catalog import PreparedDataset, damaged_dataset_error, silence_tfds
 from vae_jax.data.dataset import Summary, example_spec, example_sums
 from vae_jax.errors import InputError, StorageError, VaeJaxError
@@ -77,12 +77,12 @@ class Records:
           InputError: If an image does not have the shape of the first one.
           StorageError: If a file is damaged or missing; the message contains its path.
         """
-        records, features = self._reader
         examples = positions if self.indices is None else self.indices[positions]
         arrays = self._empty(len(positions))
         with report_damage(self.prepared, self.part):
-            for i, (example, record) in enumerate(zip(examples, records.__getitems__(examples.tolist()), strict=True)):
-                decoded = features.deserialize_example_np(record)
+            encoded = self._reader[0].__getitems__(examples.tolist())
+            for i, (example, record) in enumerate(zip(examples, encoded, strict=True)):
+                decoded = self._decode(record)
                 pixels = decoded[self._keys["x"]]
                 if pixels.shape != arrays["x"].shape[1:]:
                     raise InputError(
@@ -175,13 +175,18 @@ class Records:
         declared = self.prepared.image_feature()[1]
         if min(declared) > 0 or not self.prepared.splits[self.part]:
             return declared
-        records, features = self._reader
         with report_damage(self.prepared, self.part):
-            return features.deserialize_example_np(records.__getitems__([0])[0])[self._keys["x"]].shape
+            return self._decode(self._reader[0].__getitems__([0])[0])[self._keys["x"]].shape
+
+    def _decode(self, record: bytes) -> dict[str, Any]:
+        """Return the image and the label of an encoded record. TFDS would try all decoders of Pillow for the image."""
+        _, features, decoders = self._reader
+        example = features.deserialize_example_np(record, decoders=decoders)
+        return example | {key: images.decode_record(example[key]) for key in decoders}
 
     @functools.cached_property
-    def _reader(self) -> tuple[Any, Any]:
-        """(the encoded records of the files, the TFDS features that decode their image and their label)."""
+    def _reader(self) -> tuple[Any, Any, dict[str, Any]]:
+        """(the encoded records, the TFDS features of image and label, the decoders of an image that is a file)."""
         with report_damage(self.prepared, self.part), silence_tfds():
             import tensorflow_datasets as tfds
             from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -192,9 +197,8 @@ class Records:
             features = info.features
             assert isinstance(features, tfds.features.FeaturesDict)  # as `read_info` requires
             used = tfds.features.FeaturesDict({key: features[key] for key in self._keys.values()})
-            if len(records):  # at its first call TFDS logs the decoder it uses: here, where logs are suppressed
-                used.deserialize_example_np(records.__getitems__([0])[0])
-            return records, used
+            files = [key for key, feature in used.items() if isinstance(feature, tfds.features.Image)]
+            return records, used, {key: tfds.decode.SkipDecoding() for key in files}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_reader"}

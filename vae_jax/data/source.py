@@ -1,5 +1,6 @@
 """Sources of data: the splits train, validation and test of a data set. Here those of a user's arrays."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ import numpy as np
 
 from vae_jax.data import kinds, splits
 from vae_jax.data.dataset import ArrayDataset, Arrays, Dataset
-from vae_jax.errors import InputError
+from vae_jax.errors import InputError, NoExamplesError
 
 NAMES = ("x", "y", "mask")  # of the arrays of a data set
 
@@ -79,12 +80,46 @@ class ArraySource:
         """
         sizes = {part: len(arrays["x"]) for part, arrays in self.parts.items()}
         part, indices = splits.select(sizes, split, self.holdout)
-        dataset = ArrayDataset(self.parts[part], self.kind)
-        return dataset if indices is None else ArrayDataset(dataset.read(indices), self.kind)
+        return ArrayDataset(self.parts[part], self.kind).select(indices, first_index=splits.first_index(part, sizes))
 
     def training(self) -> ArrayDataset:
         """Return the examples of the split train."""
         return self.split("train")
+
+
+def join_splits(source: Source) -> ArrayDataset:
+    """Return the examples of all splits of a source, once each, in the order of the source.
+
+    Args:
+      source: the source. If its splits do not state the index of their examples, the order is train, validation, test.
+
+    Returns:
+      The examples. Their origin contains `split`, the name of the split of each.
+
+    Raises:
+      InputError: a split cannot be used, or its arrays differ from those of the others.
+      StorageError: a split is damaged.
+    """
+    found: dict[str, ArrayDataset] = {}
+    for split in splits.SPLITS:
+        with contextlib.suppress(NoExamplesError):
+            data = source.split(split)
+            if all(data is not other for other in found.values()):  # too few examples: the splits are the same
+                found[split] = data
+    shapes = {split: {name: array.shape[1:] for name, array in data.arrays.items()} for split, data in found.items()}
+    if any(shape != shapes["train"] for shape in shapes.values()):
+        raise InputError(f"{source.name}: its splits have arrays {shapes}; use splits with equal arrays")
+    datasets = list(found.values())
+    labelled = [{"split": np.full(len(data), split), **data.origin} for split, data in found.items()]
+    arrays, origin = (
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in ([data.arrays for data in datasets], labelled)
+    )
+    joined = ArrayDataset(arrays, datasets[0].kind, origin)
+    if "index" not in origin:
+        return joined.select(None)
+    order = np.argsort(origin["index"], kind="stable")
+    return ArrayDataset(joined.read(order), joined.kind, {name: array[order] for name, array in origin.items()})
 
 
 def from_arrays(
@@ -167,8 +202,11 @@ def _stored(arrays: Any, kind: str, prefix: str) -> tuple[dict[str, np.ndarray],
         raise InputError(f'{prefix}examples are {found}; use {{"x": ...}}, with "y" and "mask" if there are any')
     numbers = {name: _as_array(array, prefix + name) for name, array in arrays.items()}
     x = numbers["x"]
-    kind = kinds.infer_kind(x.dtype, x.shape) if kind == "auto" else kind
+    is_inferred = kind == "auto"
+    kind = kinds.infer_kind(x.dtype, x.shape) if is_inferred else kind
     stored = {"x": kinds.check_examples(x, kind, f"{prefix}x")}
+    if is_inferred:
+        kinds.check_inferred(stored["x"], x.dtype, f"{prefix}x")
     if "y" in numbers:
         stored["y"] = kinds.check_labels(numbers["y"], len(x), f"{prefix}y")
     if "mask" in numbers:

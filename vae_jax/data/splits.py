@@ -7,6 +7,7 @@ import numpy as np
 from vae_jax.errors import InputError, NoExamplesError
 
 SPLITS = ("train", "validation", "test")
+ALL = "all"  # the name of all splits together, in the order of the source
 
 
 def splitmix64(counters: np.ndarray) -> np.ndarray:
@@ -39,16 +40,21 @@ def check(split: str, holdout: float) -> None:
         raise InputError(f"data.holdout={holdout!r} must be a number at least 0 and less than 1, for example 0.1")
 
 
-def select(sizes: Mapping[str, int], split: str, holdout: float) -> tuple[str, np.ndarray | None]:
+def select(
+    sizes: Mapping[str, int], split: str, holdout: float, groups: np.ndarray | None = None
+) -> tuple[str, np.ndarray | None]:
     """Return where the examples of `split` are: the split of the source, and the sorted indices in it (None: all).
 
     A missing test split is held out of the source's training examples first, and a missing validation split out of
-    the remaining ones. The three splits are disjoint and contain every example.
+    the remaining ones. The three splits are disjoint and contain every example. The exception is a source with too few
+    training examples to hold out any, see `too_few`: each missing split is equal to the training examples.
 
     Args:
       sizes: The number of examples of each split of the source.
       split: train, validation or test.
       holdout: The share of the training examples that is held out for a missing split.
+      groups: A number for each training example, [N]; those with the same number stay in one split, and `holdout` is
+        the share of the groups. None: each example is a group.
 
     Raises:
       InputError: If `split` or `holdout` is not allowed, or the source has no training examples.
@@ -62,7 +68,10 @@ def select(sizes: Mapping[str, int], split: str, holdout: float) -> tuple[str, n
             f"split={split!r} needs training examples, but the dataset has only the splits {', '.join(sizes)}; "
             "use a dataset with a split train"
         )
-    remaining, parts = hash_order(sizes["train"]), {}
+    if too_few(sizes):
+        return "train", None
+    names, members = (None, None) if groups is None else np.unique(groups, return_inverse=True)
+    remaining, parts = hash_order(sizes["train"] if names is None else len(names)), {}
     for part in ("test", "validation"):
         size = 0 if part in sizes else num_held_out(len(remaining), holdout)
         parts[part], remaining = remaining[:size], remaining[size:]
@@ -72,4 +81,16 @@ def select(sizes: Mapping[str, int], split: str, holdout: float) -> tuple[str, n
         raise NoExamplesError(
             f"data.holdout={holdout} results in no {split} examples out of {sizes['train']}; use a share {advice}"
         )
+    if members is not None:
+        indices = np.flatnonzero(np.isin(members, indices))
     return "train", None if len(indices) == sizes["train"] else np.sort(indices)
+
+
+def first_index(part: str, sizes: Mapping[str, int]) -> int:
+    """Return the index of the first example of a part among all examples of a source, in the order of `SPLITS`."""
+    return sum(sizes.get(name, 0) for name in SPLITS[: SPLITS.index(part)])
+
+
+def too_few(sizes: Mapping[str, int]) -> bool:
+    """Return whether a source has one training example or two, from which no example can be held out for each split."""
+    return 0 < sizes.get("train", 0) <= len(set(SPLITS) - set(sizes))

@@ -26,6 +26,7 @@ from .latent import (
     Observed as Observed,
     Variables as Variables,
     as_variables as as_variables,
+    refuse_flax_errors as refuse_flax_errors,
 )
 from .logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .normal import Normal as Normal, standard_normal as standard_normal

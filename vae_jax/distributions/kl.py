@@ -1,5 +1,8 @@
 """KL divergences in closed form."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -19,6 +22,8 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array | None:
 
     With s = log σ² the divergence of N(m, σ²) from N(0, I) is ½ Σ exp(s) + m² − 1 − s.
 
+    A closed form holds for exactly these types. A subclass may override the density, so it has none.
+
     Args:
       q: a distribution, for example a posterior with parameters [B, D].
       p: a distribution of the same type, for example a prior with parameters [D]. The shapes of q and p may differ only
@@ -29,31 +34,35 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array | None:
       the mean of log q − log p over samples of q estimates it.
 
     Raises:
-      ValueError: the shapes differ by more than leading axes, or the numbers of event axes differ.
+      ValueError: the shapes of q and p differ by more than leading axes, or the numbers of event axes differ.
     """
-    match q, p:
-        case Normal(), Normal():
-            chex.assert_equal_shape([q.loc, q.log_scale])
-            chex.assert_equal_shape([p.loc, p.log_scale])
-            shape = _common_shape(q, p, q.loc, p.loc)
-            q_loc, q_log_scale, p_loc, p_log_scale = expand(shape, q.loc, q.log_scale, p.loc, p.log_scale)
-            log_ratio = q_log_scale - p_log_scale
-            distance = (q_loc - p_loc) * jnp.exp(-p_log_scale)
-            return sum_event(0.5 * (jnp.expm1(2 * log_ratio) - 2 * log_ratio + distance**2), q.event_ndims)
-        case Bernoulli(), Bernoulli():
-            shape = _common_shape(q, p, q.logits, p.logits)
-            q_logits, p_logits = expand(shape, q.logits, p.logits)
+    closed_form = _CLOSED_FORMS.get((type(q), type(p)))
+    return None if closed_form is None else closed_form(q, p)
 
-            def half(a: Array, b: Array) -> Array:  # q(1) log(q(1) / p(1)) of logits a, b; of −a, −b the term of 0
-                return jax.nn.sigmoid(a) * (jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b))
 
-            return sum_event(half(q_logits, p_logits) + half(-q_logits, -p_logits), q.event_ndims)
-        case Categorical(), Categorical():
-            q_log, p_log = jax.nn.log_softmax(q.logits), jax.nn.log_softmax(p.logits)
-            q_log, p_log = expand(_common_shape(q, p, q_log, p_log), q_log, p_log)
-            return sum_event(jnp.exp(q_log) * (q_log - p_log), q.event_ndims)
-        case _:
-            return None
+def _normal_kl(q: Normal, p: Normal) -> Array:
+    chex.assert_equal_shape([q.loc, q.log_scale])
+    chex.assert_equal_shape([p.loc, p.log_scale])
+    shape = _common_shape(q, p, q.loc, p.loc)
+    q_loc, q_log_scale, p_loc, p_log_scale = expand(shape, q.loc, q.log_scale, p.loc, p.log_scale)
+    log_ratio = q_log_scale - p_log_scale
+    distance = (q_loc - p_loc) * jnp.exp(-p_log_scale)
+    return sum_event(0.5 * (jnp.expm1(2 * log_ratio) - 2 * log_ratio + distance**2), q.event_ndims)
+
+
+def _bernoulli_kl(q: Bernoulli, p: Bernoulli) -> Array:
+    q_logits, p_logits = expand(_common_shape(q, p, q.logits, p.logits), q.logits, p.logits)
+
+    def half(a: Array, b: Array) -> Array:  # q(1) log(q(1) / p(1)) of logits a, b; of −a, −b the term of 0
+        return jax.nn.sigmoid(a) * (jax.nn.log_sigmoid(a) - jax.nn.log_sigmoid(b))
+
+    return sum_event(half(q_logits, p_logits) + half(-q_logits, -p_logits), q.event_ndims)
+
+
+def _categorical_kl(q: Categorical, p: Categorical) -> Array:
+    q_log, p_log = jax.nn.log_softmax(q.logits), jax.nn.log_softmax(p.logits)
+    q_log, p_log = expand(_common_shape(q, p, q_log, p_log), q_log, p_log)
+    return sum_event(jnp.exp(q_log) * (q_log - p_log), q.event_ndims)
 
 
 _WithKL = Normal | Bernoulli | Categorical
@@ -63,3 +72,10 @@ def _common_shape(q: _WithKL, p: _WithKL, q_array: Array, p_array: Array) -> Sha
     if q.event_ndims != p.event_ndims:
         raise ValueError(f"q.event_ndims={q.event_ndims} must equal p.event_ndims={p.event_ndims}")
     return joint_shape(q.event_ndims, q_array.shape, p_array.shape)
+
+
+_CLOSED_FORMS: Mapping[tuple[type, type], Callable[[Any, Any], Array]] = {
+    (Normal, Normal): _normal_kl,
+    (Bernoulli, Bernoulli): _bernoulli_kl,
+    (Categorical, Categorical): _categorical_kl,
+}

@@ -5,14 +5,16 @@ A model walks once through its generative process, from the top layer to the dat
 `vae_jax.distributions.drawers`.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 from jax import Array
 
 from vae_jax.distributions.base import Distribution
+from vae_jax.errors import InputError
 
 Batch = Mapping[str, Array]  # {"x": [B, ...], "y": [B], ...}: the data of B examples, a pytree
 Posterior = Callable[[], Any]  # () -> q(z | layers above, x), called only if the posterior is needed
@@ -42,6 +44,38 @@ def as_variables(params: Any) -> dict[str, Any]:
     if isinstance(params, Variables):
         return {"params": params.params, **params.statistics}
     return {"params": params}
+
+
+# What to do about an error of Flax, which this folder does not import, by the name of its class.
+_ADVICE = {
+    # The numbers of Flax would depend on the batch that an example is in; those of a drawer and of the preprocessing
+    # depend on the key of the example alone.
+    "InvalidRngError": (
+        "model needs a random number generator of Flax",
+        "draw its noise in the preprocessing, which has a key for each example, and read it from the batch",
+    ),
+    "ScopeCollectionNotFound": (
+        "model needs variables that are no parameters",
+        "pass `Variables(params, statistics)` with the statistics of the training state",
+    ),
+    "ModifyScopeVariableError": (
+        "model changes variables outside of training",
+        "change them only if `self.is_mutable_collection(NAME)` is true, and use the stored averages otherwise",
+    ),
+}
+
+
+@contextlib.contextmanager
+def refuse_flax_errors() -> Iterator[None]:
+    """Raise InputError with advice for an error of Flax that a layer with random numbers or statistics raises."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ not in _ADVICE:
+            raise
+        problem, advice = _ADVICE[type(error).__name__]
+        reason = str(error).split(" (http")[0].rstrip(". ")
+        raise InputError(f"{problem}: {reason}; {advice}") from None
 
 
 class Observed(NamedTuple):

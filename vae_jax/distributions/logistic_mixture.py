@@ -10,6 +10,10 @@ import jax.numpy as jnp
 from vae_jax import random
 from vae_jax.distributions.base import Array, Density, Shape, joint_shape, sum_event
 
+_LATER_GAIN = 0.1  # of the features of a channel that is predicted from earlier ones: its scale is a tenth of theirs
+_INITIAL_COEFFICIENT = 0.9  # of the channel before: channels of natural images are nearly equal
+_INITIAL_LOG_SCALE = -2.0  # a scale of 17 grey levels
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +55,18 @@ class DiscretizedLogisticMixture(Density):
 
     @classmethod
     def from_features(cls, features: Array, num_components: int, num_channels: int) -> "DiscretizedLogisticMixture":
-        """Return the distribution whose parameters are a decoder's output. The coefficients pass through tanh.
+        """Return the distribution that a decoder's output describes, in a form whose training learns each channel.
+
+        Given the channel before, a channel has a much smaller scale than the first channel. A decoder that returns the
+        parameters themselves has then a gradient of mostly hues: its code holds no brightness, which only the first
+        channel needs, and the components of the mixture cover the range of brightness instead. With features f:
+
+        - loc_0 = g·f_0 for the first component and loc_m = g·(f_0 + f_m) for the others: they start near each other;
+        - g = 1 for the first channel and 0.1 for the others, so that the features of all channels have one scale;
+        - log_scale = f − 2: a hue is not precise before brightness is learned;
+        - the coefficients are tanh(0.1·f + b), with 0.9 = tanh(b) for the channel before and b = 0 for earlier ones.
+
+        Any parameters with coefficients in (−1, 1) can be reached.
 
         Args:
           features: [*batch, H, W, F].
@@ -69,11 +84,35 @@ class DiscretizedLogisticMixture(Density):
             raise ValueError(f"features has shape {list(features.shape)}; pass [..., H, W, {expected}]")
         pixels, m, c = features.shape[:-1], num_components, num_channels
         logits, loc, log_scale, coefficients = jnp.split(features, [m, m + m * c, m + 2 * m * c], axis=-1)
+        loc = loc.reshape(*pixels, m, c)
+        loc = jnp.concatenate([loc[..., :1, :], loc[..., :1, :] + loc[..., 1:, :]], axis=-2)
+        coefficients = coefficients.reshape(*pixels, m, c * (c - 1) // 2)
+        start = jnp.broadcast_to(jnp.arctanh(_initial_coefficients(c)), coefficients.shape)
         return cls(
             logits=logits,
-            loc=loc.reshape(*pixels, m, c),
-            log_scale=log_scale.reshape(*pixels, m, c),
-            coefficients=jnp.tanh(coefficients.reshape(*pixels, m, c * (c - 1) // 2)),
+            loc=loc * jnp.broadcast_to(_gains(c), loc.shape),
+            log_scale=log_scale.reshape(*pixels, m, c) + _INITIAL_LOG_SCALE,
+            coefficients=jnp.tanh(_LATER_GAIN * coefficients + start),
+        )
+
+    @classmethod
+    def initial_features(cls, mean: Array, num_components: int) -> Array:
+        """Return the features of distributions with a given mean, whose components are all equal.
+
+        Args:
+          mean: [..., H, W, C] in [0, 1].
+          num_components: M, number of logistics in the mixture.
+
+        Returns:
+          [..., H, W, F].
+        """
+        y, c = 2 * mean - 1, mean.shape[-1]
+        earlier = [y[..., i] for i in range(c)]
+        shifts = [_centre(jnp.zeros_like(y), _initial_coefficients(c), earlier[:i]) for i in range(c)]
+        loc = (y - jnp.stack(shifts, axis=-1)) / jnp.broadcast_to(_gains(c), y.shape)
+        after = cls.num_features(num_components, c) - num_components - c
+        return jnp.concatenate(
+            [jnp.zeros((*mean.shape[:-1], num_components)), loc, jnp.zeros((*mean.shape[:-1], after))], axis=-1
         )
 
     @property
@@ -127,22 +166,18 @@ class DiscretizedLogisticMixture(Density):
         chex.assert_type(value, float)
         shape = joint_shape(self.event_ndims, value.shape, self._value_shape())
         density = self._repeated(shape[:-3])
-        value = jnp.broadcast_to(jnp.broadcast_to(value, shape)[..., None, :], density.loc.shape)
-        bins = jnp.round(255 * value)  # [..., H, W, M, C]
-        y = [_bin_centre(bins[..., channel]) for channel in range(shape[-1])]
-        centres = [_centre(density.loc, density.coefficients, y[:channel]) for channel in range(shape[-1])]
-        centre = jnp.stack(centres, axis=-1)  # [..., H, W, M, C]
-        log_scale = _clip(density.log_scale)
-        # Neighbouring bins share an edge to the last bit, so that the probabilities sum to one.
-        upper = ((2 * bins - 254) / 255 - centre) * jnp.exp(-log_scale)
-        lower = ((2 * bins - 256) / 255 - centre) * jnp.exp(-log_scale)
-        log_below = jnp.where(bins == 255, 0.0, jax.nn.log_sigmoid(upper))
-        log_above = jnp.where(bins == 0, 0.0, jax.nn.log_sigmoid(-lower))
-        log_width = jnp.log(-jnp.expm1(-2 / 255 * jnp.exp(-log_scale)))
-        log_width = jnp.where((bins == 0) | (bins == 255), 0.0, log_width)
-        log_channels = jnp.sum(log_below + log_above + log_width, axis=-1)  # [..., H, W, M]
-        log_pixel = jax.nn.logsumexp(jax.nn.log_softmax(density.logits) + log_channels, axis=-1)
-        return sum_event(log_pixel, 2)
+        bins = jnp.round(255 * _pixels_last(jnp.broadcast_to(value, shape), 1))  # [..., C, H, W]
+        loc, log_scale, coefficients = (
+            _pixels_last(parameter, 2) for parameter in (density.loc, density.log_scale, density.coefficients)
+        )  # [..., M, C or C(C-1)/2, H, W]
+        logits = _pixels_last(density.logits, 1)
+        log_component = jax.nn.log_softmax(logits, axis=-3)  # [..., M, H, W]
+        for channel in range(shape[-1]):
+            this = jnp.broadcast_to(bins[..., None, channel, :, :], logits.shape)
+            y = [jnp.broadcast_to(_bin_centre(bins[..., None, j, :, :]), logits.shape) for j in range(channel)]
+            shifted = _centre(jnp.moveaxis(loc, -3, -1), jnp.moveaxis(coefficients, -3, -1), y)
+            log_component += _log_bin(this, shifted, _clip(log_scale[..., channel, :, :]))
+        return sum_event(jax.nn.logsumexp(log_component, axis=-3), 2)
 
     def mean(self) -> Array:
         """Return Σ_m π_m·clip(mean of component m), [*batch, H, W, C] in [0, 1], an image to display.
@@ -178,6 +213,36 @@ class DiscretizedLogisticMixture(Density):
             return jnp.broadcast_to(parameter, (*batch, *height_width, *rest))
 
         return jax.tree.map(repeat, self)
+
+
+def _pixels_last(parameter: Array, event_ndims: int) -> Array:
+    """Return [..., H, W, *event] as [..., *event, H, W]: loops over pixels are vectorized, those over 3 channels not.
+
+    On two CPU cores, `log_prob` and its gradient for 32 colour images of 32x32 take 17 ms instead of 27 ms.
+    """
+    return jnp.moveaxis(parameter, (-event_ndims - 2, -event_ndims - 1), (-2, -1))
+
+
+def _log_bin(bins: Array, centre: Array, log_scale: Array) -> Array:
+    """Return the log-probability of bins 0, ..., 255 under a logistic distribution, of the shape of all arguments."""
+    # Neighbouring bins share an edge to the last bit, so that the probabilities sum to one.
+    upper = ((2 * bins - 254) / 255 - centre) * jnp.exp(-log_scale)
+    lower = ((2 * bins - 256) / 255 - centre) * jnp.exp(-log_scale)
+    log_below = jnp.where(bins == 255, 0.0, jax.nn.log_sigmoid(upper))
+    log_above = jnp.where(bins == 0, 0.0, jax.nn.log_sigmoid(-lower))
+    log_width = jnp.log(-jnp.expm1(-2 / 255 * jnp.exp(-log_scale)))
+    return log_below + log_above + jnp.where((bins == 0) | (bins == 255), 0.0, log_width)
+
+
+def _gains(channels: int) -> Array:
+    """Return the factors of the locations of each channel, [C]."""
+    return jnp.where(jnp.arange(channels) == 0, 1.0, _LATER_GAIN)
+
+
+def _initial_coefficients(channels: int) -> Array:
+    """Return the coefficients at features of 0, [C(C−1)/2]."""
+    pairs = [(channel, earlier) for channel in range(channels) for earlier in range(channel)]
+    return jnp.array([_INITIAL_COEFFICIENT if channel - earlier == 1 else 0.0 for channel, earlier in pairs])
 
 
 def _clip(log_scale: Array) -> Array:

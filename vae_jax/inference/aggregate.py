@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vae_jax.config import register, setting
-from vae_jax.distributions import Normal
+from vae_jax.config import any_of, register, setting
+from vae_jax.distributions import Bernoulli, ContinuousBernoulli, Normal, StudentT
+from vae_jax.errors import InputError
 from vae_jax.inference.elbos import elbo, sampled_elbo
 from vae_jax.inference.objectives import WeightedConfig
 from vae_jax.inference.terms import Objective, Terms, check_terms, posterior_log_density
@@ -23,16 +24,30 @@ def _comparable_codes(terms: Terms) -> tuple[Array, Any, Any]:
     (latent,) = terms.latents
     if latent.posterior is None or latent.prior is None:
         raise ValueError("terms have no densities of their codes; use `sample_terms` with estimator `pathwise`")
-    if latent.z.ndim != 3 or latent.z.shape[1] < 2:
+    if latent.z.ndim != 3 or latent.z.shape[1] < 2 or latent.z.shape[:2] != terms.log_px_z.shape:
         raise ValueError(f"codes have shape {list(latent.z.shape)}; pass 2 examples or more, [K, B, D]")
     return latent.z, latent.posterior, latent.prior
 
 
-def _factorized(density: Any) -> Any:
-    """Return the density with one log density for each latent dimension; raise ValueError if it has only their sum."""
-    if not hasattr(density, "event_ndims"):
-        raise ValueError(f"{type(density).__name__} has no `event_ndims`; use a density of independent dimensions")
-    return dataclasses.replace(density, event_ndims=0)
+_INDEPENDENT = (Normal, StudentT, Bernoulli, ContinuousBernoulli)  # each latent dimension is independent
+
+
+def _factorized(posterior: Any, codes: Array) -> Any:
+    """Return the posterior with one log density for each latent dimension; raise InputError for any other type.
+
+    A subclass may override the density, so that its dimensions depend on each other.
+    """
+    if not hasattr(posterior, "event_ndims"):
+        raise InputError(f"{type(posterior).__name__} has no `event_ndims`; use a density of independent dimensions")
+    if type(posterior) not in _INDEPENDENT:
+        names = any_of([cls.__name__ for cls in _INDEPENDENT])
+        raise InputError(
+            f"posterior is a {type(posterior).__name__}, whose dimensions may depend on each other; use {names}"
+        )
+    if posterior.event_ndims != 1 or posterior.batch_shape != codes.shape[1:2]:
+        shapes = f"batch_shape={list(posterior.batch_shape)} and event_ndims={posterior.event_ndims}"
+        raise InputError(f"posterior has {shapes}; use one for each of the {codes.shape[1]} examples, over vectors")
+    return dataclasses.replace(posterior, event_ndims=0)
 
 
 def kl_decomposition(terms: Terms, *, num_examples: int) -> tuple[Array, Array, Array]:
@@ -54,8 +69,8 @@ def kl_decomposition(terms: Terms, *, num_examples: int) -> tuple[Array, Array, 
       Mutual information, total correlation and the sum of the KL of each latent dimension, each [B] in nats.
 
     Raises:
-      ValueError: the terms have no densities of their codes, several layers or a single example; the dimensions of the
-        posterior are not independent; or N < B.
+      ValueError: the terms have no densities of their codes, several layers or a single example; or N < B.
+      InputError: the dimensions of the posterior are not known to be independent.
     """
     z, posterior, _ = _comparable_codes(terms)
     k, b, d = z.shape
@@ -63,7 +78,7 @@ def kl_decomposition(terms: Terms, *, num_examples: int) -> tuple[Array, Array, 
         raise ValueError(f"num_examples={num_examples} must be at least the {b} examples of the batch")
     log_qz_x = posterior_log_density(terms)  # [K, B]
     log_ratio = log_qz_x - terms.log_pz
-    pairs = _factorized(posterior).log_prob(jnp.broadcast_to(z[:, :, None], (k, b, b, d)))  # log q(z_d of i | x_j)
+    pairs = _factorized(posterior, z).log_prob(jnp.broadcast_to(z[:, :, None], (k, b, b, d)))  # log q(z_d of i | x_j)
     other_weight = (num_examples - 1) / num_examples / (b - 1)
     log_weight = jnp.log(jnp.where(jnp.eye(b, dtype=bool), 1 / num_examples, other_weight))  # [B, B]
     weighted = pairs + jnp.broadcast_to(log_weight[:, :, None], pairs.shape)
@@ -122,13 +137,13 @@ def squared_mmd(terms: Terms) -> Array:
       [B]; the mean over examples is the estimate. A single value depends on the other examples of the batch.
 
     Raises:
-      ValueError: the terms have no densities of their codes, several layers, or a single example; or the prior is not a
-        Normal that all examples share.
+      ValueError: the terms have no densities of their codes, several layers, or a single example.
+      InputError: the prior is not exactly a Normal that all examples share.
     """
     z, _, prior = _comparable_codes(terms)
-    if not isinstance(prior, Normal) or prior.batch_shape:
-        raise ValueError(f"prior is a {type(prior).__name__}; use the Normal [D] whose MMD is in closed form")
     k, b, d = z.shape
+    if type(prior) is not Normal or prior.event_ndims != 1 or prior.loc.shape != (d,):
+        raise InputError(f"prior is a {type(prior).__name__}; use the Normal [D] whose MMD is in closed form")
     variance = jnp.exp(2 * prior.log_scale)  # [D]
     distance = jnp.broadcast_to(z[:, :, None], (k, b, b, d)) - jnp.broadcast_to(z[:, None], (k, b, b, d))
     kernel = jnp.exp(-jnp.sum(distance**2, axis=-1) / (2 * d))  # [K, B, B]

@@ -1,9 +1,8 @@
 """From a model and an objective to a loss: samples of the posterior, their log densities, and minus the mean bound."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,8 +18,8 @@ from vae_jax.distributions import (
     from_posterior,
     from_values,
     kl_divergence,
+    refuse_flax_errors,
 )
-from vae_jax.errors import InputError
 from vae_jax.inference.estimators import Estimator, pathwise
 from vae_jax.inference.terms import Objective, Pair, Statistics, Terms, check_terms
 
@@ -40,7 +39,7 @@ def encode(params: Params, batch: Batch, *, model: Any) -> Any:
       The evidence that `decode` receives, a pytree of the model's choice.
 
     Raises:
-      InputError: the model needs random numbers of Flax.
+      InputError: the model needs random numbers of Flax, or variables that are missing or may not be changed.
     """
     return _encode(params, batch, model=model)[0]
 
@@ -62,7 +61,7 @@ def decode(
 
     Raises:
       ValueError: two layers have the same name.
-      InputError: the model needs random numbers of Flax.
+      InputError: the model needs random numbers of Flax, or variables that are missing or may not be changed.
     """
     return _decode(params, draw, evidence, batch, model=model)[:2]
 
@@ -90,29 +89,11 @@ def _apply(params: Params, *arguments: Any, model: Any, method: str, update: boo
     """Return the result of a method. If `update`, all collections but the parameters are mutable in it."""
     variables = as_variables(params)
     collections = [name for name in variables if name != "params"]
-    with _refuse_flax_rngs():
+    with refuse_flax_errors():
         if not (update and collections):
             return model.apply(variables, *arguments, method=method), None
         result, updated = model.apply(variables, *arguments, method=method, mutable=collections)
     return result, {name: lax.stop_gradient(updated.get(name, variables[name])) for name in collections}
-
-
-@contextlib.contextmanager
-def _refuse_flax_rngs() -> Iterator[None]:
-    """Raise InputError if a module asks for a random number generator of Flax, as dropout does.
-
-    Such numbers would depend on the batch that an example is in. Those of a drawer and of the preprocessing depend on
-    the key of the example alone.
-    """
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ != "InvalidRngError":  # of Flax, which this folder does not import
-            raise
-        raise InputError(
-            f"model needs a random number generator of Flax: {str(error).split(' (http')[0]}; draw its noise in the "
-            "preprocessing, which has a key for each example, and read it from the batch"
-        ) from None
 
 
 def batch_size(batch: Batch) -> int:
@@ -274,7 +255,7 @@ def negative_bound(
     Raises:
       ValueError: the objective needs a term that the estimator does not return, its result is not [B], or the batch has
         no data `x`, or arrays of unequal lengths.
-      InputError: the model needs random numbers of Flax.
+      InputError: the model needs random numbers of Flax, or variables that are missing or may not be changed.
     """
     return loss_and_statistics(
         params, key, batch, model=model, objective=objective, num_samples=num_samples, estimator=estimator
@@ -310,7 +291,7 @@ def loss_and_statistics(
 
     Raises:
       ValueError: as for `negative_bound`.
-      InputError: the model needs random numbers of Flax.
+      InputError: the model needs random numbers of Flax, or variables that are missing or may not be changed.
     """
     size = batch_size(batch)
     fixed = {"key": key, "batch": batch, "model": model, "num_samples": num_samples, "update": True}

@@ -5,15 +5,18 @@ differ in the derivatives of these terms.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 from vae_jax.config import Choice, Config, any_of, choices, register, require
 from vae_jax.distributions import Latent
+from vae_jax.errors import InputError
 from vae_jax.inference.objectives import ObjectiveConfig
 from vae_jax.inference.terms import Objective, Terms, log_p, log_weights
 
@@ -61,17 +64,18 @@ class EstimatorConfig(Choice):
 def pathwise(passes: Passes, *, objective: Objective | None = None) -> Terms:
     """Return terms with the unchanged derivative, through z = m + σ e and through log q(z|x).
 
-    Kingma & Welling, arXiv 1312.6114.
+    Kingma & Welling, arXiv 1312.6114. Without the first part, as for samples of a discrete posterior, the gradient is
+    wrong, so it is refused. Values have no such restriction.
 
     Args:
       passes: the passes through a model.
       objective: not used.
 
     Returns:
-      Terms [K, B], in nats.
+      Terms [K, B], in nats. Their derivative raises InputError if samples have none to the posterior's parameters.
     """
     del objective
-    return passes.sampled()
+    return _require_sample_gradient(passes.sampled())
 
 
 @register("estimator", "pathwise")
@@ -103,7 +107,7 @@ def sticking_the_landing(passes: Passes, *, objective: Objective | None = None) 
       ValueError: the posterior of a layer is a point.
     """
     del objective
-    sampled = passes.sampled()
+    sampled = _require_sample_gradient(passes.sampled())
     return _with_penalties(passes.at(_values(sampled)), sampled)
 
 
@@ -141,7 +145,7 @@ def doubly_reparameterized(passes: Passes, *, objective: Objective) -> Terms:
     Raises:
       ValueError: the posterior of a layer is a point, or the objective compares the codes of a batch.
     """
-    sampled = passes.sampled()
+    sampled = _require_sample_gradient(passes.sampled())
     values = _values(sampled)
     log_w = log_weights(lax.stop_gradient(passes.at(values)))  # [K, B]; XLA merges it with the second evaluation below
     first, second = _derivatives(objective, log_w)
@@ -160,6 +164,32 @@ class DoublyReparameterizedConfig(EstimatorConfig):
     def build(self) -> Estimator:
         """Return `doubly_reparameterized`."""
         return doubly_reparameterized
+
+
+def _require_sample_gradient(terms: Terms) -> Terms:
+    """Return terms whose derivative raises InputError if samples of a layer have none to the posterior's parameters."""
+
+    def checked(latent: Latent) -> Latent:
+        @jax.custom_jvp
+        def identity(z: Array, parameters: list[Array]) -> Array:
+            del parameters
+            return z
+
+        @functools.partial(identity.defjvp, symbolic_zeros=True)
+        def _(primals: tuple[Array, Any], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
+            z, parameters = tangents
+            if isinstance(z, SymbolicZero) and not all(isinstance(t, SymbolicZero) for t in parameters):
+                raise InputError(
+                    f"posterior {type(latent.posterior).__name__} of layer {latent.name!r} has samples without a "
+                    "gradient to its parameters, as discrete ones are, so a gradient through them is wrong; use a "
+                    "continuous posterior, or a custom estimator that does not differentiate the samples"
+                )
+            return primals[0], z
+
+        parameters = [leaf for leaf in jax.tree.leaves(latent.posterior) if isinstance(leaf, Array)]
+        return dataclasses.replace(latent, z=identity(latent.z, parameters))
+
+    return terms._replace(latents=tuple(map(checked, terms.latents)))
 
 
 def _values(terms: Terms) -> dict[str, Array]:

@@ -1,5 +1,9 @@
 """The model that a config describes, and the initial variables of any model."""
 
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +11,9 @@ import jax
 from jax import Array
 
 from vae_jax.config import Config
-from vae_jax.distributions import Batch, Shape, from_posterior
+from vae_jax.distributions import Batch, Shape, from_posterior, refuse_flax_errors
+from vae_jax.errors import InputError
+from vae_jax.models.vae import check_linen
 
 
 def build_model(config: Config, shape: Shape, *, training: bool = False) -> nn.Module:
@@ -40,10 +46,46 @@ def init_params(model: nn.Module, key: Array, batch: Batch) -> dict[str, Any]:
 
     Returns:
       {"params": parameters}, and the other collections of the model by name.
+
+    Raises:
+      InputError: the model is no Linen module with both methods, a part of it is a module of another kind, or the model
+        changes variables outside of training.
     """
+    check_linen("model", model)
+    _check_fields("model", model)
+    for method in ("encode", "decode"):
+        if not callable(getattr(model, method, None)):
+            raise InputError(f"model {type(model).__name__} has no method {method}; add it, or use `VAE`")
     draw = from_posterior(jax.random.key(0), batch["x"].shape[0])  # variables do not depend on the values of layers
 
     def walk(module: Any, batch: Batch) -> Any:
         return module.decode(draw, module.encode(batch), batch)
 
-    return dict(model.init(key, batch, method=walk))
+    with refuse_flax_errors():
+        variables = dict(model.init(key, batch, method=walk))
+        if len(variables) > 1:  # an evaluation must not change statistics: found here, before the training
+            evaluate = functools.partial(model.apply, method=walk, rngs={"params": key})
+            jax.eval_shape(evaluate, variables, batch)
+    return variables
+
+
+def _check_fields(name: str, module: nn.Module) -> None:
+    """Raise InputError if a field of a module contains a module of another kind than Linen."""
+    for field in dataclasses.fields(module):
+        if field.name not in ("parent", "name"):
+            _check_field(f"{name}.{field.name}", getattr(module, field.name, None))
+
+
+def _check_field(name: str, value: Any) -> None:
+    """Raise InputError if a value, or a value inside of it, is a module of another kind than Linen."""
+    nnx = sys.modules.get("flax.nnx")  # imported by those who have such a module
+    if nnx is not None and isinstance(value, nnx.Module):
+        check_linen(name, value)
+    elif isinstance(value, nn.Module):
+        _check_fields(name, value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_field(f"{name}[{key!r}]", item)
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _check_field(f"{name}[{i}]", item)

@@ -72,6 +72,14 @@ class NetworkConfig(Choice):
         """
         raise NotImplementedError
 
+    def check_values(self, preprocess: Any, kind: str) -> None:
+        """Raise InputError if the network cannot read what the preprocessing returns; it can, unless overridden.
+
+        Args:
+          preprocess: the choice of preprocessing.
+          kind: the kind of the data; "auto" if it is not known.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
 class PosteriorConfig(Choice):

@@ -125,12 +125,16 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """The mirror image of ConvEncoder: each level doubles height and width, and crops them to the encoder's.
 
+    With `output_channels`, a convolution at full resolution follows. Without it, the pixels of a 2x2 square are
+    different functions of the same features, which leaves a fixed pattern on images of grey levels and colours.
+
     Attributes:
       channels: the channels of each level, in the encoder's order.
       blocks: how many blocks each level has.
-      activation: of the blocks, and before each change of resolution.
+      activation: of the blocks, and before each change of resolution and the last convolution.
       sides: (H, W).
       features: F, the features of each pixel of the output.
+      output_channels: the channels that the last convolution reads; 0: there is none.
       residual: whether the blocks are residual.
       dtype: of the computation; None for that of the input.
       remat: whether the interior of a block is computed again for its gradient instead of being stored.
@@ -141,6 +145,7 @@ class ConvDecoder(nn.Module):
     activation: Callable[[Array], Array]
     sides: tuple[int, int]
     features: int
+    output_channels: int
     residual: bool = True
     dtype: Dtype | None = None
     remat: bool = False
@@ -163,9 +168,9 @@ class ConvDecoder(nn.Module):
         h = h.reshape(-1, *sides[-1], self.channels[-1])
         for level, i in enumerate(reversed(range(len(self.channels)))):
             h = _apply_blocks(h, level * self.blocks, self)
-            next_features = self.channels[i - 1] if i else self.features
-            h = depth_to_space(nn.Dense(4 * next_features, dtype=self.dtype)(self.activation(h)), *sides[i])
-        return h
+            width = self.channels[i - 1] if i else self.output_channels or self.features
+            h = depth_to_space(nn.Dense(4 * width, dtype=self.dtype)(self.activation(h)), *sides[i])
+        return Conv(self.features, dtype=self.dtype)(self.activation(h)) if self.output_channels else h
 
 
 @register("network", "conv")
@@ -186,6 +191,12 @@ class ConvConfig(LayersConfig):
         "Blocks in each level. A block is one convolution (conv), or two and a skip connection (residual).",
         above=0,
     )
+    output_channels: int = setting(
+        16,
+        "Channels that the decoder's last convolution reads, at full resolution; 0: no such convolution, which is "
+        "faster and enough for binary images.",
+        minimum=0,
+    )
     remat: bool = setting(
         False,
         "Rematerialization: the backward pass computes the activations inside a block again, which needs less memory "
@@ -202,8 +213,11 @@ class ConvConfig(LayersConfig):
         remat, dtype = training and self.remat, self.dtype(training=training)
         activation, residual = self.activation_function, self.residual
         encoder = ConvEncoder(self.hidden, self.blocks, activation, residual, dtype, remat)
-        sides = (height, width)
-        return encoder, ConvDecoder(self.hidden, self.blocks, activation, sides, features, residual, dtype, remat)
+        decoder = ConvDecoder(
+            self.hidden, self.blocks, activation, (height, width), features, self.output_channels, residual, dtype,
+            remat,
+        )  # fmt: skip
+        return encoder, decoder
 
     def check(self, config: Config) -> None:
         """Raise InputError unless there is a level."""

@@ -13,6 +13,7 @@ from jax import Array
 from jax.export import Exported, export, symbolic_shape
 
 from vae_jax.distributions import Batch, Latent, Shape, as_variables, from_means, from_prior, from_values
+from vae_jax.errors import InputError
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 Range = tuple[float, float]
@@ -214,8 +215,13 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
 
     Returns:
       {name: program}.
+
+    Raises:
+      InputError: a method of the model reads more of a batch than x, such as labels.
     """
     (size,) = symbolic_shape("B")
+    params = jax.tree.map(jnp.asarray, params)  # a traced index works on arrays of JAX only
+    _check_reads_x_alone(params, model, shape)
     num_latents = sum(layer.size for layer in latent_shapes(params, model=model).values())
     signatures = {
         "encoder": (_encode_x, (size, *shape), jnp.float32),
@@ -229,6 +235,18 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
             )
             for name, (function, argument, dtype) in signatures.items()
         }
+
+
+def _check_reads_x_alone(params: Any, model: Any, shape: Shape) -> None:
+    """Raise InputError if `encode` or `decode` reads an array of the batch that a program does not receive."""
+    try:
+        jax.eval_shape(lambda params, x: encode(params, {"x": x}, model=model), params, jnp.zeros((1, *shape)))
+        latent_shapes(params, model=model)
+    except KeyError as error:
+        raise InputError(
+            f"model {type(model).__name__} reads batch[{error.args[0]!r}], but an exported program receives x, codes "
+            "or keys alone; export a model without such conditions, or a custom function with `jax.export`"
+        ) from None
 
 
 def _encode_x(params: Any, x: Array, *, model: Any) -> dict[str, Array]:

@@ -152,6 +152,10 @@ class LogisticMixtureConfig(LikelihoodConfig):
         """Return 3M for grey images and 10M for RGB, with M components."""
         return DiscretizedLogisticMixture.num_features(self.components, channels)
 
+    def initial_bias(self, mean: Array) -> Array:
+        """Return the features of equal components with the mean."""
+        return DiscretizedLogisticMixture.initial_features(mean, self.components)
+
     def distribution(
         self, features: Array, parameters: Mapping[str, Array], shape: Shape
     ) -> DiscretizedLogisticMixture:

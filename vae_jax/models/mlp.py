@@ -7,7 +7,7 @@ Layers compute in `dtype`, or in the dtype of their input if it is None. Their p
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -140,6 +140,11 @@ class MLPConfig(LayersConfig):
             likelihood = config.likelihood
             require(likelihood.num_features(1) == 1, "network.tied", True, f"False with likelihood={likelihood.name}, "
                     "whose decoder has more outputs than an example has numbers")  # fmt: skip
-        if self.log1p:
-            require("counts" in values_after(config.preprocess, config.preprocess.kinds), "network.log1p", True,
-                    f"False with preprocess={config.preprocess.name}, which does not return counts")  # fmt: skip
+        self.check_values(config.preprocess, config.data.kind)
+
+    def check_values(self, preprocess: Any, kind: str) -> None:
+        """Raise InputError if `log1p` is set and the preprocessing does not return counts."""
+        values = values_after(preprocess, preprocess.kinds if kind == "auto" else kind)
+        require(not self.log1p or "counts" in values, "network.log1p", True,
+                f"False with preprocess={preprocess.name}, which does not return counts"
+                + ("" if kind == "auto" else f" for {kind}"))  # fmt: skip

@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import inspect
 from typing import Any, ClassVar
 
 import chex
@@ -46,9 +47,16 @@ class VAE(nn.Module):
 
     def setup(self) -> None:
         """Check the parts, and create the parameters that belong to none of them."""
-        if self._is_tied and not hasattr(self.posterior, "kernels"):
-            name = type(self.posterior).__name__
-            raise InputError(f"posterior {name} has no method kernels, which the tied decoder needs; add it")
+        for name, arguments in _PARTS.items():
+            _check_part(name, getattr(self, name), arguments)
+        if not isinstance(self.likelihood, LikelihoodConfig):
+            kind = type(self.likelihood).__name__
+            raise InputError(f'likelihood is a {kind}; use `vae_jax.choice("likelihood", NAME)`')
+        for name in ("encoder", "posterior") if self._is_tied else ():
+            part = getattr(self, name)
+            if not hasattr(part, "kernels"):
+                kind = type(part).__name__
+                raise InputError(f"{name} {kind} has no method kernels, which the tied decoder needs; add it")
         *sides, channels = self.shape
         features = self.likelihood.num_features(channels)
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (*sides, features))
@@ -124,6 +132,39 @@ class VAE(nn.Module):
         return self.likelihood.distribution(features, self.likelihood_parameters, self.shape)
 
 
+_PARTS = {"encoder": "x", "decoder": "z", "posterior": "features", "prior": "posterior_of"}  # part -> its argument
+
+
+def check_linen(name: str, part: Any) -> None:
+    """Raise InputError unless a part of a model is a Linen module: Flax does not train the parameters of another one.
+
+    Args:
+      name: the name of the part, for the error.
+      part: the part.
+
+    Raises:
+      InputError: it is a function, or a module of another kind.
+    """
+    if not isinstance(part, nn.Module):
+        raise InputError(
+            f"{name} is a {type(part).__name__}, whose parameters would not be trained; use a Linen module "
+            "(flax.linen.Module); `flax.nnx.bridge.to_linen` makes one of an nnx class"
+        )
+
+
+def _check_part(name: str, part: Any, argument: str) -> None:
+    """Raise InputError unless a part is a Linen module that can be called with one argument, or two if it is tied."""
+    check_linen(name, part)
+    arguments = (argument, "kernels") if getattr(part, "uses_encoder_kernels", False) else (argument,)
+    try:
+        inspect.signature(type(part).__call__).bind(part, *arguments)
+    except TypeError as error:
+        raise InputError(
+            f"{name} {type(part).__name__} cannot be called with ({', '.join(arguments)}): {error}; give its other "
+            "arguments as attributes of the module, or with defaults"
+        ) from None
+
+
 @register("model", "vae")
 @dataclasses.dataclass(frozen=True)
 class VAEConfig(ModelConfig):
@@ -158,7 +199,7 @@ def with_output_bias(params: Any, mean: Array, *, likelihood: LikelihoodConfig) 
       likelihood: the family of p(x|z).
 
     Returns:
-      A copy of `params` with another `output_bias`; `params` if the mean does not determine the bias, as for a mixture.
+      A copy of `params` with another `output_bias`; `params` if the mean does not determine the bias.
 
     Raises:
       AssertionError: `mean` has another shape than an example.

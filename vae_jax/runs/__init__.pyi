@@ -23,6 +23,7 @@ from .evaluation import (
     Interrupted as Interrupted,
     evaluate_run as evaluate_run,
     evaluation_protocol as evaluation_protocol,
+    likelihood_warnings as likelihood_warnings,
     make_evaluator as make_evaluator,
     read_evaluation as read_evaluation,
 )
@@ -33,6 +34,7 @@ from .opening import (
     OpenedRun as OpenedRun,
     check_data as check_data,
     check_experiment as check_experiment,
+    log_notes as log_notes,
     open_run as open_run,
     prepare_experiment as prepare_experiment,
     require_in_memory as require_in_memory,

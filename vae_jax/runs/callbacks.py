@@ -10,18 +10,26 @@ from `Callback` and overrides the methods that it needs:
     fit(experiment, "runs/mine", callbacks=[*default_callbacks(), PrintBound()])
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from vae_jax.runs import plots
 from vae_jax.runs.evaluation import make_evaluator
-from vae_jax.runs.loggers import MetricsFile, NullLogger, TensorBoard, read_metrics
+from vae_jax.runs.loggers import (
+    MetricsFile,
+    NullLogger,
+    SavedRows,
+    TensorBoard,
+    as_saved,
+    read_metrics,
+    tensorboard_tag,
+)
+from vae_jax.runs.memory import refuse_lack_of_memory
 from vae_jax.runs.progress import Progress
 from vae_jax.runs.training_run import TrainingRun
 from vae_jax.runtime import atomic_files, multihost
-from vae_jax.training import Evaluator
 
 NUM_PREVIEW_EXAMPLES = 12  # validation examples whose reconstructions are written to TensorBoard
 
@@ -48,16 +56,19 @@ class Callback:
         """Close what `on_start` has opened, also after an error."""
 
 
-def default_callbacks(stop: Callable[[], bool] = lambda: False) -> list[Callback]:
+def default_callbacks(
+    stop: Callable[[], bool] = lambda: False, save: Callable[[], bool] = lambda: False
+) -> list[Callback]:
     """Return the callbacks of `vae-jax train`.
 
     Args:
       stop: polled before the first step and after each dispatch; a True saves the state and ends the training.
+      save: polled after each dispatch; a True saves the state, and the training goes on.
 
     Returns:
       The callbacks, in the order in which they must be called.
     """
-    return [ProgressBar(), StopWhen(stop), *recording_callbacks()]
+    return [ProgressBar(), StopWhen(stop), SaveWhen(save), *recording_callbacks()]
 
 
 def recording_callbacks() -> list[Callback]:
@@ -75,16 +86,42 @@ class ProgressBar(Callback):
             training = run.experiment.training
             self.progress = Progress(training.steps, examples_per_step=training.batch_size, initial_step=run.first_step)
         self.progress.__enter__()
+        self.bounds: dict[str, float | None] = {}
         for note in run.notes:
             self.progress.print(note)
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Show the step and the bounds."""
-        self.progress.update(step, bound=row.get("bound"), validation_bound=row.get("validation_bound"))
+        """Store the bounds, which the next `on_steps` shows: the devices may have finished more than these steps."""
+        self.bounds |= {name: row[name] for name in ("bound", "validation_bound") if name in row}
+        if step == run.experiment.training.steps:
+            self.progress.update(step, **self.bounds)
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Show the finished steps; the rate begins with the first call, because it follows the compilation."""
+        show_finished(self.progress, run, self.bounds)
 
     def on_end(self, run: TrainingRun) -> None:
-        """Close the display."""
+        """Show the last step of a training that is stopped, and close the display."""
+        if run.first_step < run.step < run.experiment.training.steps:
+            self.progress.update(run.finished_step, **self.bounds)
         self.progress.__exit__(None, None, None)
+
+
+def show_finished(progress: Progress | NullLogger, run: TrainingRun, bounds: Mapping[str, float | None]) -> None:
+    """Show the steps that the devices have finished, after a dispatch.
+
+    A dispatch can return before its steps are finished, after them, or after those of the next one. So the rate is that
+    between finished steps, and not between the times at which metrics are read.
+
+    Args:
+      progress: the display.
+      run: the run.
+      bounds: {"bound": ..., "validation_bound": ...}, as far as they are known.
+    """
+    if run.is_first_dispatch:
+        progress.begin(run.finished_step)
+    else:
+        progress.update(run.finished_step, **bounds)
 
 
 class StopWhen(Callback):
@@ -112,14 +149,34 @@ class StopWhen(Callback):
         self._polled, self._answer = -1, False
 
 
+class SaveWhen(Callback):
+    """Requests a save when a function returns True; it is polled after each dispatch, and the training goes on."""
+
+    def __init__(self, save: Callable[[], bool]):
+        self._save, self._polled, self._answer = save, -1, False
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Poll."""
+        if self._polled != run.step:  # the members of a sweep share the answer
+            self._polled, self._answer = run.step, self._save()
+        run.save_requested |= self._answer
+
+
 class MetricsLog(Callback):
     """Writes metrics.jsonl."""
 
     def on_start(self, run: TrainingRun) -> None:
-        """Open the file; rows after the first step are removed."""
-        path, first = run.directory.metrics, run.first_step
-        file = multihost.run_on_primary(lambda: MetricsFile(path, keep_through_step=first))
-        self.file: MetricsFile | NullLogger = file or NullLogger()
+        """Open the file; rows after the first step are removed, and lost rows are restored from the checkpoints."""
+
+        def saved() -> list[SavedRows]:
+            metrics = run.checkpoints.saved_metrics(run.first_step)
+            return [SavedRows(m["count"], m["since"], m["rows"]) for m in metrics if m]
+
+        def open_file() -> MetricsFile:
+            path, first = run.directory.metrics, run.first_step
+            return MetricsFile(path, keep_through_step=first, count=run.num_rows, saved=saved)
+
+        self.file: MetricsFile | NullLogger = multihost.run_on_primary(open_file) or NullLogger()
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
         """Append the row."""
@@ -138,10 +195,11 @@ class TensorBoardLog(Callback):
         purge = run.first_step + 1 if run.first_step else None
         board = multihost.run_on_primary(lambda: TensorBoard(run.directory.path, purge_step=purge))
         self.board: TensorBoard | NullLogger = board or NullLogger()
+        self.board.settings(run.experiment.description())
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Write a scalar for each number."""
-        self.board.scalars(step, {name: value for name, value in row.items() if value is not None})
+        """Write a scalar for each number, in its group."""
+        self.board.scalars(step, {tensorboard_tag(name): value for name, value in row.items() if value is not None})
 
     def on_image(self, run: TrainingRun, name: str, picture: np.ndarray) -> None:
         """Write the picture."""
@@ -157,19 +215,19 @@ class Validation(Callback):
 
     def on_start(self, run: TrainingRun) -> None:
         """Load the validation examples, so that unreadable ones are an error before the training."""
-        self.evaluator: Evaluator | None = None
         validates = run.experiment.training.evaluate_every and not run.is_last
-        if validates and run.validation_data is not None:
-            self.evaluator = make_evaluator(run.experiment, run.placement)
-            self.key = run.experiment.evaluation_key("validation")
+        self.every = run.experiment.training.evaluate_every if validates and run.validation_data is not None else 0
 
     def on_steps(self, run: TrainingRun) -> None:
         """Evaluate, and record the result."""
-        if self.evaluator is None or not run.is_due(run.experiment.training.evaluate_every):
+        if not run.is_due(self.every):
             return
         run.read()
-        assert run.validation_data is not None, "there is an evaluator"
-        result = self.evaluator.bound(run.params, self.key, run.validation_data.arrays)
+        assert run.validation_data is not None, "`every` is 0 otherwise"
+        key = run.experiment.evaluation_key("validation")
+        with refuse_lack_of_memory("the validation"):
+            evaluator = make_evaluator(run.experiment, run.placement)  # from the cache of programs after the first time
+            result = evaluator.bound(run.params, key, run.validation_data.arrays)
         metric = getattr(run.experiment.objective, "validation_metric", "elbo")
         row = {f"validation_{name}": result[name] for name in ("reconstruction", "kl") if name in result}
         run.record(row | {"validation_bound": result.get(metric, result["reconstruction"])})
@@ -186,7 +244,8 @@ class PreviewImages(Callback):
         arrays = {} if run.validation_data is None else run.validation_data.arrays
         few = {name: array[:NUM_PREVIEW_EXAMPLES] for name, array in arrays.items()}
         key = run.experiment.evaluation_key("validation")
-        pictures = plots.preview_images(run.experiment, run.params, key, few, run.placement)
+        with refuse_lack_of_memory("a picture for TensorBoard"):
+            pictures = plots.preview_images(run.experiment, run.params, key, few, run.placement)
         for name, picture in pictures.items():
             run.image(name, picture)
 
@@ -226,30 +285,38 @@ def _comparable(value: float | None) -> float:
 
 
 class CheckpointSaver(Callback):
-    """Saves the state every train.save_every steps, at the end, and when the training is stopped."""
+    """Saves the state every train.save_every steps, at the end, and when a save or a stop is requested.
+
+    Each checkpoint stores the metrics that a resumed run needs: `count`, the number of rows so far; `rows`, those after
+    the step `since` of the checkpoint before; and `interval`, see `TrainingRun`.
+    """
 
     def on_start(self, run: TrainingRun) -> None:
         """Remove the evaluation of earlier weights."""
+        self._count, self._since, self._rows = run.num_rows, run.first_step, []
         if not run.is_last and run.stop_reason != "stopped early":
             atomic_files.remove(run.directory.evaluation)
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Raise StorageError if the last save has failed."""
+        """Store the row for the next save; raise StorageError if the last save has failed."""
+        self._rows.append(as_saved({"step": step} | row))
         run.checkpoints.check()
 
     def on_steps(self, run: TrainingRun) -> None:
-        """Save if it is due; raises NotFiniteError if a step is not finite."""
-        if self._is_due(run):
+        """Save if it is due or requested; raises NotFiniteError if a step is not finite."""
+        if run.save_requested or run.is_due(run.experiment.training.save_every):
             self._save(run)
 
     def on_stop(self, run: TrainingRun) -> None:
         """Save unless `on_steps` has saved this step."""
-        if not self._is_due(run):
+        if run.step > self._since:
             self._save(run)
-
-    def _is_due(self, run: TrainingRun) -> bool:
-        return run.is_due(run.experiment.training.save_every)
 
     def _save(self, run: TrainingRun) -> None:
         run.read()
-        run.checkpoints.save(run.step, run.state, config=run.experiment.description(), data=run.experiment.data)
+        rows = [row for row in self._rows if row["step"] > self._since]
+        count = self._count + len(self._rows)
+        metrics = {"count": count, "since": self._since, "rows": rows, "interval": run.interval}
+        config, data = run.experiment.description(), run.experiment.data
+        run.checkpoints.save(run.step, run.state, config=config, data=data, metrics=metrics)
+        self._count, self._since, self._rows, run.save_requested = count, run.step, [], False

@@ -10,12 +10,50 @@ from vae_jax.runs.config_file import CHANGE_FIELDS, StoredRun
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.training import TrainState
 
-DATA_SETTINGS = {"data.name", "data.holdout", "data.kind", "preprocess"}  # settings that select the training examples
+# Settings that select the training examples.
+DATA_SETTINGS = {"data.name", "data.holdout", "data.kind", "data.duplicates", "data.resize", "preprocess"}
 
 
-def data_changed_message(name: str, directory: RunDirectory) -> str:
-    """Return the error for training examples that differ from those that a run was trained on."""
-    return f"data.name={name} no longer contains the examples that {directory} was trained on"
+def data_changed_message(
+    name: str, directory: RunDirectory, stored: Mapping[str, Any], given: Mapping[str, Any]
+) -> str:
+    """Return the error for examples that differ from those of a run, with the differences.
+
+    Args:
+      name: the value of data.name.
+      directory: the run's directory.
+      stored: the description of the run's examples, see `describe_data`.
+      given: that of the examples now.
+    """
+    old, new = flatten_mapping(stored), flatten_mapping(given)
+    changed = data_differences(stored, given)
+    counts = [field for field in changed if field.endswith("num_examples")]
+    lines = [f"{_split_of(field)}: {old.get(field, 0)} examples then, {new.get(field, 0)} now" for field in counts]
+    counted = {_split_of(field) for field in counts}
+    others = dict.fromkeys(_split_of(field) for field in changed if _split_of(field) not in counted)
+    lines += [f"{split}: other contents" for split in others]
+    return (
+        f"data.name={name} no longer contains the examples that {directory} was trained on and evaluated on "
+        f"({'; '.join(lines)})"
+    )
+
+
+def _split_of(field: str) -> str:
+    """Return the split that a field of `describe_data` belongs to."""
+    return field.split(".")[1] if field.startswith("held_out.") else "train"
+
+
+def describe_data(data: Mapping[str, Any], held_out: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of all examples: of the training examples, and of those that are held out."""
+    return {**data, "held_out": held_out}
+
+
+def data_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return the fields in which two results of `describe_data` differ; unknown held-out examples are not compared."""
+    ignored = () if stored.get("held_out") and given.get("held_out") else ("held_out",)
+    old, new = flatten_mapping(stored), flatten_mapping(given)
+    compared = [field for field in {**old, **new} if field.partition(".")[0] not in ignored]
+    return [field for field in compared if old.get(field) != new.get(field)]
 
 
 def changed_settings(
@@ -90,8 +128,8 @@ def changed_data(
     """Return a record for each field of the data description that differs from the stored run.
 
     Args:
-      stored: the description of the examples that the run was trained on, as `Experiment.data` returns it.
-      given: the description of the training examples of this start.
+      stored: the description of the run's examples, see `describe_data`.
+      given: that of the examples of this start.
       settings: the flat settings of this start.
       directory: the run's directory, for errors.
       allow_change: settings that may differ.
@@ -103,14 +141,14 @@ def changed_data(
       InputError: the arrays of an example differ, or `allow_change` lists no setting that selects the examples.
     """
     old, new = flatten_mapping(stored), flatten_mapping(given)
-    changed = [field for field in {**old, **new} if old.get(field) != new.get(field)]
+    changed = data_differences(stored, given)
     reshaped = any(not field.endswith(("sha256", "num_examples")) for field in changed)
     if reshaped or (changed and not _data_settings(settings).intersection(allow_change)):
         if "data.name" not in settings:
             option = "" if reshaped else ", or allow the change with allow_change=['data']"
             raise InputError(f"{directory} was trained on other examples than these; choose another directory{option}")
         option = "" if reshaped else ", or allow the change with --allow-change data.name"
-        message = data_changed_message(settings["data.name"], directory)
+        message = data_changed_message(settings["data.name"], directory, stored, given)
         raise InputError(f"{message}; choose another --workdir{option}")
     return [dict(zip(CHANGE_FIELDS, (field, old.get(field), new.get(field)), strict=True)) for field in changed]
 

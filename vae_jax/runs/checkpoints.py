@@ -1,13 +1,13 @@
 """Save and restore training states with Orbax, which no other module imports.
 
-Each step is a folder `checkpoints/STEP/` with four items: the `state`, the `config` and the description of the `data`
-that it belongs to, and `digests`, the checksums by which a restore detects damage. A step is either complete or absent:
-it is written under a temporary name and renamed at the end.
+Each step is a folder `checkpoints/STEP/` with five items: the `state`, the `config` and the description of the `data`
+that it belongs to, the `history` of the last metrics, and `digests`, the number of the step and the checksums by which
+a restore detects damage. A step is either complete or absent: it is written under a temporary name and renamed at the
+end.
 """
 
+import contextlib
 import os
-import re
-import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from vae_jax.errors import CheckpointError, NotFiniteError, StorageError, VaeJaxError
-from vae_jax.runs import checksums, orbax_messages
+from vae_jax.runs import checksums, orbax_messages, step_folders
 from vae_jax.runtime import multihost
 
 PyTree = Any
 
 FOLDER_NAME = "checkpoints"
-_TEMPORARIES = "*.orbax-checkpoint-tmp*"
 _LARGE_STATE = 1 << 30  # bytes
+_JSON_ITEMS = ("config", "data", "history", "digests")  # Orbax reserves the name "metrics"
+_MANIFEST = Path("state", "manifest.ocdbt")  # without this file no array of a step can be read
 
 
 class Restored(NamedTuple):
@@ -36,20 +36,13 @@ class Restored(NamedTuple):
       state: the state.
       step: its step.
       notes: a line for each newer step that is damaged.
+      metrics: what was saved with it as its metrics.
     """
 
     state: PyTree
     step: int
     notes: list[str]
-
-
-def newest_step(directory: Path) -> int | None:
-    """Return the newest step in a run's directory by the names of its folders, damaged or not; None without steps."""
-    return max((int(path.name) for path in (directory / FOLDER_NAME).glob("*") if path.name.isdecimal()), default=None)
-
-
-class _Damaged(Exception):
-    """The files of a step differ from what was saved."""
+    metrics: dict[str, Any]
 
 
 class Checkpoints:
@@ -66,6 +59,7 @@ class Checkpoints:
       directory: the folder of the checkpoints.
 
     Raises:
+      InputError: checkpoints cannot be stored under such a path.
       StorageError: the folder cannot be created or read.
     """
 
@@ -73,6 +67,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+        step_folders.check_path(Path(directory))
         self.directory = Path(directory).absolute() / FOLDER_NAME
         self._read_only = read_only
         self._args, self._handler = ocp.args, ocp.StandardCheckpointHandler()
@@ -89,8 +84,9 @@ class Checkpoints:
         try:
             self._remove_temporaries()
             self._manager = ocp.CheckpointManager(
-                self.directory,
+                step_folders.literal_path(self.directory),
                 options=ocp.CheckpointManagerOptions(
+                    step_name_format=step_folders.StepNames(),
                     preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep)]),
                     create=not read_only,
                     read_only=read_only,
@@ -98,8 +94,9 @@ class Checkpoints:
                     async_options=async_options,
                 ),
             )
+            self._identity = None if read_only else step_folders.identity(self.directory)
         except OSError as error:
-            raise StorageError(f"cannot open {self.directory}: {_reason(error)}") from error
+            raise StorageError(f"cannot open {self.directory}: {orbax_messages.reason(error)}") from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -125,7 +122,7 @@ class Checkpoints:
         """Return the newest of `steps()`; None without steps."""
         return max(self.steps(), default=None)
 
-    def save(self, step: int, state: PyTree, *, config: dict, data: dict) -> bool:
+    def save(self, step: int, state: PyTree, *, config: dict, data: dict, metrics: dict | None = None) -> bool:
         """Start to save a state.
 
         On return the state is copied, so the caller may donate its buffers. The files are written in the background. An
@@ -136,6 +133,7 @@ class Checkpoints:
           state: a pytree of arrays.
           config: the settings of the run.
           data: the description of its training images.
+          metrics: the last metrics of the run, JSON values; a restore returns them.
 
         Returns:
           Whether the save has started; False if this step is already saved.
@@ -151,15 +149,14 @@ class Checkpoints:
             if step in self.steps():
                 return False
             raise CheckpointError(f"step {step} is older than the newest step {newest} in {self.directory}")
-        copy, finite = _copy(state)
-        paths = [path for path, ok in checksums.named_leaves(jax.device_get(finite)) if not ok]
-        if paths:
+        copy, finite = checksums.copy_and_check(state)
+        if paths := [path for path, ok in checksums.named_leaves(jax.device_get(finite)) if not ok]:
             listed = ", ".join(checksums.first_few(paths))
             raise NotFiniteError(f"step {step} is not saved, because it is not finite: {listed}")
-        config, data = checksums.to_json_types(config), checksums.to_json_types(data)
-        leaves = checksums.describe_leaves(copy)
-        digests = {"leaves": leaves, "description": checksums.combined_checksum(config, data, leaves)}
-        self._pending = step, {"state": copy, "config": config, "data": data, "digests": digests}
+        items = checksums.to_json_types({"config": config, "data": data, "history": metrics or {}})
+        digests = {"step": step, "leaves": checksums.describe_leaves(copy)}
+        digests["description"] = _description(items, digests)
+        self._pending = step, {"state": copy, **items, "digests": digests}
         self._error = self._start() or self._error
         if not multihost.is_single_process():
             self._pending = step, {}  # there is no second attempt, so the copy is not needed
@@ -197,7 +194,9 @@ class Checkpoints:
         if error:
             self._blocked = not multihost.is_single_process()
             self._remove_temporaries()
-            raise StorageError(f"step {step} is not saved in {self.directory}: {_reason(error)}") from error
+            raise StorageError(
+                f"step {step} is not saved in {self.directory}: {orbax_messages.reason(error)}"
+            ) from error
 
     def restore(
         self,
@@ -226,27 +225,35 @@ class Checkpoints:
           CheckpointError: the newest intact step has another config, data or leaves, or every step is damaged.
         """
         self.wait()
-        self._manager.reload()
         target = jax.tree.map(_with_sharding, target)
-        damaged = {}
-        for step in reversed(self.steps()):
-            if at_most is not None and step > at_most:
-                continue
+        failed: dict[int, str] = {}
+        while left := [s for s in self._listed() if s not in failed and (at_most is None or s <= at_most)]:
+            step = left[-1]
             try:
-                leaves = self._compare(step, target, config, data, ignore)
-                state = self._read(step, target, leaves)
+                items = self._compare(step, target, config, data, ignore)
+                state = self._read(step, target, items["digests"]["leaves"])
             except CheckpointError:
                 raise
             except Exception as error:  # Orbax raises many kinds of errors for damaged files
-                damaged[step] = _reason(error)
+                failed[step] = orbax_messages.reason(error)
                 continue
+            # The process that trains deletes older steps only: these may have failed because they were being deleted.
+            damaged = {old: why for old, why in failed.items() if old > step}
             self._rename(damaged, "damaged")
             notes = [f"step {old} is damaged ({why}); using step {step}" for old, why in damaged.items()]
-            return Restored(state, step, notes)
-        if damaged:
-            reasons = "; ".join(f"step {step} ({why})" for step, why in damaged.items())
+            return Restored(state, step, notes, items["history"])
+        if damaged := set(failed).intersection(self._listed()):
+            reasons = "; ".join(f"step {step} ({why})" for step, why in failed.items() if step in damaged)
             raise CheckpointError(f"every checkpoint in {self.directory} is damaged: {reasons}")
         return None
+
+    def saved_metrics(self, at_most: int) -> list[dict[str, Any]]:
+        """Return the metrics that were saved with each intact step up to a limit, oldest first."""
+        found = []
+        for step in self.steps():
+            with contextlib.suppress(Exception):  # as in `restore`; the metrics of a damaged step are lost
+                found += [self._describe(step)["history"]] if step <= at_most else []
+        return found
 
     def set_aside_after(self, step: int) -> list[int]:
         """Rename the steps after `step` to ahead-STEP, so that they can be trained and saved again.
@@ -261,35 +268,47 @@ class Checkpoints:
           StorageError: a folder cannot be renamed, or the last save has failed.
         """
         self.wait()
-        self._manager.reload()
-        later = [other for other in self.steps() if other > step]
+        later = [other for other in self._listed() if other > step]
         self._rename(later, "ahead")
         return later
 
     def _compare(self, step: int, target: PyTree, config: dict, data: dict, ignore: frozenset[str]) -> dict:
-        """Return dtype, shape and checksum of each leaf of a step; raise CheckpointError if it is not of this run.
+        """Return the JSON items of a step; raise CheckpointError if it is not of this run.
 
         The comparison precedes the restore of the state, because Orbax casts dtypes without a warning.
         """
-        args = {name: self._args.JsonRestore() for name in ("config", "data", "digests")}
-        items = self._manager.restore(step, args=self._args.Composite(**args))
+        items = self._describe(step)
         leaves = items["digests"]["leaves"]
-        if checksums.combined_checksum(items["config"], items["data"], leaves) != items["digests"]["description"]:
-            raise _Damaged("config and data do not match their checksum")
-        saved = {path: leaf["spec"] for path, leaf in leaves.items()}
-        given = {path: checksums.dtype_and_shape(leaf) for path, leaf in checksums.named_leaves(target)}
         problems = [
             *checksums.mismatches(items["config"], checksums.to_json_types(config), "config", ignore=ignore),
             *checksums.mismatches(items["data"], checksums.to_json_types(data), "data", ignore=ignore),
-            *checksums.first_few(checksums.mismatches(saved, given, "state", show=str)),
+            *checksums.first_few(checksums.leaf_mismatches(leaves, target)),
         ]
         if problems:
             raise CheckpointError(f"step {step} in {self.directory} belongs to another run: {'; '.join(problems)}")
         declared = sum(leaf.size * leaf.dtype.itemsize for _, leaf in checksums.named_leaves(target))
-        on_disk = sum(file.stat().st_size for file in (self.directory / str(step)).rglob("*") if file.is_file())
+        on_disk = step_folders.size_of(self.directory / str(step))
         if declared > _LARGE_STATE and declared > 1000 * on_disk:  # compression saves a factor of ten, not of 1000
-            raise _Damaged(f"declares {declared} bytes, but its files contain {on_disk}")
-        return leaves
+            raise orbax_messages.Damaged(f"declares {declared} bytes, but its files contain {on_disk}")
+        return items
+
+    def _describe(self, step: int) -> dict[str, Any]:
+        """Return the JSON items of a step; raise an error if they are damaged or those of another step."""
+        if special := step_folders.special_files(self.directory / str(step)):
+            raise orbax_messages.Damaged(f"{special[0]} is no regular file")
+        args = {name: self._args.JsonRestore() for name in _JSON_ITEMS}
+        items = dict(self._manager.restore(step, args=self._args.Composite(**args)))
+        digests = items["digests"]
+        if _description(items, digests) != digests["description"]:
+            raise orbax_messages.Damaged("config, data and metrics do not match their checksum")
+        if digests["step"] != step:
+            raise orbax_messages.Damaged(f"it contains step {digests['step']}")
+        return items
+
+    def _listed(self) -> list[int]:
+        """Return the steps on disk now, oldest first."""
+        self._manager.reload()
+        return self.steps()
 
     def _read(self, step: int, target: PyTree, leaves: dict) -> PyTree:
         def read() -> PyTree:
@@ -297,12 +316,12 @@ class Checkpoints:
                 item = self._manager.directory / str(step) / "state"
                 return self._handler.restore(item, args=self._args.StandardRestore(target))
             except Exception as error:
-                raise _Damaged(_reason(error)) from error
+                raise orbax_messages.Damaged(orbax_messages.reason(error)) from error
 
-        state = multihost.run_on_all(read, expected=_Damaged)
+        state = multihost.run_on_all(read, expected=orbax_messages.Damaged)
         for path, leaf in checksums.named_leaves(state):
             if checksums.checksum(leaf) != leaves[path]["sha256"]:
-                raise _Damaged(f"{path} does not match its checksum")
+                raise orbax_messages.Damaged(f"{path} does not match its checksum")
         return state
 
     def _start(self) -> Exception | None:
@@ -311,6 +330,8 @@ class Checkpoints:
         kinds = {"state": self._args.StandardSave}
         args = {name: kinds.get(name, self._args.JsonSave)(item) for name, item in items.items()}
         try:
+            if step_folders.identity(self.directory) != self._identity:
+                raise OSError("the folder was moved, replaced or deleted after the run had opened it")
             self._manager.save(step, args=self._args.Composite(**args))
         except Exception as error:  # Orbax raises errors of the file system as ValueError, too
             return error
@@ -323,7 +344,11 @@ class Checkpoints:
         except Exception as error:
             self._manager.reload()
             return error
-        return None
+        assert self._pending is not None, "a save is joined once"
+        manifest = self.directory / str(self._pending[0]) / _MANIFEST
+        if multihost.broadcast_from_primary(manifest.is_file):
+            return None
+        return OSError(f"{manifest} is missing, so the step cannot be restored")
 
     def _failed_here(self) -> bool:
         if multihost.is_single_process() and not (self._error or self._manager.is_saving_in_progress()):
@@ -340,7 +365,9 @@ class Checkpoints:
         """Wait for the save of all processes; return the error of the first process that failed, in all of them."""
         while True:
             finished = not (self._error or self._manager.is_saving_in_progress())
-            reports = multihost.gather_text(_reason(self._error) if self._error else "." if finished else "")
+            reports = multihost.gather_text(
+                orbax_messages.reason(self._error) if self._error else "." if finished else ""
+            )
             for rank, report in enumerate(reports):
                 if len(report) > 1:
                     return OSError(f"process {rank}: {report}")
@@ -349,51 +376,25 @@ class Checkpoints:
             time.sleep(0.02)
 
     def _remove_temporaries(self) -> None:
-        if self._read_only or jax.process_index() > 0:
-            return
-        end = time.monotonic() + 1  # threads of a failed save may still write
-        while time.monotonic() < end and (paths := list(self.directory.glob(_TEMPORARIES))):
-            for path in paths:
-                shutil.rmtree(path, ignore_errors=True)
-            time.sleep(0.05)
+        if not self._read_only and jax.process_index() == 0:
+            step_folders.remove_temporaries(self.directory)
 
     def _rename(self, steps: Iterable[int], prefix: str) -> None:
         """Rename steps to PREFIX-STEP, so that the same step can be saved again; an existing PREFIX-STEP is removed."""
         if self._read_only or not steps:
             return
         if jax.process_index() == 0:
-            for step in steps:
-                renamed = self.directory / f"{prefix}-{step}"
-                shutil.rmtree(renamed, ignore_errors=True)
-                try:
-                    (self.directory / str(step)).rename(renamed)
-                except OSError as error:
-                    raise StorageError(f"cannot rename step {step} to {renamed}: {_reason(error)}") from error
+            step_folders.rename(self.directory, steps, prefix)
         multihost_utils.sync_global_devices(f"{prefix} steps are renamed")
         self._manager.reload()
 
 
-@jax.jit
-def _copy(state: PyTree) -> tuple[PyTree, PyTree]:
-    """Return the state in new buffers with the same shardings, and for each leaf whether it is finite."""
-
-    def finite(x):
-        return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.array(True)
-
-    return jax.tree.map(jnp.copy, state), jax.tree.map(finite, state)
+def _description(items: dict[str, Any], digests: dict[str, Any]) -> str:
+    """Return the checksum of the JSON items of a step and of its number."""
+    described = {name: items[name] for name in _JSON_ITEMS if name != "digests"}
+    return checksums.combined_checksum(described, {name: digests[name] for name in ("step", "leaves")})
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _reason(error: BaseException) -> str:
-    """Return the root cause of an error in one line of at most 250 characters, or the file system's message for it."""
-    while error.__cause__:
-        error = error.__cause__
-    kind = "" if isinstance(error, OSError | _Damaged) else f"{type(error).__name__}: "
-    text = kind + " ".join(str(error).split())
-    if match := re.search(r"os_error_code='(\d+)'", text):  # at the end of a long text about the array
-        return os.strerror(int(match[1]))
-    return text if len(text) <= 250 else f"{text[:100]} ... {text[-145:]}"

@@ -1,4 +1,4 @@
-"""Checksums of arrays and descriptions, and readable lists of the differences between two descriptions."""
+"""Copies and checksums of arrays, checksums of descriptions, and readable lists of the differences between two."""
 
 import hashlib
 import json
@@ -39,6 +39,16 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
 def describe_leaves(tree: Any) -> dict[str, dict[str, str]]:
     """Return path -> {"spec": dtype and shape, "sha256": checksum} for the leaves of a tree."""
     return {path: {"spec": dtype_and_shape(leaf), "sha256": checksum(leaf)} for path, leaf in named_leaves(tree)}
+
+
+@jax.jit
+def copy_and_check(tree: Any) -> tuple[Any, Any]:
+    """Return a tree of arrays in new buffers with the same shardings, and for each leaf whether it is finite."""
+
+    def finite(x: jax.Array) -> jax.Array:
+        return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.array(True)
+
+    return jax.tree.map(jnp.copy, tree), jax.tree.map(finite, tree)
 
 
 def to_json_types(item: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +104,13 @@ def mismatches(
         if old != new and saved.get(field, _ABSENT) != given.get(field, _ABSENT):
             lines.append(f"{field}: {old} in checkpoint, {new} in {name}")
     return lines
+
+
+def leaf_mismatches(leaves: Mapping[str, Mapping[str, str]], target: Any) -> list[str]:
+    """Return a line for each leaf whose dtype or shape differs between `describe_leaves` of a state and a target."""
+    saved = {path: leaf["spec"] for path, leaf in leaves.items()}
+    given = {path: dtype_and_shape(leaf) for path, leaf in named_leaves(target)}
+    return mismatches(saved, given, "state", show=str)
 
 
 def first_few(lines: list[str]) -> list[str]:

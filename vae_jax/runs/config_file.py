@@ -1,11 +1,10 @@
 """The file config.json of a run: its settings, the description of its training data, and recorded changes."""
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vae_jax.config import resumable_settings, selected_settings
+from vae_jax.config import from_flat, resumable_settings, selected_settings
 from vae_jax.errors import CheckpointError, InputError, StorageError
 from vae_jax.runs.checksums import to_json_types
 from vae_jax.runs.directory import RunDirectory
@@ -25,12 +24,15 @@ class StoredRun(NamedTuple):
       has_config: whether they are those of a config, from which the experiment can be built again.
       data: the description of the training examples, as `Experiment.data` returns it.
       changes: dictionaries with "step" and the keys of `CHANGE_FIELDS`.
+      held_out: the description of the validation and test examples, as `Experiment.held_out` returns it; empty if the
+        file contains none.
     """
 
     settings: dict[str, Any]
     has_config: bool
     data: dict[str, Any]
     changes: list[dict[str, Any]]
+    held_out: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
 
 def read_stored_run(directory: RunDirectory) -> StoredRun | None:
@@ -51,7 +53,7 @@ def read_stored_run(directory: RunDirectory) -> StoredRun | None:
     """
     path = directory.config
     try:
-        stored = json.loads(path.read_text())
+        stored = atomic_files.read_json(path)
         if "format" not in stored and "config" in stored:
             raise _earlier_format_error(directory, stored["config"])
         if stored["format"] != FORMAT:
@@ -60,12 +62,15 @@ def read_stored_run(directory: RunDirectory) -> StoredRun | None:
         settings, has_config = dict(stored["settings"]), bool(stored["has_config"])
         if has_config:
             settings = _resumable_defaults(settings) | settings
-        return StoredRun(settings, has_config, _checked_data(stored["data"]), changes)
+            from_flat(settings)
+        held_out = {split: {"num_examples": int(found["num_examples"]), "sha256": str(found["sha256"])}
+                    for split, found in stored.get("held_out", {}).items()}  # fmt: skip
+        return StoredRun(settings, has_config, _checked_data(stored["data"]), changes, held_out)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from None
-    except InputError as error:  # an unknown choice
+    except InputError as error:  # a setting or a choice of another version, or of a module that is not imported
         if isinstance(error, _EarlierFormat):
             raise
         raise CheckpointError(f"{path} is not the configuration of a run ({error})") from None
@@ -131,5 +136,6 @@ def write_config(
         "has_config": experiment.config is not None,
         "settings": experiment.description(),
         "data": experiment.data,
+        "held_out": experiment.held_out,
     }
     atomic_files.write_json(directory.config, content | ({"changes": recorded} if recorded else {}))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.runs.figure_files import new_figure, write_figure
+from vae_jax.runs.figure_files import new_figure, plain_text, write_figure
 
 _PANELS = {  # metric: (title, unit, scale of the y axis)
     "bound": ("Bound on log p(x)", "nats per example", "robust"),
@@ -60,7 +60,7 @@ def save_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, t
     num_rows = math.ceil(len(panels) / num_columns)
     figure = new_figure(6 * num_columns, 3.6 * num_rows)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain_text(title))
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(num_rows, num_columns, index + 1)
         heading, unit, scale = _PANELS[panel]
@@ -99,7 +99,9 @@ def save_rate_distortion(path: str | os.PathLike, summary: Sequence[Mapping[str,
     for row, (rate, distortion) in zip(rows, points, strict=True):
         label = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in row["varied"].items()) or "all"
         errors = {"xerr": row["kl"]["sd"], "yerr": row["reconstruction"]["sd"]}
-        axes.errorbar(rate, distortion, **errors, marker="o", markersize=5, capsize=3, linestyle="", label=label)
+        axes.errorbar(
+            rate, distortion, **errors, marker="o", markersize=5, capsize=3, linestyle="", label=plain_text(label)
+        )
     if len(points):
         order = points[np.argsort(points[:, 0])]
         axes.plot(*order.T, color="0.8", zorder=0)

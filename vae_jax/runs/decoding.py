@@ -15,6 +15,7 @@ from vae_jax.distributions import Batch, from_posterior, from_prior, from_values
 from vae_jax.inference import Params, decode, encode as encode_evidence
 from vae_jax.models import LayerShape, encode, join_codes, latent_shapes, layer_shape, split_codes
 from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.memory import decoding_batch
 from vae_jax.runs.program_cache import cache_programs
 from vae_jax.runtime import Placement
 from vae_jax.training import evaluate_examples, padded_batches
@@ -50,7 +51,8 @@ def decode_codes(
     arrays = {"z": np.asarray(z, np.float32)} | dict(conditions or {})
     flat = {name: array.reshape(-1, *array.shape[len(lead) :]) for name, array in arrays.items()}
     program = _decoder(experiment.model, KINDS[experiment.kind].value_range, _replicated(placement, params))
-    means = [np.asarray(program(params, batch))[:count] for count, batch in padded_batches(flat, BATCH_SIZE)]
+    size = _batch_size(experiment, params, placement)
+    means = [np.asarray(program(params, batch))[:count] for count, batch in padded_batches(flat, size)]
     return np.concatenate(means).reshape(*lead, *means[0].shape[1:])
 
 
@@ -92,12 +94,19 @@ def _replicated(placement: Placement | None, params: Params) -> NamedSharding:
     return (placement or placement_of(params)).replicated
 
 
+def _batch_size(experiment: Experiment, params: Params, placement: Placement | None) -> int:
+    """Return the number of examples of one call, which fits in the free memory."""
+    return decoding_batch(experiment, placement or placement_of(params), BATCH_SIZE)
+
+
 def encode_examples(
     experiment: Experiment,
     params: Params,
     key: Array,
     arrays: Arrays,
     placement: Placement | None = None,
+    *,
+    with_seen: bool = True,
 ) -> dict[str, np.ndarray]:
     """Return the posterior of each example, and the example as the model reads it.
 
@@ -107,20 +116,21 @@ def encode_examples(
       key: random key for the preprocessing; that of example i is fold_in(key, i).
       arrays: stored examples, {"x": [N, ...], ...}.
       placement: the devices; None for those of the parameters.
+      with_seen: whether the result contains `seen`, which can be large.
 
     Returns:
       `seen`: the preprocessed (for example binarized) examples, float32 [N, *shape].
       `mean` and `scale` of q(z|x): float32 [N, D] each, as `vae_jax.models.encode` defines them.
     """
-    program = _encoder(experiment.model, experiment.preprocess, _replicated(placement, params))
-    return evaluate_examples(program, params, key, arrays, batch_size=min(BATCH_SIZE, len(arrays["x"])))
+    program = _encoder(experiment.model, experiment.preprocess, _replicated(placement, params), with_seen)
+    return evaluate_examples(program, params, key, arrays, batch_size=_batch_size(experiment, params, placement))
 
 
 @cache_programs
-def _encoder(model: Any, preprocess: Any, sharding: NamedSharding) -> Callable[..., dict[str, Array]]:
+def _encoder(model: Any, preprocess: Any, sharding: NamedSharding, with_seen: bool) -> Callable[..., dict[str, Array]]:
     def encode_batch(params: Params, keys: Array, batch: Batch) -> dict[str, Array]:
         batch = preprocess(keys, batch)
-        return {"seen": batch["x"]} | encode(params, batch, model=model)
+        return ({"seen": batch["x"]} if with_seen else {}) | encode(params, batch, model=model)
 
     return jax.jit(encode_batch, out_shardings=sharding)
 
@@ -186,7 +196,7 @@ def sample_examples(
     """
     program = _example_sampler(experiment.model, _replicated(placement, params))
     arrays = {"position": np.arange(count, dtype=np.uint32)} | dict(conditions or {})
-    batches = padded_batches(arrays, min(BATCH_SIZE, count))
+    batches = padded_batches(arrays, min(_batch_size(experiment, params, placement), count))
     return np.concatenate([np.asarray(program(params, key, batch))[:size] for size, batch in batches])
 
 
@@ -221,7 +231,7 @@ def sample_reconstructions(
       `seen`: the preprocessed examples x, and `sample`: x'; float32 [N, *shape] each.
     """
     program = _reconstruction_sampler(experiment.model, experiment.preprocess, _replicated(placement, params))
-    return evaluate_examples(program, params, key, arrays, batch_size=min(BATCH_SIZE, len(arrays["x"])))
+    return evaluate_examples(program, params, key, arrays, batch_size=_batch_size(experiment, params, placement))
 
 
 @cache_programs

@@ -1,28 +1,26 @@
 """Evaluation of an experiment's model on one split: all metrics, their protocol, and the metrics that are undefined."""
 
 import functools
-import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from vae_jax.errors import NotFiniteError
-from vae_jax.inference import Params, bound_parts, sample_terms
+from vae_jax.inference import Params
+from vae_jax.runs import memory
 from vae_jax.runs.decoding import placement_of
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.program_cache import cache_programs
-from vae_jax.runtime import Placement, defaults
-from vae_jax.training import Evaluator, TrainState, bits_per_dim
+from vae_jax.runtime import Placement, atomic_files, multihost
+from vae_jax.training import Evaluator, bits_per_dim
 
 # What the results of `evaluate_run` depend on, apart from the weights.
-PROTOCOL = ("seed", "training_examples", "preprocess", "num_samples")
+PROTOCOL = ("seed", "training_examples", "test_examples", "preprocess", "num_samples")
+MIN_EFFECTIVE_SHARE = 0.01  # of the K samples; with a smaller effective sample size the NLL still falls with K
 _PIXELS = {"binary": "pixels are binary", "levels": "pixels have 256 values"}  # `PreprocessConfig.values` in a sentence
 
 
@@ -36,9 +34,9 @@ def make_evaluator(experiment: Experiment, placement: Placement, batch_size: int
     Args:
       experiment: its model, preprocessing and kind of data are used.
       placement: the devices.
-      batch_size: how many examples are evaluated at once; None for evaluation.batch_size.
+      batch_size: how many examples are evaluated at once; None for that of `memory.evaluation_sizes`.
     """
-    size = experiment.evaluation.batch_size if batch_size is None else batch_size
+    size = memory.evaluation_sizes(experiment, placement).batch_size if batch_size is None else batch_size
     return _make_evaluator(experiment.model, experiment.preprocess, experiment.kind, size, placement)
 
 
@@ -56,47 +54,76 @@ def evaluate_run(
     report_progress: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
     evaluator: Evaluator | None = None,
+    receive: Callable[[dict[str, np.ndarray]], None] = lambda scores: None,
 ) -> dict[str, Any]:
     """Compute every metric that is defined for a model on a split.
 
     Args:
       experiment: what was trained.
       params: parameters of the model, or `Variables`.
-      split: train, validation or test.
+      split: train, validation, test or all.
       placement: the devices; None for those of the parameters.
-      report_progress: called with (examples done, all examples) during the estimation of the NLL.
-      stop: polled during the same estimation.
+      report_progress: called with (examples done, all examples) before and during the estimation of the NLL.
+      stop: polled during the same estimation; in a single process also during each batch.
       evaluator: replaces that of `make_evaluator`.
+      receive: called with scores {name: [N]} of the examples, see `Evaluator.bound` and `Evaluator.likelihood`.
 
     Returns:
       The metrics of `Evaluator.bound` and `Evaluator.likelihood` (log-probabilities in nats per example), and:
       `split`, `num_examples`, `batch_size`, `chunk` (if there is an NLL) and the fields of `evaluation_protocol`;
       `likelihood`, the name of the family of p(x|z), None if the model does not state it;
       for images `bits_per_dim`, computed from the metric that `bits_per_dim_of` names, "nll" or "elbo";
-      `undefined`: for each metric that is undefined for this model and data, the reason.
+      `undefined`: for each metric that is undefined here, the reason; `warnings`: lines about metrics that can mislead.
 
     Raises:
       Interrupted: `stop()` returned True before the last example.
       NotFiniteError: a metric is not finite; the message lists all of these.
     """
     arrays, key = experiment.dataset(split).arrays, experiment.evaluation_key(split)
-    count = len(arrays["x"])
-    evaluator = evaluator or make_evaluator(experiment, placement or placement_of(params))
-    protocol, likelihood = evaluation_protocol(experiment), _likelihood_name(experiment.model)
-    result: dict[str, Any] = {"split": split, "num_examples": count, "likelihood": likelihood, **protocol}
-    result["batch_size"] = evaluator.batch_size
-    with np.errstate(all="ignore"):  # the error below reports what is not finite
-        result |= evaluator.bound(params, key, arrays)
-        if "num_samples" in protocol:
-            report = functools.partial(_report, total=count, stop=stop, report_progress=report_progress)
-            chunk = defaults.evaluation_chunk(experiment.evaluation.chunk)
-            amounts = {"num_samples": protocol["num_samples"], "chunk": chunk}
-            result |= evaluator.likelihood(params, key, arrays, **amounts, report=report) | amounts
-    result["undefined"] = undefined_metrics(experiment)
-    if experiment.kind == "images":
-        _add_bits_per_dim(result, experiment.shape)
+    count, placement = len(arrays["x"]), placement or placement_of(params)
+    evaluator = evaluator or make_evaluator(experiment, placement)
+    result = _describe_evaluation(experiment, split, count, evaluator.batch_size)
+    numbers = np.errstate(all="ignore")  # the error below reports what is not finite
+    with numbers, memory.refuse_lack_of_memory(f"evaluation of the split {split}"):
+        result |= evaluator.bound(params, key, arrays, receive=receive)
+        if "num_samples" in result:
+            result["chunk"] = memory.evaluation_sizes(experiment, placement).chunk
+            amounts = {name: result[name] for name in ("num_samples", "chunk")}
+            calls = _likelihood_calls(count, stop, report_progress)
+            report_progress(0, count)
+            result |= evaluator.likelihood(params, key, arrays, **amounts, **calls, receive=receive)
+    _add_remarks(result, experiment)
     _check_finite(result)
     return result
+
+
+def _describe_evaluation(experiment: Experiment, split: str, count: int, batch_size: int) -> dict[str, Any]:
+    """Return what is evaluated, and with which settings."""
+    name = _likelihood_name(experiment.model)
+    what = {"split": split, "num_examples": count, "likelihood": name, "batch_size": batch_size}
+    return what | evaluation_protocol(experiment)
+
+
+def _add_remarks(result: dict[str, Any], experiment: Experiment) -> None:
+    """Add why metrics are undefined, warnings, and for images bits/dim."""
+    result["undefined"] = undefined_metrics(experiment)
+    result["warnings"] = [*_loose_bound(result), *likelihood_warnings(experiment)]
+    if experiment.kind == "images":
+        _add_bits_per_dim(result, experiment.shape)
+
+
+def _likelihood_calls(
+    count: int, stop: Callable[[], bool], report_progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Return the functions that `Evaluator.likelihood` calls after, and in a single process also during each batch."""
+    report = functools.partial(_report, total=count, stop=stop, report_progress=report_progress)
+    return {"report": report, "poll": functools.partial(_end_if, stop) if multihost.is_single_process() else None}
+
+
+def _end_if(stop: Callable[[], bool]) -> None:
+    """Raise Interrupted if `stop()` returns True."""
+    if stop():
+        raise Interrupted
 
 
 def _report(done: int, *, total: int, stop: Callable[[], bool], report_progress: Callable[[int, int], None]) -> None:
@@ -104,6 +131,33 @@ def _report(done: int, *, total: int, stop: Callable[[], bool], report_progress:
     if stop() and done < total:
         raise Interrupted
     report_progress(done, total)
+
+
+def _loose_bound(result: dict[str, Any]) -> Iterator[str]:
+    """Yield a warning if few of the samples determine the NLL."""
+    if "ess" in result and result["ess"] < MIN_EFFECTIVE_SHARE * result["num_samples"]:
+        yield (
+            f"nll={result['nll']:.2f} is a loose upper bound on -log p(x): the median effective sample size is "
+            f"{result['ess']:.1f} of K={result['num_samples']} samples, so a larger evaluation.num_samples lowers it"
+        )
+
+
+def likelihood_warnings(experiment: Experiment) -> list[str]:
+    """Return a warning if p(x|z) is a density although x is binary; it is known before the training.
+
+    Args:
+      experiment: its model and preprocessing are used; those that are no registered choices have no warning.
+    """
+    likelihood: Any = getattr(experiment.model, "likelihood", None)
+    preprocess: Any = experiment.preprocess
+    values_of = getattr(preprocess, "values_of", None)
+    if "reals" not in getattr(likelihood, "scores", ()) or values_of is None or values_of(experiment.kind) != "binary":
+        return []
+    return [
+        f"likelihood={likelihood.name} is a density over {likelihood.support}, but preprocess="
+        f"{preprocess.name} makes x binary, so ELBO and NLL are no bounds on a probability and cannot be "
+        "compared with those of other models; use likelihood=bernoulli"
+    ]
 
 
 def _likelihood_name(model: Any) -> str | None:
@@ -143,8 +197,10 @@ def read_evaluation(
       The content of the file; None if it cannot be read or belongs to another step or protocol.
     """
     try:
-        stored = json.loads(RunDirectory(directory).evaluation.read_text())
+        stored = atomic_files.read_json(RunDirectory(directory).evaluation)
     except (OSError, ValueError):
+        return None
+    if not isinstance(stored, dict):
         return None
     same = protocol is None or all(stored.get(name) == protocol.get(name) for name in PROTOCOL)
     return stored if stored.get("step") == step and same else None
@@ -157,33 +213,27 @@ def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
       experiment: the experiment; its examples are not read if a run describes them.
 
     Returns:
-      A value for each name in `PROTOCOL`. `training_examples` is the checksum of the training examples x; it represents
-      the test examples too, because both come from the same source. `num_samples` is absent if no negative
-      log-likelihood is estimated.
+      A value for each name in `PROTOCOL`. `training_examples` is the checksum of the training examples x, and
+      `test_examples` that of all arrays of the test examples; None if there are none. `num_samples` is absent if no
+      negative log-likelihood is estimated.
     """
     protocol: dict[str, Any] = {
         "seed": int(experiment.seed),
         "training_examples": experiment.data["arrays"]["x"]["sha256"],
+        "test_examples": experiment.held_out.get("test", {}).get("sha256"),
         "preprocess": experiment.description()["preprocess"],
     }
     num_samples = experiment.evaluation.num_samples
     return protocol | ({"num_samples": num_samples} if num_samples and has_density(experiment) else {})
 
 
-@functools.lru_cache(maxsize=16)
 def has_density(experiment: Experiment) -> bool:
     """Return whether the posterior of the model has a density, so that a bound on log p(x) exists; nothing is computed.
 
     Args:
       experiment: its model is traced with abstract arrays.
     """
-
-    def parts(state: TrainState, key: Array) -> dict[str, Array]:
-        params = experiment.evaluation_params(state)
-        batch = {name: jnp.asarray(array) for name, array in experiment.example_batch.items()}
-        return bound_parts(sample_terms(params, key, batch, model=experiment.model))
-
-    return "kl" in jax.eval_shape(parts, experiment.abstract_state, experiment.key)
+    return "kl" in memory.trace_walk(experiment).parts
 
 
 def undefined_metrics(experiment: Experiment) -> dict[str, str]:

@@ -21,6 +21,7 @@ from jax import Array
 from vae_jax import random
 from vae_jax.config import Config, EvaluationConfig, TrainConfig, flatten, replace_unvalidated
 from vae_jax.data import (
+    ALL,
     SPLITS,
     ArrayDataset,
     Dataset,
@@ -29,11 +30,13 @@ from vae_jax.data import (
     Source,
     batch_indices,
     describe,
+    describe_held_out,
+    join_splits,
     open_source,
 )
 from vae_jax.distributions import Batch, Variables
 from vae_jax.errors import InputError
-from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise
+from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise, sample_terms
 from vae_jax.models import LikelihoodConfig, build_model, with_output_bias
 from vae_jax.training import (
     Loss,
@@ -47,6 +50,7 @@ from vae_jax.training import (
 )
 
 Preprocess = Callable[[Array, Batch], Batch]  # (keys [B], stored examples) -> inputs of the model
+_SPLIT_KEYS = (*SPLITS, ALL)  # the position of a split decides its random numbers
 Numbers = Mapping[str, Any]  # setting -> a number, which may be known only inside a compiled program
 
 
@@ -116,15 +120,15 @@ class Experiment:
         """Return the examples of a split in memory, as a run reads them.
 
         Args:
-          split: train, validation or test.
+          split: train, validation, test or all.
 
         Raises:
           NoExamplesError: the split is empty.
           InputError: the split is unknown, or its examples have another shape than those of the training.
           StorageError: the data cannot be read.
         """
-        found = self.source.split(split)
-        if split != "train" and found.spec != self.training_data.spec:
+        found = join_splits(self.source) if split == ALL else self.source.split(split)
+        if split != "train" and not self._can_read(found):
             shapes = [{n: list(s.shape) for n, s in d.spec.items()} for d in (found, self.training_data)]
             raise InputError(
                 f"{self.source.name}: the split {split} has arrays {shapes[0]}, but the training examples have "
@@ -133,13 +137,37 @@ class Experiment:
         preprocess: Any = self.preprocess
         if not getattr(preprocess, "in_memory", False):
             return found
-        key = jax.random.fold_in(jax.random.fold_in(self.key, random.BINARIZATION_STREAM), SPLITS.index(split))
-        return ArrayDataset(preprocess.once(key, found.arrays), found.kind)
+        key = jax.random.fold_in(jax.random.fold_in(self.key, random.BINARIZATION_STREAM), _SPLIT_KEYS.index(split))
+        return dataclasses.replace(found, arrays=preprocess.once(key, found.arrays))
+
+    def _can_read(self, dataset: ArrayDataset) -> bool:
+        """Return whether the model can read a data set: its arrays, except for labels that the model ignores."""
+        given, expected = dataset.spec, self.training_data.spec
+        if any(given[name] != expected[name] for name in given.keys() & expected.keys()):
+            return False
+        missing = expected.keys() - given.keys()
+        if not missing:
+            return True
+        batch = {name: jnp.asarray(array) for name, array in self.example_batch.items() if name not in missing}
+
+        def terms(state: TrainState, key: Array) -> Array:
+            return sample_terms(self.evaluation_params(state), key, batch, model=self.model).log_px_z
+
+        try:
+            jax.eval_shape(terms, self.abstract_state, self.key)
+        except KeyError:
+            return False
+        return True
 
     @functools.cached_property
     def data(self) -> dict[str, Any]:
         """The description of the training examples that a run stores: kind, number, shapes, dtypes and checksums."""
         return describe(self.training_data)
+
+    @functools.cached_property
+    def held_out(self) -> dict[str, Any]:
+        """The description of the validation and test examples that a run stores: numbers and checksums."""
+        return describe_held_out(self.source)
 
     @property
     def kind(self) -> str:
@@ -205,7 +233,7 @@ class Experiment:
 
     def evaluation_key(self, split: str) -> Array:
         """Return the key of all evaluations on a split; evaluations with the same key are comparable."""
-        return jax.random.fold_in(jax.random.fold_in(self.key, random.EVALUATION_STREAM), SPLITS.index(split))
+        return jax.random.fold_in(jax.random.fold_in(self.key, random.EVALUATION_STREAM), _SPLIT_KEYS.index(split))
 
     def evaluation_params(self, state: TrainState) -> Params:
         """Return the parameters for evaluation: with train.ema_decay their moving average."""
@@ -312,7 +340,7 @@ def at_numbers(experiment: Experiment, numbers: Numbers) -> Experiment:
 
 def with_data_of(experiment: Experiment, other: Experiment) -> Experiment:
     """Return an experiment that shares the examples which another one has read, so that they are read once."""
-    for name in ("training_data", "data"):  # the caches of the properties
+    for name in ("training_data", "data", "held_out"):  # the caches of the properties
         if name in vars(other) or name == "training_data":
             vars(experiment)[name] = getattr(other, name)
     return experiment
@@ -348,11 +376,12 @@ def _with_model(experiment: Experiment, config: Config) -> Experiment:
 
 
 def _check_kind(config: Config, kind: str) -> None:
-    """Raise InputError if the preprocessing or the likelihood is not made for this kind of data; no data are read."""
+    """Raise InputError if a part of the model is not made for this kind of data; no data are read."""
     for part in (config.preprocess, config.likelihood):
         if kind not in part.kinds:
             raise InputError(
                 f"{part.section}={part.name} does not work with {kind}, which {config.data.name} contains; use another "
                 f"{part.section}, or set data.kind"
             )
-    config.likelihood.check_values(config.preprocess, kind)
+    for part in (config.likelihood, config.network):
+        part.check_values(config.preprocess, kind)

@@ -23,6 +23,11 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
+def plain_text(text: str) -> str:
+    """Return a text that matplotlib shows as it is: no part between two `$` is a formula, and all of it is UTF-8."""
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
 def write_figure(path: str | os.PathLike, figure: "Figure") -> None:
     """Write a figure to a PNG file atomically, and create its folder.
 

@@ -15,7 +15,8 @@ import numpy as np
 from vae_jax.runtime import atomic_files
 
 _BACKGROUND = 255
-_MIN_CELL = 48  # pixels
+_MIN_CELL, _MAX_CELL = 48, 512  # pixels: of the shorter side, if the longer one permits it; of the longer side
+_MAX_SHEET = 8000  # pixels of a side that the cells of a figure may need
 _LINE, _GAP, _MARGIN = 4, 16, 12  # pixels: between cells, between groups of cells, around text
 
 
@@ -54,9 +55,16 @@ def _table(images: np.ndarray, columns: int) -> np.ndarray:
 def _tile(
     cells: np.ndarray, scale: int | None = None, row_gaps: Iterable[int] = (), column_gaps: Iterable[int] = ()
 ) -> _Tiles:
-    """Arrange cells `[R, T, H, W, 3]` in a grid, with a wider gap before the rows and columns in `*_gaps`."""
+    """Arrange cells `[R, T, H, W, 3]` in a grid, with a wider gap before the rows and columns in `*_gaps`.
+
+    Without a scale, images are enlarged or reduced, so that a cell and the figure have a legible and limited size.
+    """
     rows, columns, height, width, _ = cells.shape
-    scale = scale or max(1, math.ceil(_MIN_CELL / min(height, width)))
+    largest = max(1, min(_MAX_CELL, _MAX_SHEET // max(rows, columns)))
+    if scale is None and max(height, width) > largest:
+        cells, scale = _shrink(cells, largest), 1
+        height, width = cells.shape[2:4]
+    scale = scale or max(1, min(math.ceil(_MIN_CELL / min(height, width)), largest // max(height, width)))
     height, width = scale * height, scale * width
     tops = [i * (height + _LINE) + sum(g <= i for g in row_gaps) * _GAP for i in range(rows)]
     lefts = [j * (width + _LINE) + sum(g <= j for g in column_gaps) * _GAP for j in range(columns)]
@@ -67,10 +75,22 @@ def _tile(
     return _Tiles(pixels, tops, lefts, (height, width))
 
 
+def _shrink(cells: np.ndarray, largest: int) -> np.ndarray:
+    """Return cells `[R, T, H, W, 3]` whose longer side has `largest` pixels, which are means of the original ones."""
+    from PIL import Image
+
+    height, width = cells.shape[2:4]
+    factor = largest / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    flat = [np.asarray(Image.fromarray(cell).resize(size, Image.Resampling.BOX)) for row in cells for cell in row]
+    return np.stack(flat).reshape(*cells.shape[:2], *flat[0].shape)
+
+
 def image_grid(images: np.ndarray, columns: int, *, scale: int | None = None) -> np.ndarray:
     """Return images `[N, H, W, C]` as one image, uint8 `[H', W', 3]`: a grid that is filled row by row.
 
-    Each image is enlarged `scale` times, by default until its shorter side has at least 48 pixels.
+    Each image is enlarged `scale` times. By default the shorter side gets at least 48 pixels and the longer one at most
+    512, fewer in a large grid.
     """
     return _tile(_table(_to_uint8(images, 4), columns), scale).pixels
 

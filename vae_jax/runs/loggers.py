@@ -1,6 +1,7 @@
 """Outputs of a run in training: `metrics.jsonl`, TensorBoard events, and the JSON line of results on stdout."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -9,7 +10,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,31 +84,51 @@ def _warn(message: str) -> None:
     print(f"vae-jax: warning: {message}", file=sys.stderr, flush=True)
 
 
-def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Return the lines of a metrics file as (bytes, parsed row); an incomplete last line is skipped."""
-    try:
-        *lines, tail = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    rows = []
-    for number, line in enumerate([*lines, tail], start=1):
-        row = _parse_row(line)
-        if row is not None:
-            rows.append((line, row))
-        elif number <= len(lines):  # after the last newline there may be nothing, or the beginning of a row
-            raise StorageError(f"{path}, line {number} is not a JSON object with an integer step")
-    return rows
+Row = dict[str, Any]  # with an integer "step"
 
 
-def _parse_row(line: bytes) -> dict[str, Any] | None:
+@dataclasses.dataclass(frozen=True)
+class SavedRows:
+    """The rows of metrics that are saved with a checkpoint, from which a damaged file can be repaired.
+
+    Attributes:
+      count: the number of all rows up to the checkpoint.
+      since: the step of the checkpoint before it; 0 for the first.
+      rows: the rows after that step.
+    """
+
+    count: int
+    since: int
+    rows: list[Row]
+
+
+def _parse_rows(content: bytes) -> tuple[list[tuple[bytes, Row]], list[int]]:
+    """Return the lines of a metrics file as (bytes, row), and the numbers of damaged lines.
+
+    After the last newline there may be nothing, a row, or the beginning of one, which is skipped.
+    """
+    lines = content.split(b"\n")
+    rows = [(line, _parse_row(line)) for line in lines]
+    damaged = [number for number, (_, row) in enumerate(rows[:-1], start=1) if row is None]
+    return [(line, row) for line, row in rows if row is not None], damaged
+
+
+def _parse_row(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+def _read(path: Path) -> bytes:
+    try:
+        return atomic_files.read_file(path)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_metrics(path: str | os.PathLike) -> list[Row]:
     """Read the rows of a `metrics.jsonl`; an incomplete last line is skipped.
 
     Args:
@@ -119,7 +140,36 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
       StorageError: the file cannot be read, or a line before the last is damaged.
     """
-    return [row for _, row in _rows(Path(path))]
+    rows, damaged = _parse_rows(_read(Path(path)))
+    if damaged:
+        raise StorageError(f"{path}, line {damaged[0]} is not a JSON object with an integer step")
+    return [row for _, row in rows]
+
+
+def last_step(path: Path) -> int:
+    """Return the last step of the intact rows of a metrics file; 0 if it has none or does not exist."""
+    rows, _ = _parse_rows(_read(path)) if path.exists() else ([], [])
+    return max((row["step"] for _, row in rows), default=0)
+
+
+def _row_bytes(row: Mapping[str, Any]) -> bytes:
+    """Return a row as a line: "step" first, the other keys sorted."""
+    ordered = {"step": int(row["step"])} | {name: row[name] for name in sorted(row) if name != "step"}
+    return _dumps(ordered).encode() + b"\n"
+
+
+def as_saved(row: Mapping[str, Any]) -> Row:
+    """Return a row as it is after it was written and read."""
+    return json.loads(_row_bytes(row))
+
+
+def _repaired(rows: list[tuple[bytes, Row]], saved: Sequence[SavedRows]) -> list[tuple[bytes, Row]]:
+    """Return rows in order of their steps; those that a checkpoint knows replace all rows of its steps."""
+    for part in filter(lambda part: part.rows, saved):
+        last = part.rows[-1]["step"]
+        rows = [(line, row) for line, row in rows if not part.since < row["step"] <= last]
+        rows += [(_row_bytes(row)[:-1], row) for row in part.rows]
+    return sorted(rows, key=lambda item: item[1]["step"])
 
 
 class MetricsFile:
@@ -129,30 +179,71 @@ class MetricsFile:
     the rows after `keep_through_step` (the restored step; 0 for a new run). In each row "step" comes first and the
     other keys are sorted. Floats are exact after reading; those that are not finite become null.
 
+    If lines up to that step are damaged or missing, they are restored from the rows of the checkpoints as far as these
+    know them, and a warning states how many rows were restored and how many are lost.
+
+    Args:
+      path: the file.
+      keep_through_step: the last step whose rows are kept.
+      count: the number of rows up to that step; None if it is unknown. Then the last of them must have that step.
+      saved: returns what the checkpoints know, oldest first; it is called if rows are missing.
+
     Raises:
       StorageError: the file cannot be opened. A `write` that fails later only warns, once.
     """
 
-    def __init__(self, path: str | os.PathLike, *, keep_through_step: int):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        keep_through_step: int,
+        count: int | None = None,
+        saved: Callable[[], Sequence[SavedRows]] = tuple,
+    ):
         path = Path(path)
+        content = _read(path) if path.exists() else b""
+        rows, damaged = _parse_rows(content)
+        rows = [(line, row) for line, row in rows if row["step"] <= keep_through_step]
+        found, last = len(rows), rows[-1][1]["step"] if rows else 0
+        if damaged or (max(last, 0) < keep_through_step if count is None else found < count):
+            rows = _repaired(rows, saved())
+            _warn_of_loss(path, keep_through_step, found=found, now=len(rows), count=count, damaged=len(damaged))
+        kept = b"".join(line + b"\n" for line, _ in rows)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                kept = b"".join(line + b"\n" for line, row in _rows(path) if row["step"] <= keep_through_step)
-                if kept != path.read_bytes():
-                    atomic_files.replace(path, lambda file: file.write(kept))
+            if kept != content:
+                atomic_files.replace(path, lambda file: file.write(kept))
             self._file = _AppendOnly(path)
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row with an integer "step", without buffering in this process."""
-        ordered = {"step": int(row["step"])} | {name: row[name] for name in sorted(row) if name != "step"}
-        self._file.append(_dumps(ordered).encode() + b"\n")
+        self._file.append(_row_bytes(row))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _warn_of_loss(path: Path, step: int, *, found: int, now: int, count: int | None, damaged: int) -> None:
+    """Print how many rows up to a step were damaged or missing, were restored, and are lost."""
+    lost = "an unknown number of rows is" if count is None else f"{max(count - now, 0)} of {count} rows are"
+    lines = f"{damaged} damaged line(s), " if damaged else ""
+    _warn(
+        f"{path} has {lines}{found} intact row(s) up to step {step}; {now - found} row(s) are restored from the "
+        f"checkpoints, and {lost} lost"
+    )
+
+
+_OF_OPTIMIZER = ("learning_rate", "grad_norm", "skipped_steps")
+
+
+def tensorboard_tag(name: str) -> str:
+    """Return the tag of a number of a row of metrics: train/NAME, validation/NAME or optimizer/NAME."""
+    if name.startswith("validation_"):
+        return f"validation/{name.removeprefix('validation_')}"
+    return name if "/" in name else f"{'optimizer' if name in _OF_OPTIMIZER else 'train'}/{name}"
 
 
 class TensorBoard:
@@ -176,8 +267,18 @@ class TensorBoard:
         if purge_step is not None:
             self._write(self._event(step=purge_step, session_log=session_log(status=session_log.START)))
 
+    def settings(self, values: Mapping[str, Any]) -> None:
+        """Write settings by name as text, and as hyper-parameters, by which the bounds of runs can be compared."""
+        from tensorboardX import summary
+
+        plain = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in values.items()}
+        text = "\n".join(f"    {name} = {value}" for name, value in values.items())  # indented: a block of code
+        metrics = dict.fromkeys(map(tensorboard_tag, ("bound", "validation_bound")))
+        for part in (summary.text("config", text), *summary.hparams(plain, metrics)):
+            self._write(self._event(step=0, summary=part))
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one scalar for each name; None is skipped."""
+        """Write one scalar for each tag; None is skipped."""
         parts = [self._summary.Value(tag=n, simple_value=float(v)) for n, v in values.items() if v is not None]
         self._write(self._event(step=int(step), summary=self._summary(value=parts)))
 
@@ -239,8 +340,10 @@ class NullLogger:
     def write(self, *_: Any) -> None:
         """Ignore the arguments."""
 
-    scalars = image = print = write
+    scalars = settings = image = print = write
 
     def update(self, step: int, **bounds: float | None) -> None:
         """Ignore the progress."""
         del step, bounds
+
+    begin = update

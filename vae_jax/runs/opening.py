@@ -10,15 +10,39 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vae_jax.config import Config, flatten, from_flat, override, validate
-from vae_jax.data import Dataset, Summary, describe, open_source, resolve_name
+from vae_jax.config import Config, DataConfig, flatten, from_flat, override, validate
+from vae_jax.data import (
+    ConfiguredSource,
+    Dataset,
+    Source,
+    Summary,
+    describe,
+    describe_held_out,
+    open_source,
+    resolve_name,
+)
 from vae_jax.errors import InputError, VaeJaxError
-from vae_jax.runs.changes import changed_data, changed_settings, data_changed_message, state_arrays
+from vae_jax.runs.changes import (
+    changed_data,
+    changed_settings,
+    data_changed_message,
+    data_differences,
+    describe_data,
+    state_arrays,
+)
 from vae_jax.runs.config_file import StoredRun, read_stored_run
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment, build_experiment
 from vae_jax.runs.programs import is_streamed, num_microbatches
+from vae_jax.runs.restoring import refuse_lost_checkpoints
+from vae_jax.runs.step_folders import check_path
 from vae_jax.runtime import Placement, atomic_files, sharding
+
+Log = Callable[[str], None]
+
+
+def _silent(line: str) -> None:
+    del line
 
 
 class OpenedRun(NamedTuple):
@@ -103,17 +127,17 @@ def open_run(directory: str | os.PathLike | RunDirectory, **settings: Any) -> Op
             "rebuild; call `vae_jax.evaluate_run` and its like in that script"
         )
     config = override(from_flat(stored.settings), **settings)
-    experiment = _described(config, stored.data)
+    experiment = _described(config, stored)
     mesh = sharding.make_mesh(fsdp=math.gcd(config.mesh.fsdp, jax.device_count()))
     return OpenedRun(experiment, directory, Placement(mesh), frozenset(c["setting"] for c in stored.changes))
 
 
-def _described(config: Config, description: dict[str, Any]) -> Experiment:
+def _described(config: Config, stored: StoredRun, source: Source | None = None) -> Experiment:
     """Return the experiment of a config on data of which only the description is known; no data are read."""
-    source = open_source(config.data)
-    data = DescribedDataset(description, lambda: build_experiment(config, source=source).training_data)
+    source = open_source(config.data) if source is None else source
+    data = DescribedDataset(stored.data, lambda: build_experiment(config, source=source).training_data)
     experiment = build_experiment(config, source=source, training_data=data)
-    vars(experiment)["data"] = description  # the cache of the property
+    vars(experiment).update(data=stored.data, held_out=stored.held_out)  # the caches of the properties
     return experiment
 
 
@@ -122,15 +146,20 @@ def prepare_experiment(
     directory: str | os.PathLike | RunDirectory,
     *,
     allow_change: Sequence[str] = (),
-    log: Callable[[str], None] = lambda line: None,
+    log: Log = _silent,
+    sources: dict[DataConfig, Source] | None = None,
 ) -> tuple[Experiment, Placement]:
     """Return the experiment that a config describes, if it can be trained in a directory; nothing is written.
+
+    All of its examples are read, and what a person should know about them is reported.
 
     Args:
       config: the settings.
       directory: the run's directory; it may be absent, or contain a run that is to be resumed.
       allow_change: settings that may differ from those of the stored run.
-      log: called with a line before work that may take minutes.
+      log: called with a line before work that may take minutes, and with notes about the data.
+      sources: the sources of earlier calls, which are read once for all runs with the same section `data`; this call
+        adds a source that is missing. None opens it for this call only.
 
     Raises:
       InputError: a setting or the data is invalid, or differs from the stored run without being in `allow_change`.
@@ -148,13 +177,30 @@ def prepare_experiment(
         # data.name may differ, because files can move.
         ignore = {"data.name"}
         changed_settings(stored, flatten(config), directory, allow_change, same_state=same_state, ignore=ignore)
-    experiment = build_experiment(config)
-    if is_streamed(experiment):
+    sources = {} if sources is None else sources
+    is_new = config.data not in sources
+    source = sources.setdefault(config.data, open_source(config.data, log=log))
+    experiment = build_experiment(config, source=source)
+    if is_new and is_streamed(experiment):
         data = experiment.training_data
         size = f"{len(data):,} examples, {data.nbytes / 2**30:.2f} GiB"
         log(f"{name}: {size}, streamed from disk; the first start with a data set scans all of it")
     check_experiment(experiment, directory, placement, allow_change=allow_change)
+    if is_new and experiment.held_out is not None:  # read here, before the notes about them
+        log_notes(source, log)
     return experiment, placement
+
+
+def log_notes(source: Source, log: Log) -> None:
+    """Report what a person should know about the splits of a source that are read.
+
+    Args:
+      source: the source.
+      log: called with a line for each note.
+    """
+    if isinstance(source, ConfiguredSource):
+        for note in source.notes():
+            log(note)
 
 
 def _same_state(stored: StoredRun, config: Config | None) -> bool:
@@ -165,7 +211,7 @@ def _same_state(stored: StoredRun, config: Config | None) -> bool:
     if config is None or not stored.has_config:
         return False
     try:
-        before, after = (_described(c, stored.data) for c in (from_flat(stored.settings), config))
+        before, after = (_described(c, stored) for c in (from_flat(stored.settings), config))
         return state_arrays(before.abstract_state) == state_arrays(after.abstract_state)
     except VaeJaxError:  # the stored data do not suit the new settings
         return False
@@ -198,6 +244,7 @@ def check_experiment(
     if training.batch_size > count:
         raise InputError(f"train.batch_size={training.batch_size} must be at most the {count} training examples")
     stored, settings = read_stored_run(directory), experiment.description()
+    refuse_lost_checkpoints(stored, directory)
     changes = list(stored.changes) if stored else []
     if stored:
         if stored.has_config != (experiment.config is not None):
@@ -206,21 +253,24 @@ def check_experiment(
                 f"{directory} contains a run whose experiment is made {made[stored.has_config]}, and this one is made "
                 f"{made[not stored.has_config]}; choose another directory"
             )
-        ignore = {"data.name"} if stored.data == experiment.data else set()
+        before, now = (describe_data(run.data, run.held_out) for run in (stored, experiment))
+        ignore = set() if data_differences(before, now) else {"data.name"}
         same_state = functools.partial(_same_state, stored, experiment.config)
         changes += changed_settings(stored, settings, directory, allow_change, same_state=same_state, ignore=ignore)
-        changes += changed_data(stored.data, experiment.data, settings, directory, allow_change)
+        changes += changed_data(before, now, settings, directory, allow_change)
     if training.patience:
         experiment.dataset("validation")  # raises if there are none: training could never stop early
+    check_path(directory.path)
     atomic_files.check_writable(directory.path)
     return changes
 
 
-def check_data(run: OpenedRun) -> None:
-    """Check that the data source still contains the examples that a run was trained on, by their checksums.
+def check_data(run: OpenedRun, log: Log = _silent) -> None:
+    """Check that the data source still contains the examples of a run, by their checksums.
 
     Args:
       run: the run.
+      log: called with notes about the data.
 
     Raises:
       InputError: the source is missing, or contains other examples.
@@ -230,17 +280,21 @@ def check_data(run: OpenedRun) -> None:
     assert config is not None, "open_run requires it"
     retrain = f"`vae-jax train --workdir {directory}"
     try:
-        actual = describe(build_experiment(config).training_data)
+        training_data = build_experiment(config, source=experiment.source).training_data
+        actual = describe_data(describe(training_data), describe_held_out(experiment.source))
     except InputError as error:
         raise InputError(
             f"{error}; {directory.config} contains this name; if the data have moved, pass the new one: {retrain} "
             "--data.name NAME`"
         ) from None
-    if actual != experiment.data:
+    stored = describe_data(experiment.data, experiment.held_out)
+    if data_differences(stored, actual):
         raise InputError(
-            f"{data_changed_message(config.data.name, directory)}; restore them, or continue the training with the new "
-            f"examples: {retrain} --allow-change data.name`"
+            f"{data_changed_message(config.data.name, directory, stored, actual)}; restore them, evaluate the model on "
+            f"other examples with --data.name NAME, or continue the training with the new examples: {retrain} "
+            "--allow-change data.name`"
         )
+    log_notes(experiment.source, log)
 
 
 def require_in_memory(experiment: Experiment, what: str) -> dict[str, np.ndarray]:

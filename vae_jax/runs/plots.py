@@ -27,6 +27,7 @@ from vae_jax.runs.decoding import (
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.loggers import read_metrics
+from vae_jax.runs.memory import refuse_lack_of_memory
 from vae_jax.runtime import Placement, multihost
 
 Directory = str | os.PathLike | RunDirectory
@@ -36,6 +37,7 @@ MAX_TRAVERSALS = 10  # latents in the figure of traversals
 MAX_MAPPED = 5000  # examples in the latent map
 MAX_SAMPLED = 2000  # examples that a figure compares with as many samples
 MAX_SAMPLED_NUMBERS = 4_000_000  # in these examples
+MAX_DRAWN_NUMBERS = 30_000_000  # in the images of one figure, so that its memory does not depend on their size
 
 
 def plot_all(
@@ -56,10 +58,11 @@ def plot_all(
     arrays = experiment.dataset("test").arrays
     # Differs from the keys of the evaluation's examples.
     key = jax.random.fold_in(experiment.evaluation_key("test"), 2**31)
-    paths = plot_kind(experiment, params, directory, arrays, placement, key=key)
-    if "y" in arrays or experiment.kind != "images":
-        few = _first(arrays, MAX_MAPPED)
-        paths.append(plot_latent_map(experiment, params, directory, few, placement, key=_preprocess_key(key)))
+    with refuse_lack_of_memory("a figure"):
+        paths = plot_kind(experiment, params, directory, arrays, placement, key=key)
+        if "y" in arrays or experiment.kind != "images":
+            few = _first(arrays, MAX_MAPPED)
+            paths.append(plot_latent_map(experiment, params, directory, few, placement, key=_preprocess_key(key)))
     if multihost.broadcast_from_primary(lambda: directory.metrics.exists()):
         paths.append(plot_curves(directory))
     return paths
@@ -81,9 +84,11 @@ def preview_images(
       Pictures, uint8 [H', W', 3] each: `samples`, decoded codes of the prior; `reconstructions`, a row of the
       preprocessed images and a row of their reconstructions, if there are images.
     """
-    pictures = {"samples": image_grids.image_grid(_sample_means(experiment, params, key, 36, placement, arrays), 6)}
+    samples = _sample_means(experiment, params, key, _drawn(experiment, 36), placement, arrays)
+    pictures = {"samples": image_grids.image_grid(samples, min(6, len(samples)))}
     if arrays and len(arrays["x"]):
-        seen, decoded = _reconstruct(experiment, params, _preprocess_key(key), arrays, placement)
+        few = _first(arrays, _drawn(experiment, len(arrays["x"]), of_each=2))
+        seen, decoded = _reconstruct(experiment, params, _preprocess_key(key), few, placement)
         pictures["reconstructions"] = image_grids.image_grid(np.concatenate([seen, decoded]), len(seen))
     return pictures
 
@@ -112,6 +117,11 @@ def _preprocess_key(key: Array) -> Array:
     return jax.random.fold_in(key, 2**31)
 
 
+def _drawn(experiment: Experiment, wanted: int, *, of_each: int = 1) -> int:
+    """Return how many of the wanted items a figure shows, each with `of_each` images: fewer if these are large."""
+    return max(1, min(wanted, MAX_DRAWN_NUMBERS // (of_each * math.prod(experiment.shape))))
+
+
 def _first(arrays: Arrays, count: int) -> dict[str, np.ndarray]:
     return {name: array[:count] for name, array in arrays.items()}
 
@@ -131,15 +141,17 @@ def _plot_images(
 ) -> list[Path]:
     """Save the figures of images."""
     context, preprocess_key = (experiment, params, directory), _preprocess_key(key)
+    shown, paired = _drawn(experiment, 30, of_each=2), 2 * _drawn(experiment, 8, of_each=13)
     paths = [
-        plot_samples(*context, arrays, placement, key=key),
-        plot_reconstructions(*context, _first(arrays, 30), placement, key=preprocess_key),
+        plot_samples(*context, arrays, placement, key=key, count=_drawn(experiment, 100)),
+        plot_reconstructions(*context, _first(arrays, shown), placement, key=preprocess_key),
         plot_traversals(*context, _first(arrays, 1000), placement, key=preprocess_key),
     ]
     if len(arrays["x"]) > 1:
-        paths.append(plot_interpolations(*context, _first(arrays, 16), placement, key=preprocess_key))
+        paths.append(plot_interpolations(*context, _first(arrays, paired), placement, key=preprocess_key))
     if [layer.size for layer in layer_shapes(experiment, params).values()] == [2]:
-        paths.append(plot_manifold(*context, _first(arrays, 1), placement))
+        one, side = _first(arrays, 1), math.isqrt(_drawn(experiment, 400))
+        paths.append(plot_manifold(*context, one, placement, side=side))
     return paths
 
 
@@ -152,8 +164,7 @@ def _plot_vectors(
     key: Array,
 ) -> list[Path]:
     """Save the figures of vectors."""
-    samples = compare_samples(experiment, params, arrays, placement, key=key)
-    return _plot_numbers(directory, samples)
+    return _plot_numbers(directory, compare_samples(experiment, params, arrays, placement, key=key))
 
 
 def _plot_counts(
@@ -314,9 +325,9 @@ def plot_traversals(
     The latents are the `MAX_TRAVERSALS` whose posterior mean varies most over the images, in that order. With several
     layers they are latents of the first layer, the one next to the data.
     """
-    codes = encode_examples(experiment, params, key, arrays, placement)
+    codes = encode_examples(experiment, params, key, arrays, placement, with_seen=False)
     variance = codes["mean"][:, : _first_layer_size(experiment, params)].var(axis=0)
-    chosen = np.argsort(-variance, kind="stable")[:MAX_TRAVERSALS]
+    chosen = np.argsort(-variance, kind="stable")[: _drawn(experiment, MAX_TRAVERSALS, of_each=11)]
     values = np.linspace(-3, 3, 11, dtype=np.float32)
     z = np.tile(codes["mean"][0], (len(chosen), len(values), 1))
     for row, latent in enumerate(chosen):
@@ -367,7 +378,7 @@ def plot_latent_map(
 
     With several layers they are the means of the first layer, the one next to the data.
     """
-    means = encode_examples(experiment, params, key, arrays, placement)["mean"]
+    means = encode_examples(experiment, params, key, arrays, placement, with_seen=False)["mean"]
     codes, labels, mask = means[:, : _first_layer_size(experiment, params)], arrays.get("y"), arrays.get("mask")
     known = mask if mask is not None and mask.ndim == 1 else None
     return _save_figure(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from vae_jax.runtime import Placement, defaults
 from vae_jax.training import Loss, Step, TrainState, make_train_step, train_steps
 
 Data = Mapping[str, Array]  # the training examples, or the batches of one dispatch
+LONG_DISPATCH = 5.0  # seconds
+GPU_LATENCY = 5e-4  # seconds of the smallest step
+GPU_OPERATIONS_PER_SECOND = 1e13  # of a slow GPU in float32
 Program = Callable[[TrainState, Data, Array | int], tuple[TrainState, Metrics]]
 
 
@@ -128,13 +132,41 @@ def build_program(
     )
 
 
+def has_fixed_count(experiment: Experiment, placement: Placement, *, models: int = 1) -> bool:
+    """Return whether a program is compiled for each number of steps separately, see `Placement.static_step_count`.
+
+    It is not if `train.log_every` steps may take longer than `LONG_DISPATCH` on the devices. Then one program for any
+    number of steps loses less time than a step takes, and a dispatch can be shortened.
+
+    Args:
+      experiment: the experiment.
+      placement: the devices.
+      models: how many of its kind a device trains at once.
+    """
+    seconds = models * experiment.training.log_every * seconds_of_step(experiment)
+    return placement.static_step_count and seconds < LONG_DISPATCH
+
+
+def seconds_of_step(experiment: Experiment) -> float:
+    """Return a high estimate of the time of a step on a GPU, from the size of the weights, the batch and the images.
+
+    A weight takes part in at most 6 operations for each sample of each example, and a weight of a convolution in as
+    many for each position of an image.
+    """
+    positions = math.prod(experiment.shape[:2]) if len(experiment.shape) > 2 else 1
+    leaves = jax.tree.leaves(experiment.abstract_state.params)
+    weights = sum(leaf.size * (positions if len(leaf.shape) == 4 else 1) for leaf in leaves)
+    operations = 6 * weights * experiment.training.batch_size * experiment.num_samples
+    return GPU_LATENCY + operations / GPU_OPERATIONS_PER_SECOND
+
+
 @functools.lru_cache(maxsize=4)  # so that a program that `vae_jax.bench` has traced is not traced again
 def compile_program(
     experiment: Experiment, placement: Placement, program: Program | None = None, *, donate: bool = True
 ) -> Program:
     """Return a program, jitted with the shardings of its devices.
 
-    If `placement.static_step_count`, the program is compiled once for each number of steps: that of a full dispatch,
+    If `has_fixed_count`, the program is compiled once for each number of steps: that of a full dispatch,
     and that of a shorter last dispatch.
 
     Args:
@@ -143,7 +175,7 @@ def compile_program(
       program: replaces the `build_program` of the experiment.
       donate: whether the buffers of the state are donated.
     """
-    replicated, static = placement.replicated, placement.static_step_count
+    replicated, static = placement.replicated, has_fixed_count(experiment, placement)
     state = placement.state(experiment.abstract_state)
     _, data = _data_layout(experiment, placement)
     return jax.jit(

@@ -16,8 +16,9 @@ _PLAIN_LINE_SECONDS = 10.0
 class Progress:
     """Progress display: a live bar on a terminal, otherwise a line every ten seconds and one at the end.
 
-    Rates count only the steps of this process. After the second `update` they also exclude the steps before the first
-    one, and with them the time to compile. The default `stream` is stderr.
+    Rates count only the steps of this process after `begin`, which follows the compilation; validations and saves
+    count. Without `begin` they are those after the first `update`, as soon as there is a second one. The default
+    `stream` is stderr.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Progress:
         self._unprinted, self._print_from = False, -math.inf
         self._start = self._last = (time.monotonic(), initial_step)
         self._first: tuple[float, int] | None = None
+        self._begun = False
 
     def __enter__(self) -> "Progress":
         self._start = self._last = (time.monotonic(), self._step)
@@ -54,6 +56,12 @@ class Progress:
         elif self._unprinted:
             self.print(self._status())
 
+    def begin(self, step: int) -> None:
+        """Start the clock of the rates: the program is compiled, and `step` of the run's steps are finished."""
+        self._step = int(step)
+        self._first = self._last = (time.monotonic(), self._step)
+        self._begun = True
+
     def update(self, step: int, bound: float | None = None, validation_bound: float | None = None) -> None:
         """Show that `step` of the run's steps are done; a bound in nats that is None keeps its last value."""
         self._step = int(step)
@@ -75,7 +83,10 @@ class Progress:
             self._live.console.print(line, markup=False, soft_wrap=True)
 
     def _steps_per_second(self) -> float:
+        """Return the rate; 0 if it is not known yet."""
         start_time, start_step = self._start
+        if self._begun and self._first is not None and self._step == self._first[1] < self._total_steps:
+            return 0.0
         if self._first is not None and self._step > self._first[1]:
             start_time, start_step = self._first
         return (self._step - start_step) / max(self._last[0] - start_time, 1e-9)

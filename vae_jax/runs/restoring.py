@@ -9,9 +9,12 @@ from vae_jax.config import resumable_settings
 from vae_jax.errors import CheckpointError
 from vae_jax.inference import Params
 from vae_jax.runs.checkpoints import Checkpoints, Restored
+from vae_jax.runs.config_file import StoredRun
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.loggers import last_step
 from vae_jax.runs.programs import state_shapes
+from vae_jax.runs.step_folders import list_steps
 from vae_jax.runtime import Placement
 
 
@@ -52,6 +55,38 @@ def restore(
         key = jax.jit(lambda: experiment.key, out_shardings=placement.replicated)()
         restored = restored._replace(state=restored.state._replace(key=key))
     return restored
+
+
+def refuse_lost_checkpoints(stored: StoredRun | None, directory: RunDirectory) -> None:
+    """Raise an error if the checkpoints of a stored run are gone, so that it would be trained from its first step.
+
+    Its folder is created before config.json. Without a step in it, a run has no evaluation, and has not come further
+    than to its second save, which waits for the first.
+
+    Args:
+      stored: the content of config.json; None if there is none.
+      directory: the run's directory.
+
+    Raises:
+      CheckpointError: the folder of the checkpoints is missing or empty although a step was saved.
+    """
+    if stored is None or list_steps(directory.checkpoints):
+        return
+    save_every = stored.settings.get("train.save_every")
+    if not directory.checkpoints.is_dir():
+        reason = "is missing"
+    elif directory.evaluation.exists():
+        reason = f"contains no step, but {directory.evaluation.name} evaluates one"
+    elif isinstance(save_every, int) and (step := last_step(directory.metrics)) > 2 * save_every:
+        reason = (
+            f"contains no step, but {directory.metrics.name} ends at step {step} with train.save_every={save_every}"
+        )
+    else:
+        return
+    raise CheckpointError(
+        f"{directory.checkpoints} {reason}: the checkpoints of this run are lost; restore the folder, or choose "
+        "another --workdir"
+    )
 
 
 @contextlib.contextmanager

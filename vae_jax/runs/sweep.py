@@ -1,7 +1,6 @@
 """Sweeps: train many models in one program; each member has a run directory like that of a single training."""
 
 import contextlib
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,19 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.config import batchable_settings, flatten
+from vae_jax.config import DataConfig, batchable_settings, flatten
+from vae_jax.data import Source
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Metrics, Params
 from vae_jax.runs import config_file, restoring
-from vae_jax.runs.callbacks import Callback, StopWhen, recording_callbacks
+from vae_jax.runs.callbacks import Callback, SaveWhen, StopWhen, recording_callbacks, show_finished
 from vae_jax.runs.changes import describe_changes
-from vae_jax.runs.checkpoints import Checkpoints, Restored, newest_step
+from vae_jax.runs.checkpoints import Checkpoints, Restored
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment, at_numbers, with_data_of
 from vae_jax.runs.members import Member, make_points, member_name, refuse_patience
 from vae_jax.runs.opening import check_experiment, prepare_experiment, require_in_memory
-from vae_jax.runs.programs import Data, build_program
+from vae_jax.runs.programs import Data, build_program, has_fixed_count
 from vae_jax.runs.progress import Progress
+from vae_jax.runs.step_folders import list_steps
 from vae_jax.runs.train_loop import train
 from vae_jax.runs.training_run import TrainingRun
 from vae_jax.runtime import Placement, atomic_files, lock, sharding
@@ -67,12 +68,20 @@ class Trained(NamedTuple):
     failure: str | None
 
 
-def prepare_members(group: Sequence[Member], directory: str | os.PathLike | RunDirectory) -> list[MemberRun]:
+def prepare_members(
+    group: Sequence[Member],
+    directory: str | os.PathLike | RunDirectory,
+    *,
+    log: Callable[[str], None] = lambda line: None,
+    sources: dict[DataConfig, Source] | None = None,
+) -> list[MemberRun]:
     """Validate the members of a group, which read the same data, without writing anything.
 
     Args:
       group: members that one program can train, see `group_members`.
       directory: the sweep's directory.
+      log: as for `prepare_experiment`.
+      sources: as for `prepare_experiment`.
 
     Returns:
       The members.
@@ -84,9 +93,10 @@ def prepare_members(group: Sequence[Member], directory: str | os.PathLike | RunD
     """
     names = batchable_settings()
     members: list[MemberRun] = []
+    sources = {} if sources is None else sources
     for member in group:
         place = RunDirectory(directory).member(member.name)
-        experiment, placement = prepare_experiment(member.config, place)
+        experiment, placement = prepare_experiment(member.config, place, log=log, sources=sources)
         if members:
             experiment = with_data_of(experiment, members[0].experiment)
         assert experiment.config is not None, "it is built from a config"
@@ -102,6 +112,9 @@ def fit_group(
     directory: str | os.PathLike | RunDirectory,
     *,
     stop: Callable[[], bool] = lambda: False,
+    save: Callable[[], bool] = lambda: False,
+    log: Callable[[str], None] = lambda line: None,
+    sources: dict[DataConfig, Source] | None = None,
 ) -> list[Trained] | None:
     """Train the members of a group in one program, distributed over the devices.
 
@@ -116,6 +129,9 @@ def fit_group(
       group: members that one program can train, see `group_members`.
       directory: the sweep's directory.
       stop: polled before the first step and after each dispatch; a True saves the states and ends the training.
+      save: polled after each dispatch; a True saves the states, and the training goes on.
+      log: as for `prepare_experiment`.
+      sources: as for `prepare_experiment`.
 
     Returns:
       The trained members, in the order of `group`; None if `stop()` returned True.
@@ -126,9 +142,9 @@ def fit_group(
       StorageError: a checkpoint cannot be written.
       LockedError: another process trains one of the members.
     """
-    members = prepare_members(group, directory)
+    members = prepare_members(group, directory, log=log, sources=sources)
     template = members[0].experiment
-    return fit_members(members, lambda numbers: at_numbers(template, numbers), stop=stop)
+    return fit_members(members, lambda numbers: at_numbers(template, numbers), stop=stop, save=save)
 
 
 def fit_sweep(
@@ -168,7 +184,11 @@ def fit_sweep(
 
 
 def fit_members(
-    members: Sequence[MemberRun], make: MakeExperiment, *, stop: Callable[[], bool] = lambda: False
+    members: Sequence[MemberRun],
+    make: MakeExperiment,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    save: Callable[[], bool] = lambda: False,
 ) -> list[Trained] | None:
     """Do the work of `fit_group` for members that are checked.
 
@@ -176,6 +196,7 @@ def fit_members(
       members: the members, which read the same data.
       make: numbers of one member, possibly known only inside a compiled program -> its experiment.
       stop: as for `fit_group`.
+      save: as for `fit_group`.
     """
     trained: dict[RunDirectory, Trained] = {}
     parts: dict[str, list[MemberRun]] = {"done": [], "begun": [], "new": []}
@@ -183,18 +204,18 @@ def fit_members(
         if (failure := _read_failure(member.directory)) is not None:
             trained[member.directory] = Trained(member.experiment, member.directory, None, failure)
             continue
-        step = newest_step(member.directory.path)
+        step = max(list_steps(member.directory.checkpoints), default=None)
         steps = member.experiment.training.steps
         parts["new" if step is None else "begun" if step < steps else "done"].append(member)
     for part in filter(None, parts.values()):
-        results = _fit_part(part, make, stop)
+        results = _fit_part(part, make, [StopWhen(stop), SaveWhen(save)])
         if results is None:
             return None
         trained |= {result.directory: result for result in results}
     return [trained[member.directory] for member in members]
 
 
-def _fit_part(members: Sequence[MemberRun], make: MakeExperiment, stop: Callable[[], bool]) -> list[Trained] | None:
+def _fit_part(members: Sequence[MemberRun], make: MakeExperiment, polls: Sequence[Callback]) -> list[Trained] | None:
     """Train members that are at the same step, except for saves that a killed process missed."""
     with contextlib.ExitStack() as stack:
         saved: list[Checkpoints] = []
@@ -207,21 +228,22 @@ def _fit_part(members: Sequence[MemberRun], make: MakeExperiment, stop: Callable
         compiled.start([r.state for r in restored] if restored else None)
         runs = [
             TrainingRun(m.experiment, m.directory, m.placement, c, first_step=first_step,
-                        state=lambda i=i, m=m: compiled.member(i, m.placement), member=i)
+                        state=lambda i=i, m=m: compiled.member(i, m.placement), member=i,
+                        metrics=restored[i].metrics if restored else None)
             for i, (m, c) in enumerate(zip(members, saved, strict=True))
         ]  # fmt: skip
-        shared = [SweepProgress(len(runs)), StopWhen(stop)]
+        progress = SweepProgress(len(runs))
         failures: dict[int, str] = {}
         for run, member in zip(runs, members, strict=True):
             config_file.write_config(run.directory, run.experiment, member.changes, first_step=first_step)
             run.notes = _set_aside_later_steps(run)
-            run.callbacks = (*shared, *recording_callbacks())
+            run.callbacks = (progress, *polls, *recording_callbacks())
         runs[0].notes += tuple(describe_changes(members[0].changes, members[0].experiment.description(), first_step))
 
         def on_failure(run: TrainingRun, error: NotFiniteError) -> None:
             failures[runs.index(run)] = str(error)
             atomic_files.write_json(run.directory.failure, {"failure": str(error)})
-            shared[0].progress.print(f"{run.directory}: {error}; the other members continue")
+            progress.progress.print(f"{run.directory}: {error}; the other members continue")
 
         placed = jax.device_put(members[0].experiment.training_data.read_all(), compiled.placement.replicated)
         train(runs, compiled, lambda count: placed, on_failure=on_failure)
@@ -263,8 +285,14 @@ class SweepProgress(Callback):
             self.progress.print(note)
 
     def on_steps(self, run: TrainingRun) -> None:
-        """Show the step."""
-        self.progress.update(run.step)
+        """Show the finished steps, for the first member."""
+        if run.member == 0 or not run.is_first_dispatch:
+            show_finished(self.progress, run, {})
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Show the last step."""
+        if step == run.experiment.training.steps:
+            self.progress.update(step)
 
     def on_end(self, run: TrainingRun) -> None:
         """Close the display with the last member."""
@@ -276,7 +304,7 @@ class SweepProgress(Callback):
 def _read_failure(directory: RunDirectory) -> str | None:
     """Return why a member diverged in an earlier call; None if it did not."""
     try:
-        return str(json.loads(directory.failure.read_text())["failure"])
+        return str(atomic_files.read_json(directory.failure)["failure"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -314,6 +342,7 @@ class _CompiledMembers:
         self.placement = Placement(sharding.make_mesh(count))
         mesh, split = self.placement.mesh, self.placement.batch
         self._numbers: Numbers = jax.device_put(columns, split)
+        self.fixed_count = has_fixed_count(self._template, self.placement, models=len(members) // count)
         self._steps = jax.jit(
             # Each device trains separate members, so no device waits for another.
             sharding.shard_map_over_mesh(
@@ -322,7 +351,7 @@ class _CompiledMembers:
                 in_specs=(split.spec, split.spec, self.placement.replicated.spec),
                 out_specs=split.spec,
             ),
-            static_argnums=3 if self.placement.static_step_count else (),
+            static_argnums=3 if self.fixed_count else (),
             donate_argnums=1,
             compiler_options=self.placement.compiler_options,
         )

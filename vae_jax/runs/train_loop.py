@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,15 @@ from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.input_pipeline import NextData, open_input_pipeline
 from vae_jax.runs.opening import check_experiment
-from vae_jax.runs.programs import Data, compile_program, is_streamed, place_initial_state, profile_to
+from vae_jax.runs.pace import Pace
+from vae_jax.runs.programs import (
+    Data,
+    compile_program,
+    has_fixed_count,
+    is_streamed,
+    place_initial_state,
+    profile_to,
+)
 from vae_jax.runs.restoring import restore
 from vae_jax.runs.training_run import Dispatch, TrainingRun, steps_to_dispatch
 from vae_jax.runtime import Placement, lock, multihost
@@ -50,9 +59,13 @@ class TrainResult:
 
 
 class CompiledTraining(Protocol):
-    """A compiled program with the state that it trains: of one model, or of the members of a sweep."""
+    """A compiled program with the state that it trains: of one model, or of the members of a sweep.
+
+    `fixed_count` is true if each number of steps is a separate program.
+    """
 
     state: TrainState
+    fixed_count: bool
 
     def __call__(self, state: TrainState, data: Data, count: int) -> tuple[TrainState, Metrics]:
         """Return the state after `count` steps, and their metrics."""
@@ -66,10 +79,12 @@ class Compiled:
     Attributes:
       program: (state, data, number of steps) -> (state, metrics).
       state: the state, whose buffers the program reuses.
+      fixed_count: whether each number of steps is a separate program.
     """
 
     program: Callable[[TrainState, Data, Array | int], tuple[TrainState, Metrics]]
     state: TrainState
+    fixed_count: bool
 
     def __call__(self, state: TrainState, data: Data, count: int) -> tuple[TrainState, Metrics]:
         """Return the state after `count` steps, and their metrics."""
@@ -96,7 +111,7 @@ def fit(
       placement: the devices; None for all devices.
       callbacks: what happens besides the steps; None for `default_callbacks()`.
       allow_change: settings that may differ from those of the stored run.
-      profile: a folder for a trace of the second dispatch, or of the only one; see `profile_to`.
+      profile: a folder for a trace of one dispatch, see `profile_to`.
 
     Returns:
       The trained state, and how the training has ended.
@@ -140,11 +155,11 @@ def _start(
     state = place_initial_state(experiment, placement) if restored is None else restored.state
     first_step = 0 if restored is None else restored.step
     notes = describe_changes(changes, experiment.description(), first_step)
-    compiled = Compiled(compile_program(experiment, placement), state)
+    compiled = Compiled(compile_program(experiment, placement), state, has_fixed_count(experiment, placement))
     run = TrainingRun(
         experiment, directory, placement, checkpoints,
         first_step=first_step, state=lambda: compiled.state, resumed=restored is not None,
-        notes=(*(restored.notes if restored else ()), *notes),
+        notes=(*(restored.notes if restored else ()), *notes), metrics=restored.metrics if restored else None,
     )  # fmt: skip
     return compiled, run
 
@@ -167,46 +182,58 @@ def train(
 ) -> None:
     """Dispatch steps until the last one, or until a callback stops the training.
 
-    The metrics of a dispatch are read while the devices compute the next one.
+    The metrics of a dispatch are read while the devices compute the next one. The callbacks act every
+    `train.log_every` steps, and where these take too long for one dispatch, after each dispatch.
 
     Args:
       runs: the models that the program trains, all at the same step.
       compiled: the program and the state.
       next_data: number of steps -> the data of the dispatch.
-      profile: a folder for a trace of the second dispatch, or of the only one.
+      profile: a folder for a trace of one dispatch, after those whose time is measured if there are more.
       on_failure: receives a model that is not finite and its error, and the others continue; None raises the error.
     """
     active = list(runs)
     first_step, training = runs[0].step, runs[0].experiment.training
-
-    def each(action: Callable[[TrainingRun], None]) -> None:
-        for run in tuple(active):
-            try:
-                action(run)
-            except NotFiniteError as error:
-                if on_failure is None:
-                    raise
-                active.remove(run)
-                on_failure(run, error)
-
+    pace, each = Pace(fixed=compiled.fixed_count), functools.partial(_for_each, active, on_failure)
     with contextlib.ExitStack() as stack:
         for run in runs:
             _start_callbacks(run, stack)
-        step = first_step
+        step = end = first_step
         while step < training.steps and active and not any(run.stop_reason for run in active):
-            count = steps_to_dispatch(training.log_every, training.steps, step)
+            if step == end:
+                end += steps_to_dispatch(training.log_every, training.steps, step)
+            count = pace.steps(end - step)
             data = next_data(count)
-            if profile and (step > first_step or step + count == training.steps):
+            if profile and (step + count == training.steps or (step > first_step and not pace.measures)):
                 each(TrainingRun.read)
                 metrics = _dispatch_profiled(compiled, data, count, profile)
                 profile = None
             else:
-                compiled.state, metrics = compiled(compiled.state, data, count)
+                compiled.state, metrics = pace.dispatch(compiled, compiled.state, data, count)
             each(TrainingRun.read)  # the metrics of the previous dispatch, while the devices compute this one
             dispatch, step = Dispatch(step, count, metrics), step + count
             each(lambda run, dispatch=dispatch: run.dispatched(dispatch))
-            each(_call_callbacks)
+            if slow := pace.is_slow(training.log_every):
+                each(TrainingRun.read)  # waits: a signal to stop does not find a second dispatch under way
+            if step == end or slow:
+                each(_call_callbacks)
         each(TrainingRun.read)
+
+
+def _for_each(
+    active: list[TrainingRun],
+    on_failure: Callable[[TrainingRun, NotFiniteError], None] | None,
+    action: Callable[[TrainingRun], None],
+) -> None:
+    """Apply an action to each model; one that is not finite is removed, and `on_failure` receives it and its error."""
+    for run in tuple(active):
+        try:
+            action(run)
+        except NotFiniteError as error:
+            if on_failure is None:
+                raise
+            active.remove(run)
+            on_failure(run, error)
 
 
 def _dispatch_profiled(compiled: CompiledTraining, data: Data, count: int, folder: Path) -> Metrics:

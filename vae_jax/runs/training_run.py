@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -42,6 +42,11 @@ class Dispatch:
     count: int
     metrics: Metrics
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the devices have computed the steps."""
+        return all(values.is_ready() for values in jax.tree.leaves(self.metrics))
+
     @functools.cached_property
     def rows(self) -> dict[str, np.ndarray]:
         """The metrics of the steps, {name: [count] or [M, count]}; waits for the devices."""
@@ -63,6 +68,8 @@ class TrainingRun:
       stop_reason: why training ends before the last step; None while it goes on.
       member: the position among the models that one program trains; None for a single model.
       notes: lines about the start, such as damaged checkpoints, for people.
+      save_requested: whether the state is to be saved after the steps that are dispatched.
+      num_rows: the number of rows of metrics up to the first step; 0 for a new run.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class TrainingRun:
         resumed: bool = False,
         member: int | None = None,
         notes: tuple[str, ...] = (),
+        metrics: Mapping[str, Any] | None = None,
     ):
         """Start to record the training of one model.
 
@@ -90,6 +98,7 @@ class TrainingRun:
           resumed: whether a checkpoint was restored.
           member: the position among the models that one program trains; None for a single model.
           notes: lines about the start, for people.
+          metrics: what was saved with the restored state as its metrics, see `CheckpointSaver`.
 
         Raises:
           InputError: the run has already more steps than train.steps.
@@ -103,8 +112,12 @@ class TrainingRun:
         self.first_step = self.step = first_step
         self.resumed, self.member, self.notes = resumed, member, notes
         self.stop_reason: str | None = None
+        self.save_requested = False
         self.callbacks: tuple[Callback, ...] = ()
-        self._state, self._unread = state, None
+        self._state, self._unread, self._num_dispatches = state, None, 0
+        saved = metrics or {}
+        self.num_rows: int = saved.get("count", 0)
+        self._interval = {name: np.asarray(values, np.float64) for name, values in saved.get("interval", {}).items()}
 
     @property
     def state(self) -> TrainState:
@@ -129,6 +142,16 @@ class TrainingRun:
         return multihost.run_on_all(load)
 
     @property
+    def is_first_dispatch(self) -> bool:
+        """Whether the last dispatch is the first one of this start, in which the program was compiled."""
+        return self._num_dispatches == 1
+
+    @property
+    def finished_step(self) -> int:
+        """The number of steps that the devices have finished; a dispatch can return before or after they have."""
+        return self.step if self._unread is None or self._unread.is_finished else self._unread.first_step
+
+    @property
     def is_last(self) -> bool:
         """Whether all steps are dispatched."""
         return self.step == self.experiment.training.steps
@@ -150,13 +173,19 @@ class TrainingRun:
         for callback in self.callbacks:
             callback.on_image(self, name, picture)
 
+    @property
+    def interval(self) -> dict[str, list[float]]:
+        """The metrics of the steps after the last multiple of `train.log_every`, of which no row is recorded yet."""
+        return {name: values.tolist() for name, values in self._interval.items()}
+
     def dispatched(self, dispatch: Dispatch) -> None:
         """Store the metrics of a dispatch; `read` reads them later."""
         self._unread = dispatch
+        self._num_dispatches += 1
         self.step += dispatch.count
 
     def read(self) -> None:
-        """Read, check and record the metrics of the last dispatch: one row, the mean over its steps.
+        """Read and check the metrics of the last dispatch; record a row, the mean over `train.log_every` steps.
 
         The learning rate is that of the last step.
 
@@ -174,13 +203,19 @@ class TrainingRun:
         if failed.size:
             index = int(failed[0])
             raise self._not_finite(dispatch.first_step + index, rows["loss"][index], rows["grad_norm"][index])
+        if self._interval:
+            rows = {name: np.concatenate([self._interval[name], values]) for name, values in rows.items()}
+        last, training = dispatch.first_step + dispatch.count, self.experiment.training
+        self._interval = {} if last % training.log_every == 0 or last == training.steps else rows
+        if self._interval:
+            return
         finite = rows["skipped"] == 0
         means = {n: float(v[finite].mean()) if finite.any() else None for n, v in rows.items() if n != "skipped"}
         if "learning_rate" in rows:
             means["learning_rate"] = float(rows["learning_rate"][-1])
         if not finite.all():
             means["skipped_steps"] = int((~finite).sum())
-        self._write(dispatch.first_step + dispatch.count, means)
+        self._write(last, means)
 
     def _write(self, step: int, row: dict[str, Any]) -> None:
         for callback in self.callbacks:

@@ -6,5 +6,6 @@ from . import (
     multihost as multihost,
     sharding as sharding,
     signals as signals,
+    streams as streams,
 )
 from .placement import Placement as Placement

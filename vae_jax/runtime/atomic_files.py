@@ -1,12 +1,14 @@
-"""Atomic file writes: a file is written completely or not at all. Also a check that a directory is writable."""
+"""Atomic file writes: a file is written completely or not at all. Also reads of files, and a check of a directory."""
 
+import errno
 import json
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from vae_jax.errors import StorageError
 from vae_jax.runtime import multihost
@@ -53,6 +55,8 @@ def write_file_locally(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace a file in an existing directory atomically; several writers may do so at the same time.
 
+    When the function returns, the file is on the disk, not only in the memory of the system.
+
     Args:
       path: The file to write.
       write: Writes the content to the open binary file that it receives.
@@ -64,9 +68,53 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with open(temporary, "xb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, which a loss of power would undo otherwise
+    finally:
+        os.close(folder)
+
+
+def read_file(path: Path) -> bytes:
+    """Read a regular file.
+
+    Args:
+      path: The file.
+
+    Returns:
+      Its content.
+
+    Raises:
+      OSError: If the file cannot be read, or is a pipe or a device, for whose end a reader may wait without end.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Args:
+      path: The file.
+
+    Returns:
+      The value that it contains.
+
+    Raises:
+      OSError: If the file cannot be read, as in `read_file`.
+      ValueError: If it is not JSON, or nested too deep.
+    """
+    try:
+        return json.loads(read_file(path))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def remove(path: Path) -> None:
@@ -99,9 +147,11 @@ def check_writable(directory: Path, flag: str = "--workdir") -> None:
       StorageError: If the directory, or its nearest existing parent, is not writable.
     """
     existing = directory
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
     try:  # The mode bits are not enough: they allow root to write to /proc.
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if max(map(len, map(os.fsencode, directory.parts)), default=0) > os.pathconf(existing, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         tempfile.TemporaryDirectory(prefix=".vae-jax-", dir=existing).cleanup()
     except OSError as error:
         raise StorageError(f"{flag}={directory} cannot be created or written to ({error.strerror})") from None

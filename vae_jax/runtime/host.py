@@ -5,6 +5,8 @@ import platform
 import resource
 from pathlib import Path
 
+from vae_jax.errors import InputError
+
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -86,6 +88,52 @@ def memory_limit(num_devices: int = 1) -> int | None:
         return int(limit)
     free = available_memory()
     return None if free is None else free // num_devices
+
+
+def free_memory(num_devices: int = 1) -> int | None:
+    """Return the bytes of memory of the first device that are not in use, as `memory_limit` of what is left.
+
+    Args:
+      num_devices: The number of CPU devices that share the machine's memory. Other devices ignore it.
+    """
+    import jax  # here, so that reading data does not start JAX
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    limit = memory_limit(num_devices)
+    return None if limit is None else max(0, limit - int(stats.get("bytes_in_use", 0)))
+
+
+def platform_error() -> InputError | None:
+    """Return the error for devices that JAX cannot start, such as JAX_PLATFORMS=cuda without CUDA; None if it can."""
+    try:
+        import jax
+
+        jax.devices()
+    except Exception as error:  # of several kinds: AssertionError without a text, RuntimeError, ValueError
+        platforms, reason = os.environ.get("JAX_PLATFORMS"), " ".join(str(error).split())[:200] or "no such device"
+        if platforms:
+            remedy = "unset it, or install JAX for these devices"
+            return InputError(f"JAX_PLATFORMS={platforms} cannot be used here ({reason}); {remedy}")
+        return InputError(f"JAX cannot be started ({reason}); correct its environment variables, or its installation")
+    return None
+
+
+def expand_home(path: str, setting: str) -> Path:
+    """Return a path in which `~` and `~user` are replaced by a home directory.
+
+    Args:
+      path: The path.
+      setting: The setting that the error message names.
+
+    Raises:
+      InputError: If there is no such home directory, as for a user of a container without HOME.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{setting}={path} begins with a home directory that is unknown; pass the complete path"
+        ) from None
 
 
 def peak_memory() -> dict[str, int]:

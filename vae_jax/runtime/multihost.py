@@ -20,6 +20,7 @@ from vae_jax.errors import InputError, LostProcessError, VaeJaxError
 
 T = TypeVar("T")
 _STATUS = re.compile(r"(UNKNOWN|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|FAILED_PRECONDITION): ")
+_MAX_SECONDS = 10**6  # of a timeout: twelve days, which the timers of all libraries can represent
 _FLAGS = ("coordinator", "num_processes", "process_id")
 
 
@@ -77,8 +78,8 @@ def initialize(
 
 def _check_timeouts(**timeouts: int) -> None:
     for name, seconds in timeouts.items():
-        if seconds < 1:
-            raise InputError(f"--distributed.{name}-timeout={seconds} must be 1 or more")
+        if not 1 <= seconds <= _MAX_SECONDS:
+            raise InputError(f"--distributed.{name}-timeout={seconds} must be from 1 to {_MAX_SECONDS}")
 
 
 def _check_equal_devices() -> None:
@@ -102,8 +103,10 @@ def _check_flags(coordinator: str | None, num_processes: int | None, process_id:
         raise InputError(f"{flags}: missing; set all of {all_flags}, or none of them")
     if process_id is not None and not 0 <= process_id < (num_processes or 1):
         raise InputError(f"--distributed.process-id={process_id} must be at least 0 and less than {num_processes}")
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
-        raise InputError(f"--distributed.coordinator={coordinator} must be HOST:PORT")
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 1 << 16):
+            raise InputError(f"--distributed.coordinator={coordinator} must be HOST:PORT with a port from 1 to 65535")
 
 
 def _scheduled() -> bool:

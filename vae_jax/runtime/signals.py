@@ -1,4 +1,4 @@
-"""Handling of SIGTERM and SIGINT: the first one requests a stop, a SIGINT after it ends the process at once."""
+"""Signals: SIGTERM, SIGHUP and SIGINT request a stop, a SIGINT after one of them ends the process; SIGUSR1 a save."""
 
 import contextlib
 import os
@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Record SIGTERM and SIGINT inside a `with` block; a SIGINT after either ends the process at once.
+    """Record `STOP_SIGNALS` inside a `with` block; a SIGINT after one of them ends the process at once.
+
+    A SIGHUP that is ignored, as under `nohup`, stays ignored.
 
     Python runs a signal handler only between two of its instructions, so not while XLA compiles. A thread reads the
     interpreter's wake-up socket, receives each signal in that time, and ends the process at the second one.
@@ -31,7 +33,8 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     watcher = threading.Thread(target=_exit_on_second_signal, args=(reader,), daemon=True)
-    old_handlers = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []
+    old_handlers = {number: signal.signal(number, handle) for number in STOP_SIGNALS if number not in ignored}
     old_wakeup_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     watcher.start()
     try:
@@ -43,6 +46,27 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         writer.close()
         watcher.join()
         reader.close()
+
+
+@contextlib.contextmanager
+def save_on_signal() -> Iterator[Callable[[], bool]]:
+    """Record SIGUSR1 inside a `with` block; SLURM sends it before a time limit if it is asked to.
+
+    Yields:
+      A function that returns whether the signal has arrived since the previous call.
+    """
+    received: list[int] = []
+    old_handler = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
+
+    def requested() -> bool:
+        arrived = bool(received)
+        received.clear()
+        return arrived
+
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGUSR1, old_handler)
 
 
 def _exit_on_second_signal(reader: socket.socket) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import operator
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,10 +21,12 @@ from vae_jax.training.metrics import mean_and_error, reconstruction_errors, summ
 
 # A unit is active if the variance of its posterior mean over the examples is larger (Burda et al., arXiv 1509.00519).
 ACTIVE_VARIANCE = 0.01
+POLL_SECONDS = 0.05
 MEAN_SAMPLES = 50  # samples in the estimate of a layer's mean, which depends on the layer below it
 
 Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
 PerExample = Callable[[Params, Array, Batch], dict[str, Array]]  # (params, keys [B], batch) -> name -> [B, ...]
+Receive = Callable[[dict[str, np.ndarray]], None]
 
 
 def padded_batches(
@@ -38,11 +42,15 @@ def padded_batches(
     Yields:
       The number of examples in the batch, and the batch {name: [B, ...]}. Its remaining rows repeat the last example.
     """
-    size = -(-batch_size // multiple) * multiple
+    size = _num_rows(batch_size, multiple)
     for start in range(0, _num_examples(arrays), batch_size):
         batch = {name: array[start : start + batch_size] for name, array in arrays.items()}
         count = _num_examples(batch)
         yield count, {name: _pad(array, size - count) for name, array in batch.items()}
+
+
+def _num_rows(batch_size: int, multiple: int) -> int:
+    return -(-batch_size // multiple) * multiple
 
 
 def _num_examples(arrays: Arrays) -> int:
@@ -66,6 +74,7 @@ def evaluate_examples(
     batch_size: int,
     placement: NamedSharding | None = None,
     report: Callable[[int], None] | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the values of `per_example` for all examples, each exactly once.
 
@@ -77,9 +86,10 @@ def evaluate_examples(
       params: parameters of the model, or its `Variables`.
       key: a typed key.
       arrays: {name: [N, ...]}.
-      batch_size: how many examples a batch contains.
+      batch_size: how many examples a batch contains at most.
       placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
+      poll: called several times a second during a batch; it may raise an error to end the evaluation.
 
     Returns:
       {name: [N, ...]} as NumPy arrays.
@@ -87,18 +97,16 @@ def evaluate_examples(
     Raises:
       ValueError: there are no examples, the arrays have unequal lengths, or `batch_size` is less than 1.
     """
-    _check_batches(arrays, batch_size)
+    batch_size = _checked_size(arrays, batch_size)
     pending: list[tuple[int, dict[str, Array]]] = []
     rows: list[dict[str, np.ndarray]] = []
-    done = 0
 
     def collect() -> None:
-        nonlocal done
         count, values = pending.pop(0)
+        _wait_for(values, poll)
         rows.append({name: np.asarray(value)[:count] for name, value in values.items()})
-        done += count
         if report is not None:
-            report(done)
+            report(sum(map(_num_examples, rows)))
 
     for count, keys, batch in _keyed_batches(key, arrays, batch_size, placement):
         with jax.default_matmul_precision("highest"):
@@ -109,11 +117,21 @@ def evaluate_examples(
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _check_batches(arrays: Arrays, batch_size: int) -> None:
+def _wait_for(values: Mapping[str, Any], poll: Callable[[], None] | None) -> None:
+    """Wait for arrays if a function is to be called meanwhile."""
+    ready = operator.methodcaller("is_ready")  # a method of arrays that the annotations of JAX do not have
+    while poll is not None and not all(map(ready, values.values())):
+        poll()
+        time.sleep(POLL_SECONDS)
+
+
+def _checked_size(arrays: Arrays, batch_size: int) -> int:
+    """Return the size of the batches: at most the number of examples, so that a small split costs what it has."""
     if not arrays or not _num_examples(arrays):
         raise ValueError("arrays have length 0; pass one example or more")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more")
+    return min(batch_size, _num_examples(arrays))
 
 
 def _keyed_batches(
@@ -121,7 +139,7 @@ def _keyed_batches(
 ) -> Iterator[tuple[int, Array, dict[str, np.ndarray]]]:
     """Yield (number of examples, keys [B], batch [B, ...]); the devices of `placement` divide the rows of a batch."""
     multiple = 1 if placement is None else placement.mesh.size
-    size = -(-batch_size // multiple) * multiple
+    size = _num_rows(batch_size, multiple)
     for i, (count, batch) in enumerate(padded_batches(arrays, batch_size, multiple=multiple)):
         yield count, _batch_keys(size, placement)(key, np.uint32(i * batch_size)), batch
 
@@ -252,13 +270,16 @@ class Evaluator:
     def _likelihoods(self) -> dict[tuple[int, int], PerExample]:
         return {}
 
-    def bound(self, params: Params, key: Array, arrays: Arrays) -> dict[str, Any]:
+    def bound(
+        self, params: Params, key: Array, arrays: Arrays, *, receive: Receive = lambda scores: None
+    ) -> dict[str, Any]:
         """Return the ELBO and its parts, active units and errors of the reconstruction, as means over all examples.
 
         Args:
           params: parameters of the model, or its `Variables`.
           key: a typed key; equal keys give equal results.
           arrays: stored examples, {"x": [N, ...], ...}.
+          receive: called with `reconstruction` and, if they are defined, `kl` and `elbo` of each example, {name: [N]}.
 
         Returns:
           A dictionary of numbers:
@@ -279,9 +300,12 @@ class Evaluator:
             self._elbo, params, key, arrays, batch_size=self.batch_size, placement=self.placement
         )
         result: dict[str, Any] = mean_and_error("reconstruction", values["reconstruction"])
+        scores = {name: values[name] for name in ("reconstruction", "kl") if name in values}
         if "kl" in values:
+            scores["elbo"] = values["reconstruction"] - values["kl"]
             result["kl"] = float(values["kl"].mean(dtype=np.float64))
-            result |= mean_and_error("elbo", values["reconstruction"] - values["kl"])
+            result |= mean_and_error("elbo", scores["elbo"])
+        receive(scores)
         result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
         names = [name.removeprefix("mean/") for name in values if name.startswith("mean/")]
         active = [_num_active(values[f"mean/{name}"], values.get(f"mean_variance/{name}")) for name in names]
@@ -299,6 +323,8 @@ class Evaluator:
         num_samples: int,
         chunk: int,
         report: Callable[[int], None] | None = None,
+        receive: Receive = lambda scores: None,
+        poll: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """Return the negative log-likelihood by importance sampling, as a mean over all examples.
 
@@ -309,6 +335,8 @@ class Evaluator:
           num_samples: K, the posterior samples of each example.
           chunk: how many samples are computed at once.
           report: receives the number of examples so far, after each batch.
+          receive: called with `nll` and `ess` of each example, {name: [N]}.
+          poll: called several times a second during a batch; it may raise an error to end the evaluation.
 
         Returns:
           `nll` = -log p(x) in nats per example, its standard error over the examples `nll_se`, and `ess`, the median
@@ -323,7 +351,9 @@ class Evaluator:
             self._likelihoods[settings] = self._jit(functools.partial(likelihood_terms, **fixed))
         program = self._likelihoods[settings]
         where = {"batch_size": self.batch_size, "placement": self.placement}
-        values = evaluate_examples(program, params, key, arrays, report=report, **where)
+        calls = {"report": report, "poll": poll}
+        values = evaluate_examples(program, params, key, arrays, **calls, **where)
+        receive({"nll": -values["log_px"], "ess": values["ess"]})
         return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
 
 

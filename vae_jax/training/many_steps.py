@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 from vae_jax import random
 from vae_jax.data import batch_indices
@@ -52,6 +54,29 @@ def train_steps(
     """
     num_steps = _limited(num_steps, max_steps)
     place_batch = jax.vmap(place_batch) if microbatches > 1 else place_batch
+    train = functools.partial(
+        _train_steps, step=step, batch_size=batch_size, max_steps=max_steps, microbatches=microbatches,
+        streamed=streamed, place_batch=place_batch,
+    )  # fmt: skip
+    mesh = _explicit_mesh((state, data))
+    if mesh is not None:  # XLA infers the shardings inside, also of a gather whose positions `vmap` shards
+        train: Any = auto_axes(train, out_sharding=NamedSharding(mesh, PartitionSpec()))
+    return train(state, data, num_steps)
+
+
+def _train_steps(
+    state: TrainState,
+    data: Batch,
+    num_steps: Array | int,
+    *,
+    step: Step,
+    batch_size: int,
+    max_steps: int,
+    microbatches: int,
+    streamed: bool,
+    place_batch: Callable[[Batch], Batch],
+) -> tuple[TrainState, Metrics]:
+    """Return `train_steps` for arrays without explicit shardings."""
     order = None if streamed else _shuffled_order(state, num_rows(data), batch_size, max_steps, microbatches)
 
     def batch(i: Array | int) -> Batch:
@@ -60,11 +85,17 @@ def train_steps(
     def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, rows = carry
         state, metrics = step(state, place_batch(batch(i)))
-        return state, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
+        return state, jax.tree.map(lambda row, value: row.at[i].set(value.astype(row.dtype)), rows, metrics)
 
     _, shapes = jax.eval_shape(lambda: step(state, batch(0)))
     rows = jax.tree.map(lambda s: jnp.full((max_steps,), jnp.nan, jnp.float32), shapes)
     return lax.fori_loop(0, num_steps, body, (state, rows))
+
+
+def _explicit_mesh(arrays: Any) -> Any:
+    """Return the mesh of some arrays if it has explicit axes, as that of `jax.make_mesh`; None otherwise."""
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arrays))
+    return next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
 
 
 def _limited(num_steps: Array | int, max_steps: int) -> Array | int:

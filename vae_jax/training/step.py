@@ -111,7 +111,8 @@ def _loss_and_gradient(gradient: GradientFunction, state: TrainState, batch: Bat
 
 def _update(optimizer: optax.GradientTransformation, grads: Params, state: TrainState) -> tuple[Params, optax.OptState]:
     """Return parameters and optimizer state after one update."""
-    with jax.named_scope("optimizer"):
+    # Optax promotes dtypes, also where `jax_numpy_dtype_promotion` is strict.
+    with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return optax.apply_updates(state.params, updates), opt_state
 
@@ -141,7 +142,8 @@ def _next_state(state: TrainState, updated: _Updated, finite: Array, max_skips: 
             _Updated(state.params, state.statistics, state.opt_state, state.ema_params),
             is_leaf=_is_schedule,
         )
-    return TrainState(step=state.step + advances, key=state.key, skipped=skipped, **updated._asdict())
+    step = state.step + advances.astype(state.step.dtype)
+    return TrainState(step=step, key=state.key, skipped=skipped, **updated._asdict())
 
 
 def _is_schedule(node: Any) -> bool:

@@ -1,0 +1,115 @@
+"""Image files: decoded by the listed decoders only, upright, without transparency, and resized on request."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vae_jax.data.files import one_line
+from vae_jax.errors import InputError, StorageError, VaeJaxError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs Ghostscript to decode some of the others
+RECORD_FORMATS = ("JPEG", "PNG")  # those in which TFDS encodes images
+BACKGROUND = "white"  # below transparent pixels
+GREY_MODES = ("1", "L", "LA", "La")
+ORIENTATION = 0x0112  # the EXIF tag
+SIDEWAYS = (5, 6, 7, 8)  # values of the tag that exchange width and height
+
+
+@contextmanager
+def open_image(path: Path, where: str) -> Iterator["Image"]:
+    """Open an image file of one of the `FORMATS`, whatever its name; convert the errors of reading it.
+
+    Args:
+      path: The file.
+      where: The start of an error message.
+
+    Raises:
+      StorageError: If the file cannot be read or decoded.
+    """
+    from PIL import Image
+
+    try:
+        if not path.is_file():
+            raise OSError("not a plain file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as opened:
+                yield opened
+    except VaeJaxError:
+        raise
+    except Exception as error:  # each of Pillow's decoders raises different errors
+        raise StorageError(
+            f"{where} has the unreadable image {path.name!r} ({one_line(error)}); repair or remove it"
+        ) from None
+
+
+def check_image(image: "Image", name: str, where: str) -> None:
+    """Raise InputError if an opened image has several frames, or more than 8 bits per channel; no pixel is decoded."""
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with previews
+        raise InputError(
+            f"{where} has the image {name!r} with {getattr(image, 'n_frames', 'several')} frames; save each frame as a "
+            "file, or remove it"
+        )
+    tiles: Any = getattr(image, "tile", ())
+    deep = any(";16" in str(tile.args) for tile in tiles)
+    if image.mode.startswith(("I", "F")) or deep:
+        mode = image.mode if image.mode.startswith(("I", "F")) else f"{image.mode} with 16 bits per channel"
+        raise InputError(f"{where} has the image {name!r} of mode {mode}; convert it to 8 bits per channel")
+
+
+def upright_size(image: "Image") -> tuple[int, int]:
+    """Return width and height of an opened image after its EXIF orientation is applied; no pixel is decoded."""
+    from PIL import Image
+
+    width, height = image.size
+    # The method of the base class: that of PNG decodes the image. Pillow applies the tag of a TIFF itself.
+    sideways = image.format != "TIFF" and Image.Image.getexif(image).get(ORIENTATION) in SIDEWAYS
+    return (height, width) if sideways else (width, height)
+
+
+def to_pixels(image: "Image", channels: int, resize: int | None = None) -> np.ndarray:
+    """Return the pixels of an opened image.
+
+    Args:
+      image: The image. Its EXIF orientation is applied, and transparency is composed on the `BACKGROUND`.
+      channels: 1 for grey, 3 for colour.
+      resize: The shorter side is scaled to so many pixels by Pillow's antialiased bicubic filter, and the centre is
+        cropped to a square. None keeps the size.
+
+    Returns:
+      uint8 [H, W, channels].
+    """
+    from PIL import Image, ImageOps
+
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, BACKGROUND)
+        opaque.alpha_composite(image.convert("RGBA"))
+        image = opaque
+    image = image.convert("L" if channels == 1 else "RGB")
+    if resize is not None:
+        image = ImageOps.fit(image, (resize, resize), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def decode_record(encoded: bytes) -> np.ndarray:
+    """Return the pixels of an image in a record of TFDS, as TFDS decodes it: uint8 [H, W, C].
+
+    Raises:
+      Exception: If it is not in one of the `RECORD_FORMATS`, or damaged; Pillow raises many kinds of errors.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded), formats=RECORD_FORMATS) as image:
+        pixels = np.asarray(image, np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
