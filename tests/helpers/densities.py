@@ -1,6 +1,6 @@
 """One distribution of each type with small parameters, and `sample` and `log_prob` as compiled programs."""
 
-from functools import partial
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def mixture(seed, *batch, channels=1, components=M):
     )
 
 
-FAMILY = {
+_FAMILY = {
     "normal": lambda: Normal(normals(0, B, D), normals(1, B, D)),
     "deterministic": lambda: Deterministic(normals(0, B, D)),
     "bernoulli": lambda: Bernoulli(normals(0, B, *IMAGE, 2)),
@@ -51,6 +51,7 @@ FAMILY = {
     "grey mixture": lambda: mixture(0, B, *IMAGE),
     "colour mixture": lambda: mixture(0, B, *IMAGE, channels=3),
 }
+FAMILY = {name: functools.cache(make) for name, make in _FAMILY.items()}
 WITH_DENSITY = [name for name in FAMILY if name != "deterministic"]
 
 
@@ -59,7 +60,7 @@ def log_prob(density, value):
     return density.log_prob(value)
 
 
-@partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=2)
 def sample(density, key, sample_shape=()):
     return density.sample(key, sample_shape)
 
