@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from inputs import refused
+from jitted import log_likelihood, negative_bound, sample_terms
 
 from vae_jax import random
 from vae_jax.config import Config, apply_overrides, choice, choices
@@ -20,9 +21,8 @@ from vae_jax.data.preprocess import DynamicBinarizationConfig, ScaleConfig
 from vae_jax.distributions import Bernoulli, Density, Normal, from_prior, from_values, standard_normal
 from vae_jax.errors import InputError
 from vae_jax.inference import aggregate, elbos, importance
-from vae_jax.inference.bound import decode, encode, negative_bound, sample_terms
+from vae_jax.inference.bound import decode, encode
 from vae_jax.inference.gradient_statistics import gradient_statistics
-from vae_jax.inference.likelihood import log_likelihood
 from vae_jax.models import export
 from vae_jax.models.build import build_model, init_params
 from vae_jax.models.likelihoods import BernoulliConfig
@@ -162,7 +162,7 @@ def test_a_model_given_labels_has_bounds_and_likelihoods_that_depend_on_them(est
     settings["estimator"] = choice("estimator", estimator).build()
     bounds = [negative_bound(labelled_params(), KEY, batch, **settings)[0] for batch in (LABELLED, moved)]
     assert abs(bounds[0] - bounds[1]) > 1e-3
-    gradient = jax.grad(lambda p: negative_bound(p, KEY, LABELLED, **settings)[0])(labelled_params())
+    gradient = jax.jit(jax.grad(lambda p: negative_bound(p, KEY, LABELLED, **settings)[0]))(labelled_params())
     used = gradient | {"features": jax.tree.map(lambda leaf: leaf[..., :16], gradient["features"])}
     assert all(np.all(np.isfinite(leaf)) and np.any(leaf != 0) for leaf in jax.tree.leaves(used))
     run = functools.partial(log_likelihood, labelled_params(), KEY, model=LabelledModel(), num_samples=10)

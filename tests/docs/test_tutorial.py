@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from documents import BLOCK, DOCS, ROOT, own_registrations, run_blocks, run_document
 
+from vae_jax.bench import probes, timing
 from vae_jax.cli.commands import commands
 from vae_jax.config import (
     PRESETS,
@@ -41,7 +42,9 @@ def test_every_block_of_a_page_runs(page):
     assert "vj" in namespace
 
 
-def test_every_block_of_the_guide_to_experiments_runs():
+def test_every_block_of_the_guide_to_experiments_runs(monkeypatch):
+    monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(probes, "matrix_probe", lambda dtype, probe=probes.matrix_probe: probe(dtype, size=64))
     assert run_document("guides/experiment.md")["report"]["rounds"] == 1
 
 

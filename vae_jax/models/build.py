@@ -39,6 +39,8 @@ def build_model(config: Config, shape: Shape, *, training: bool = False) -> nn.M
 def init_params(model: nn.Module, key: Array, batch: Batch) -> dict[str, Any]:
     """Return the initial variables of a model: those that a walk through `encode` and `decode` uses.
 
+    The initialization is compiled as one program, because a program for each of its operations takes seconds.
+
     Args:
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
       key: a typed key.
@@ -62,7 +64,7 @@ def init_params(model: nn.Module, key: Array, batch: Batch) -> dict[str, Any]:
         return module.decode(draw, module.encode(batch), batch)
 
     with refuse_flax_errors():
-        variables = dict(model.init(key, batch, method=walk))
+        variables = dict(jax.jit(functools.partial(model.init, method=walk))(key, batch))
         if len(variables) > 1:  # an evaluation must not change statistics: found here, before the training
             evaluate = functools.partial(model.apply, method=walk, rngs={"params": key})
             jax.eval_shape(evaluate, variables, batch)
