@@ -14,9 +14,13 @@ def small_model(**changes):
     config = replace_settings(Config(), {path.replace("__", "."): value for path, value in given.items()})
     model = build_model(config, (4, 4, 1))
     params = init(model, jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
-    # At the initial point the log variance of the posterior is zero everywhere.
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    return model, params
+    return model, _moved(params)
+
+
+@jax.jit
+def _moved(params):
+    """Move parameters from the initial point, where the log variance of the posterior is zero everywhere."""
+    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
 
 
 def binary_images(count=5, seed=0):

@@ -34,11 +34,12 @@ LOSS = make_loss(MODEL, lambda step: elbo, preprocess=DynamicBinarizationConfig(
 INPUTS = {"x": jnp.zeros((1, *SHAPE))}
 
 
-def initial_state(seed=0, **settings):
-    settings = {"model": MODEL, "batch": INPUTS, "optimizer": OPTIMIZER} | settings
-    return init_state(jax.random.key(seed), **settings)
+@functools.partial(jax.jit, static_argnames=("model", "optimizer", "ema", "initialize"))
+def initial_state(seed=0, *, model=MODEL, batch=INPUTS, optimizer=OPTIMIZER, **settings):
+    return init_state(jax.random.key(seed), model=model, batch=batch, optimizer=optimizer, **settings)
 
 
+@functools.cache
 def program(step=None, max_steps=STEPS, **settings):
     """Return the jitted `train_steps` of a step, by default that of `LOSS` and `OPTIMIZER`."""
     step = step or make_train_step(LOSS, OPTIMIZER)

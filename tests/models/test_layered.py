@@ -1,5 +1,7 @@
 """The VAE with several stochastic layers: both directions of its walk, its likelihood, and settings that it refuses."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,13 @@ def layered():
     return small_model(**THREE)
 
 
+def walk(model, params, draw, evidence=None):
+    return jax.jit(lambda params, evidence: model.apply({"params": params}, draw, evidence, method="decode"))(
+        params, evidence
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def conditional(model, params, direction, i, z):
     """Return the density of module i of the layers `posterior` or `prior`, given z."""
     module = getattr(model, f"{direction}_layers")[i]
@@ -52,7 +61,7 @@ def test_three_layers_in_both_directions():
     assert shapes["posterior_layers_1"]["mean"]["kernel"] == (3, 2)
     assert shapes["prior_layers_0"]["Dense_0"]["kernel"] == (2, 3)
     assert shapes["prior_layers_1"]["mean"]["kernel"] == (7, 5)
-    _, drawn = model.apply({"params": params}, from_prior(jax.random.key(0), 3), method="decode")
+    _, drawn = walk(model, params, from_prior(jax.random.key(0), 3))
     assert {latent.name: latent.z.shape for latent in drawn} == {"z1": (3, 5), "z2": (3, 4), "z3": (3, 2)}
     terms = sample_terms(params, jax.random.key(1), x, model=model, num_samples=4)
     assert [latent.z.shape for latent in terms.latents] == [(4, 2, 5), (4, 2, 4), (4, 2, 2)]
@@ -81,7 +90,7 @@ def test_each_layer_of_the_posterior_is_given_the_layer_below_and_of_the_prior_t
     x = binary_images(2)
     q = apply(model, params, x, method="encode")
     draw = from_posterior(jax.random.key(1), 2, 6)
-    _, latents = model.apply({"params": params}, draw, q, method="decode")
+    _, latents = walk(model, params, draw, q)
     assert [latent.name for latent in latents] == NAMES
     values = [latent.z for latent in latents]
     upwards = [q, *(conditional(model, params, "posterior", i, z) for i, z in enumerate(values[:-1]))]
@@ -95,7 +104,7 @@ def test_each_layer_of_the_posterior_is_given_the_layer_below_and_of_the_prior_t
 
 def test_samples_of_the_prior_are_drawn_from_the_top():
     model, params = layered()
-    p_x, latents = model.apply({"params": params}, from_prior(jax.random.key(0), 8), method="decode")
+    p_x, latents = walk(model, params, from_prior(jax.random.key(0), 8))
     z1, z2, z3 = (latent.z for latent in latents)
     np.testing.assert_allclose(latents[2].log_p, standard_normal((3,)).log_prob(z3), rtol=1e-5)
     np.testing.assert_allclose(latents[1].log_p, conditional(model, params, "prior", 0, z3).log_prob(z2), rtol=1e-5)
@@ -118,7 +127,7 @@ def test_a_call_decodes_the_mean_of_each_layer():
     model, params = layered()
     x = binary_images(2)
     q = apply(model, params, x, method="encode")
-    _, latents = model.apply({"params": params}, from_means(), q, method="decode")
+    _, latents = walk(model, params, from_means(), q)
     np.testing.assert_allclose(latents[0].z, q.mean(), rtol=1e-6)
     np.testing.assert_allclose(latents[1].z, conditional(model, params, "posterior", 0, q.mean()).mean(), rtol=1e-5)
     expected = apply(model, params, {latent.name: latent.z for latent in latents}, method="decode")

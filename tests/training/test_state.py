@@ -34,7 +34,7 @@ def test_the_parameters_are_initialized_before_the_optimizer_and_the_moving_aver
 
 
 def test_the_moving_average_is_a_copy_that_can_be_donated_with_the_parameters():
-    state = initial_state(ema=True)
+    state = initial_state.__wrapped__(ema=True)  # as it is without jit
     jax.tree.map(np.testing.assert_array_equal, state.ema_params, state.params)
     for average, leaf in zip(jax.tree.leaves(state.ema_params), jax.tree.leaves(state.params), strict=True):
         assert average.unsafe_buffer_pointer() != leaf.unsafe_buffer_pointer()
