@@ -97,6 +97,33 @@ def test_an_image_of_several_frames_is_refused(tmp_path, suffix):
         load(tmp_path, "train")
 
 
+@pytest.mark.fault
+def test_a_pnm_file_of_several_pictures_is_refused(tmp_path):
+    """Binary pixels can contain what looks like the start of a picture, and so can comments between numbers."""
+    grey, colour = random_images(2, 9), random_images(2, 9, 3)
+    grey[1, :3] = list(b"P5\n")
+    plain = b" ".join(b"%d" % value for value in colour.reshape(-1))
+    pictures = {
+        "bits.pgm": b"P4\n9 2\n" + np.packbits(grey >> 7, axis=-1).tobytes(),
+        "grey.pgm": b"P5\n9 2\n255\n" + grey.tobytes(),
+        "few.pgm": b"P5\n9 2\n254\n" + np.minimum(grey, 254).tobytes(),
+        "colour.ppm": b"P6\n# one\n9 2\n255\n" + colour.tobytes(),
+        "plain_bits.pgm": b"P1\n9 2\n" + b"010101010\n" * 2,
+        "plain.ppm": b"P3\n9 2\n255\n# the first P3 \n" + plain,
+    }
+    for name, content in pictures.items():
+        path = tmp_path / name / name
+        path.parent.mkdir()
+        for one in (content, content + b"\n", content + b" \n\n"):
+            path.write_bytes(one)
+            with pytest.warns(UserWarning, match="too few"):
+                assert load(path.parent, "train").shape[1:3] == (2, 9), name
+        for several in (content + b"\n" + content, content * 3 if "plain" not in name else content + b"\n\n" + content):
+            path.write_bytes(several)
+            with refused(InputError, f"has the image '{name}' with several frames; save each frame as a file"):
+                load(path.parent, "train")
+
+
 def test_more_than_eight_bits_are_refused_and_other_modes_are_converted(tmp_path):
     deep = Image.fromarray(random_images(6, 5).astype(np.uint16) * 257)
     for suffix in ("png", "tif"):
@@ -108,6 +135,11 @@ def test_more_than_eight_bits_are_refused_and_other_modes_are_converted(tmp_path
     with refused(InputError, "a.png", "RGB with 16 bits per channel", "8 bits"):
         load(tmp_path, "train")
     (tmp_path / "a.png").unlink()
+    for name, content in (("a.ppm", b"P6\n1 1\n65535\n" + bytes(6)), ("a.ppm", b"P3\n1 1\n256\n0 1 256\n")):
+        (tmp_path / name).write_bytes(content)
+        with refused(InputError, name, "RGB with 16 bits per channel", "8 bits"):
+            load(tmp_path, "train")
+        (tmp_path / name).unlink()
     red = Image.new("RGB", (5, 6), (255, 0, 0))
     red.convert("CMYK").save(tmp_path / "a.tif")
     red.convert("P").save(tmp_path / "b.png")

@@ -104,7 +104,7 @@ def test_a_callback_can_record_numbers_and_pictures(tmp_path, monkeypatch):
     rows = [row for row in metric_rows(tmp_path / "run") if "norm" in row]
     assert [row["step"] for row in rows] == [10, 20]
     assert rows[-1]["norm"] == pytest.approx(float(np.linalg.norm(outcome.params["code"]["bias"])))
-    assert shown == [(10, "square"), (20, "square")]
+    assert shown == [(10, "figures/square"), (20, "figures/square")]
 
 
 @pytest.mark.fault
@@ -173,7 +173,7 @@ def test_tensorboard_shows_images_at_each_validation(small, tmp_path, monkeypatc
     shown = []
     monkeypatch.setattr(callbacks.TensorBoard, "image", lambda board, step, name, image: shown.append((step, name)))
     fit(small(train__evaluate_every=10), tmp_path / "run")
-    assert shown == [(step, name) for step in (10, 20) for name in ("samples", "reconstructions")]
+    assert shown == [(step, f"figures/{name}") for step in (10, 20) for name in ("samples", "reconstructions")]
 
 
 def test_no_validation_without_validation_examples(small, tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_no_validation_without_validation_examples(small, tmp_path, monkeypatch)
     monkeypatch.setattr(callbacks.TensorBoard, "image", lambda board, step, name, image: shown.append(name))
     config = small(data__holdout=0.0, train__evaluate_every=10)
     experiment, outcome = fit(config, tmp_path / "run")
-    assert set(shown) == {"samples"}
+    assert set(shown) == {"figures/samples"}
     # All images outside the test split.
     assert (outcome.status, experiment.data["num_examples"]) == ("done", 1438)
     assert not any("validation_bound" in row for row in metric_rows(tmp_path / "run"))

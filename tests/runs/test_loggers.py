@@ -21,6 +21,7 @@ from vae_jax.runs.loggers import (
     TensorBoard,
     print_json,
     read_metrics,
+    tensorboard_picture_tag,
     tensorboard_tag,
 )
 
@@ -274,6 +275,8 @@ def test_tags_are_grouped():
     tags = {"bound": "train/bound", "validation_kl": "validation/kl", "learning_rate": "optimizer/learning_rate",
             "grad_norm": "optimizer/grad_norm", "mine/norm": "mine/norm"}  # fmt: skip
     assert {name: tensorboard_tag(name) for name in tags} == tags
+    pictures = {"samples": "figures/samples", "mine/square": "mine/square"}
+    assert {name: tensorboard_picture_tag(name) for name in pictures} == pictures
 
 
 def test_tensorboard_refuses_float_images(tmp_path):

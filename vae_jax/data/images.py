@@ -1,6 +1,7 @@
 """Image files: decoded by the listed decoders only, upright, without transparency, and resized on request."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ BACKGROUND = "white"  # below transparent pixels
 GREY_MODES = ("1", "L", "LA", "La")
 ORIENTATION = 0x0112  # the EXIF tag
 SIDEWAYS = (5, 6, 7, 8)  # values of the tag that exchange width and height
+NEXT_PNM = re.compile(rb"\s*P[1-7fF]\s")  # the start of the next picture of a PNM file, after binary pixels
+NEXT_PLAIN_PNM = re.compile(rb"(?:^|[\r\n])[^#\r\n]*P[1-7fF]\s")  # the same among numbers and comments in ASCII
 
 
 @contextmanager
@@ -55,16 +58,35 @@ def open_image(path: Path, where: str) -> Iterator["Image"]:
 
 def check_image(image: "Image", name: str, where: str) -> None:
     """Raise InputError if an opened image has several frames, or more than 8 bits per channel; no pixel is decoded."""
-    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with previews
+    tiles: Any = getattr(image, "tile", ())
+    deep = any(";16" in str(tile.args) or _pnm_maximum(tile) > 255 for tile in tiles)
+    if image.mode.startswith(("I", "F")) or deep:
+        mode = image.mode if image.mode.startswith(("I", "F")) else f"{image.mode} with 16 bits per channel"
+        raise InputError(f"{where} has the image {name!r} of mode {mode}; convert it to 8 bits per channel")
+    if _has_frames(image):
         raise InputError(
             f"{where} has the image {name!r} with {getattr(image, 'n_frames', 'several')} frames; save each frame as a "
             "file, or remove it"
         )
-    tiles: Any = getattr(image, "tile", ())
-    deep = any(";16" in str(tile.args) for tile in tiles)
-    if image.mode.startswith(("I", "F")) or deep:
-        mode = image.mode if image.mode.startswith(("I", "F")) else f"{image.mode} with 16 bits per channel"
-        raise InputError(f"{where} has the image {name!r} of mode {mode}; convert it to 8 bits per channel")
+
+
+def _pnm_maximum(tile: Any) -> int:
+    """Return the number that is white in a PNM file if Pillow scales it; 0 for another file."""
+    return tile.args[1] if tile.codec_name in ("ppm", "ppm_plain") and isinstance(tile.args, tuple) else 0
+
+
+def _has_frames(image: "Image") -> bool:
+    """Return whether an opened image of 8 bits per channel has several frames. An MPO is a photograph with previews."""
+    if image.format != "PPM":
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    opened: Any = image  # with the attributes of an image file
+    file, (tile,) = opened.fp, opened.tile  # Pillow reads only the first picture of a PNM file
+    if tile.codec_name == "ppm_plain":
+        file.seek(tile.offset)
+        return NEXT_PLAIN_PNM.search(file.read()) is not None
+    row_bits = image.width * len(image.getbands()) * (1 if image.mode == "1" else 8)
+    file.seek(tile.offset + image.height * -(-row_bits // 8))
+    return NEXT_PNM.match(file.read(64)) is not None
 
 
 def upright_size(image: "Image") -> tuple[int, int]:

@@ -24,6 +24,7 @@ from vae_jax.runs.loggers import (
     TensorBoard,
     as_saved,
     read_metrics,
+    tensorboard_picture_tag,
     tensorboard_tag,
 )
 from vae_jax.runs.memory import refuse_lack_of_memory
@@ -202,8 +203,8 @@ class TensorBoardLog(Callback):
         self.board.scalars(step, {tensorboard_tag(name): value for name, value in row.items() if value is not None})
 
     def on_image(self, run: TrainingRun, name: str, picture: np.ndarray) -> None:
-        """Write the picture."""
-        self.board.image(run.step, name, picture)
+        """Write the picture, in the group of figures."""
+        self.board.image(run.step, tensorboard_picture_tag(name), picture)
 
     def on_end(self, run: TrainingRun) -> None:
         """Close the file."""

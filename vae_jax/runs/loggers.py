@@ -246,6 +246,11 @@ def tensorboard_tag(name: str) -> str:
     return name if "/" in name else f"{'optimizer' if name in _OF_OPTIMIZER else 'train'}/{name}"
 
 
+def tensorboard_picture_tag(name: str) -> str:
+    """Return the tag of a picture: figures/NAME."""
+    return name if "/" in name else f"figures/{name}"
+
+
 class TensorBoard:
     """Scalars and images as TensorBoard events in `directory`; a write that fails only warns, once.
 
