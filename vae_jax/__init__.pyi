@@ -31,6 +31,8 @@ from .distributions import (
     Density as Density,
     Deterministic as Deterministic,
     DiscretizedLogisticMixture as DiscretizedLogisticMixture,
+    Flow as Flow,
+    GaussianMixture as GaussianMixture,
     Latent as Latent,
     NegativeBinomial as NegativeBinomial,
     Normal as Normal,

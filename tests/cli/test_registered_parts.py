@@ -19,14 +19,14 @@ NARROW = ["--network", "normalized", "--network.width", 8]
 RINGS = ["--data.name", "rings", "--preprocess", "identity"]
 ALONE = {
     "objective": ["--objective", "power", "--objective.num-samples", 3, *HIDDEN],
-    "prior": ["--prior", "mixture", "--prior.components", 3, *HIDDEN],
+    "prior": ["--prior", "equal-mixture", "--prior.components", 3, *HIDDEN],
     "network": NARROW,
     "likelihood": ["--likelihood", "scaled-gaussian", "--preprocess", "scale", *HIDDEN],
     "data.name": [*RINGS, "--likelihood", "gaussian", *HIDDEN],
 }
-TOGETHER = [*RINGS, *NARROW, "--likelihood", "scaled-gaussian", "--prior", "mixture", "--objective", "power",
+TOGETHER = [*RINGS, *NARROW, "--likelihood", "scaled-gaussian", "--prior", "equal-mixture", "--objective", "power",
             "--objective.num-samples", 3]  # fmt: skip
-NAMES = {"objective": "power", "prior": "mixture", "network": "normalized", "likelihood": "scaled-gaussian",
+NAMES = {"objective": "power", "prior": "equal-mixture", "network": "normalized", "likelihood": "scaled-gaussian",
          "data.name": "rings"}  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_plan_and_help_know_the_parts(call, capsys):
     assert planned["parameters"] > 0
     assert planned["num_examples"] == 486
     with pytest.raises(SystemExit):
-        call(*FIRST, "train", "--prior", "mixture", "--help")
+        call(*FIRST, "train", "--prior", "equal-mixture", "--help")
     shown = capsys.readouterr().out
     assert "--prior.components INT" in shown
     assert all(name in shown for name in NAMES.values() if name != "rings")
@@ -135,7 +135,7 @@ def test_without_the_module_the_run_and_the_command_are_refused(train, call, wit
     del sys.modules["my_parts"]
     refused = call("evaluate", tmp_path / "mine")
     assert (refused.code, len(refused.err)) == (4, 1)
-    assert "prior='mixture'" in refused.err[0]
+    assert "prior='equal-mixture'" in refused.err[0]
     assert "`vae-jax --import MODULE`" in refused.err[0]
     unknown = call("nearest", tmp_path / "mine")
     assert (unknown.code, len(unknown.err)) == (2, 1)

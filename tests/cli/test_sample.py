@@ -35,6 +35,14 @@ def test_samples_of_counts_are_counts_and_are_compared_with_the_data(trained_on_
     np.testing.assert_array_equal(more[:7], samples)
 
 
+def test_samples_at_a_low_temperature_are_similar(copied, call):
+    directory, _ = copied
+    result = call("sample", directory, "--count", 20).result
+    usual = np.load(result["samples"]).astype(float)
+    cold = np.load(call("sample", directory, "--count", 20, "--temperature", 0.1).result["samples"]).astype(float)
+    assert cold.std(axis=0).mean() < 0.3 * usual.std(axis=0).mean()
+
+
 def test_output_that_cannot_be_written_is_one_line_and_exit_code_5(copied, call):
     directory, _ = copied
     (directory / "samples.npy").mkdir()
@@ -49,6 +57,8 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_5(copied, call)
         (["sample", "EMPTY"], ["contains no run"]),
         (["sample", "RUN", "--count", "0"], ["--count=0"]),
         (["sample", "RUN", "--seed", "9" * 20], ["--seed=9999"]),
+        (["sample", "RUN", "--temperature", "0"], ["--temperature=0.0 must be greater than 0"]),
+        (["sample", "RUN", "--temperature", "nan"], ["--temperature=nan must be greater than 0"]),
     ],
 )
 def test_sample_refuses(argv, words, refuses):

@@ -12,6 +12,7 @@ from densities import B, D, gather, log_prob, mixture, normals
 from vae_jax.distributions import Deterministic, Normal, kl_divergence, standard_normal
 from vae_jax.distributions.base import Density
 from vae_jax.distributions.drawers import from_means, from_posterior, from_prior, from_values
+from vae_jax.errors import InputError
 
 K = 3
 KEY = jax.random.key(0)
@@ -182,6 +183,15 @@ class TestFromPrior:
         np.testing.assert_allclose(from_prior(keys[3:5], 2)("z", p).z, complete[3:5], rtol=1e-6, atol=1e-6)
         more = from_prior(KEY, B + 2)("z", p).z
         np.testing.assert_allclose(more[:B], from_prior(KEY, B)("z", p).z, rtol=1e-6, atol=1e-6)
+
+    def test_a_temperature_multiplies_the_deviation_of_the_noise(self):
+        p = gaussian(0)
+        usual, cold = (from_prior(KEY, B, temperature=t)("z", p) for t in (None, 0.25))
+        mean = np.broadcast_to(p.loc, (B, D))
+        np.testing.assert_allclose(cold.z - mean, 0.25 * (usual.z - mean), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(cold.log_p, usual.log_p + D * np.log(4), rtol=1e-4)
+        with pytest.raises(InputError, match=r"^prior Laplace of layer 'z' has no method tempered, which a temp"):
+            from_prior(KEY, B, temperature=0.5)("z", Laplace(jnp.zeros(D)))
 
     def test_a_layer_without_a_prior_is_refused(self):
         message = r"^layer 'z' has no prior yet; draw from the top unless `draw\.posterior_first`$"

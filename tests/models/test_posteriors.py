@@ -8,7 +8,7 @@ from built_models import built, random_images
 from jitted import apply, init
 
 from vae_jax.config import Config, choices, override
-from vae_jax.distributions import Deterministic, Normal
+from vae_jax.distributions import Deterministic, Flow, Normal
 from vae_jax.errors import InputError
 from vae_jax.models.posteriors import (
     ConditionalNormal,
@@ -90,10 +90,11 @@ def test_what_each_family_is_capable_of():
     families = choices("posterior")
     assert {name for name, cls in families.items() if not cls.has_density} == {"deterministic"}
     assert {name for name, cls in families.items() if cls.supports_layers} == {"gaussian"}
+    assert {name for name, cls in families.items() if cls.is_flow} == {"planar", "iaf", "coupling"}
     for name, cls in families.items():
         module = cls().build(3)
         q, _ = made(module)
-        assert isinstance(q, Normal) is cls.has_density, name
+        assert isinstance(q, Flow if cls.is_flow else Normal) is cls.has_density, name
         assert hasattr(module, "kernels") is cls.supports_tied, name
 
 

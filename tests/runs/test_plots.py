@@ -162,13 +162,13 @@ def test_the_curves_are_plotted_if_the_run_has_metrics(figures, one_device, tmp_
 def test_data_are_compared_with_as_many_samples(one_device, monkeypatch):
     experiment = count_experiment()
     params, arrays, key = initial_params(experiment), examples_of(experiment), jax.random.key(0)
-    samples = plots.compare_samples(experiment, params, arrays, one_device, key=key)
+    samples = decoding.compare_samples(experiment, params, arrays, one_device, key=key)
     np.testing.assert_array_equal(samples["data"], arrays["x"])
     assert [x.shape for x in samples.values()] == [arrays["x"].shape] * 3
     fresh = decoding.sample_examples(experiment, params, key, len(arrays["x"]), one_device)
     np.testing.assert_array_equal(samples["samples of the model"], fresh)
-    monkeypatch.setattr(plots, "MAX_SAMPLED_NUMBERS", 30)
-    few = plots.compare_samples(experiment, params, arrays, one_device, key=key)
+    monkeypatch.setattr(decoding, "MAX_SAMPLED_NUMBERS", 30)
+    few = decoding.compare_samples(experiment, params, arrays, one_device, key=key)
     assert [len(x) for x in few.values()] == [5] * 3  # of six numbers each
 
 

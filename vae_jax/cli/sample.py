@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vae_jax.runs import Experiment
     from vae_jax.runtime import Placement
 
+_MAX_TEMPERATURE = 100.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample(OutputOptions):
@@ -33,6 +35,9 @@ class Sample(OutputOptions):
     """Number of examples."""
     seed: int = 0
     """Seed of the codes."""
+    temperature: float = 1.0
+    """Factor of the standard deviations of p(z): of its normal distributions, of the components of a mixture, of the
+    noise of a flow."""
 
 
 @register_command("sample", "examples from the prior", arguments="RUN", order=60)
@@ -42,10 +47,12 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     require_positive(count=options.count)
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed={options.seed} must be at least 0 and less than 2^32")
+    if not 0 < options.temperature <= _MAX_TEMPERATURE:
+        raise InputError(f"--temperature={options.temperature} must be greater than 0 and at most {_MAX_TEMPERATURE}")
     import jax
     import numpy as np
 
-    from vae_jax.runs import check_data, open_run, plots, restored_params
+    from vae_jax.runs import check_data, open_run, plots, restored_params, sample_prior
 
     run = open_run(directory)
     experiment, _, placement, changed = run
@@ -54,37 +61,38 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         check_data(run)
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
         if experiment.kind == "images":
-            samples = _sample_images(experiment, params, key, options.count, placement, folder.figure("samples"))
+            codes = sample_prior(experiment, params, key, options.count, placement, temperature=options.temperature)
+            samples = _decode_images(experiment, params, codes, placement, folder.figure("samples"))
             figures.append(folder.figure("samples"))
         else:
-            samples = _sample_numbers(experiment, params, key, options.count, placement)
-            arrays = experiment.dataset("test").arrays
-            figures += plots.plot_kind(experiment, params, folder, arrays, placement, key=key)
+            samples = _sample_numbers(experiment, params, key, options, placement)
+            arrays, temperature = experiment.dataset("test").arrays, options.temperature
+            figures += plots.plot_kind(experiment, params, folder, arrays, placement, key=key, temperature=temperature)
     path = folder.path / "samples.npy"
     atomic_files.write_file(path, lambda file: np.save(file, samples, allow_pickle=False))
     return {"workdir": str(directory), "step": step, "samples": str(path), "figures": [str(path) for path in figures]}
 
 
-def _sample_images(
-    experiment: "Experiment", params: "Params", key: "Array", count: int, placement: "Placement", figure: Path
+def _decode_images(
+    experiment: "Experiment", params: "Params", codes: "np.ndarray", placement: "Placement", figure: Path
 ) -> "np.ndarray":
     """Return means of p(x|z), uint8 [N, H, W, C], and save them as a figure."""
     import numpy as np
 
-    from vae_jax.runs import decode_codes, image_grids, sample_prior
+    from vae_jax.runs import decode_codes, image_grids
 
-    images = decode_codes(experiment, params, sample_prior(experiment, params, key, count, placement), placement)
+    images = decode_codes(experiment, params, codes, placement)
     image_grids.save_samples(figure, images)
     return np.rint(images * 255).astype(np.uint8)
 
 
 def _sample_numbers(
-    experiment: "Experiment", params: "Params", key: "Array", count: int, placement: "Placement"
+    experiment: "Experiment", params: "Params", key: "Array", options: Sample, placement: "Placement"
 ) -> "np.ndarray":
     """Return samples of x [N, *shape]: int64 if they are counts, else float32, as the model reads them."""
     import numpy as np
 
     from vae_jax.runs import sample_examples
 
-    samples = sample_examples(experiment, params, key, count, placement)
+    samples = sample_examples(experiment, params, key, options.count, placement, temperature=options.temperature)
     return samples.astype(np.int64) if getattr(experiment.preprocess, "values", "") == "counts" else samples

@@ -1,3 +1,7 @@
+from .autoregressive import (
+    MaskedAutoregressive as MaskedAutoregressive,
+    autoregressive_masks as autoregressive_masks,
+)
 from .base import (
     Density as Density,
     Distribution as Distribution,
@@ -5,11 +9,17 @@ from .base import (
 )
 from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical
+from .conditioners import Conditioner as Conditioner
 from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
 from .counts import (
     NegativeBinomial as NegativeBinomial,
     Poisson as Poisson,
     ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial,
+)
+from .coupling import (
+    AffineCoupling as AffineCoupling,
+    SplineCoupling as SplineCoupling,
+    coupling_order as coupling_order,
 )
 from .deterministic import Deterministic as Deterministic
 from .drawers import (
@@ -18,6 +28,8 @@ from .drawers import (
     from_prior as from_prior,
     from_values as from_values,
 )
+from .flow import Flow as Flow, Inverse as Inverse, Reverse as Reverse, Transform as Transform
+from .gaussian_mixture import GaussianMixture as GaussianMixture
 from .kl import kl_divergence as kl_divergence
 from .latent import (
     Batch as Batch,
@@ -30,4 +42,6 @@ from .latent import (
 )
 from .logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .normal import Normal as Normal, standard_normal as standard_normal
+from .planar import Planar as Planar
+from .splines import rational_quadratic as rational_quadratic
 from .student_t import StudentT as StudentT

@@ -14,6 +14,7 @@ in which a model asks for its layers.
 import dataclasses
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,7 @@ def from_posterior(
 @dataclasses.dataclass(frozen=True)
 class _FromPrior:
     keys: Array  # [N]
+    temperature: float | Array | None = None
     posterior_first = False
 
     def __call__(
@@ -123,6 +125,8 @@ class _FromPrior:
         del posterior
         if prior is None:
             raise ValueError(f"layer {name!r} has no prior yet; draw from the top unless `draw.posterior_first`")
+        if self.temperature is not None:
+            prior = _tempered(name, prior, self.temperature)
         keys = _layer_keys(self.keys, name, index)
         z, log_p = prior.sample_and_log_prob(keys, _sample_shape(keys.shape, prior))
         if observed is not None:
@@ -131,17 +135,29 @@ class _FromPrior:
         return Latent(name, z, log_p=log_p, prior=prior)
 
 
-def from_prior(key: Array, num_examples: int) -> _FromPrior:
+def _tempered(name: str, prior: Any, temperature: float | Array) -> Distribution:
+    if not hasattr(prior, "tempered"):
+        kind = type(prior).__name__
+        raise InputError(f"prior {kind} of layer {name!r} has no method tempered, which a temperature needs; add it")
+    return prior.tempered(temperature)
+
+
+def from_prior(key: Array, num_examples: int, *, temperature: float | Array | None = None) -> _FromPrior:
     """Return a drawer of z ~ p(z | layers above) for N examples; posteriors are never called.
+
+    With a temperature t each p(z | layers above) is replaced by its `tempered(t)`: the noise of normal distributions,
+    of the components of a mixture and of the base of a flow has t times its standard deviation.
 
     Args:
       key: a typed key, or a key for each example, [N].
       num_examples: N.
+      temperature: above 0; None for the unchanged p(z), which 1 is equal to.
 
     Returns:
-      A drawer whose layers have values [N, *event], with `log_p`.
+      A drawer whose layers have values [N, *event], with `log_p`. It raises InputError for a prior without the method
+      `tempered` if there is a temperature.
     """
-    return _FromPrior(random.example_keys(key, num_examples))
+    return _FromPrior(random.example_keys(key, num_examples), temperature)
 
 
 @dataclasses.dataclass(frozen=True)

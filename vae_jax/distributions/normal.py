@@ -74,6 +74,10 @@ class Normal(Density):
         """Return σ = exp(log_scale), [*batch, *event]."""
         return jnp.exp(self.log_scale)
 
+    def tempered(self, temperature: float | Array) -> "Normal":
+        """Return the distribution with σ multiplied by a temperature."""
+        return dataclasses.replace(self, log_scale=self.log_scale + jnp.log(temperature))
+
     @property
     def batch_shape(self) -> Shape:
         """[*batch], the shape of independent distributions."""

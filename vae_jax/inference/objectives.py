@@ -20,12 +20,16 @@ class ObjectiveConfig(Choice):
       compares_examples: whether the value of an example depends on the codes of other examples of the batch, so that a
         batch cannot be divided.
       needs_density: whether the posterior must have a density.
+      needs_normal_prior: whether the prior must be a normal distribution.
+      needs_independent_latents: whether the dimensions of the posterior must be independent.
       validation_metric: the metric of `Evaluator.bound` that validation maximizes.
     """
 
     estimators: ClassVar[tuple[str, ...]] = ("pathwise",)
     compares_examples: ClassVar[bool] = False
     needs_density: ClassVar[bool] = True
+    needs_normal_prior: ClassVar[bool] = False
+    needs_independent_latents: ClassVar[bool] = False
     validation_metric: ClassVar[str] = "elbo"
 
     num_samples: int = setting(1, "Number K of posterior samples for each example.", above=0)

@@ -32,7 +32,31 @@ from .export import (
     sample_codes as sample_codes,
     split_codes as split_codes,
 )
+from .flow_posteriors import (
+    CouplingPosteriorConfig as CouplingPosteriorConfig,
+    FlowPosteriorConfig as FlowPosteriorConfig,
+    IAFPosteriorConfig as IAFPosteriorConfig,
+    PlanarPosteriorConfig as PlanarPosteriorConfig,
+)
+from .flows import (
+    AffineCouplings as AffineCouplings,
+    AutoregressiveTransforms as AutoregressiveTransforms,
+    FlowPosterior as FlowPosterior,
+    FlowPrior as FlowPrior,
+    PlanarTransforms as PlanarTransforms,
+    SplineCouplings as SplineCouplings,
+)
 from .layered import LayeredConfig as LayeredConfig, LayeredVAE as LayeredVAE
+from .learned_priors import (
+    AutoregressivePriorConfig as AutoregressivePriorConfig,
+    CouplingPriorConfig as CouplingPriorConfig,
+    LearnedPriorConfig as LearnedPriorConfig,
+    MixtureConfig as MixtureConfig,
+    MixturePrior as MixturePrior,
+    SplinePriorConfig as SplinePriorConfig,
+    VampConfig as VampConfig,
+    VampPrior as VampPrior,
+)
 from .likelihoods import (
     BernoulliConfig as BernoulliConfig,
     ContinuousBernoulliConfig as ContinuousBernoulliConfig,

@@ -89,11 +89,13 @@ class PosteriorConfig(Choice):
       has_density: whether q(z|x) has a density. A point has none; then there is no KL and no bound on log p(x).
       supports_tied: whether the module has a method `kernels`, which a decoder that uses the encoder's kernels needs.
       supports_layers: whether `build_layer` builds a density between two stochastic layers.
+      is_flow: whether q(z|x) is a flow, whose dimensions depend on each other.
     """
 
     has_density: ClassVar[bool] = True
     supports_tied: ClassVar[bool] = False
     supports_layers: ClassVar[bool] = False
+    is_flow: ClassVar[bool] = False
 
     def build(self, latent_dim: int) -> nn.Module:
         """Return a Linen module from features [B, F] of an encoder to q(z|x) over codes [B, latent_dim]."""

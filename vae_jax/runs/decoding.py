@@ -1,5 +1,6 @@
 """Encode and decode batches with a trained model, sample from its prior and its likelihood, and interpolate."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from vae_jax.training import evaluate_examples, padded_batches
 Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
 
 BATCH_SIZE = 100  # examples that are encoded, decoded or sampled in one call
+MAX_SAMPLED = 2000  # examples that are compared with as many samples
+MAX_SAMPLED_NUMBERS = 4_000_000  # in these examples
 _X = 1 << 31  # stream of the samples of x; streams of layers are smaller, see `distributions.drawers`
 
 
@@ -143,6 +146,7 @@ def sample_prior(
     placement: Placement | None = None,
     *,
     conditions: Arrays | None = None,
+    temperature: float = 1.0,
 ) -> np.ndarray:
     """Return samples from p(z).
 
@@ -153,18 +157,24 @@ def sample_prior(
       count: number of samples N.
       placement: the devices; None for those of the parameters.
       conditions: arrays [N, ...] that the model reads in its generative process, see `decode_codes`.
+      temperature: factor of the standard deviations of p(z), see `from_prior`.
 
     Returns:
       Codes, float32 [N, D].
     """
-    program = _code_sampler(experiment.model, count, _replicated(placement, params))
+    program = _code_sampler(experiment.model, count, _given(temperature), _replicated(placement, params))
     return np.asarray(program(params, key, dict(conditions or {})))
 
 
+def _given(temperature: float) -> float | None:
+    """Return None for a temperature of 1, which every prior supports."""
+    return None if temperature == 1 else temperature
+
+
 @cache_programs
-def _code_sampler(model: Any, count: int, sharding: NamedSharding) -> Callable[..., Array]:
+def _code_sampler(model: Any, count: int, temperature: float | None, sharding: NamedSharding) -> Callable[..., Array]:
     def sample_batch(params: Params, key: Array, conditions: Batch) -> Array:
-        draw = from_prior(random.example_keys(key, count), count)
+        draw = from_prior(random.example_keys(key, count), count, temperature=temperature)
         _, latents = decode(params, draw, None, conditions, model=model)
         shapes = {name: layer_shape(latent, 1) for name, latent in latents.items()}
         return join_codes({name: latent.z for name, latent in latents.items()}, shapes)
@@ -180,6 +190,7 @@ def sample_examples(
     placement: Placement | None = None,
     *,
     conditions: Arrays | None = None,
+    temperature: float = 1.0,
 ) -> np.ndarray:
     """Return samples of the model: x ~ p(x|z) with z ~ p(z).
 
@@ -190,22 +201,24 @@ def sample_examples(
       count: number of samples N.
       placement: the devices; None for those of the parameters.
       conditions: arrays [N, ...] that the model reads in its generative process, see `decode_codes`.
+      temperature: factor of the standard deviations of p(z), see `from_prior`; x ~ p(x|z) is not changed.
 
     Returns:
       Inputs of the model, float32 [N, *shape].
     """
-    program = _example_sampler(experiment.model, _replicated(placement, params))
+    program = _example_sampler(experiment.model, _given(temperature), _replicated(placement, params))
     arrays = {"position": np.arange(count, dtype=np.uint32)} | dict(conditions or {})
     batches = padded_batches(arrays, min(_batch_size(experiment, params, placement), count))
     return np.concatenate([np.asarray(program(params, key, batch))[:size] for size, batch in batches])
 
 
 @cache_programs
-def _example_sampler(model: Any, sharding: NamedSharding) -> Callable[..., Array]:
+def _example_sampler(model: Any, temperature: float | None, sharding: NamedSharding) -> Callable[..., Array]:
     def sample_x(params: Params, key: Array, arrays: Batch) -> Array:
         keys = random.fold_in(key, arrays["position"])
         conditions = {name: array for name, array in arrays.items() if name != "position"}
-        p_x, _ = decode(params, from_prior(keys, keys.shape[0]), None, conditions, model=model)
+        draw = from_prior(keys, keys.shape[0], temperature=temperature)
+        p_x, _ = decode(params, draw, None, conditions, model=model)
         return p_x.sample(random.fold_in(keys, jnp.uint32(_X)))
 
     return jax.jit(sample_x, out_shardings=sharding)
@@ -244,6 +257,40 @@ def _reconstruction_sampler(model: Any, preprocess: Any, sharding: NamedSharding
         return {"seen": batch["x"], "sample": p_x.sample(random.fold_in(keys, jnp.uint32(_X))[None])[0]}
 
     return jax.jit(reconstruct_batch, out_shardings=sharding)
+
+
+def compare_samples(
+    experiment: Experiment,
+    params: Params,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    key: Array,
+    temperature: float = 1.0,
+) -> dict[str, np.ndarray]:
+    """Return examples as the model reads them, and equally many samples of the model.
+
+    Args:
+      experiment: its model and preprocessing are used.
+      params: parameters of the model, or `Variables`.
+      arrays: stored examples, {"x": [N, ...], ...}, of which at most `MAX_SAMPLED` are used, and fewer if they are
+        large.
+      placement: the devices; None for those of the parameters.
+      key: random key of the samples and, folded with 2^31, of the preprocessing.
+      temperature: of the samples of the model, see `sample_prior`.
+
+    Returns:
+      {name: [n, *shape]}: "data"; "posterior predictive", x' ~ p(x'|z) with z ~ q(z|x), which shows how well the
+      likelihood describes the data; "samples of the model", x ~ p(x|z) with z ~ p(z).
+    """
+    size = max(math.prod(experiment.shape), 1)
+    count = max(min(MAX_SAMPLED, MAX_SAMPLED_NUMBERS // size), 1)
+    few = {name: array[:count] for name, array in arrays.items()}
+    again = sample_reconstructions(experiment, params, jax.random.fold_in(key, 2**31), few, placement)
+    fresh = sample_examples(
+        experiment, params, key, len(few["x"]), placement, conditions=conditions_of(few), temperature=temperature
+    )
+    return {"data": again["seen"], "posterior predictive": again["sample"], "samples of the model": fresh}
 
 
 def interpolate_linearly(left: np.ndarray, right: np.ndarray, frames: int) -> np.ndarray:

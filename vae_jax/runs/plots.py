@@ -15,14 +15,13 @@ from jax import Array
 from vae_jax.inference import Params
 from vae_jax.runs import count_plots, curves, image_grids, latent_map, vector_plots
 from vae_jax.runs.decoding import (
+    compare_samples,
     conditions_of,
     decode_codes,
     encode_examples,
     interpolate_linearly,
     layer_shapes,
-    sample_examples,
     sample_prior,
-    sample_reconstructions,
 )
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
@@ -35,8 +34,6 @@ Arrays = Mapping[str, np.ndarray]
 
 MAX_TRAVERSALS = 10  # latents in the figure of traversals
 MAX_MAPPED = 5000  # examples in the latent map
-MAX_SAMPLED = 2000  # examples that a figure compares with as many samples
-MAX_SAMPLED_NUMBERS = 4_000_000  # in these examples
 MAX_DRAWN_NUMBERS = 30_000_000  # in the images of one figure, so that its memory does not depend on their size
 
 
@@ -94,12 +91,18 @@ def preview_images(
 
 
 def _sample_means(
-    experiment: Experiment, params: Params, key: Array, count: int, placement: Placement | None, arrays: Arrays
+    experiment: Experiment,
+    params: Params,
+    key: Array,
+    count: int,
+    placement: Placement | None,
+    arrays: Arrays,
+    temperature: float = 1.0,
 ) -> np.ndarray:
     """Return decoded codes from the prior, under the conditions of the examples one after another."""
     examples = len(arrays["x"]) if arrays else 0
     conditions = _at(conditions_of(arrays), np.arange(count) % examples) if examples else {}
-    codes = sample_prior(experiment, params, key, count, placement, conditions=conditions)
+    codes = sample_prior(experiment, params, key, count, placement, conditions=conditions, temperature=temperature)
     return decode_codes(experiment, params, codes, placement, conditions=conditions)
 
 
@@ -138,12 +141,13 @@ def _plot_images(
     placement: Placement | None,
     arrays: Arrays,
     key: Array,
+    temperature: float,
 ) -> list[Path]:
     """Save the figures of images."""
     context, preprocess_key = (experiment, params, directory), _preprocess_key(key)
     shown, paired = _drawn(experiment, 30, of_each=2), 2 * _drawn(experiment, 8, of_each=13)
     paths = [
-        plot_samples(*context, arrays, placement, key=key, count=_drawn(experiment, 100)),
+        plot_samples(*context, arrays, placement, key=key, count=_drawn(experiment, 100), temperature=temperature),
         plot_reconstructions(*context, _first(arrays, shown), placement, key=preprocess_key),
         plot_traversals(*context, _first(arrays, 1000), placement, key=preprocess_key),
     ]
@@ -162,9 +166,11 @@ def _plot_vectors(
     placement: Placement | None,
     arrays: Arrays,
     key: Array,
+    temperature: float,
 ) -> list[Path]:
     """Save the figures of vectors."""
-    return _plot_numbers(directory, compare_samples(experiment, params, arrays, placement, key=key))
+    samples = compare_samples(experiment, params, arrays, placement, key=key, temperature=temperature)
+    return _plot_numbers(directory, samples)
 
 
 def _plot_counts(
@@ -174,9 +180,10 @@ def _plot_counts(
     placement: Placement | None,
     arrays: Arrays,
     key: Array,
+    temperature: float,
 ) -> list[Path]:
     """Save the figures of counts; those of vectors if the preprocessing replaces the counts by other numbers."""
-    samples = compare_samples(experiment, params, arrays, placement, key=key)
+    samples = compare_samples(experiment, params, arrays, placement, key=key, temperature=temperature)
     if samples["data"].ndim == 3:  # one-hot vectors of categories
         return _plot_numbers(directory, {name: x.argmax(axis=-1) for name, x in samples.items()})
     if any((x < 0).any() or (x != np.rint(x)).any() for x in samples.values()):
@@ -210,6 +217,7 @@ def plot_kind(
     placement: Placement | None = None,
     *,
     key: Array,
+    temperature: float = 1.0,
 ) -> list[Path]:
     """Save the figures of the kind of data, in which examples are compared with reconstructions and samples.
 
@@ -220,35 +228,12 @@ def plot_kind(
       arrays: stored examples, {"x": [N, ...], ...}.
       placement: the devices; None for those of the parameters.
       key: random key of the samples and the preprocessing.
+      temperature: of the samples, see `sample_prior`.
 
     Returns:
       The paths of the figures.
     """
-    return _PLOTS[experiment.kind](experiment, params, RunDirectory(directory), placement, arrays, key)
-
-
-def compare_samples(
-    experiment: Experiment, params: Params, arrays: Arrays, placement: Placement | None = None, *, key: Array
-) -> dict[str, np.ndarray]:
-    """Return examples as the model reads them, and equally many samples of the model.
-
-    Args:
-      experiment: its model and preprocessing are used.
-      params: parameters of the model, or `Variables`.
-      arrays: stored examples, {"x": [N, ...], ...}, of which at most `MAX_SAMPLED` are used, and fewer if they are
-        large.
-      placement: the devices; None for those of the parameters.
-      key: random key of the samples and the preprocessing.
-
-    Returns:
-      {name: [n, *shape]}: "data"; "posterior predictive", x' ~ p(x'|z) with z ~ q(z|x), which shows how well the
-      likelihood describes the data; "samples of the model", x ~ p(x|z) with z ~ p(z).
-    """
-    size = max(math.prod(experiment.shape), 1)
-    few = _first(arrays, max(min(MAX_SAMPLED, MAX_SAMPLED_NUMBERS // size), 1))
-    again = sample_reconstructions(experiment, params, _preprocess_key(key), few, placement)
-    fresh = sample_examples(experiment, params, key, len(few["x"]), placement, conditions=conditions_of(few))
-    return {"data": again["seen"], "posterior predictive": again["sample"], "samples of the model": fresh}
+    return _PLOTS[experiment.kind](experiment, params, RunDirectory(directory), placement, arrays, key, temperature)
 
 
 def plot_samples(
@@ -260,12 +245,13 @@ def plot_samples(
     *,
     key: Array,
     count: int = 100,
+    temperature: float = 1.0,
 ) -> Path:
     """Save figures/samples.png: decoded codes from the prior, as images.
 
     A model that depends on labels gets those of the examples, one after another.
     """
-    images = _sample_means(experiment, params, key, count, placement, arrays)
+    images = _sample_means(experiment, params, key, count, placement, arrays, temperature)
     return _save_figure(directory, "samples", lambda path: image_grids.save_samples(path, images))
 
 
