@@ -23,7 +23,8 @@ def test_the_last_of_two_equal_flags_is_used():
 def test_a_refusal_is_the_same_on_a_terminal_and_in_any_locale(tmp_path):
     """tyro prints in color on a terminal, and in ASCII if stdout is not UTF-8."""
     argv = [Path(sys.executable).with_name("vae-jax"), "train", "--modle.hidden", "3"]
-    expected = "vae-jax: Unrecognized options: --modle.hidden, 3; did you mean --network.hidden?"
+    sections = "--network.hidden or --posterior.hidden or --prior.hidden"
+    expected = f"vae-jax: Unrecognized options: --modle.hidden, 3; did you mean {sections}?"
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     plain = subprocess.run(argv, capture_output=True, text=True, env=ascii_only, cwd=tmp_path)
     assert (plain.returncode, plain.stderr, plain.stdout) == (2, expected + "\n", "")

@@ -133,7 +133,10 @@ def test_more_steps_with_a_schedule_are_reported_and_stored_and_fewer_are_refuse
     ("flags", "words"),
     [
         (["--preset", "mnits"], ["--preset=mnits must be one of", "did you mean 'mnist'?"]),
-        (["--modle.hidden", "3"], ["--modle.hidden", "did you mean --network.hidden?"]),
+        (
+            ["--modle.hidden", "3"],
+            ["--modle.hidden", "did you mean --network.hidden or --posterior.hidden or --prior.hidden?"],
+        ),
         (["--optimizer.learning-rate", "-1"], ["optimizer.learning_rate=-1.0", "greater than 0"]),
         (["--optimizer.learning-rate", "nan"], ["optimizer.learning_rate=nan", "finite"]),
         (["--optimizer.learning-rate", "fast"], ["--optimizer.learning-rate", "fast"]),
