@@ -259,6 +259,11 @@ def _reconstruction_sampler(model: Any, preprocess: Any, sharding: NamedSharding
     return jax.jit(reconstruct_batch, out_shardings=sharding)
 
 
+def preprocess_key(key: Array) -> Array:
+    """Return a key for the preprocessing; it differs from the keys of codes, `key` folded with a position."""
+    return jax.random.fold_in(key, 2**31)
+
+
 def compare_samples(
     experiment: Experiment,
     params: Params,
@@ -276,7 +281,7 @@ def compare_samples(
       arrays: stored examples, {"x": [N, ...], ...}, of which at most `MAX_SAMPLED` are used, and fewer if they are
         large.
       placement: the devices; None for those of the parameters.
-      key: random key of the samples and, folded with 2^31, of the preprocessing.
+      key: random key of the samples and, by `preprocess_key`, of the preprocessing.
       temperature: of the samples of the model, see `sample_prior`.
 
     Returns:
@@ -286,7 +291,7 @@ def compare_samples(
     size = max(math.prod(experiment.shape), 1)
     count = max(min(MAX_SAMPLED, MAX_SAMPLED_NUMBERS // size), 1)
     few = {name: array[:count] for name, array in arrays.items()}
-    again = sample_reconstructions(experiment, params, jax.random.fold_in(key, 2**31), few, placement)
+    again = sample_reconstructions(experiment, params, preprocess_key(key), few, placement)
     fresh = sample_examples(
         experiment, params, key, len(few["x"]), placement, conditions=conditions_of(few), temperature=temperature
     )

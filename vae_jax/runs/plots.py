@@ -21,6 +21,7 @@ from vae_jax.runs.decoding import (
     encode_examples,
     interpolate_linearly,
     layer_shapes,
+    preprocess_key,
     sample_prior,
 )
 from vae_jax.runs.directory import RunDirectory
@@ -59,7 +60,7 @@ def plot_all(
         paths = plot_kind(experiment, params, directory, arrays, placement, key=key)
         if "y" in arrays or experiment.kind != "images":
             few = _first(arrays, MAX_MAPPED)
-            paths.append(plot_latent_map(experiment, params, directory, few, placement, key=_preprocess_key(key)))
+            paths.append(plot_latent_map(experiment, params, directory, few, placement, key=preprocess_key(key)))
     if multihost.broadcast_from_primary(lambda: directory.metrics.exists()):
         paths.append(plot_curves(directory))
     return paths
@@ -85,7 +86,7 @@ def preview_images(
     pictures = {"samples": image_grids.image_grid(samples, min(6, len(samples)))}
     if arrays and len(arrays["x"]):
         few = _first(arrays, _drawn(experiment, len(arrays["x"]), of_each=2))
-        seen, decoded = _reconstruct(experiment, params, _preprocess_key(key), few, placement)
+        seen, decoded = _reconstruct(experiment, params, preprocess_key(key), few, placement)
         pictures["reconstructions"] = image_grids.image_grid(np.concatenate([seen, decoded]), len(seen))
     return pictures
 
@@ -115,11 +116,6 @@ def _reconstruct(
     return codes["seen"], decoded
 
 
-def _preprocess_key(key: Array) -> Array:
-    """Return a key for the preprocessing; it differs from the keys of codes, `key` folded with a position."""
-    return jax.random.fold_in(key, 2**31)
-
-
 def _drawn(experiment: Experiment, wanted: int, *, of_each: int = 1) -> int:
     """Return how many of the wanted items a figure shows, each with `of_each` images: fewer if these are large."""
     return max(1, min(wanted, MAX_DRAWN_NUMBERS // (of_each * math.prod(experiment.shape))))
@@ -144,15 +140,15 @@ def _plot_images(
     temperature: float,
 ) -> list[Path]:
     """Save the figures of images."""
-    context, preprocess_key = (experiment, params, directory), _preprocess_key(key)
+    context, of_preprocess = (experiment, params, directory), preprocess_key(key)
     shown, paired = _drawn(experiment, 30, of_each=2), 2 * _drawn(experiment, 8, of_each=13)
     paths = [
         plot_samples(*context, arrays, placement, key=key, count=_drawn(experiment, 100), temperature=temperature),
-        plot_reconstructions(*context, _first(arrays, shown), placement, key=preprocess_key),
-        plot_traversals(*context, _first(arrays, 1000), placement, key=preprocess_key),
+        plot_reconstructions(*context, _first(arrays, shown), placement, key=of_preprocess),
+        plot_traversals(*context, _first(arrays, 1000), placement, key=of_preprocess),
     ]
     if len(arrays["x"]) > 1:
-        paths.append(plot_interpolations(*context, _first(arrays, paired), placement, key=preprocess_key))
+        paths.append(plot_interpolations(*context, _first(arrays, paired), placement, key=of_preprocess))
     if [layer.size for layer in layer_shapes(experiment, params).values()] == [2]:
         one, side = _first(arrays, 1), math.isqrt(_drawn(experiment, 400))
         paths.append(plot_manifold(*context, one, placement, side=side))
