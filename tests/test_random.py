@@ -15,20 +15,31 @@ def key_data(keys):
     return np.asarray(jax.random.key_data(keys))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+def one_by_one(function, keys):
+    """Return the results for each of the keys, computed one after the other, with the shape of the keys in front."""
+    results = jax.lax.map(function, keys.reshape(-1))
+    return results.reshape(*keys.shape, *results.shape[1:])
+
+
 @pytest.mark.parametrize("impl", IMPLS)
-def test_bits_are_those_of_jax(shape, impl):
-    key = jax.random.key(5, impl=impl)
-    ours, theirs = random.bits(key, shape), jax.random.bits(key, shape, jnp.uint32)
-    np.testing.assert_array_equal(ours, theirs)
-    assert ours.dtype == theirs.dtype
+def test_bits_are_those_of_jax(impl):
+    @jax.jit
+    def draw(key):
+        return [(random.bits(key, shape), jax.random.bits(key, shape, jnp.uint32)) for shape in SHAPES]
+
+    for ours, theirs in draw(jax.random.key(5, impl=impl)):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_normals_are_those_of_jax(shape):
-    ours, theirs = (jax.jit(lambda k, f=f: f(k, shape))(jax.random.key(6)) for f in (random.normal, jax.random.normal))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-    assert ours.dtype == theirs.dtype
+def test_normals_are_those_of_jax():
+    @jax.jit
+    def draw(key):
+        return [(random.normal(key, shape), jax.random.normal(key, shape)) for shape in SHAPES]
+
+    for ours, theirs in draw(jax.random.key(6)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        assert ours.dtype == theirs.dtype
 
 
 def test_normals_in_double_precision_are_those_of_jax():
@@ -45,17 +56,20 @@ def test_bits_are_not_computed_by_the_loop_of_jax():
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_what_a_key_draws_does_not_depend_on_the_other_keys(impl):
-    keys = random.example_keys(jax.random.key(4, impl=impl), 6)
-    for draw in (random.bits, random.normal):
-        complete = draw(keys, (6, 5))
-        np.testing.assert_array_equal(complete[2:], draw(keys[2:], (4, 5)))
-        np.testing.assert_array_equal(complete[3], draw(keys[3], (5,)))
+    @jax.jit
+    def draws(keys):
+        of = (random.bits, random.normal)
+        return [(draw(keys, (6, 5)), draw(keys[2:], (4, 5)), draw(keys[3], (5,))) for draw in of]
+
+    for complete, last, one in draws(random.example_keys(jax.random.key(4, impl=impl), 6)):
+        np.testing.assert_array_equal(complete[2:], last)
+        np.testing.assert_array_equal(complete[3], one)
 
 
 def test_keys_can_be_mapped_by_vmap():
     keys = jax.random.split(jax.random.key(1), 3)
     together = jax.vmap(lambda key: random.bits(key, (4,)))(keys)
-    np.testing.assert_array_equal(together, jnp.stack([jax.random.bits(key, (4,), jnp.uint32) for key in keys]))
+    np.testing.assert_array_equal(together, one_by_one(lambda key: jax.random.bits(key, (4,), jnp.uint32), keys))
 
 
 def test_without_partitionable_threefry_the_numbers_are_still_those_of_jax():
@@ -72,11 +86,16 @@ def test_without_partitionable_threefry_the_numbers_are_still_those_of_jax():
 @pytest.mark.parametrize("lead", [(), (6,), (3, 4)])
 def test_the_numbers_of_each_key_are_those_of_jax(impl, event, lead):
     keys = jax.random.split(jax.random.key(3, impl=impl), lead)
-    shape = (*lead, *event)
-    expected = [jax.random.bits(key, event, jnp.uint32) for key in keys.reshape(-1)]
-    np.testing.assert_array_equal(random.bits(keys, shape), jnp.stack(expected).reshape(shape))
-    expected = [jax.random.normal(key, event) for key in keys.reshape(-1)]
-    np.testing.assert_allclose(random.normal(keys, shape), jnp.stack(expected).reshape(shape), rtol=1e-6)
+
+    @jax.jit
+    def draw(keys):
+        pairs = ((random.bits, lambda key: jax.random.bits(key, event, jnp.uint32)),
+                 (random.normal, lambda key: jax.random.normal(key, event)))  # fmt: skip
+        return [(ours(keys, (*lead, *event)), one_by_one(of_one, keys)) for ours, of_one in pairs]
+
+    (bits, expected_bits), (normals, expected_normals) = draw(keys)
+    np.testing.assert_array_equal(bits, expected_bits)
+    np.testing.assert_allclose(normals, expected_normals, rtol=1e-6)
 
 
 @pytest.mark.parametrize("draw", [random.bits, random.normal])
