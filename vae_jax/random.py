@@ -7,6 +7,8 @@ Each example of a batch has a separate key: the key of the step folded with the 
 (`example_keys`). A microbatch, a shard or a padded batch then has a slice of an array of keys, so what an example draws
 depends neither on the size of the batch that it is computed in nor on the devices. Threefry draws for all keys at once;
 other implementations draw for one key after another.
+
+A call outside of a compiled program is one program; inside of one, the operations are inlined.
 """
 
 import functools
@@ -58,7 +60,11 @@ def fold_in(key: Array, data: int | Array) -> Array:
     Returns:
       Typed keys of the broadcast shape.
     """
-    shape = jnp.broadcast_shapes(key.shape, jnp.shape(data))
+    return _fold_in(key, data, jnp.broadcast_shapes(key.shape, jnp.shape(data)))
+
+
+@functools.partial(jax.jit, static_argnames="shape", inline=True)
+def _fold_in(key: Array, data: int | Array, shape: tuple[int, ...]) -> Array:
     if not _is_threefry(key):
         fold = functools.reduce(lambda function, _: jax.vmap(function), shape, jax.random.fold_in)
         return fold(jnp.broadcast_to(key, shape), jnp.broadcast_to(jnp.asarray(data), shape))
@@ -85,6 +91,12 @@ def bits(key: Array, shape: tuple[int, ...]) -> Array:
     Raises:
       ValueError: the shape of the keys is not the beginning of `shape`.
     """
+    _event_shape(key, shape)  # raises
+    return _bits(key, shape)
+
+
+@functools.partial(jax.jit, static_argnames="shape", inline=True)
+def _bits(key: Array, shape: tuple[int, ...]) -> Array:
     event = _event_shape(key, shape)
     if not _is_threefry(key) or math.prod(event) >= 2**32:
         return drawn(lambda k, s: jax.random.bits(k, s, jnp.uint32), key, shape)
@@ -109,6 +121,12 @@ def normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Arra
     Raises:
       ValueError: the shape of the keys is not the beginning of `shape`.
     """
+    _event_shape(key, shape)  # raises
+    return _normal(key, shape, dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "dtype"), inline=True)
+def _normal(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
     if dtype != jnp.float32:
         return drawn(lambda k, s: jax.random.normal(k, s, dtype), key, shape)
     # 23 random bits are the fraction of a float in [1, 2): the spacing of u is 2^-22 everywhere.

@@ -1,6 +1,7 @@
 """The normal distribution with a diagonal covariance."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -42,9 +43,7 @@ class Normal(Density):
           AssertionError: `loc` and `log_scale` have different shapes.
         """
         chex.assert_equal_shape([self.loc, self.log_scale])
-        shape = (*sample_shape, *self.loc.shape)
-        loc, scale = expand(shape, self.loc, jnp.exp(self.log_scale))
-        return loc + scale * random.normal(key, shape, self.loc.dtype)
+        return _sample(key, self.loc, self.log_scale, (*sample_shape, *self.loc.shape))
 
     def log_prob(self, value: Array) -> Array:
         """Return Σ −½((z − loc)/σ)² − log σ − ½ log 2π over the event.
@@ -61,10 +60,8 @@ class Normal(Density):
         """
         chex.assert_equal_shape([self.loc, self.log_scale])
         chex.assert_type(value, float)
-        shape = joint_shape(self.event_ndims, value.shape, self.loc.shape)
-        value, loc, log_scale = expand(shape, value, self.loc, self.log_scale)
-        standardized = (value - loc) * jnp.exp(-log_scale)
-        return sum_event(-0.5 * (standardized**2 + LOG_2PI) - log_scale, self.event_ndims)
+        joint_shape(self.event_ndims, value.shape, self.loc.shape)  # raises
+        return _log_prob(value, self.loc, self.log_scale, self.event_ndims)
 
     def mean(self) -> Array:
         """Return loc, [*batch, *event]."""
@@ -82,6 +79,20 @@ class Normal(Density):
     def batch_shape(self) -> Shape:
         """[*batch], the shape of independent distributions."""
         return self.loc.shape[: self.loc.ndim - self.event_ndims]
+
+
+@functools.partial(jax.jit, static_argnames="shape", inline=True)
+def _sample(key: Array, loc: Array, log_scale: Array, shape: Shape) -> Array:
+    loc, scale = expand(shape, loc, jnp.exp(log_scale))
+    return loc + scale * random.normal(key, shape, loc.dtype)
+
+
+@functools.partial(jax.jit, static_argnames="event_ndims", inline=True)
+def _log_prob(value: Array, loc: Array, log_scale: Array, event_ndims: int) -> Array:
+    shape = joint_shape(event_ndims, value.shape, loc.shape)
+    value, loc, log_scale = expand(shape, value, loc, log_scale)
+    standardized = (value - loc) * jnp.exp(-log_scale)
+    return sum_event(-0.5 * (standardized**2 + LOG_2PI) - log_scale, event_ndims)
 
 
 def standard_normal(shape: Shape, event_ndims: int = 1) -> Normal:
