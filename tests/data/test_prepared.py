@@ -24,7 +24,7 @@ def test_decoding_png_images_prints_nothing(mnist_dir):
         from vae_jax.config import DataConfig
         from vae_jax.data import catalog, prepared
         mnist = catalog.find("mnist", Path(sys.argv[1]))
-        arrays = prepared._decode(mnist, DataConfig(data_dir=sys.argv[1]), "test")
+        arrays = prepared._decode(prepared.open_part(mnist, DataConfig(data_dir=sys.argv[1]), "test"))
         assert {name: len(array) for name, array in arrays.items()} == {"x": 10000, "y": 10000}
     """
     run = subprocess.run([sys.executable, "-Werror", "-c", code, mnist_dir], capture_output=True, text=True)

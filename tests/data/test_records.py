@@ -1,16 +1,19 @@
 """Records: the same examples and statistics as in memory, and damaged files are named."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
-from inputs import random_images
+from inputs import random_images, refused
+from PIL import Image, ImageOps
 from prepared_datasets import write_dataset
 
 from vae_jax.config import DataConfig, choice
 from vae_jax.data import cache, records
 from vae_jax.data.dataset import describe
 from vae_jax.data.loading import ConfiguredSource, load, load_labels, open_records
+from vae_jax.errors import InputError
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -41,6 +44,28 @@ def test_records_without_labels_have_none(tmp_path):
     found = open_records("plain", "train", data_dir=tmp_path, holdout=0)
     assert found.spec.keys() == found.summary.fingerprints.keys() == {"x"}
     np.testing.assert_array_equal(found.read_all()["x"], x)
+
+
+def test_images_of_different_sizes_are_resized_on_request(tmp_path):
+    def encoded(pixels):
+        Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
+        file.seek(0)
+        return file
+
+    x = [random_images(1, 12 + i, 10, 3)[0] for i in range(10)]
+    features = lambda tfds: {"image": tfds.features.Image(shape=(None, None, 3))}  # noqa: E731
+    write_dataset(tmp_path, "photographs", features, lambda i: {"image": encoded(x[i])})
+    with refused(InputError, "image 1 is (13, 10, 3), image 0 is (12, 10, 3)); add --data.resize 64"):
+        load("photographs", "train", data_dir=tmp_path, holdout=0)
+    for size in (5, 8):  # each is cached
+        images = [ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BICUBIC) for pixels in x]
+        config = DataConfig(name="photographs", data_dir=str(tmp_path), holdout=0, resize=size)
+        in_memory, again = (ConfiguredSource(config).split("train").arrays["x"] for _ in range(2))
+        streamed = ConfiguredSource(dataclasses.replace(config, streaming="always")).training()
+        assert streamed.spec["x"].shape == (size, size, 3)
+        for read in (in_memory, again, streamed.read_all()["x"]):
+            np.testing.assert_array_equal(read, np.stack(images))
+        assert streamed.summary.fingerprints == {"x": cache.fingerprint(in_memory)}
 
 
 def test_each_example_is_decoded_once(data_dir, monkeypatch):

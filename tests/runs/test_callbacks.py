@@ -185,6 +185,10 @@ def test_no_validation_without_validation_examples(small, tmp_path, monkeypatch)
     # All images outside the test split.
     assert (outcome.status, experiment.data["num_examples"]) == ("done", 1438)
     assert not any("validation_bound" in row for row in metric_rows(tmp_path / "run"))
+    lines = []
+    for every in (10, 0):
+        prepare_experiment(override(config, train__evaluate_every=every), tmp_path / "new", log=lines.append)
+    assert lines == ["data.holdout=0.0 results in no validation examples, so no bound of them is computed"]
     with pytest.raises(InputError, match=r"data\.holdout=0\.0 results in no validation examples"):
         prepare_experiment(override(config, train__patience=2), tmp_path / "other")
     assert not (tmp_path / "other").exists()

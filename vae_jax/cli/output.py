@@ -24,12 +24,13 @@ def open_for_examples(directory: Path, options: ExampleOptions, **settings: Any)
       options: which data.
       **settings: settings that differ from the stored ones, see `open_run`.
     """
+    from vae_jax.data import can_resize
     from vae_jax.runs import open_run
 
     if options.data.name is None:
         return open_run(directory, **settings)
-    if not Path(options.data.name).is_dir():
-        settings |= {"data__resize": None}  # only a folder of images is resized
+    if not can_resize(options.data.name):
+        settings |= {"data__resize": None}
     return open_run(directory, data__name=options.data.name, **settings)
 
 

@@ -52,7 +52,8 @@ class DataConfig:
     )
     resize: int | None = setting(
         None,
-        "For a folder of images: their shorter side is scaled to so many pixels, and the centre is cropped.",
+        "For a folder of images or a prepared dataset: their shorter side is scaled to so many pixels, and the centre "
+        "is cropped.",
         minimum=1,
         resumable=True,  # as above
     )

@@ -1,6 +1,6 @@
 from .cache import fingerprint as fingerprint
 from .catalog import register_dataset as register_dataset
-from .configured import ConfiguredSource as ConfiguredSource, open_source as open_source
+from .configured import ConfiguredSource as ConfiguredSource, can_resize as can_resize, open_source as open_source
 from .dataset import (
     ArrayDataset as ArrayDataset,
     Arrays as Arrays,

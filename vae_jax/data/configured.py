@@ -192,7 +192,6 @@ class ConfiguredSource:
         return loaded
 
     def _open_records(self, split: str) -> Records:
-        self._check_resize()
         prepared = self._find_prepared()
         part, indices = splits.select(prepared.splits, split, self.config.holdout)
         return open_part(prepared, self.config, part, indices)
@@ -231,9 +230,9 @@ class ConfiguredSource:
                              f"{kind}; use auto or {kind}")  # fmt: skip
 
     def _check_resize(self) -> None:
-        if self.config.resize is not None and (self._path is None or not self._path.is_dir()):
+        if self.config.resize is not None and not can_resize(self.name):
             raise InputError(f"data.resize={self.config.resize} has no effect on data.name={self.name!r}, which is no "
-                             "folder of images; remove it")  # fmt: skip
+                             "folder of images and no prepared dataset; remove it")  # fmt: skip
 
     @property
     def _is_prepared(self) -> bool:
@@ -273,7 +272,7 @@ def as_path(name: str, data_dir: Name | None) -> Path | None:
       InputError: If `name` is a path that cannot be used.
     """
     path = host.expand_home(name, "data.name")
-    if path.suffix.lower() in (".npy", ".npz") or idx.is_archive(path):
+    if _is_file(path):
         return path
     if os.path.isabs(path) or name.startswith("."):
         if not path.is_dir():
@@ -281,3 +280,19 @@ def as_path(name: str, data_dir: Name | None) -> Path | None:
         return path
     known = name in REGISTERED or name in BUILTIN or find(name, resolve_data_dir(data_dir)) is not None
     return path if name and not known and path.is_dir() else None
+
+
+def can_resize(name: str) -> bool:
+    """Return whether `data.resize` has an effect: on a folder of images and a prepared dataset, whose images are files.
+
+    Args:
+      name: The setting `data.name`.
+
+    Raises:
+      InputError: If it is a path that cannot be used.
+    """
+    return name not in REGISTERED and not _is_file(host.expand_home(name, "data.name"))
+
+
+def _is_file(path: Path) -> bool:
+    return path.suffix.lower() in (".npy", ".npz") or idx.is_archive(path)

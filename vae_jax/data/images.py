@@ -120,8 +120,31 @@ def to_pixels(image: "Image", channels: int, resize: int | None = None) -> np.nd
         image = opaque
     image = image.convert("L" if channels == 1 else "RGB")
     if resize is not None:
-        image = ImageOps.fit(image, (resize, resize), Image.Resampling.BICUBIC)
+        image = _fit(image, resize)
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Return decoded pixels, scaled and cropped as by `to_pixels`.
+
+    Args:
+      pixels: uint8 [H, W, C].
+      size: Height and width of the result.
+
+    Returns:
+      uint8 [size, size, C].
+    """
+    from PIL import Image
+
+    channels = [_fit(Image.fromarray(pixels[..., c]), size) for c in range(pixels.shape[-1])]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+def _fit(image: "Image", size: int) -> "Image":
+    """Scale the shorter side to `size` pixels, and crop the centre to a square."""
+    from PIL import Image, ImageOps
+
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
 def decode_record(encoded: bytes) -> np.ndarray:

@@ -32,7 +32,8 @@ def load(
         does not have; the same examples on every machine. The test split is held out first, and the validation
         split from the remaining examples.
       kind: images, vectors or counts; auto infers it from the array.
-      resize: For a folder of images: the shorter side is scaled to so many pixels, and the centre is cropped.
+      resize: For a folder of images or a prepared dataset: the shorter side is scaled to so many pixels, and the centre
+        is cropped.
 
     Returns:
       Images uint8 [N, H, W, C] with C = 1 or 3, from floats in [0, 1] rounded to multiples of 1/255; vectors float32

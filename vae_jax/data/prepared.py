@@ -1,7 +1,6 @@
 """Datasets prepared by TFDS in memory. Decoded arrays are cached on disk."""
 
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -39,7 +38,7 @@ def find_prepared(config: DataConfig) -> PreparedDataset:
 
 def open_part(prepared: PreparedDataset, config: DataConfig, part: str, indices: np.ndarray | None = None) -> Records:
     """Return examples of one split of a prepared dataset as records: those at the sorted indices, or all."""
-    return Records(prepared, part, indices, _cache_dir(prepared, config))
+    return Records(prepared, part, indices, _cache_dir(prepared, config), config.resize)
 
 
 def read_part(prepared: PreparedDataset, config: DataConfig, part: str) -> dict[str, np.ndarray]:
@@ -47,7 +46,7 @@ def read_part(prepared: PreparedDataset, config: DataConfig, part: str) -> dict[
 
     Args:
       prepared: The dataset.
-      config: The section `data` of a config, for the folder of the cache.
+      config: The section `data` of a config, for the folder of the cache and the size of the images.
       part: A split of the dataset.
 
     Returns:
@@ -57,15 +56,12 @@ def read_part(prepared: PreparedDataset, config: DataConfig, part: str) -> dict[
       InputError: If the split is empty, its images have different shapes, or they do not fit in memory.
       StorageError: If the data are damaged.
     """
-    source, folder = cache.file_stats(prepared.directory), _cache_dir(prepared, config)
-    paths = {
-        name: folder / f"{quote(part, safe='')}-{quote(key, safe='')}.npy"
-        for name, key in feature_keys(prepared).items()
-    }
+    source, records = cache.file_stats(prepared.directory), open_part(prepared, config, part)
+    paths = {name: records.cache_path(name) for name in feature_keys(prepared)}
     arrays = {}
     for name, path in paths.items():
         if (array := cache.read(path, source)) is None:
-            arrays = _decode(prepared, config, part)
+            arrays = _decode(records)
             for decoded, values in arrays.items():
                 cache.write(paths[decoded], values, source)
             break
@@ -73,14 +69,14 @@ def read_part(prepared: PreparedDataset, config: DataConfig, part: str) -> dict[
     return arrays
 
 
-def _decode(prepared: PreparedDataset, config: DataConfig, part: str) -> dict[str, np.ndarray]:
-    if not prepared.splits[part]:
+def _decode(records: Records) -> dict[str, np.ndarray]:
+    if not len(records):
         raise InputError(
-            f"data.name={prepared.full_name!r} has no examples in its split {part}; use a dataset with at least one "
-            "image"
+            f"data.name={records.prepared.full_name!r} has no examples in its split {records.part}; use a dataset with "
+            "at least one image"
         )
     with silence_tfds():
-        return open_part(prepared, config, part).read_all()
+        return records.read_all()
 
 
 def _cache_dir(prepared: PreparedDataset, config: DataConfig) -> Path:

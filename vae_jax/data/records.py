@@ -33,6 +33,7 @@ class Records:
       part: The split of the source.
       indices: The sorted indices of the examples in that split, int64 [N]; None for all of them.
       cache_dir: The folder of the cached summary.
+      resize: Height and width to which each image is scaled and cropped, see `images.resize_pixels`; None keeps them.
       kind: "images".
       spec: Shape and dtype of one stored example: x, and y if there are labels.
       nbytes: The size of all arrays, in bytes.
@@ -43,6 +44,7 @@ class Records:
     part: str
     indices: np.ndarray | None
     cache_dir: Path
+    resize: int | None = None
     kind: str = dataclasses.field(default="images", init=False)
 
     def __len__(self) -> int:
@@ -87,7 +89,8 @@ class Records:
                 if pixels.shape != arrays["x"].shape[1:]:
                     raise InputError(
                         f"{self._where} has images of different shapes (image {example} is {pixels.shape}, image 0 is "
-                        f"{arrays['x'].shape[1:]}); resize them to one shape"
+                        f"{arrays['x'].shape[1:]}); add --data.resize 64, which scales the shorter side to 64 pixels "
+                        "and crops the centre"
                     )
                 for name, key in self._keys.items():
                     arrays[name][i] = decoded[key]
@@ -148,7 +151,17 @@ class Records:
 
     def _summary_path(self, name: str) -> Path:
         selected = "" if self.indices is None else f"-{cache.fingerprint(self.indices)[:16]}"
-        return self.cache_dir / f"{quote(self.part, safe='')}-{quote(self._keys[name], safe='')}{selected}-summary.npy"
+        return self.cache_path(name, f"{selected}-summary")
+
+    def cache_path(self, name: str, ending: str = "") -> Path:
+        """Return the path in `cache_dir` for an array of all examples of the source's split.
+
+        Args:
+          name: The name of the array: x or y.
+          ending: The last part of the file's name.
+        """
+        resized = f"-{self.resize}" if self.resize and name == "x" else ""
+        return self.cache_dir / f"{quote(self.part, safe='')}-{quote(self._keys[name], safe='')}{resized}{ending}.npy"
 
     def _empty(self, num_examples: int) -> dict[str, np.ndarray]:
         return {name: np.empty((num_examples, *shape), dtype) for name, (shape, dtype) in self._examples.items()}
@@ -172,9 +185,11 @@ class Records:
     @functools.cached_property
     def _first_shape(self) -> tuple[int, ...]:
         """The shape of the source's first image, which all other images must have."""
-        declared = self.prepared.image_feature()[1]
-        if min(declared) > 0 or not self.prepared.splits[self.part]:
-            return declared
+        *sides, channels = self.prepared.image_feature()[1]
+        if self.resize:
+            sides = [self.resize, self.resize]
+        if min(*sides, channels) > 0 or not self.prepared.splits[self.part]:
+            return (*sides, channels)
         with report_damage(self.prepared, self.part):
             return self._decode(self._reader[0].__getitems__([0])[0])[self._keys["x"]].shape
 
@@ -182,7 +197,10 @@ class Records:
         """Return the image and the label of an encoded record. TFDS would try all decoders of Pillow for the image."""
         _, features, decoders = self._reader
         example = features.deserialize_example_np(record, decoders=decoders)
-        return example | {key: images.decode_record(example[key]) for key in decoders}
+        example |= {key: images.decode_record(example[key]) for key in decoders}
+        if self.resize:
+            example[self._keys["x"]] = images.resize_pixels(example[self._keys["x"]], self.resize)
+        return example
 
     @functools.cached_property
     def _reader(self) -> tuple[Any, Any, dict[str, Any]]:

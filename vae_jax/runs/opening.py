@@ -186,8 +186,13 @@ def prepare_experiment(
         size = f"{len(data):,} examples, {data.nbytes / 2**30:.2f} GiB"
         log(f"{name}: {size}, streamed from disk; the first start with a data set scans all of it")
     check_experiment(experiment, directory, placement, allow_change=allow_change)
-    if is_new and experiment.held_out is not None:  # read here, before the notes about them
+    held_out = experiment.held_out  # read here, before the notes about them
+    if is_new:
         log_notes(source, log)
+        if config.train.evaluate_every and "validation" not in held_out:
+            log(
+                f"data.holdout={config.data.holdout} results in no validation examples, so no bound of them is computed"
+            )
     return experiment, placement
 
 
