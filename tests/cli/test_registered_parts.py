@@ -82,6 +82,7 @@ def test_all_parts_together_train_resume_evaluate_and_export(train, call, tmp_pa
         "marginals",
         "pairs",
         "latent_map",
+        "prior_map",
         "curves",
     }
     longer = call(*FIRST, "train", "--workdir", tmp_path / "mine", "--train.steps", 20, "--compilation-cache", "None")

@@ -11,7 +11,9 @@ SMALL = [
     "--train.log-every", "5", "--train.evaluate-every", "10", "--train.save-every", "10",
     "--evaluation.num-samples", "4", "--evaluation.chunk", "3",
 ]  # fmt: skip
-FIGURES = {"samples", "reconstructions", "interpolations", "traversals", "manifold", "latent_map", "curves"}
+FIGURES = {
+    "samples", "reconstructions", "interpolations", "traversals", "manifold", "latent_map", "prior_map", "curves",
+}  # fmt: skip
 
 
 def snapshot(folder):

@@ -1,5 +1,6 @@
 """A small experiment of each kind of data, whose steps take milliseconds, and its initial parameters."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.config import Config, apply_overrides
@@ -58,6 +59,17 @@ def vector_experiment(source=None, **settings):
 def _build(source, defaults, settings):
     given = {path.replace("__", "."): value for path, value in settings.items()}
     return build_experiment(apply_overrides(Config(), SETTINGS | defaults | given), source=source)
+
+
+def far_mixture():
+    """Return an image experiment and parameters with p(z) = N((5, 1), 0.2²)/4 + N((5, -3), 0.4²)·3/4."""
+    experiment = image_experiment(prior="mixture", prior__components=2)
+    prior = {
+        "logits": jnp.log(jnp.array([1.0, 3.0])),
+        "loc": jnp.array([[5.0, 1.0], [5.0, -3.0]]),
+        "log_scale": jnp.log(jnp.array([[0.2, 0.2], [0.4, 0.4]])),
+    }
+    return experiment, initial_params(experiment) | {"prior": prior}
 
 
 def initial_params(experiment):

@@ -98,6 +98,25 @@ def test_several_layers_are_side_by_side_in_codes_and_samples(one_device):
     expected = means_of(experiment, params, {"z1": z[:, :2], "z2": z[:, 2:]})
     found = decoding.decode_codes(experiment, params, z, one_device)
     np.testing.assert_allclose(found, np.clip(expected, 0, 1), rtol=1e-4, atol=1e-6)
+    _, (one, two) = experiment.model.apply(
+        {"params": params}, from_values({"z1": z[:, :2], "z2": z[:, 2:]}), method="decode"
+    )
+    density = decoding.log_prior(experiment, params, z.reshape(2, 3, 5), one_device)
+    np.testing.assert_allclose(density, (one.log_p + two.log_p).reshape(2, 3), rtol=1e-5)
+    assert (
+        decoding.sample_posterior(experiment, params, jax.random.key(0), arrays, one_device).shape
+        == codes["mean"].shape
+    )
+
+
+def test_samples_of_the_posterior_are_those_of_each_example(bernoulli_experiment, one_device):
+    experiment, params = bernoulli_experiment
+    arrays, key = experiment.dataset("test").arrays, jax.random.key(0)
+    codes = decoding.encode_examples(experiment, params, key, arrays, one_device)
+    z = decoding.sample_posterior(experiment, params, key, arrays, one_device)
+    noise, count = (z - codes["mean"]) / codes["scale"], len(arrays["x"])
+    assert np.abs(noise.mean(axis=0)).max() < 5 / np.sqrt(count)
+    assert np.abs(np.cov(noise.T) - np.eye(2)).max() < 5 * np.sqrt(2 / count)
 
 
 def test_the_scale_of_a_deterministic_code_is_zero(one_device):

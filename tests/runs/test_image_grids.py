@@ -128,7 +128,7 @@ def test_traversals_label_rows_and_columns(tmp_path):
 
 def test_manifold_points_right_and_up(tmp_path):
     grid = _images(3, 3, 8, 8, 1)
-    image_grids.save_manifold(tmp_path / "m.png", grid, [-1, 0, 1])
+    image_grids.save_manifold(tmp_path / "m.png", grid, np.array([[-1, 0, 1], [2, 3, 4]]))
     places = np.array([[_find(_read(tmp_path / "m.png"), image, 6)[0] for image in row] for row in grid])
     assert (np.diff(places[..., 0], axis=0) == -52).all()
     assert (np.diff(places[..., 1], axis=1) == 52).all()
@@ -166,7 +166,7 @@ def test_grids_of_real_images(tmp_path, name):
     frames = images.reshape(4, 5, *images.shape[1:])
     image_grids.save_interpolations(tmp_path / "i.png", images[:4], frames, images[4:8])
     image_grids.save_traversals(tmp_path / "t.png", frames, [f"z{i}" for i in range(4)], range(5))
-    image_grids.save_manifold(tmp_path / "m.png", frames[:, :4], range(4))
+    image_grids.save_manifold(tmp_path / "m.png", frames[:, :4], np.arange(8).reshape(2, 4))
     assert len(list(tmp_path.iterdir())) == 5
     assert len(_find(_read(tmp_path / "s.png"), np.round(images[0] * 255).astype(np.uint8), 2)) == 1
 

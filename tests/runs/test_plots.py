@@ -8,6 +8,7 @@ from scipy.stats import norm
 from small_experiments import (
     count_experiment,
     counts,
+    far_mixture,
     image_experiment,
     images,
     initial_params,
@@ -16,13 +17,14 @@ from small_experiments import (
 )
 
 from vae_jax.data import ArrayDataset
-from vae_jax.runs import count_plots, curves, decoding, image_grids, latent_map, plots, vector_plots
+from vae_jax.runs import count_plots, curves, decoding, image_grids, latent_map, plots, prior_map, vector_plots
 
 MODULES = {
     image_grids: ("samples", "reconstructions", "interpolations", "traversals", "manifold"),
     count_plots: ("mean_variance", "zero_fractions"),
     vector_plots: ("marginals", "pairs"),
     latent_map: ("latent_map",),
+    prior_map: ("prior_map",),
     curves: ("curves",),
 }
 
@@ -99,27 +101,38 @@ def test_traversals_move_one_latent_at_a_time_most_varied_first(figures, one_dev
 
 def test_the_manifold_is_spaced_by_equal_shares_of_the_prior(bernoulli_experiment, figures, one_device, tmp_path):
     experiment, params = bernoulli_experiment
-    plots.plot_manifold(experiment, params, tmp_path, examples_of(experiment, 1), one_device, side=6)
+    one, key = examples_of(experiment, 1), jax.random.key(0)
+    plots.plot_manifold(experiment, params, tmp_path, one, one_device, key=key, side=6)
     _, (frames, values), _ = figures["manifold"]
-    np.testing.assert_allclose(norm.cdf(values), (np.arange(6) + 0.5) / 6, rtol=1e-5)
+    np.testing.assert_allclose(norm.cdf(values), np.tile((np.arange(6) + 0.5) / 6, (2, 1)), rtol=1e-5)
     assert frames.shape == (6, 6, 8, 8, 1)
-    z = np.array([[values[4], values[1]]])  # row 1, column 4: the first latent runs along the columns
+
+
+def test_the_manifold_of_a_learned_prior_follows_each_of_its_numbers(figures, one_device, tmp_path):
+    experiment, params = far_mixture()
+    plots.plot_manifold(
+        experiment, params, tmp_path, examples_of(experiment, 1), one_device, key=jax.random.key(0), side=6
+    )
+    _, (frames, values), _ = figures["manifold"]
+    z = np.array([[values[0, 4], values[1, 1]]])  # row 1, column 4: the first latent runs along the columns
     np.testing.assert_allclose(frames[1, 4], decoding.decode_codes(experiment, params, z, one_device)[0], rtol=1e-5)
+    assert np.abs(values[0] - 5).max() < 2 < 3 < np.abs(values[1] - 5).min()
 
 
-IMAGES = {"samples", "reconstructions", "traversals", "interpolations", "manifold"}
+IMAGES = {"samples", "reconstructions", "traversals", "interpolations", "manifold", "prior_map"}
 CATEGORIES = {"preprocess": "one-hot", "preprocess__num_categories": 9, "likelihood": "categorical"}
 FIGURES = [
     (lambda: image_experiment(images(labels=False)), IMAGES),
     (lambda: image_experiment(images()), IMAGES | {"latent_map"}),
-    (lambda: image_experiment(images(), model__latent_dim=3), IMAGES - {"manifold"} | {"latent_map"}),
-    (count_experiment, {"mean_variance", "zero_fractions", "latent_map"}),
-    (lambda: count_experiment(counts(labels=False)), {"mean_variance", "zero_fractions", "latent_map"}),
+    (lambda: image_experiment(images(), model__latent_dim=3), IMAGES - {"manifold", "prior_map"} | {"latent_map"}),
+    (count_experiment, {"mean_variance", "zero_fractions", "latent_map", "prior_map"}),
+    (lambda: count_experiment(counts(labels=False), model__latent_dim=3),
+     {"mean_variance", "zero_fractions", "latent_map"}),
     (lambda: count_experiment(preprocess="log1p", likelihood="gaussian", network__log1p=False),
-     {"marginals", "pairs", "latent_map"}),
-    (vector_experiment, {"marginals", "pairs", "latent_map"}),
+     {"marginals", "pairs", "latent_map", "prior_map"}),
+    (vector_experiment, {"marginals", "pairs", "latent_map", "prior_map"}),
     (lambda: vector_experiment(vectors(dimensions=1), model__latent_dim=1), {"marginals", "latent_map"}),
-    (hand_made.hand_made, {"marginals", "pairs", "latent_map"}),  # its decoder needs labels
+    (hand_made.hand_made, {"marginals", "pairs", "latent_map", "prior_map"}),  # its decoder needs labels
 ]  # fmt: skip
 
 

@@ -50,5 +50,6 @@ from .terms import (
     Statistics as Statistics,
     Terms as Terms,
     bind as bind,
+    log_p as log_p,
     log_weights as log_weights,
 )

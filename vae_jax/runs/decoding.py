@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from vae_jax import random
 from vae_jax.data import KINDS
-from vae_jax.distributions import Batch, from_posterior, from_prior, from_values
-from vae_jax.inference import Params, decode, encode as encode_evidence
+from vae_jax.distributions import Batch, Latent, from_posterior, from_prior, from_values
+from vae_jax.inference import Params, decode, encode as encode_evidence, log_p
 from vae_jax.models import LayerShape, encode, join_codes, latent_shapes, layer_shape, split_codes
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.memory import decoding_batch
@@ -50,24 +50,69 @@ def decode_codes(
     Returns:
       Inputs of the model, float32 [..., *shape]; images are clipped to [0, 1].
     """
+    program = _decoder(experiment.model, KINDS[experiment.kind].value_range, _replicated(placement, params))
+    return _map_codes(program, params, z, conditions, _batch_size(experiment, params, placement))
+
+
+def _map_codes(
+    program: Callable[..., Array], params: Params, z: np.ndarray, conditions: Arrays | None, size: int
+) -> np.ndarray:
+    """Return the results [..., *shape] of a program of batches for codes [..., D] and their conditions."""
     lead = z.shape[:-1]
     arrays = {"z": np.asarray(z, np.float32)} | dict(conditions or {})
     flat = {name: array.reshape(-1, *array.shape[len(lead) :]) for name, array in arrays.items()}
-    program = _decoder(experiment.model, KINDS[experiment.kind].value_range, _replicated(placement, params))
-    size = _batch_size(experiment, params, placement)
-    means = [np.asarray(program(params, batch))[:count] for count, batch in padded_batches(flat, size)]
-    return np.concatenate(means).reshape(*lead, *means[0].shape[1:])
+    results = [np.asarray(program(params, batch))[:count] for count, batch in padded_batches(flat, size)]
+    return np.concatenate(results).reshape(*lead, *results[0].shape[1:])
 
 
 @cache_programs
 def _decoder(model: Any, value_range: tuple[float, float] | None, sharding: NamedSharding) -> Callable[..., Array]:
     def decode_batch(params: Params, arrays: Batch) -> Array:
-        conditions = {name: array for name, array in arrays.items() if name != "z"}
-        values = split_codes(arrays["z"], latent_shapes(params, conditions, model=model))
-        mean = decode(params, from_values(values), None, conditions, model=model)[0].mean()
+        mean = _decode_values(params, arrays, model)[0].mean()
         return mean if value_range is None else jnp.clip(mean, *value_range)
 
     return jax.jit(decode_batch, out_shardings=sharding)
+
+
+def _decode_values(params: Params, arrays: Batch, model: Any) -> tuple[Any, dict[str, Latent]]:
+    """Return p(x|z) and the layers of codes {"z": [B, D], ...} with their conditions."""
+    conditions = {name: array for name, array in arrays.items() if name != "z"}
+    values = split_codes(arrays["z"], latent_shapes(params, conditions, model=model))
+    return decode(params, from_values(values), None, conditions, model=model)
+
+
+def log_prior(
+    experiment: Experiment,
+    params: Params,
+    z: np.ndarray,
+    placement: Placement | None = None,
+    *,
+    conditions: Arrays | None = None,
+) -> np.ndarray:
+    """Return log p(z), the sum over the stochastic layers; nothing is decoded.
+
+    Args:
+      experiment: its model is used.
+      params: parameters of the model, or `Variables`.
+      z: codes [..., D], with the layers side by side.
+      placement: the devices; None for those of the parameters.
+      conditions: arrays [..., *shape] that the model reads in its generative process, see `decode_codes`.
+
+    Returns:
+      Nats, float32 [...].
+    """
+    program = _prior_density(experiment.model, _replicated(placement, params))
+    return _map_codes(program, params, z, conditions, MAX_SAMPLED)
+
+
+@cache_programs
+def _prior_density(model: Any, sharding: NamedSharding) -> Callable[..., Array]:
+    def log_prior_batch(params: Params, arrays: Batch) -> Array:
+        _, latents = _decode_values(params, arrays, model)
+        rows = [log_p(latent).reshape(-1, arrays["z"].shape[0]) for latent in latents.values()]  # [blocks, B] each
+        return jnp.sum(jnp.concatenate(rows), axis=0)
+
+    return jax.jit(log_prior_batch, out_shardings=sharding)
 
 
 def layer_shapes(experiment: Experiment, params: Params) -> dict[str, LayerShape]:
@@ -176,8 +221,7 @@ def _code_sampler(model: Any, count: int, temperature: float | None, sharding: N
     def sample_batch(params: Params, key: Array, conditions: Batch) -> Array:
         draw = from_prior(random.example_keys(key, count), count, temperature=temperature)
         _, latents = decode(params, draw, None, conditions, model=model)
-        shapes = {name: layer_shape(latent, 1) for name, latent in latents.items()}
-        return join_codes({name: latent.z for name, latent in latents.items()}, shapes)
+        return _join(latents, 1)
 
     return jax.jit(sample_batch, out_shardings=sharding)
 
@@ -257,6 +301,42 @@ def _reconstruction_sampler(model: Any, preprocess: Any, sharding: NamedSharding
         return {"seen": batch["x"], "sample": p_x.sample(random.fold_in(keys, jnp.uint32(_X))[None])[0]}
 
     return jax.jit(reconstruct_batch, out_shardings=sharding)
+
+
+def sample_posterior(
+    experiment: Experiment, params: Params, key: Array, arrays: Arrays, placement: Placement | None = None
+) -> np.ndarray:
+    """Return one sample z ~ q(z|x) for each example x: samples of the aggregated posterior E_x q(z|x).
+
+    Args:
+      experiment: its model and preprocessing are used.
+      params: parameters of the model, or `Variables`.
+      key: random key of preprocessing and samples; that of example i is fold_in(key, i).
+      arrays: stored examples, {"x": [N, ...], ...}.
+      placement: the devices; None for those of the parameters.
+
+    Returns:
+      Codes, float32 [N, D].
+    """
+    program = _posterior_sampler(experiment.model, experiment.preprocess, _replicated(placement, params))
+    return evaluate_examples(program, params, key, arrays, batch_size=_batch_size(experiment, params, placement))["z"]
+
+
+@cache_programs
+def _posterior_sampler(model: Any, preprocess: Any, sharding: NamedSharding) -> Callable[..., dict[str, Array]]:
+    def encode_and_sample(params: Params, keys: Array, batch: Batch) -> dict[str, Array]:
+        batch = preprocess(keys, batch)
+        evidence = encode_evidence(params, batch, model=model)
+        _, latents = decode(params, from_posterior(keys, keys.shape[0]), evidence, batch, model=model)
+        return {"z": _join(latents, 2)[0]}  # the first of K = 1 samples
+
+    return jax.jit(encode_and_sample, out_shardings=sharding)
+
+
+def _join(latents: Mapping[str, Latent], lead: int) -> Array:
+    """Return the values of layers side by side, with `lead` leading axes: [B, D], or [K, B, D]."""
+    shapes = {name: layer_shape(latent, lead) for name, latent in latents.items()}
+    return join_codes({name: latent.z for name, latent in latents.items()}, shapes)
 
 
 def preprocess_key(key: Array) -> Array:

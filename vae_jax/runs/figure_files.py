@@ -2,13 +2,18 @@
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from vae_jax.runtime import atomic_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_TAIL = 0.005  # share of the examples beyond each end of an axis
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -26,6 +31,19 @@ def new_figure(width: float, height: float) -> "Figure":
 def plain_text(text: str) -> str:
     """Return a text that matplotlib shows as it is: no part between two `$` is a formula, and all of it is UTF-8."""
     return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
+def axis_limits(columns: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return limits of an axis that contains 99 % of the numbers of each column, with a margin.
+
+    Args:
+      columns: arrays [N] of any length; numbers that are not finite are skipped.
+    """
+    finite = [column[np.isfinite(column)] for column in columns]
+    ends = np.array([np.quantile(column, [_TAIL, 1 - _TAIL]) for column in finite if column.size] or [[0, 1]])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    margin = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin
 
 
 def write_figure(path: str | os.PathLike, figure: "Figure") -> None:

@@ -221,9 +221,9 @@ def save_traversals(
 
 
 def save_manifold(
-    path: str | os.PathLike, grid: np.ndarray, values: Iterable[float], *, title: str = "Latent manifold"
+    path: str | os.PathLike, grid: np.ndarray, values: np.ndarray, *, title: str = "Latent manifold"
 ) -> None:
-    """Save `grid` `[S, S, H, W, C]`; [i, j] is decoded at z₁ = values[j], z₂ = values[i], and z₂ points upwards."""
+    """Save `grid` `[S, S, H, W, C]`; [i, j] is decoded at z₁ = values[0, j], z₂ = values[1, i]; z₂ points upwards."""
     tiles = _tile(_to_uint8(grid, 5)[::-1])
-    labels = [f"{v:.2f}" for v in values]
-    _save_sheet(path, tiles, title=title, row_labels=labels[::-1], column_labels=labels, corner="z₂ ↑  z₁ →")
+    columns, rows = ([f"{v:.2f}" for v in axis] for axis in values)
+    _save_sheet(path, tiles, title=title, row_labels=rows[::-1], column_labels=columns, corner="z₂ ↑  z₁ →")

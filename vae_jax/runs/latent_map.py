@@ -60,22 +60,47 @@ def save_latent_map(
     Raises:
       StorageError: the file cannot be written.
     """
-    finite = np.isfinite(codes).all(axis=1)
-    codes = codes[finite]
-    if labels is not None:
-        labels, known = labels[finite], np.ones(len(codes), bool) if known is None else known[finite]
-        if not known.any():
-            labels = None
+    codes, labels, known = _finite(codes, labels, known)
     figure = new_figure(7.5, 6)
     axes = figure.add_subplot()
     axes.set_title(f"{title} of {len(codes)} examples")
-    classes = np.empty(0, int) if labels is None else np.unique(labels[known])
+    classes = _classes(labels, known)
     if codes.shape[1] == 1:
         _draw_one_latent(axes, codes[:, 0], labels, known, classes)
     elif len(codes):
         _draw_two_dimensions(axes, codes, labels, known, classes)
     _add_legend(figure, axes, len(classes))
     write_figure(path, figure)
+
+
+def draw_codes(
+    axes: "Axes", codes: np.ndarray, labels: np.ndarray | None = None, *, known: np.ndarray | None = None
+) -> None:
+    """Draw codes of two numbers as points, coloured by label as in `save_latent_map`.
+
+    Args:
+      axes: where to draw.
+      codes: [N, 2]; those that are not finite are skipped.
+      labels: integers [N]; None if there are none.
+      known: bool [N], which examples have a label; None if all have.
+    """
+    codes, labels, known = _finite(codes, labels, known)
+    _draw_points(axes, codes, labels, known, _classes(labels, known))
+
+
+def _finite(
+    codes: np.ndarray, labels: np.ndarray | None, known: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Return the finite codes, their labels, and which of them are known; the last two are None if no label is."""
+    finite = np.asarray(np.isfinite(codes).all(axis=1))
+    mask = finite[finite] if known is None else known[finite]
+    if labels is None or not mask.any():
+        return codes[finite], None, None
+    return codes[finite], labels[finite], mask
+
+
+def _classes(labels: np.ndarray | None, known: np.ndarray | None) -> np.ndarray:
+    return np.empty(0, int) if labels is None or known is None else np.unique(labels[known])
 
 
 def _colors(classes: np.ndarray) -> np.ndarray:
@@ -97,7 +122,7 @@ def _draw_one_latent(
     if labels is None or known is None:
         axes.hist(z, bins=bins, color="C0")
     elif len(classes) > MAX_CLASSES:
-        axes.scatter(z[known], labels[known], s=_size(len(z)), alpha=0.7, linewidths=0)
+        axes.scatter(z[known], labels[known], s=point_size(len(z)), alpha=0.7, linewidths=0)
         axes.set_ylabel("label")
     else:
         parts = {f"{value}": z[known & (labels == value)] for value in classes} | {"no label": z[~known]}
@@ -106,7 +131,7 @@ def _draw_one_latent(
         axes.hist(list(parts.values()), bins=bins, stacked=True, color=colors, label=list(parts))
 
 
-def _size(count: int) -> float:
+def point_size(count: int) -> float:
     """Return the area of a point in a scatter plot of `count` points, in square points."""
     return min(max(20_000 / max(count, 1), 4), 30)
 
@@ -121,7 +146,13 @@ def _draw_two_dimensions(
     axes.set(xlabel=names[0], ylabel=names[1])
     axes.set_aspect("equal", adjustable="datalim")
     axes.grid(alpha=0.3)
-    style: dict[str, Any] = {"s": _size(len(codes)), "alpha": 0.7, "linewidths": 0}
+    _draw_points(axes, codes, labels, known, classes)
+
+
+def _draw_points(
+    axes: "Axes", codes: np.ndarray, labels: np.ndarray | None, known: np.ndarray | None, classes: np.ndarray
+) -> None:
+    style: dict[str, Any] = {"s": point_size(len(codes)), "alpha": 0.7, "linewidths": 0}
     if labels is None or known is None:
         axes.scatter(*codes.T, color="C0", **style)
         return

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax.inference import Params
-from vae_jax.runs import count_plots, curves, image_grids, latent_map, vector_plots
+from vae_jax.runs import count_plots, curves, image_grids, latent_map, prior_map, vector_plots
 from vae_jax.runs.decoding import (
     compare_samples,
     conditions_of,
@@ -58,9 +58,11 @@ def plot_all(
     key = jax.random.fold_in(experiment.evaluation_key("test"), 2**31)
     with refuse_lack_of_memory("a figure"):
         paths = plot_kind(experiment, params, directory, arrays, placement, key=key)
+        few = _first(arrays, MAX_MAPPED)
         if "y" in arrays or experiment.kind != "images":
-            few = _first(arrays, MAX_MAPPED)
             paths.append(plot_latent_map(experiment, params, directory, few, placement, key=preprocess_key(key)))
+        if _has_two_latents(experiment, params):
+            paths.append(plot_prior_map(experiment, params, directory, few, placement, key=key))
     if multihost.broadcast_from_primary(lambda: directory.metrics.exists()):
         paths.append(plot_curves(directory))
     return paths
@@ -149,37 +151,18 @@ def _plot_images(
     ]
     if len(arrays["x"]) > 1:
         paths.append(plot_interpolations(*context, _first(arrays, paired), placement, key=of_preprocess))
-    if [layer.size for layer in layer_shapes(experiment, params).values()] == [2]:
+    if _has_two_latents(experiment, params):
         one, side = _first(arrays, 1), math.isqrt(_drawn(experiment, 400))
-        paths.append(plot_manifold(*context, one, placement, side=side))
+        paths.append(plot_manifold(*context, one, placement, key=key, side=side))
     return paths
 
 
-def _plot_vectors(
-    experiment: Experiment,
-    params: Params,
-    directory: RunDirectory,
-    placement: Placement | None,
-    arrays: Arrays,
-    key: Array,
-    temperature: float,
-) -> list[Path]:
-    """Save the figures of vectors."""
-    samples = compare_samples(experiment, params, arrays, placement, key=key, temperature=temperature)
-    return _plot_numbers(directory, samples)
+def _has_two_latents(experiment: Experiment, params: Params) -> bool:
+    return [layer.size for layer in layer_shapes(experiment, params).values()] == [2]
 
 
-def _plot_counts(
-    experiment: Experiment,
-    params: Params,
-    directory: RunDirectory,
-    placement: Placement | None,
-    arrays: Arrays,
-    key: Array,
-    temperature: float,
-) -> list[Path]:
+def _plot_counts(directory: RunDirectory, samples: Arrays) -> list[Path]:
     """Save the figures of counts; those of vectors if the preprocessing replaces the counts by other numbers."""
-    samples = compare_samples(experiment, params, arrays, placement, key=key, temperature=temperature)
     if samples["data"].ndim == 3:  # one-hot vectors of categories
         return _plot_numbers(directory, {name: x.argmax(axis=-1) for name, x in samples.items()})
     if any((x < 0).any() or (x != np.rint(x)).any() for x in samples.values()):
@@ -198,9 +181,8 @@ def _plot_numbers(directory: RunDirectory, samples: Arrays) -> list[Path]:
     return paths
 
 
-_PLOTS: Mapping[str, Callable[..., list[Path]]] = {  # by kind of data
-    "images": _plot_images,
-    "vectors": _plot_vectors,
+_COMPARISONS: Mapping[str, Callable[[RunDirectory, Arrays], list[Path]]] = {  # by kind of data
+    "vectors": _plot_numbers,
     "counts": _plot_counts,
 }
 
@@ -229,7 +211,11 @@ def plot_kind(
     Returns:
       The paths of the figures.
     """
-    return _PLOTS[experiment.kind](experiment, params, RunDirectory(directory), placement, arrays, key, temperature)
+    directory = RunDirectory(directory)
+    if experiment.kind == "images":
+        return _plot_images(experiment, params, directory, placement, arrays, key, temperature)
+    samples = compare_samples(experiment, params, arrays, placement, key=key, temperature=temperature)
+    return _COMPARISONS[experiment.kind](directory, samples)
 
 
 def plot_samples(
@@ -334,17 +320,44 @@ def plot_manifold(
     arrays: Arrays,
     placement: Placement | None = None,
     *,
+    key: Array,
     side: int = 20,
 ) -> Path:
-    """Save figures/manifold.png: a latent space of two numbers, decoded at equidistant quantiles of N(0, I).
+    """Save figures/manifold.png: a latent space of two numbers, decoded at equidistant quantiles of p(z).
 
-    A model that depends on labels gets that of the first example.
+    The quantiles are those of each number, see `prior_quantiles`: a learned prior moves to the codes, so the quantiles
+    of N(0, I) can lie where no code is. A model that depends on labels gets that of the first example.
     """
-    values = np.asarray(jax.scipy.special.ndtri((np.arange(side) + 0.5) / side))
-    z = np.stack(np.meshgrid(values, values), axis=-1)  # [i, j] = (values[j], values[i])
+    shares = (np.arange(side) + 0.5) / side
+    values = prior_map.prior_quantiles(experiment, params, arrays, shares, placement, key=key)
+    z = np.stack(np.meshgrid(*values), axis=-1)  # [i, j] = (values[0, j], values[1, i])
     conditions = _at(conditions_of(arrays), np.zeros((side, side), int))
     decoded = decode_codes(experiment, params, z, placement, conditions=conditions)
     return _save_figure(directory, "manifold", lambda path: image_grids.save_manifold(path, decoded, values))
+
+
+def plot_prior_map(
+    experiment: Experiment,
+    params: Params,
+    directory: Directory,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    key: Array,
+) -> Path:
+    """Save figures/prior_map.png: density and samples of p(z) and codes of examples, of a latent space of two numbers.
+
+    See `map_prior`.
+    """
+    found = prior_map.map_prior(experiment, params, arrays, placement, key=key)
+    labels, known = arrays.get("y"), _known(arrays)
+    return _save_figure(directory, "prior_map", lambda path: prior_map.save_prior_map(path, found, labels, known=known))
+
+
+def _known(arrays: Arrays) -> np.ndarray | None:
+    """Return which examples have a label, bool [N]; None if all have."""
+    mask = arrays.get("mask")
+    return mask if mask is not None and mask.ndim == 1 else None
 
 
 def plot_latent_map(
@@ -361,8 +374,7 @@ def plot_latent_map(
     With several layers they are the means of the first layer, the one next to the data.
     """
     means = encode_examples(experiment, params, key, arrays, placement, with_seen=False)["mean"]
-    codes, labels, mask = means[:, : _first_layer_size(experiment, params)], arrays.get("y"), arrays.get("mask")
-    known = mask if mask is not None and mask.ndim == 1 else None
+    codes, labels, known = means[:, : _first_layer_size(experiment, params)], arrays.get("y"), _known(arrays)
     return _save_figure(
         directory, "latent_map", lambda path: latent_map.save_latent_map(path, codes, labels, known=known)
     )

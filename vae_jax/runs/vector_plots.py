@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vae_jax.runs.figure_files import new_figure, write_figure
+from vae_jax.runs.figure_files import axis_limits, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 MAX_MARGINALS = 12  # dimensions with a histogram
 MAX_PAIRED = 3  # dimensions whose pairs are shown
 _MAX_INTEGERS = 60  # integers in a smaller range have a bin each
-_TAIL = 0.005  # share of the examples beyond each end of an axis
 
 Samples = Mapping[str, np.ndarray]  # name -> examples [N, D]; the first are the data
 
@@ -69,7 +68,7 @@ def save_pairs(path: str | os.PathLike, samples: Samples) -> None:
     note = " (integers, spread by up to ±0.3)" if integers else ""
     figure.suptitle(f"Pairs of {_which(count, dimensions)}{note}")
     rng = np.random.default_rng(0)
-    limits = [_limits([x[:, d] for x in samples.values()]) for d in range(count)]
+    limits = [axis_limits([x[:, d] for x in samples.values()]) for d in range(count)]
     for index, ((label, x), (i, j)) in enumerate(itertools.product(samples.items(), pairs)):
         axes = figure.add_subplot(rows, columns, index + 1)
         size = min(max(6000 / len(x), 2), 20)
@@ -93,17 +92,8 @@ def _are_integers(x: np.ndarray) -> bool:
     return bool((x == np.rint(x)).all())
 
 
-def _limits(columns: list[np.ndarray]) -> tuple[float, float]:
-    """Return limits of an axis that contains 99 % of the numbers of each column, with a margin."""
-    finite = [column[np.isfinite(column)] for column in columns]
-    ends = np.array([np.quantile(column, [_TAIL, 1 - _TAIL]) for column in finite if column.size] or [[0, 1]])
-    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
-    margin = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - margin, high + margin
-
-
 def _draw_histogram(axes: "Axes", columns: dict[str, np.ndarray]) -> None:
-    low, high = _limits(list(columns.values()))
+    low, high = axis_limits(list(columns.values()))
     data = next(iter(columns.values()))
     if high - low < _MAX_INTEGERS and _are_integers(data):
         bins = np.arange(math.ceil(low), math.floor(high) + 2) - 0.5
