@@ -186,14 +186,17 @@ def prepare_experiment(
         size = f"{len(data):,} examples, {data.nbytes / 2**30:.2f} GiB"
         log(f"{name}: {size}, streamed from disk; the first start with a data set scans all of it")
     check_experiment(experiment, directory, placement, allow_change=allow_change)
-    held_out = experiment.held_out  # read here, before the notes about them
     if is_new:
-        log_notes(source, log)
-        if config.train.evaluate_every and "validation" not in held_out:
-            log(
-                f"data.holdout={config.data.holdout} results in no validation examples, so no bound of them is computed"
-            )
+        _log_held_out(experiment, config, log)
     return experiment, placement
+
+
+def _log_held_out(experiment: Experiment, config: Config, log: Log) -> None:
+    """Read the held-out examples; report the notes about all splits, and if no bound of validation examples follows."""
+    held_out = experiment.held_out
+    log_notes(experiment.source, log)
+    if config.train.evaluate_every and "validation" not in held_out:
+        log(f"data.holdout={config.data.holdout} results in no validation examples, so no bound of them is computed")
 
 
 def log_notes(source: Source, log: Log) -> None:
