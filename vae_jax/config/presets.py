@@ -114,6 +114,57 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+# Deep hierarchies of stochastic layers. The widths of mnist-ladder-mlp are those of Sønderby et al., arXiv 1602.02282.
+_SETTINGS |= {
+    "mnist-ladder": _MNIST
+    | {
+        "model": "ladder",
+        "model.blocks": (0, 2, 4, 2, 0, 1),  # 28x28, 14x14, 7x7, 4x4, 2x2 and one pixel
+        "model.channels": (8, 32, 48, 64, 64, 64),
+        "model.bottleneck": (8, 16, 24, 32, 32, 32),
+        "model.latent_channels": (2, 2, 4, 4, 4, 16),
+        "objective.warmup_steps": 9180,
+        "optimizer": "adamax",
+        "optimizer.learning_rate": 1.5e-3,
+        "train.ema_decay": 0.999,
+        "evaluation.num_samples": 500,
+    },
+    "mnist-ladder-mlp": _MNIST
+    | {
+        "model": "ladder-mlp",
+        "model.blocks": (1, 1, 1, 1, 1),
+        "model.channels": (512, 256, 128, 64, 32),
+        "model.bottleneck": (512, 256, 128, 64, 32),
+        "model.latent_channels": (64, 32, 16, 8, 4),
+        "objective.warmup_steps": 9180,
+        "optimizer.learning_rate": 1e-3,
+    },
+    "image-ladder": {
+        "data.name": "cifar10",
+        "preprocess": "scale",
+        "model": "ladder",
+        "model.blocks": (2, 6, 6, 3, 0, 1),  # 32x32, 16x16, 8x8, 4x4, 2x2 and one pixel
+        "model.encoder_blocks": (2, 3, 3, 2, 1, 1),
+        "model.channels": (64, 128, 128, 128, 128, 128),
+        "model.bottleneck": (32, 64, 64, 64, 64, 64),
+        "model.latent_channels": (8,),
+        "model.compute_dtype": "bfloat16",
+        "model.remat": True,
+        "likelihood": "logistic-mixture",
+        "optimizer": "adamw",
+        "optimizer.learning_rate": 5e-4,
+        "optimizer.weight_decay": 0.01,
+        "schedule.warmup_steps": 500,
+        "train.steps": 100_000,
+        "train.ema_decay": 0.9995,
+        "train.evaluate_every": 5000,
+        "train.save_every": 5000,
+        "evaluation.num_samples": 100,
+        "evaluation.chunk": 10,
+    },
+}
+
+
 class _Presets(Mapping[str, Config]):
     """The presets by name. Each is built when it is looked up, because that imports the modules of its choices."""
 

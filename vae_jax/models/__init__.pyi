@@ -46,6 +46,13 @@ from .flows import (
     PlanarTransforms as PlanarTransforms,
     SplineCouplings as SplineCouplings,
 )
+from .ladder import (
+    Ladder as Ladder,
+    LadderConfig as LadderConfig,
+    LadderMLPConfig as LadderMLPConfig,
+    LadderSettings as LadderSettings,
+)
+from .ladder_blocks import BlockStyle as BlockStyle, Level as Level
 from .layered import LayeredConfig as LayeredConfig, LayeredVAE as LayeredVAE
 from .learned_priors import (
     AutoregressivePriorConfig as AutoregressivePriorConfig,

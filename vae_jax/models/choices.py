@@ -43,6 +43,13 @@ class ModelConfig(Choice):
         raise NotImplementedError
 
 
+def require_separate_examples(config: Config) -> None:
+    """Raise InputError if the objective compares the codes of a batch, which needs a single stochastic layer."""
+    name = config.objective.name
+    require(not config.objective.compares_examples, "objective", name,
+            f"another objective with model={config.model.name}; {name} needs a single stochastic layer")  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig(Choice):
     """The base of all pairs of encoder and decoder."""

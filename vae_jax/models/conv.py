@@ -58,6 +58,26 @@ def depth_to_space(x: Array, height: int, width: int) -> Array:
     return x[:, :height, :width]
 
 
+def over_merged_axes(function: Callable[[Array], Array], x: Array, event_ndims: int) -> Array:
+    """Return function(x) [*lead, ...] for x [*lead, *event] and a function of arrays with one leading axis.
+
+    Args:
+      function: [N, *event] -> [N, ...].
+      x: [*lead, *event], with any number of leading axes.
+      event_ndims: the number of axes of the event.
+
+    Returns:
+      [*lead, ...].
+    """
+    lead = x.ndim - event_ndims
+    # The leading axes are merged in reverse order, so that a batch axis that is split over devices stays contiguous on
+    # each of them.
+    order = tuple(reversed(range(lead)))
+    h = function(x.transpose(*order, *range(lead, x.ndim)).reshape(-1, *x.shape[lead:]))
+    h = h.reshape(*(x.shape[i] for i in order), *h.shape[1:])
+    return h.transpose(*order, *range(lead, h.ndim))
+
+
 class ConvBlock(nn.Module):
     """act(conv(x)) with as many channels as x, or, if `residual`, x + conv(act(conv(act(x)))).
 
@@ -153,14 +173,7 @@ class ConvDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array) -> Array:
         """Return the image features [..., H, W, F] of codes [..., D]."""
-        # The leading axes are merged in reverse order, so that a batch axis that is split over devices stays contiguous
-        # on each of them.
-        lead = z.ndim - 1
-        order = tuple(reversed(range(lead)))
-        flat = z.transpose(*order, lead).reshape(-1, z.shape[-1])
-        h = self._decode(flat)
-        h = h.reshape(*(z.shape[i] for i in order), *h.shape[1:])
-        return h.transpose(*order, lead, lead + 1, lead + 2)
+        return over_merged_axes(self._decode, z, 1)
 
     def _decode(self, z: Array) -> Array:
         sides = [[-(-side // 2**i) for side in self.sides] for i in range(len(self.channels) + 1)]

@@ -8,6 +8,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import chex
@@ -57,13 +58,7 @@ class VAE(nn.Module):
             if not hasattr(part, "kernels"):
                 kind = type(part).__name__
                 raise InputError(f"{name} {kind} has no method kernels, which the tied decoder needs; add it")
-        *sides, channels = self.shape
-        features = self.likelihood.num_features(channels)
-        self.output_bias = self.param("output_bias", nn.initializers.zeros, (*sides, features))
-        self.likelihood_parameters = {
-            name: self.param(f"likelihood_{name}", lambda _, value=value: value)
-            for name, value in self.likelihood.parameters(self.shape).items()
-        }
+        self.output_bias, self.likelihood_parameters = likelihood_parameters(self, self.likelihood, self.shape)
 
     @property
     def _is_tied(self) -> bool:
@@ -86,10 +81,7 @@ class VAE(nn.Module):
           InputError: `x` has another layout, which a dense layer would accept silently, or an integer dtype, which the
             densities would inherit.
         """
-        x = batch["x"]
-        if x.shape[1:] != tuple(self.shape) or not jnp.issubdtype(x.dtype, jnp.floating):
-            expected = f"floats [B, {', '.join(map(str, self.shape))}]"
-            raise InputError(f"examples x have shape {list(x.shape)} and dtype {x.dtype}; pass {expected}")
+        x = checked_examples(batch["x"], self.shape)
         # Densities have the precision of the data, for any dtype of the layers.
         return self.posterior(self.encoder(x).astype(x.dtype))
 
@@ -128,8 +120,8 @@ class VAE(nn.Module):
             raise InputError(
                 f"decoder returned shape {list(features.shape)} for codes {list(z.shape)}; return {list(expected)}"
             )
-        features = features.astype(z.dtype) + jnp.broadcast_to(self.output_bias, features.shape)
-        return self.likelihood.distribution(features, self.likelihood_parameters, self.shape)
+        features = features.astype(z.dtype)
+        return likelihood_of(features, self.output_bias, self.likelihood_parameters, self.likelihood, self.shape)
 
 
 _PARTS = {"encoder": "x", "decoder": "z", "posterior": "features", "prior": "posterior_of"}  # part -> its argument
@@ -150,6 +142,48 @@ def check_linen(name: str, part: Any) -> None:
             f"{name} is a {type(part).__name__}, whose parameters would not be trained; use a Linen module "
             "(flax.linen.Module); `flax.nnx.bridge.to_linen` makes one of an nnx class"
         )
+
+
+def checked_examples(x: Array, shape: Shape) -> Array:
+    """Return examples x unchanged; raise InputError unless they are floats [B, *shape]."""
+    if x.shape[1:] != tuple(shape) or not jnp.issubdtype(x.dtype, jnp.floating):
+        expected = f"floats [B, {', '.join(map(str, shape))}]"
+        raise InputError(f"examples x have shape {list(x.shape)} and dtype {x.dtype}; pass {expected}")
+    return x
+
+
+def likelihood_parameters(
+    module: nn.Module, likelihood: LikelihoodConfig, shape: Shape
+) -> tuple[Array, dict[str, Array]]:
+    """Create the parameters of a model that belong to p(x|z) and are no part of a network.
+
+    Args:
+      module: the model, in its `setup`.
+      likelihood: the family of p(x|z).
+      shape: of one example x.
+
+    Returns:
+      `output_bias` [*sides, F], which `with_output_bias` can set, and the parameters of the likelihood by name.
+    """
+    *sides, channels = shape
+    bias = module.param("output_bias", nn.initializers.zeros, (*sides, likelihood.num_features(channels)))
+    initial = likelihood.parameters(shape).items()
+    return bias, {name: module.param(f"likelihood_{name}", lambda _, value=value: value) for name, value in initial}
+
+
+def likelihood_of(
+    features: Array, output_bias: Array, parameters: Mapping[str, Array], likelihood: LikelihoodConfig, shape: Shape
+) -> Any:
+    """Return p(x|z).
+
+    Args:
+      features: [..., *sides, F], the outputs of the decoder, in the precision of the density.
+      output_bias: [*sides, F], see `likelihood_parameters`.
+      parameters: those of the likelihood by name.
+      likelihood: the family.
+      shape: of one example x.
+    """
+    return likelihood.distribution(features + jnp.broadcast_to(output_bias, features.shape), parameters, shape)
 
 
 def _check_part(name: str, part: Any, argument: str) -> None:

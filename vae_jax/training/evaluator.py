@@ -14,15 +14,13 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vae_jax import random
-from vae_jax.distributions import Batch, Latent, from_means
+from vae_jax.distributions import Batch, from_means
 from vae_jax.inference import Params, bound_parts, decode, encode, log_likelihood, sample_terms
+from vae_jax.training.latent_means import latent_means, num_active
 from vae_jax.training.loss import Preprocess
 from vae_jax.training.metrics import mean_and_error, reconstruction_errors, summarize_errors
 
-# A unit is active if the variance of its posterior mean over the examples is larger (Burda et al., arXiv 1509.00519).
-ACTIVE_VARIANCE = 0.01
 POLL_SECONDS = 0.05
-MEAN_SAMPLES = 50  # samples in the estimate of a layer's mean, which depends on the layer below it
 
 Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
 PerExample = Callable[[Params, Array, Batch], dict[str, Array]]  # (params, keys [B], batch) -> name -> [B, ...]
@@ -178,24 +176,15 @@ def elbo_terms(
 
     Returns:
       The arrays of `bound_parts`, each [B] in nats, from one posterior sample; `mean/NAME` [B, D] of each layer, its
-      posterior mean E[z]; the `reconstruction_errors` of decoding the means. The mean of a layer that depends on others
-      is an estimate, and `mean_variance/NAME` [B, D] is its variance.
+      posterior mean E[z], or [B, L, D] of L blocks; the `reconstruction_errors` of decoding the means. The mean of a
+      layer that depends on others is an estimate, and `mean_variance/NAME`, of the same shape, is its variance.
     """
     batch = preprocess(random.fold_in(keys, 0), batch)
     evidence = encode(params, batch, model=model)
     sample = functools.partial(sample_terms, params, model=model, evidence=evidence)
     terms = sample(random.fold_in(keys, 1), batch)
     parts = bound_parts(terms)
-    latents = terms.latents
-    if any(_depends_on_others(latent) for latent in latents):
-        latents = sample(random.fold_in(keys, 2), batch, num_samples=MEAN_SAMPLES).latents
-    for latent in latents:
-        mean = latent.posterior.mean()
-        mean = mean.reshape(*mean.shape[: len(latent.posterior.batch_shape)], -1)  # [B, D] or [K, B, D]
-        if _depends_on_others(latent):
-            parts[f"mean_variance/{latent.name}"] = jnp.var(mean, axis=0, ddof=1) / MEAN_SAMPLES
-            mean = jnp.mean(mean, axis=0)
-        parts[f"mean/{latent.name}"] = mean
+    parts |= latent_means(functools.partial(sample, random.fold_in(keys, 2), batch), terms)
     p_x, _ = decode(params, from_means(), evidence, batch, model=model)
     return parts | reconstruction_errors(batch["x"], p_x.mean(), kind=_error_kind(kind, preprocess))
 
@@ -205,11 +194,6 @@ def _error_kind(kind: str, preprocess: Preprocess) -> str:
     values_of = getattr(preprocess, "values_of", None)
     is_replaced = kind == "counts" and values_of is not None and values_of(kind) != "counts"
     return "" if is_replaced else kind
-
-
-def _depends_on_others(latent: Latent) -> bool:
-    """Return whether the posterior of a layer is [K, B]: one for each sample of the layers it depends on."""
-    return len(latent.posterior.batch_shape) > 1
 
 
 def likelihood_terms(
@@ -291,7 +275,7 @@ class Evaluator:
           - the metrics of `summarize_errors` for decoding the posterior mean: `squared_error`, and for images `psnr`,
             for vectors `explained_variance`, for counts `log_squared_error`.
           - if the code has several layers, `kl_1`, ..., the shares of the layers in the KL, which can be negative, and
-            the list `active_units_by_layer`, starting at the data.
+            the list `active_units_by_layer`, in the order of the model's layers, with an entry for each block.
 
         Raises:
           ValueError: there are no examples.
@@ -308,7 +292,8 @@ class Evaluator:
         receive(scores)
         result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
         names = [name.removeprefix("mean/") for name in values if name.startswith("mean/")]
-        active = [_num_active(values[f"mean/{name}"], values.get(f"mean_variance/{name}")) for name in names]
+        counts = [num_active(values[f"mean/{name}"], values.get(f"mean_variance/{name}")) for name in names]
+        active = [int(count) for array in counts for count in np.atleast_1d(array)]
         if len(active) > 1:
             result["active_units_by_layer"] = active
         errors = summarize_errors(values, kind=self.kind, shape=arrays["x"].shape[1:])
@@ -355,11 +340,3 @@ class Evaluator:
         values = evaluate_examples(program, params, key, arrays, **calls, **where)
         receive({"nll": -values["log_px"], "ess": values["ess"]})
         return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
-
-
-def _num_active(mean: np.ndarray, mean_variance: np.ndarray | None) -> int:
-    """Return how many latents are active: the variance of the means [N, D], less that of their estimates, is large."""
-    variance = mean.astype(np.float64).var(axis=0)
-    if mean_variance is not None:
-        variance -= mean_variance.mean(axis=0, dtype=np.float64)
-    return int((variance > ACTIVE_VARIANCE).sum())

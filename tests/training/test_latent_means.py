@@ -1,0 +1,43 @@
+"""Posterior means of layers and of stacks of blocks, from samples of the layers above."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax.distributions import Latent, Normal
+from vae_jax.inference import Terms
+from vae_jax.training.latent_means import MEAN_SAMPLES, latent_means, num_active
+
+B, L = 4, 3
+
+
+def terms(first_sample=0):
+    """Return terms of one sample i, in which the mean of block l of example b is b + 10 l + (-1)^i (b + 1)."""
+    example, block = jnp.arange(B) * 1.0, jnp.arange(L) * 10.0
+    sign = 1 - 2.0 * (first_sample % 2)
+    means = block[:, None, None] + (example + sign * (example + 1))[None, None]  # [L, 1, B]
+    loc = jnp.stack([means, -means], axis=-1)
+    top = jnp.stack([example] * 3, axis=-1)
+    layers = Latent("top", top[None], posterior=Normal(top, top)), Latent("blocks", loc, posterior=Normal(loc, loc))
+    return Terms(jnp.zeros((1, B)), layers)
+
+
+def test_the_mean_of_each_block_and_the_variance_of_its_estimate():
+    found = jax.jit(lambda: latent_means(terms, terms(1)))()
+    assert {name: value.shape for name, value in found.items()} == {
+        "mean/top": (B, 3), "mean/blocks": (B, L, 2), "mean_variance/blocks": (B, L, 2)
+    }  # fmt: skip
+    np.testing.assert_array_equal(found["mean/top"][:, 0], np.arange(B))
+    expected = np.arange(B)[:, None] + 10 * np.arange(L)
+    np.testing.assert_allclose(found["mean/blocks"], np.stack([expected, -expected], axis=-1), rtol=1e-5, atol=1e-5)
+    variance = (np.arange(B) + 1.0) ** 2 / (MEAN_SAMPLES - 1)
+    np.testing.assert_allclose(found["mean_variance/blocks"], np.tile(variance[:, None, None], (1, L, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("estimated", "counts"), [(False, [1, 2, 0]), (True, [0, 1, 0])])
+def test_units_are_counted_for_each_block(estimated, counts):
+    scales = np.sqrt(np.array([[0.0099, 0.0101], [0.0101, 0.05], [0.0, 0.0]]))
+    mean = np.array([1, -1, 1, -1])[:, None, None] * scales
+    assert num_active(mean, np.full((4, 3, 2), 0.02) if estimated else None).tolist() == counts
+    assert num_active(mean[:, 1], None) == 2
