@@ -157,6 +157,23 @@ def test_posterior_predictive_samples_are_those_of_the_codes_of_each_example(one
     np.testing.assert_allclose(few["sample"], noisy[:5], rtol=1e-5, atol=1e-5)
 
 
+def test_posterior_samples_have_the_distribution_of_each_example_in_any_parts(one_device):
+    experiment = vector_experiment()
+    params, key = initial_params(experiment), jax.random.key(0)
+    arrays = experiment.dataset("train").arrays
+    z = decoding.sample_posterior(experiment, params, key, arrays, one_device, num_samples=400)
+    assert z.shape == (29, 400, 2)
+    codes = decoding.encode_examples(experiment, params, key, arrays, one_device)
+    score = (z - codes["mean"][:, None]) / codes["scale"][:, None]
+    assert np.abs(score.mean(axis=1)).max() < 5 / np.sqrt(400)
+    np.testing.assert_allclose(score.var(axis=1), 1, atol=5 * np.sqrt(2 / 400))
+    last = {name: array[20:] for name, array in arrays.items()}
+    again = decoding.sample_posterior(experiment, params, key, last, one_device, num_samples=400, first=20)
+    np.testing.assert_allclose(again, z[20:], rtol=1e-5, atol=1e-5)
+    seen = decoding.encode_examples(experiment, params, key, last, one_device, first=20)
+    np.testing.assert_allclose(seen["mean"], codes["mean"][20:], rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_of_vectors_given_labels_is_sampled_and_decoded_under_them(one_device):
     experiment = hand_made.hand_made()
     params = initial_params(experiment)

@@ -110,23 +110,26 @@ def encode_examples(
     placement: Placement | None = None,
     *,
     with_seen: bool = True,
+    first: int = 0,
 ) -> dict[str, np.ndarray]:
     """Return the posterior of each example, and the example as the model reads it.
 
     Args:
       experiment: its model and preprocessing are used.
       params: parameters of the model, or `Variables`.
-      key: random key for the preprocessing; that of example i is fold_in(key, i).
+      key: random key for the preprocessing; that of example i is fold_in(key, first + i).
       arrays: stored examples, {"x": [N, ...], ...}.
       placement: the devices; None for those of the parameters.
       with_seen: whether the result contains `seen`, which can be large.
+      first: the position of the first example, if the arrays are a part of a data set.
 
     Returns:
       `seen`: the preprocessed (for example binarized) examples, float32 [N, *shape].
       `mean` and `scale` of q(z|x): float32 [N, D] each, as `vae_jax.models.encode` defines them.
     """
     program = _encoder(experiment.model, experiment.preprocess, _replicated(placement, params), with_seen)
-    return evaluate_examples(program, params, key, arrays, batch_size=_batch_size(experiment, params, placement))
+    size = _batch_size(experiment, params, placement)
+    return evaluate_examples(program, params, key, arrays, batch_size=size, first=first)
 
 
 @cache_programs
@@ -136,6 +139,49 @@ def _encoder(model: Any, preprocess: Any, sharding: NamedSharding, with_seen: bo
         return ({"seen": batch["x"]} if with_seen else {}) | encode(params, batch, model=model)
 
     return jax.jit(encode_batch, out_shardings=sharding)
+
+
+def sample_posterior(
+    experiment: Experiment,
+    params: Params,
+    key: Array,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    num_samples: int = 1,
+    first: int = 0,
+) -> np.ndarray:
+    """Return codes z ~ q(z|x) of a model with one stochastic layer, whatever the family of q(z|x).
+
+    Args:
+      experiment: its model and preprocessing are used.
+      params: parameters of the model, or `Variables`.
+      key: random key of preprocessing and samples; that of example i is fold_in(key, first + i).
+      arrays: stored examples, {"x": [N, ...], ...}.
+      placement: the devices; None for those of the parameters.
+      num_samples: S, the samples of each example.
+      first: the position of the first example, if the arrays are a part of a data set.
+
+    Returns:
+      Codes, float32 [N, S, *event].
+    """
+    program = _posterior_sampler(experiment.model, experiment.preprocess, num_samples, _replicated(placement, params))
+    size = _batch_size(experiment, params, placement)
+    return evaluate_examples(program, params, key, arrays, batch_size=size, first=first)["z"]
+
+
+@cache_programs
+def _posterior_sampler(
+    model: Any, preprocess: Any, num_samples: int, sharding: NamedSharding
+) -> Callable[..., dict[str, Array]]:
+    def sample_batch(params: Params, keys: Array, batch: Batch) -> dict[str, Array]:
+        batch = preprocess(keys, batch)
+        evidence = encode_evidence(params, batch, model=model)
+        draw = from_posterior(keys, keys.shape[0], num_samples)
+        (latent,) = decode(params, draw, evidence, batch, model=model)[1].values()
+        return {"z": jnp.moveaxis(latent.z, 0, 1)}
+
+    return jax.jit(sample_batch, out_shardings=sharding)
 
 
 def sample_prior(
