@@ -94,70 +94,26 @@ iwae and dreg).
 import argparse
 import itertools
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
+import cells
+from cells import number
 from iwae_protocol import COLUMNS, LAYERS, PUBLISHED, REPRODUCED, SAMPLES, SCHEDULES, Cell, config_of
-from timing import TrainingTimer
 
-from vae_jax.config import override
 from vae_jax.errors import VaeJaxError
-from vae_jax.runs import Interrupted, evaluate_members, fit_group, make_members, mean_and_sd, read_evaluation
-from vae_jax.runtime import atomic_files, signals
-
-
-def run_cell(cell: Cell, seeds: int, output: Path, *, data_dir: str | None, stop: Callable[[], bool]) -> list[str]:
-    """Train and evaluate the unfinished seeds of a cell until `stop()` is true; return the reasons of failures."""
-    cell = cell.trained_as
-    directory, config = cell.directory(output), config_of(cell, data_dir=data_dir)
-    unfinished = [
-        seed for seed in range(seeds) if read_evaluation(directory / f"seed={seed}", config.train.steps) is None
-    ]
-    if not unfinished:
-        return []
-    batch_size, most = config.train.batch_size, len(jax.devices())
-    devices = max(n for n in range(1, most + 1) if len(unfinished) % n == batch_size % n == 0)
-    group = make_members(override(config, mesh__data=devices), {"seed": unfinished})
-    timer = TrainingTimer(directory / f"clock-of-seeds={','.join(map(str, unfinished))}.json", stop)
-    trained = fit_group(group, directory, stop=timer)
-    timer.write()
-    try:
-        results = evaluate_members(trained, stop=stop) if trained else []
-    except Interrupted:
-        return []
-    return [result["failure"] for result in results if "failure" in result]
-
-
-# --- The table -------------------------------------------------------------------------------------------------------
+from vae_jax.runtime import atomic_files
 
 
 def row_of(cell: Cell, output: Path) -> dict[str, Any]:
     """Return the table's row of a cell, from the runs on disk; `seeds` is 0 if it was not run."""
-    directory, steps = cell.directory(output), SCHEDULES[cell.schedule].steps
-    paths = sorted(directory.glob("seed=*"), key=lambda path: int(path.name.partition("=")[2]))
-    evaluations = [result for path in paths if (result := read_evaluation(path, steps)) is not None]
-    row: dict[str, Any] = cell._asdict() | {"seeds": len(evaluations)}
+    row: dict[str, Any] = cell._asdict()
     row["published"], row["published_active_units"] = PUBLISHED[cell.layers, cell.k].get(cell.column, (None, None))
     row["reproduced"] = REPRODUCED[cell.layers, cell.k].get(cell.column)
     if cell.schedule == "quick":
         row |= {"published": None, "published_active_units": None, "reproduced": None}
-    if not evaluations:
-        return row
-    units = [result.get("active_units_by_layer", [result["active_units"]]) for result in evaluations]
-    times = [json.loads(path.read_text()) for path in sorted(directory.glob("clock-of-seeds=*.json"))]
-    return row | {
-        "nll": mean_and_sd([result["nll"] for result in evaluations]),
-        "nll_se": max(result["nll_se"] for result in evaluations),
-        "elbo": mean_and_sd([result["elbo"] for result in evaluations]),
-        "num_samples": evaluations[0]["num_samples"],
-        "active_units": units,
-        "seconds": sum(time["seconds"] for time in times),
-        "device": "; ".join(dict.fromkeys(time["device"] for time in times)),
-    }
+    return row | cells.summarize_cell(cell.directory(output), SCHEDULES[cell.schedule].steps)
 
 
 def all_rows(requested: Sequence[Cell], output: Path) -> list[dict[str, Any]]:
@@ -175,24 +131,18 @@ def all_rows(requested: Sequence[Cell], output: Path) -> list[dict[str, Any]]:
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table, and the loss of a shorter schedule in cells that were run with the full one too."""
 
-    def number(mean: float | None, sd: float | None = None) -> str:
-        return "" if mean is None else f"{mean:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
-
-    def units(row: dict[str, Any]) -> str:
-        return "+".join(f"{np.mean(layer):.3g}" for layer in zip(*row["active_units"], strict=True))
-
     titles = [
         "layers", "k", "column", "published", "reproduced elsewhere", "this package, mean ± sd", "seeds",
         "active units, published", "active units, this package", "schedule", "b1", "seconds", "device",
     ]  # fmt: skip
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    table = []
     for row in rows:
-        cells = [row["layers"], row["k"], row["column"], number(row["published"]), number(row["reproduced"])]
+        line = [row["layers"], row["k"], row["column"], number(row["published"]), number(row["reproduced"])]
         ran = row["seeds"] > 0
-        cells += [number(**row["nll"]) if ran else "not run", row["seeds"] or ""]
-        cells += [row["published_active_units"] or "", units(row) if ran else "", row["schedule"], row["b1"]]
-        cells += [f"{row['seconds']:.0f}", row["device"]] if ran else ["", ""]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        line += [number(**row["nll"]) if ran else "not run", row["seeds"] or "", row["published_active_units"] or ""]
+        line += [cells.mean_active_units(row) if ran else "", row["schedule"], row["b1"]]
+        table.append(line + ([f"{row['seconds']:.0f}", row["device"]] if ran else ["", ""]))
+    lines = cells.markdown_table(titles, table)
     lines += ["", "NLL in nats on all test images. The columns of this package are means over seeds."]
     if any(row["seeds"] for row in rows):
         samples = {row["num_samples"] for row in rows if row["seeds"]}
@@ -251,8 +201,7 @@ def write(requested: Sequence[Cell], output: Path) -> tuple[list[dict[str, Any]]
     """Write table.json, table.md and table.png from the results on disk; return the rows and the table."""
     rows = all_rows(requested, output)
     text = markdown(rows)
-    atomic_files.write_json(output / "table.json", rows)
-    atomic_files.write_file(output / "table.md", lambda file: file.write(text.encode()))
+    cells.write_table(output, rows, text)
     schedule, b1 = requested[0].schedule, requested[0].b1
     plotted = [row for row in rows if (row["schedule"], row["b1"]) == (schedule, b1)]
     plot(output / "table.png", plotted, title=f"NLL of the test images, schedule {schedule}, b1 = {b1}")
@@ -275,24 +224,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if options.seeds < 1:
         parser.error(f"--seeds={options.seeds} must be 1 or more")
     schedule = "quick" if options.quick else options.schedule
-    cells = [
+    requested = [
         Cell(layers, k, column, schedule, options.b1)
         for layers, k, column in itertools.product(options.layers, options.k, options.columns)
     ]
-    failures, status = {}, "done"
-    with signals.stop_on_signals() as stop:
-        for i, cell in enumerate(cells, start=1):
-            description = ", ".join(f"{name} {value}" for name, value in cell._asdict().items())
-            print(f"cell {i} of {len(cells)}: {description}", file=sys.stderr)
-            failed = run_cell(cell, options.seeds, options.output, data_dir=options.data_dir, stop=stop)
-            failures |= {str(cell.directory(options.output)): reason for reason in failed}
-            rows, text = write(cells, options.output)
-            if stop():
-                print("interrupted, saved; the same command resumes", file=sys.stderr)
-                status = "interrupted"
-                break
-    print(text, file=sys.stderr)
-    return {"output": str(options.output), "status": status, "failures": failures, "rows": rows}
+    planned = [
+        cells.Planned(
+            ", ".join(f"{name} {value}" for name, value in cell._asdict().items()),
+            cell.directory(options.output),
+            config_of(cell.trained_as, data_dir=options.data_dir),
+        )
+        for cell in requested
+    ]
+    done = cells.run_table(planned, options.seeds, lambda: write(requested, options.output))
+    return {"output": str(options.output), **done}
 
 
 if __name__ == "__main__":

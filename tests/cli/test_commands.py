@@ -73,11 +73,11 @@ def test_every_command_of_the_folder_is_found_in_the_order_of_the_help():
     assert found[:3] == ["train", "sweep", "bench"]
     folder = Path(commands.__file__).parent
     modules = {path.stem for path in folder.glob("*.py") if "@register_command(" in path.read_text()} - {"commands"}
-    assert set(found) == modules
+    assert {name.replace("-", "_") for name in found} == modules
     for command in commands.commands().values():
         assert command.help
         assert "\n" not in command.help
-        assert command.run.__module__ == f"vae_jax.cli.{command.name}"
+        assert command.run.__module__ == f"vae_jax.cli.{command.name.replace('-', '_')}"
 
 
 def test_a_registered_command_is_the_last_of_the_help_and_receives_the_other_arguments(own_module, call):

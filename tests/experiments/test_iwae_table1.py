@@ -42,10 +42,10 @@ def test_a_signal_saves_and_the_same_command_resumes(script, tmp_path, monkeypat
         assert all(row["seeds"] == 0 for row in result["rows"])
         assert "the same command resumes" in capsys.readouterr().err
 
-    interrupted(script.TrainingTimer, "__call__", first=2)  # after the first dispatch
+    interrupted(script.cells.TrainingTimer, "__call__", first=2)  # after the first dispatch
     (saved,) = (int(path.name) for path in (run / "checkpoints").iterdir())
     assert 0 < saved < 1640  # the first dispatches are short
-    interrupted(script.TrainingTimer, "write")  # after the last
+    interrupted(script.cells.TrainingTimer, "write")  # after the last
     first = read_metrics(run / "metrics.jsonl")
     interrupted(evaluation, "evaluate_run")
 
@@ -77,7 +77,7 @@ def test_quick_run(script, tmp_path, capsys, monkeypatch):
     with Image.open(tmp_path / "table.png") as image:
         assert image.size[0] > 800
     # The other cell of the same training: nothing is trained or evaluated.
-    monkeypatch.setattr(script, "fit_group", None)
+    monkeypatch.setattr(script.cells, "fit_group", None)
     assert script.main([*argv, "vae"])["rows"] == result["rows"]
     capsys.readouterr()
 
@@ -86,7 +86,7 @@ def write_results(script, output, cell, *, nll, steps=None, **more):
     """Write the files of a cell's runs: an evaluation for each NLL, and the training time."""
     for seed, value in enumerate(nll):
         evaluated = {"step": steps or script.SCHEDULES[cell.schedule].steps, "nll": value, "nll_se": 0.2, "elbo": -90.0,
-                     "active_units": 21 + 2 * seed, "num_samples": 5000} | more  # fmt: skip
+                     "kl": 25.0, "active_units": 21 + 2 * seed, "num_samples": 5000} | more  # fmt: skip
         atomic_files.write_json(cell.directory(output) / f"seed={seed}" / "evaluation.json", evaluated)
     atomic_files.write_json(cell.directory(output) / "clock-of-seeds=0.json", {"seconds": 12.0, "device": "an abacus"})
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vae_jax.distributions.affine import LowerCholeskyAffine
 from vae_jax.distributions.autoregressive import MaskedAutoregressive
 from vae_jax.distributions.conditioners import Conditioner
 from vae_jax.distributions.coupling import AffineCoupling, SplineCoupling, coupling_order
@@ -38,6 +39,13 @@ def autoregressive(size, layer, batch):
     return MaskedAutoregressive(conditioner(10 * layer, size, 2 * size, batch))
 
 
+def cholesky(size, layer):
+    scale_tril = jnp.tril(numbers(10 * layer, size, size, scale=0.5), -1) + jnp.diag(
+        jnp.exp(numbers(layer, size, scale=0.5))
+    )
+    return LowerCholeskyAffine(numbers(10 * layer + 1, size), scale_tril)
+
+
 def planar(size, layer, batch):
     return Planar(
         numbers(10 * layer, *batch, size, scale=0.6), numbers(10 * layer + 1, *batch, size), numbers(layer, *batch)
@@ -49,6 +57,7 @@ TRANSFORMS = {
     "spline": lambda size, batch: [spline(size, 0, batch)],
     "autoregressive": lambda size, batch: [autoregressive(size, 1, batch), Reverse(), autoregressive(size, 2, batch)],
     "inverse autoregressive": lambda size, batch: [Inverse(autoregressive(size, 1, batch))],
+    "cholesky": lambda size, batch: [affine(size, 0, batch), cholesky(size, 1)],
     "planar": lambda size, batch: [planar(size, i, batch) for i in range(1, 4)],
 }
 

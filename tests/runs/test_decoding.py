@@ -103,20 +103,6 @@ def test_several_layers_are_side_by_side_in_codes_and_samples(one_device):
     )
     density = decoding.log_prior(experiment, params, z.reshape(2, 3, 5), one_device)
     np.testing.assert_allclose(density, (one.log_p + two.log_p).reshape(2, 3), rtol=1e-5)
-    assert (
-        decoding.sample_posterior(experiment, params, jax.random.key(0), arrays, one_device).shape
-        == codes["mean"].shape
-    )
-
-
-def test_samples_of_the_posterior_are_those_of_each_example(bernoulli_experiment, one_device):
-    experiment, params = bernoulli_experiment
-    arrays, key = experiment.dataset("test").arrays, jax.random.key(0)
-    codes = decoding.encode_examples(experiment, params, key, arrays, one_device)
-    z = decoding.sample_posterior(experiment, params, key, arrays, one_device)
-    noise, count = (z - codes["mean"]) / codes["scale"], len(arrays["x"])
-    assert np.abs(noise.mean(axis=0)).max() < 5 / np.sqrt(count)
-    assert np.abs(np.cov(noise.T) - np.eye(2)).max() < 5 * np.sqrt(2 / count)
 
 
 def test_the_scale_of_a_deterministic_code_is_zero(one_device):
@@ -174,6 +160,23 @@ def test_posterior_predictive_samples_are_those_of_the_codes_of_each_example(one
         experiment, params, key, {name: array[:5] for name, array in arrays.items()}, one_device
     )
     np.testing.assert_allclose(few["sample"], noisy[:5], rtol=1e-5, atol=1e-5)
+
+
+def test_posterior_samples_have_the_distribution_of_each_example_in_any_parts(one_device):
+    experiment = vector_experiment()
+    params, key = initial_params(experiment), jax.random.key(0)
+    arrays = experiment.dataset("train").arrays
+    z = decoding.sample_posterior(experiment, params, key, arrays, one_device, num_samples=400)
+    assert z.shape == (29, 400, 2)
+    codes = decoding.encode_examples(experiment, params, key, arrays, one_device)
+    score = (z - codes["mean"][:, None]) / codes["scale"][:, None]
+    assert np.abs(score.mean(axis=1)).max() < 5 / np.sqrt(400)
+    np.testing.assert_allclose(score.var(axis=1), 1, atol=5 * np.sqrt(2 / 400))
+    last = {name: array[20:] for name, array in arrays.items()}
+    again = decoding.sample_posterior(experiment, params, key, last, one_device, num_samples=400, first=20)
+    np.testing.assert_allclose(again, z[20:], rtol=1e-5, atol=1e-5)
+    seen = decoding.encode_examples(experiment, params, key, last, one_device, first=20)
+    np.testing.assert_allclose(seen["mean"], codes["mean"][20:], rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_of_vectors_given_labels_is_sampled_and_decoded_under_them(one_device):

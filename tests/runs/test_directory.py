@@ -20,7 +20,7 @@ def test_each_file_has_one_place():
     files = {
         directory.config: "config.json", directory.checkpoints: "checkpoints", directory.metrics: "metrics.jsonl",
         directory.evaluation: "evaluation.json", directory.failure: "failure.json",
-        directory.figure("curves"): "figures/curves.png",
+        directory.fitted_prior: "fitted_prior", directory.figure("curves"): "figures/curves.png",
     }  # fmt: skip
     assert files == {Path("runs/a") / name: name for name in files.values()}
     member = directory.member("objective.beta=2.0,seed=1")

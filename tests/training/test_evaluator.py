@@ -78,9 +78,13 @@ def test_each_example_has_the_key_of_its_position_for_any_batch_size_and_devices
 
     placement = sharding.batch_sharding(sharding.make_mesh(devices))
     key = jax.random.key(0)
-    values = evaluate_examples(per_example, None, key, IMAGES, batch_size=batch_size, placement=placement)
     expected = [jax.random.key_data(jax.random.fold_in(key, i)) for i in range(23)]
-    np.testing.assert_array_equal(values["key"], expected)
+    for first in (0, 20):
+        part = {"x": PIXELS[first:]}
+        values = evaluate_examples(
+            per_example, None, key, part, batch_size=batch_size, first=first, placement=placement
+        )
+        np.testing.assert_array_equal(values["key"], expected[first:])
 
 
 def exact():

@@ -6,7 +6,7 @@ class with these settings as fields is built for tyro.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
@@ -86,13 +86,16 @@ def similar_flags(flag: str, options: Sequence[str]) -> list[str]:
     return same or get_close_matches(flag, [*options, *known], n=1)
 
 
-def options_with_settings(cls: type[T], config: Config, *, command: str, **defaults: Any) -> T:
+def options_with_settings(
+    cls: type[T], config: Config, *, command: str, only: Collection[str] | None = None, **defaults: Any
+) -> T:
     """Return the options of a command together with all settings of a config, as the default for tyro.
 
     Args:
       cls: the dataclass of the command's options.
       config: the settings, whose values are the defaults of their flags.
       command: the command, for the help.
+      only: the sections whose settings are options; None for all.
       **defaults: defaults of the command's options that differ from those of `cls`.
 
     Returns:
@@ -103,7 +106,9 @@ def options_with_settings(cls: type[T], config: Config, *, command: str, **defau
     values = flatten(config)
     sections: dict[str, list[Setting]] = {}
     for path, setting in selected_settings(values).items():
-        sections.setdefault(path.partition(".")[0], []).append(setting)
+        section = path.partition(".")[0]
+        if only is None or section in only:
+            sections.setdefault(section, []).append(setting)
     fields = []
     for section, settings in sections.items():
         if len(settings) == 1 and section not in SECTIONS:  # the seed, which is no section
@@ -125,6 +130,8 @@ def settings_of(options: Any, config: Config) -> dict[str, Any]:
     values = {}
     for path in flatten(config):
         section, _, name = path.partition(".")
+        if not hasattr(options, section):
+            continue
         part = getattr(options, section)
         values[path] = getattr(part, name or "name") if dataclasses.is_dataclass(part) else part
     return values

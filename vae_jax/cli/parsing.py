@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vae_jax.cli.flags import (
     flag_value,
@@ -17,8 +17,11 @@ from vae_jax.cli.flags import (
     similar_flags,
     with_selected_choices,
 )
-from vae_jax.config import PRESETS, Config, from_flat, replace_settings, suggestion
+from vae_jax.config import PRESETS, Config, from_flat, replace_settings, suggestion, validate
 from vae_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from vae_jax.models import PriorConfig
 
 T = TypeVar("T")
 P = TypeVar("P", bound="PresetOptions")
@@ -125,11 +128,32 @@ def parse_run_command(command: str, cls: type[T], argv: Sequence[str]) -> tuple[
     Raises:
       InputError: no run directory, or an argument that cannot be parsed.
     """
-    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+    directory, rest = _run_directory(command, argv)
+    return directory, parse(f"{command} RUN", cls, rest, cls())
+
+
+def parse_prior_command(command: str, cls: type[T], argv: Sequence[str]) -> "tuple[Path, T, PriorConfig]":
+    """Return (run directory, options, prior) of a command on a run with the flags --prior and --prior.FIELD.
+
+    Raises:
+      InputError: no run directory, no --prior, an unknown one, or an argument that cannot be parsed.
+    """
+    directory, rest = _run_directory(command, argv)
+    if flag_value(rest, "--prior") is None and not {"-h", "--help"} & set(rest):
+        raise InputError(f"{command}: no prior; use `vae-jax {command} {directory} --prior NAME`, for example mixture")
+    base = with_selected_choices(Config(), rest)
+    default = options_with_settings(cls, base, command=f"{command} RUN", only=("prior",))
+    options = parse(f"{command} RUN", type(default), rest, default)
+    return directory, options, validate(replace_settings(base, settings_of(options, base))).prior
+
+
+def _run_directory(command: str, argv: Sequence[str]) -> tuple[Path, list[str]]:
+    """Return the run directory and the other arguments; raise InputError if there is no directory."""
+    if argv and argv[0] in ("-h", "--help"):
+        return Path(), list(argv)
+    if not argv or argv[0].startswith("-"):
         raise InputError(f"{command}: no run directory; use `vae-jax {command} RUN`")
-    if argv[0] in ("-h", "--help"):
-        return Path(), parse(f"{command} RUN", cls, argv, cls())
-    return Path(argv[0]), parse(f"{command} RUN", cls, argv[1:], cls())
+    return Path(argv[0]), list(argv[1:])
 
 
 def parse(

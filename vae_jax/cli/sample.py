@@ -1,9 +1,9 @@
-"""`vae-jax sample RUN`: examples decoded from codes drawn from the prior."""
+"""`vae-jax sample RUN`: examples decoded from codes drawn from the prior, or from a fitted one."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
@@ -33,6 +33,8 @@ class Sample(OutputOptions):
 
     count: int = 100
     """Number of examples."""
+    prior: Literal["model", "fitted"] = "model"
+    """The density of the codes: p(z) of the model, or the one that `vae-jax fit-prior RUN` has fitted."""
     seed: int = 0
     """Seed of the codes."""
     temperature: float = 1.0
@@ -52,7 +54,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from vae_jax.runs import check_data, open_run, plots, restored_params, sample_prior
+    from vae_jax.runs import check_data, open_run, plots, read_fitted_prior, restored_params, sample_prior
 
     run = open_run(directory)
     experiment, _, placement, changed = run
@@ -60,6 +62,9 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     if experiment.kind != "images":  # their figure compares the samples with the data
         check_data(run)
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
+        if options.prior == "fitted":
+            fitted = read_fitted_prior(run.directory, experiment, params, step=step)
+            experiment, params = fitted.replace_prior(experiment, params)
         if experiment.kind == "images":
             codes = sample_prior(experiment, params, key, options.count, placement, temperature=options.temperature)
             samples = _decode_images(experiment, params, codes, placement, folder.figure("samples"))
@@ -70,7 +75,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
             figures += plots.plot_kind(experiment, params, folder, arrays, placement, key=key, temperature=temperature)
     path = folder.path / "samples.npy"
     atomic_files.write_file(path, lambda file: np.save(file, samples, allow_pickle=False))
-    return {"workdir": str(directory), "step": step, "samples": str(path), "figures": [str(path) for path in figures]}
+    described = {"workdir": str(directory), "step": step, "prior": options.prior}
+    return described | {"samples": str(path), "figures": [str(path) for path in figures]}
 
 
 def _decode_images(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions.base import Array, Density, Shape, expand, joint_shape
+from vae_jax.distributions.gaussian_mixture import GaussianMixture
 from vae_jax.distributions.normal import Normal
 
 
@@ -67,11 +68,11 @@ class Flow(Density):
     value needs the inverses of the transforms.
 
     Attributes:
-      base: a Normal over vectors [*batch, D].
+      base: a Normal over vectors [*batch, D], or a mixture of them.
       transforms: T_1, ..., T_n.
     """
 
-    base: Normal
+    base: Normal | GaussianMixture
     transforms: tuple[Transform, ...]
 
     def forward(self, e: Array) -> tuple[Array, Array]:
@@ -122,7 +123,7 @@ class Flow(Density):
           AssertionError: `value` is not an array of floats.
         """
         chex.assert_type(value, float)
-        (value,) = expand(joint_shape(1, value.shape, self.base.loc.shape), value)
+        (value,) = expand(joint_shape(1, value.shape, self.base.mean().shape), value)
         e, log_det = self.inverse(value)
         return self.base.log_prob(e) + log_det
 
@@ -133,7 +134,7 @@ class Flow(Density):
     def stddev(self) -> Array:
         """Return the standard deviation of each number to first order in e, sqrt(Σ_j (dz_i/de_j σ_j)²), [*batch, D].
 
-        It is exact for an affine flow, and so for one that starts at the identity.
+        It is exact for an affine flow of a Normal, and so for one that starts at the identity.
         """
         loc = self.base.mean()
         _, derivative = jax.linearize(lambda e: self.forward(e)[0], loc)

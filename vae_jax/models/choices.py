@@ -152,6 +152,19 @@ class PriorConfig(Choice):
         """
         raise NotImplementedError
 
+    def start_from(self, params: Any, codes: Array) -> Any:
+        """Return the initial parameters for a fit to codes: unchanged, unless overridden.
+
+        Args:
+          params: the initial parameters of the module.
+          codes: codes of examples in random order, [N, latent_dim].
+
+        Returns:
+          Parameters of the same shapes.
+        """
+        del codes
+        return params
+
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodConfig(Choice):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -74,6 +74,11 @@ class MixtureConfig(LearnedPriorConfig):
         """Return a `MixturePrior`."""
         del shape
         return MixturePrior(latent_dim, self.components)
+
+    def start_from(self, params: Any, codes: Array) -> Any:
+        """Return the parameters with the means at codes, each at another one; the last keep theirs if codes lack."""
+        chosen = codes[: self.components]
+        return params | {"loc": params["loc"].at[: len(chosen)].set(chosen)}
 
 
 class VampPrior(nn.Module):

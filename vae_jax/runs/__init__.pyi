@@ -15,6 +15,7 @@ from .decoding import (
     interpolate_linearly as interpolate_linearly,
     layer_shapes as layer_shapes,
     sample_examples as sample_examples,
+    sample_posterior as sample_posterior,
     sample_prior as sample_prior,
     sample_reconstructions as sample_reconstructions,
 )
@@ -28,6 +29,7 @@ from .evaluation import (
     read_evaluation as read_evaluation,
 )
 from .experiment import Experiment as Experiment, at_numbers as at_numbers, build_experiment as build_experiment
+from .fitted_prior import FitSettings as FitSettings, FittedPrior as FittedPrior, fit_prior as fit_prior
 from .loggers import print_json as print_json, read_metrics as read_metrics
 from .members import Member as Member, group_members as group_members, make_members as make_members
 from .opening import (
@@ -38,6 +40,10 @@ from .opening import (
     open_run as open_run,
     prepare_experiment as prepare_experiment,
     require_in_memory as require_in_memory,
+)
+from .prior_files import (
+    read_fitted_prior as read_fitted_prior,
+    write_fitted_prior as write_fitted_prior,
 )
 from .programs import (
     build_program as build_program,

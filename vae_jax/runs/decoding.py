@@ -155,23 +155,26 @@ def encode_examples(
     placement: Placement | None = None,
     *,
     with_seen: bool = True,
+    first: int = 0,
 ) -> dict[str, np.ndarray]:
     """Return the posterior of each example, and the example as the model reads it.
 
     Args:
       experiment: its model and preprocessing are used.
       params: parameters of the model, or `Variables`.
-      key: random key for the preprocessing; that of example i is fold_in(key, i).
+      key: random key for the preprocessing; that of example i is fold_in(key, first + i).
       arrays: stored examples, {"x": [N, ...], ...}.
       placement: the devices; None for those of the parameters.
       with_seen: whether the result contains `seen`, which can be large.
+      first: the position of the first example, if the arrays are a part of a data set.
 
     Returns:
       `seen`: the preprocessed (for example binarized) examples, float32 [N, *shape].
       `mean` and `scale` of q(z|x): float32 [N, D] each, as `vae_jax.models.encode` defines them.
     """
     program = _encoder(experiment.model, experiment.preprocess, _replicated(placement, params), with_seen)
-    return evaluate_examples(program, params, key, arrays, batch_size=_batch_size(experiment, params, placement))
+    size = _batch_size(experiment, params, placement)
+    return evaluate_examples(program, params, key, arrays, batch_size=size, first=first)
 
 
 @cache_programs
@@ -181,6 +184,49 @@ def _encoder(model: Any, preprocess: Any, sharding: NamedSharding, with_seen: bo
         return ({"seen": batch["x"]} if with_seen else {}) | encode(params, batch, model=model)
 
     return jax.jit(encode_batch, out_shardings=sharding)
+
+
+def sample_posterior(
+    experiment: Experiment,
+    params: Params,
+    key: Array,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    num_samples: int = 1,
+    first: int = 0,
+) -> np.ndarray:
+    """Return codes z ~ q(z|x) of a model with one stochastic layer, whatever the family of q(z|x).
+
+    Args:
+      experiment: its model and preprocessing are used.
+      params: parameters of the model, or `Variables`.
+      key: random key of preprocessing and samples; that of example i is fold_in(key, first + i).
+      arrays: stored examples, {"x": [N, ...], ...}.
+      placement: the devices; None for those of the parameters.
+      num_samples: S, the samples of each example.
+      first: the position of the first example, if the arrays are a part of a data set.
+
+    Returns:
+      Codes, float32 [N, S, *event].
+    """
+    program = _posterior_sampler(experiment.model, experiment.preprocess, num_samples, _replicated(placement, params))
+    size = _batch_size(experiment, params, placement)
+    return evaluate_examples(program, params, key, arrays, batch_size=size, first=first)["z"]
+
+
+@cache_programs
+def _posterior_sampler(
+    model: Any, preprocess: Any, num_samples: int, sharding: NamedSharding
+) -> Callable[..., dict[str, Array]]:
+    def sample_batch(params: Params, keys: Array, batch: Batch) -> dict[str, Array]:
+        batch = preprocess(keys, batch)
+        evidence = encode_evidence(params, batch, model=model)
+        draw = from_posterior(keys, keys.shape[0], num_samples)
+        (latent,) = decode(params, draw, evidence, batch, model=model)[1].values()
+        return {"z": jnp.moveaxis(latent.z, 0, 1)}
+
+    return jax.jit(sample_batch, out_shardings=sharding)
 
 
 def sample_prior(
@@ -221,7 +267,8 @@ def _code_sampler(model: Any, count: int, temperature: float | None, sharding: N
     def sample_batch(params: Params, key: Array, conditions: Batch) -> Array:
         draw = from_prior(random.example_keys(key, count), count, temperature=temperature)
         _, latents = decode(params, draw, None, conditions, model=model)
-        return _join(latents, 1)
+        shapes = {name: layer_shape(latent, 1) for name, latent in latents.items()}
+        return join_codes({name: latent.z for name, latent in latents.items()}, shapes)
 
     return jax.jit(sample_batch, out_shardings=sharding)
 
@@ -269,11 +316,7 @@ def _example_sampler(model: Any, temperature: float | None, sharding: NamedShard
 
 
 def sample_reconstructions(
-    experiment: Experiment,
-    params: Params,
-    key: Array,
-    arrays: Arrays,
-    placement: Placement | None = None,
+    experiment: Experiment, params: Params, key: Array, arrays: Arrays, placement: Placement | None = None
 ) -> dict[str, np.ndarray]:
     """Return posterior predictive samples: for each example x one x' ~ p(x'|z) with z ~ q(z|x).
 
@@ -301,42 +344,6 @@ def _reconstruction_sampler(model: Any, preprocess: Any, sharding: NamedSharding
         return {"seen": batch["x"], "sample": p_x.sample(random.fold_in(keys, jnp.uint32(_X))[None])[0]}
 
     return jax.jit(reconstruct_batch, out_shardings=sharding)
-
-
-def sample_posterior(
-    experiment: Experiment, params: Params, key: Array, arrays: Arrays, placement: Placement | None = None
-) -> np.ndarray:
-    """Return one sample z ~ q(z|x) for each example x: samples of the aggregated posterior E_x q(z|x).
-
-    Args:
-      experiment: its model and preprocessing are used.
-      params: parameters of the model, or `Variables`.
-      key: random key of preprocessing and samples; that of example i is fold_in(key, i).
-      arrays: stored examples, {"x": [N, ...], ...}.
-      placement: the devices; None for those of the parameters.
-
-    Returns:
-      Codes, float32 [N, D].
-    """
-    program = _posterior_sampler(experiment.model, experiment.preprocess, _replicated(placement, params))
-    return evaluate_examples(program, params, key, arrays, batch_size=_batch_size(experiment, params, placement))["z"]
-
-
-@cache_programs
-def _posterior_sampler(model: Any, preprocess: Any, sharding: NamedSharding) -> Callable[..., dict[str, Array]]:
-    def encode_and_sample(params: Params, keys: Array, batch: Batch) -> dict[str, Array]:
-        batch = preprocess(keys, batch)
-        evidence = encode_evidence(params, batch, model=model)
-        _, latents = decode(params, from_posterior(keys, keys.shape[0]), evidence, batch, model=model)
-        return {"z": _join(latents, 2)[0]}  # the first of K = 1 samples
-
-    return jax.jit(encode_and_sample, out_shardings=sharding)
-
-
-def _join(latents: Mapping[str, Latent], lead: int) -> Array:
-    """Return the values of layers side by side, with `lead` leading axes: [B, D], or [K, B, D]."""
-    shapes = {name: layer_shape(latent, lead) for name, latent in latents.items()}
-    return join_codes({name: latent.z for name, latent in latents.items()}, shapes)
 
 
 def preprocess_key(key: Array) -> Array:

@@ -42,6 +42,11 @@ class RunDirectory:
         return self.path / "evaluation.json"
 
     @property
+    def fitted_prior(self) -> Path:
+        """The folder of the density that is fitted to the codes."""
+        return self.path / "fitted_prior"
+
+    @property
     def failure(self) -> Path:
         """Why a member of a sweep has diverged; it is absent otherwise."""
         return self.path / "failure.json"

@@ -71,7 +71,7 @@ def map_prior(
     """
     context, of_preprocess = (experiment, params), preprocess_key(key)
     means = encode_examples(*context, of_preprocess, arrays, placement, with_seen=False)["mean"]
-    posterior = sample_posterior(*context, of_preprocess, arrays, placement)
+    posterior = sample_posterior(*context, of_preprocess, arrays, placement).reshape(means.shape)  # one of each
     prior = _sample_prior(*context, key, arrays, placement)
     limits = np.array([axis_limits([codes[:, i] for codes in (means, posterior, prior)]) for i in range(2)])
     half = np.diff(limits).max() / 2  # equal for both axes, so that the panels are squares

@@ -1,7 +1,11 @@
 from .evaluator import Evaluator as Evaluator, evaluate_examples as evaluate_examples, padded_batches as padded_batches
 from .loss import Loss as Loss, Preprocess as Preprocess, make_loss as make_loss, unprocessed as unprocessed
 from .many_steps import train_steps as train_steps
-from .metrics import bits_per_dim as bits_per_dim, peak_signal_to_noise as peak_signal_to_noise
+from .metrics import (
+    bits_per_dim as bits_per_dim,
+    mean_and_error as mean_and_error,
+    peak_signal_to_noise as peak_signal_to_noise,
+)
 from .optimizers import (
     OptimizerConfig as OptimizerConfig,
     ScheduleConfig as ScheduleConfig,

@@ -70,21 +70,22 @@ def evaluate_examples(
     arrays: Arrays,
     *,
     batch_size: int,
+    first: int = 0,
     placement: NamedSharding | None = None,
     report: Callable[[int], None] | None = None,
     poll: Callable[[], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the values of `per_example` for all examples, each exactly once.
+    """Return the values of `per_example` for all examples, each exactly once; they do not depend on `batch_size`.
 
-    The key of example i is fold_in(key, i), so its values do not depend on `batch_size`. Each batch is dispatched
-    before the values of the previous one are read.
+    Each batch is dispatched before the values of the previous one are read.
 
     Args:
       per_example: (params, keys [B], {name: [B, ...]}) -> {name: [B, ...]}.
       params: parameters of the model, or its `Variables`.
-      key: a typed key.
+      key: a typed key; that of example i is fold_in(key, first + i).
       arrays: {name: [N, ...]}.
       batch_size: how many examples a batch contains at most.
+      first: position of the first example, if the arrays are a part of a data set.
       placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
       poll: called several times a second during a batch; it may raise an error to end the evaluation.
@@ -95,7 +96,6 @@ def evaluate_examples(
     Raises:
       ValueError: there are no examples, the arrays have unequal lengths, or `batch_size` is less than 1.
     """
-    batch_size = _checked_size(arrays, batch_size)
     pending: list[tuple[int, dict[str, Array]]] = []
     rows: list[dict[str, np.ndarray]] = []
 
@@ -106,7 +106,7 @@ def evaluate_examples(
         if report is not None:
             report(sum(map(_num_examples, rows)))
 
-    for count, keys, batch in _keyed_batches(key, arrays, batch_size, placement):
+    for count, keys, batch in _keyed_batches(key, arrays, _checked_size(arrays, batch_size), first, placement):
         with jax.default_matmul_precision("highest"):
             pending.append((count, per_example(params, keys, _place_batch(batch, placement))))
         if len(pending) > 1:
@@ -133,13 +133,13 @@ def _checked_size(arrays: Arrays, batch_size: int) -> int:
 
 
 def _keyed_batches(
-    key: Array, arrays: Arrays, batch_size: int, placement: NamedSharding | None
+    key: Array, arrays: Arrays, batch_size: int, first: int, placement: NamedSharding | None
 ) -> Iterator[tuple[int, Array, dict[str, np.ndarray]]]:
     """Yield (number of examples, keys [B], batch [B, ...]); the devices of `placement` divide the rows of a batch."""
     multiple = 1 if placement is None else placement.mesh.size
     size = _num_rows(batch_size, multiple)
     for i, (count, batch) in enumerate(padded_batches(arrays, batch_size, multiple=multiple)):
-        yield count, _batch_keys(size, placement)(key, np.uint32(i * batch_size)), batch
+        yield count, _batch_keys(size, placement)(key, np.uint32(first + i * batch_size)), batch
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,0 +1,70 @@
+"""vae_jax/cli/fit_prior.py: a density of the codes of a run, samples from it, and refused options."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+
+def test_a_fitted_prior_of_a_run_and_its_samples(copied, call):
+    directory, _ = copied
+    refused = call("sample", directory, "--prior", "fitted")
+    assert (refused.code, refused.err) == (
+        2, [f"vae-jax: prior=fitted does not exist in {directory}; run `vae-jax fit-prior {directory} --prior NAME` "
+            "first"],
+    )  # fmt: skip
+    done = call("fit-prior", directory, "--prior", "mixture", "--prior.components", 3, "--steps", 30)
+    result = done.result
+    assert (result["step"], result["dimensions"], result["prior.components"], result["steps"]) == (20, 2, 3, 30)
+    assert result["fitted_prior"] == str(directory / "fitted_prior")
+    for split, count in (("train", 1294), ("validation", 144)):
+        assert result[split]["num_examples"] == count
+        assert np.isfinite([result[split][name] for name in ("log_prob", "gaussian_log_prob_se")]).all()
+    assert done.err[-1].startswith("step 30 of 30: log density -")
+
+    def sample(*options):
+        found = call("sample", directory, "--count", 40, *options).result
+        return found["prior"], np.load(found["samples"], allow_pickle=False)
+
+    (own, of_model), (name, first), (_, again) = sample(), sample("--prior", "fitted"), sample("--prior", "fitted")
+    assert (own, name, first.shape) == ("model", "fitted", of_model.shape)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, of_model)
+    cold = sample("--prior", "fitted", "--temperature", 0.01)[1].astype(float)
+    assert len(np.unique(cold.round(-1), axis=0)) <= len(np.unique(first.round(-1), axis=0))
+
+
+def test_samples_of_counts_from_a_fitted_prior(trained_on_counts, tmp_path, call):
+    directory = shutil.copytree(trained_on_counts, tmp_path / "run")
+    assert "validation" in call("fit-prior", directory, "--prior", "standard-normal").result
+    result = call("sample", directory, "--prior", "fitted").result
+    samples = np.load(result["samples"], allow_pickle=False)
+    assert (samples.shape, samples.dtype, result["prior"]) == ((100, 5), np.int64, "fitted")
+    assert len(result["figures"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["fit-prior", "EMPTY", "--prior", "mixture"], ["contains no run"]),
+        (["fit-prior", "--prior", "mixture"], ["fit-prior: no run directory; use `vae-jax fit-prior RUN`"]),
+        (["fit-prior", "RUN"], ["fit-prior: no prior; use `vae-jax fit-prior", "--prior NAME`, for example mixture"]),
+        (["fit-prior", "RUN", "--prior", "mixtur"], ["prior='mixtur' must be one of", "did you mean 'mixture'?"]),
+        (["fit-prior", "RUN", "--prior", "coupling", "--prior.components", "3"],
+         ["prior.components has no effect with prior=coupling"]),
+        (["fit-prior", "RUN", "--prior", "mixture", "--prior.components", "0"], ["prior.components=0"]),
+        (["fit-prior", "RUN", "--prior", "mixture", "--seed", "1", "--objective", "iwae"], ["--objective"]),
+        (["sample", "RUN", "--prior", "fited"], ["--prior", "model", "fitted"]),
+    ],
+)  # fmt: skip
+def test_fit_prior_refuses(argv, words, refuses):
+    refuses(argv, *words)
+
+
+def test_the_help_lists_the_settings_of_the_prior_alone(call, capsys):
+    with pytest.raises(SystemExit):
+        call("fit-prior", "RUN", "--prior", "spline", "--help")
+    printed = capsys.readouterr().out
+    assert "--prior.bins" in printed
+    assert "--train.steps" not in printed
+    assert "vae-jax fit-prior RUN --prior NAME --help" in " ".join(printed.split())
