@@ -104,3 +104,14 @@ def test_the_mixture_starts_at_samples_of_the_standard_normal():
     }  # fmt: skip
     assert len(np.unique(params["prior"]["loc"])) == 5 * D
     assert binary_batch()["x"].shape[1:] == (4, 4, 1)
+
+
+def test_a_fit_to_codes_starts_a_mixture_at_the_first_of_them_and_other_priors_as_they_are():
+    params = {"logits": jnp.zeros(3), "loc": jnp.zeros((3, D)), "log_scale": jnp.zeros((3, D))}
+    codes = jnp.arange(1.0, 9.0).reshape(4, D)
+    mixture = choice("prior", "mixture", components=3)
+    started = mixture.start_from(params, codes)
+    np.testing.assert_array_equal(started["loc"], codes[:3])
+    assert started["log_scale"] is params["log_scale"]
+    np.testing.assert_array_equal(mixture.start_from(params, codes[:2])["loc"], jnp.array([[1, 2], [3, 4], [0, 0]]))
+    assert choice("prior", "coupling").start_from(params, codes) is params

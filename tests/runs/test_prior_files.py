@@ -1,5 +1,6 @@
 """The files of a fitted prior: the same bits after a round trip, replacement, other weights, and damage."""
 
+import hashlib
 import json
 import os
 
@@ -95,8 +96,15 @@ def flip(path):
     path.write_bytes(content)
 
 
+def compress_zeros(run):
+    path = arrays(run)
+    np.savez_compressed(path, loc=np.zeros(100_000))
+    edit(run, lambda c: c["arrays"].update(sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+
+
 DAMAGE = {
     "a bit of the arrays": (lambda run: flip(arrays(run)), "the arrays do not match their checksum"),
+    "a bomb": (compress_zeros, "the arrays declare more data than their file contains"),
     "no arrays": (lambda run: arrays(run).unlink(), "No such file or directory"),
     "half of the description": (lambda run: os.truncate(run.fitted_prior / "prior.json", 300), "damaged"),
     "another bound of the splines": (

@@ -24,6 +24,7 @@ from vae_jax.distributions import Batch, Flow, LowerCholeskyAffine, Variables, f
 from vae_jax.errors import NoExamplesError, NotFiniteError
 from vae_jax.inference import Params
 from vae_jax.models import PriorConfig, StandardizedPrior, WithPrior
+from vae_jax.runs.checksums import to_json_types
 from vae_jax.runs.codes import CodeReader, Codes, code_size, draw_codes, random_codes, standardize
 from vae_jax.runs.experiment import Experiment, with_data_of
 from vae_jax.runs.program_cache import cache_programs
@@ -178,7 +179,7 @@ def fit_prior(
     fitted = jax.device_get(fitted)
     summary = prior_settings(prior) | {"dimensions": size, "codes": codes.meaning, "seed": settings.seed}
     summary |= (schedule._asdict() if is_trained else {}) | _evaluate(module, fitted, codes, key)
-    return FittedPrior(prior, module, fitted, summary)
+    return FittedPrior(prior, module, fitted, to_json_types(summary))
 
 
 def standardized(prior: PriorConfig, size: int, shape: tuple[int, ...]) -> StandardizedPrior:
