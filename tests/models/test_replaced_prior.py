@@ -65,6 +65,7 @@ def test_a_model_with_another_prior_draws_from_it_and_evaluates_it():
     np.testing.assert_array_equal(z, expected)
     assert mean.shape == (4, 4, 4, 1)
     assert log_p.shape == (4,)
+    assert replaced.likelihood is model.likelihood
 
 
 @pytest.mark.fault

@@ -89,6 +89,11 @@ class WithPrior(nn.Module):
     model: nn.Module
     prior: nn.Module
 
+    @property
+    def likelihood(self) -> Any:
+        """The family of p(x|z); None if the model does not state it."""
+        return getattr(self.model, "likelihood", None)
+
     def encode(self, batch: Batch) -> Any:
         """Return what the posterior of the model reads of the data."""
         return self.model.encode(batch)  # pyright: ignore[reportAttributeAccessIssue]
