@@ -61,7 +61,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gan import Discriminator, Gan, gan_step, generate, init_gan
-from image_scores import BATCH, DOMAINS, SCORES, Scorer, Scores, train_classifier
+from image_scores import BATCH, DOMAINS, Scorer, score_tables, score_text, summarize, train_classifier
 from jax import Array
 
 from vae_jax import random
@@ -76,7 +76,6 @@ from vae_jax.runtime import atomic_files
 from vae_jax.training import Evaluator, TrainState, evaluate_examples, make_optimizer, make_train_step, train_steps
 
 DISPATCH = 250  # steps in one program
-DIGITS = {"frechet_distance": 2, "precision": 3, "recall": 3, "sharpness": 3}  # decimal places in the tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,49 +250,25 @@ def gan_trainer(
 # --- Stored results and the report -----------------------------------------------------------------------------------
 
 
-def cached(path: Path, settings: Settings, make: Callable[[], ModelOutput]) -> ModelOutput:
+def cached(path: Path, settings: dict[str, Any], make: Callable[[], ModelOutput]) -> ModelOutput:
     """Return the output stored at `path` if its settings are the same; otherwise call `make` and store its output."""
-    described = settings.description()
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
-            if about["settings"] == described:
+            if about["settings"] == settings:
                 return ModelOutput(about["numbers"], {name: file[name] for name in file.files if name != "about"})
     output = make()
-    about = json.dumps({"settings": described, "numbers": output.numbers})
+    about = json.dumps({"settings": settings, "numbers": output.numbers})
     atomic_files.write_file(path, lambda file: np.savez_compressed(file, about=np.array(about), **output.images))
     return output
 
 
-def summarize(seeds: list[Scores]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Return {domain: {score: its mean and sd}} for the scores of each seed."""
-    return {d: {score: mean_and_sd([scores[d][score] for scores in seeds]) for score in SCORES} for d in DOMAINS}
-
-
 def markdown(result: dict[str, Any]) -> str:
     """Return the report's tables in Markdown."""
-
-    def cell(value: dict[str, float], digits: int) -> str:
-        return f"{value['mean']:.{digits}f} ± {value['sd']:.{digits}f}"
-
-    accuracy = result["classifier_accuracy"]
-    lines = []
-    for domain in DOMAINS:
-        lines += [
-            f"{domain.capitalize()} images against test images with the same preprocessing "
-            f"(accuracy of the classifier on these: {accuracy[domain]:.2%})",
-            "",
-            "| images | Fréchet distance ↓ | precision ↑ | recall ↑ | sharpness (test images: 1) |",
-            "|---|---|---|---|---|",
-        ]
-        for row, scores in result["scores"].items():
-            cells = [cell(scores[domain][score], DIGITS[score]) for score in SCORES]
-            lines.append(f"| {row} | " + " | ".join(cells) + " |")
-        lines.append("")
-    vae = {name: cell(value, 2) for name, value in result["vae"].items()}
+    vae = {name: score_text(value, 2) for name, value in result["vae"].items()}
     return "\n".join(
         [
-            *lines,
+            *score_tables(result["scores"], result["classifier_accuracy"]),
             "| other results | VAE | GAN |",
             "|---|---|---|",
             f"| code of an image, reconstruction | {vae['reconstruction']} nats (log p(x given z)), "
@@ -304,6 +279,19 @@ def markdown(result: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def make_scorer(settings: Settings, images: np.ndarray, labels: np.ndarray, test: np.ndarray) -> Scorer:
+    """Return the scorer of a classifier that is trained on the first training images, against test images."""
+    split = settings.classifier_images
+    classifier, params = train_classifier(
+        images[:split],
+        labels[:split],
+        channels=settings.classifier_channels,
+        steps=settings.classifier_steps,
+        max_shift=settings.classifier_shift,
+    )
+    return Scorer(classifier, params, test[: settings.count])
 
 
 def plot(path: Path, panels: dict[str, np.ndarray]) -> None:
@@ -332,19 +320,12 @@ def compare(settings: Settings, output: Path) -> dict[str, Any]:
     make_vae = vae_trainer(settings, experiment, init, images, test)
     make_gan = gan_trainer(settings, experiment.model, init, images)
     seeds = range(settings.seeds)
-    vaes = [cached(output / f"vae-{seed}.npz", settings, functools.partial(make_vae, seed)) for seed in seeds]
-    gans = [cached(output / f"gan-{seed}.npz", settings, functools.partial(make_gan, seed)) for seed in seeds]
+    described = settings.description()
+    vaes = [cached(output / f"vae-{seed}.npz", described, functools.partial(make_vae, seed)) for seed in seeds]
+    gans = [cached(output / f"gan-{seed}.npz", described, functools.partial(make_gan, seed)) for seed in seeds]
 
-    split = settings.classifier_images
-    classifier, params = train_classifier(
-        images[:split],
-        labels[:split],
-        channels=settings.classifier_channels,
-        steps=settings.classifier_steps,
-        max_shift=settings.classifier_shift,
-    )
-    scorer = Scorer(classifier, params, test[: settings.count])
-    others = np.array_split(images[split:], settings.seeds)  # not used to train the classifier
+    scorer = make_scorer(settings, images, labels, test)
+    others = np.array_split(images[settings.classifier_images :], settings.seeds)  # not used to train the classifier
     rows = {
         "training images": [part[: settings.count] for part in others],
         "VAE": [trained.images["samples"] for trained in vaes],
@@ -353,7 +334,7 @@ def compare(settings: Settings, output: Path) -> dict[str, Any]:
     }
     scores = {row: [scorer.scores(images) for images in sets] for row, sets in rows.items()}
     result = {
-        "settings": settings.description(),
+        "settings": described,
         "classifier_accuracy": {d: scorer.accuracy(test_labels[: settings.count], d) for d in DOMAINS},
         "scores": {row: summarize(seeds) for row, seeds in scores.items()},
         "scores_of_seeds": scores,

@@ -5,7 +5,7 @@ Compare them with each other and with the score of other real images, never with
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,12 +21,15 @@ from vae_jax.data import PreprocessConfig, ScaleConfig, ThresholdConfig
 from vae_jax.distributions import Batch
 from vae_jax.inference import Metrics, Params
 from vae_jax.models import ConvEncoder
+from vae_jax.runs import mean_and_sd
 from vae_jax.training import TrainState, evaluate_examples, make_optimizer, make_train_step, train_steps
 
 BATCH = 500  # images evaluated in one dispatch
 # {domain: preprocessing before the scores are computed}
 DOMAINS: dict[str, PreprocessConfig] = {"grey": ScaleConfig(), "thresholded": ThresholdConfig()}
 SCORES = ("frechet_distance", "precision", "recall", "sharpness")
+
+_DIGITS = {"frechet_distance": 2, "precision": 3, "recall": 3, "sharpness": 3}  # decimal places in the tables
 
 Scores = dict[str, dict[str, float]]  # {domain: {score: value}}
 
@@ -165,3 +168,40 @@ class Scorer:
             values = (distance, precision, recall, sharpness(fake["x"]) / sharpness(test["x"]))
             result[domain] = dict(zip(SCORES, values, strict=True))
         return result
+
+
+Summary = dict[str, dict[str, dict[str, float | None]]]  # {domain: {score: its mean and sd}}
+
+
+def summarize(seeds: Sequence[Scores]) -> Summary:
+    """Return the mean and sd of each score over seeds."""
+    return {d: {score: mean_and_sd([scores[d][score] for scores in seeds]) for score in SCORES} for d in DOMAINS}
+
+
+def score_text(value: Mapping[str, float | None], digits: int) -> str:
+    """Return a mean and, if there is one, its standard deviation as text."""
+    sd = value["sd"]
+    return f"{value['mean']:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
+
+
+def score_tables(scores: Mapping[str, Summary], accuracy: Mapping[str, float]) -> list[str]:
+    """Return the lines of a Markdown table for each domain.
+
+    Args:
+      scores: {row: scores of its images}.
+      accuracy: {domain: accuracy of the classifier on the test images}.
+    """
+    lines = []
+    for domain in DOMAINS:
+        lines += [
+            f"{domain.capitalize()} images against test images with the same preprocessing "
+            f"(accuracy of the classifier on these: {accuracy[domain]:.2%})",
+            "",
+            "| images | Fréchet distance ↓ | precision ↑ | recall ↑ | sharpness (test images: 1) |",
+            "|---|---|---|---|---|",
+        ]
+        for row, summary in scores.items():
+            texts = [score_text(summary[domain][score], _DIGITS[score]) for score in SCORES]
+            lines.append(f"| {row} | " + " | ".join(texts) + " |")
+        lines.append("")
+    return lines

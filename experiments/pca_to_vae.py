@@ -89,7 +89,8 @@ class FittedModel(NamedTuple):
     row: dict[str, Any]
 
 
-def _config(name: str, *, quick: bool) -> Config:
+def config_of(name: str, *, quick: bool) -> Config:
+    """Return the settings of one of `MODELS`; with `quick`, small ones for digits."""
     config = PRESETS[name]
     hidden = (64, 32) if config.network.hidden else ()
     return override(config, **QUICK, network__hidden=hidden) if quick else config
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output", type=Path, help="default: runs/pca_to_vae, or runs/pca_to_vae-quick")
     options = parser.parse_args(argv)
     output = options.output or Path("runs/pca_to_vae-quick" if options.quick else "runs/pca_to_vae")
-    configs = {name: _config(name, quick=options.quick) for name in MODELS}
+    configs = {name: config_of(name, quick=options.quick) for name in MODELS}
     images, test = (open_source(configs["pca"].data).split(split).arrays["x"] for split in ("train", "test"))
     latent_dim = configs["pca"].model.latent_dim
 

@@ -82,7 +82,7 @@ def test_images_are_generated_from_the_prior_and_from_fitted_codes(script):
 
 
 def test_the_seconds_are_the_sum_over_all_processes_that_trained(script, tmp_path):
-    config = override(script._config("vae", quick=True), train__log_every=10, train__evaluate_every=0)
+    config = override(script.config_of("vae", quick=True), train__log_every=10, train__evaluate_every=0)
     call, calls = script.TrainingTimer.__call__, []
 
     def stop_at_third_call(timer):
