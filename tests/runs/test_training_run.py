@@ -130,23 +130,30 @@ def test_a_nan_stops_the_run_and_names_the_step(small, tmp_path, monkeypatch):
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    ("policy", "cause"),
+    ("policy", "problem", "cause"),
     [
-        ({"train__nonfinite": "stop"}, "(loss=inf"),
+        ({"train__nonfinite": "stop"}, "step 1 is not finite (loss=", "(loss=inf"),
         (
             {"train__nonfinite": "skip", "train__max_skips": 1},
+            "step 1 is not finite (loss=",
             "but the updated parameters are not finite; train.max_skips=1 is reached)",
         ),
+        (
+            {"train__nonfinite": "skip", "train__max_skips": 1, "optimizer__learning_rate": 1e-3,
+             "optimizer__skip_quantile": 0.5, "optimizer__skip_factor": 1e-6, "optimizer__skip_window": 3},
+            "step 4 has a gradient above the limit of optimizer.skip_quantile (loss=",
+            "; train.max_skips=1 is reached); earlier checkpoints are intact; lower optimizer.learning_rate, or raise ",
+        ),
     ],
-)
-def test_an_absurd_learning_rate_stops_at_once_with_exit_code_3(small, tmp_path, capsys, policy, cause):
-    config = small(optimizer__learning_rate=1e30, optimizer="sgd", schedule="constant", **policy)
+)  # fmt: skip
+def test_an_absurd_learning_rate_or_limit_stops_with_exit_code_3(small, tmp_path, capsys, policy, problem, cause):
+    config = small(**{"optimizer__learning_rate": 1e30, "optimizer": "sgd", "schedule": "constant"} | policy)
     argv = ["train", "--workdir", str(tmp_path / "run"), "--compilation-cache", "None", *flags(config)]
     assert main(argv) == 3
     captured = capsys.readouterr()
     assert captured.out == ""
     line = captured.err.splitlines()[-1]
-    assert line.startswith("vae-jax: step 1 is not finite (loss=")
+    assert line.startswith(f"vae-jax: {problem}")
     assert cause in line
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 

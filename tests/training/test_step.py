@@ -11,6 +11,7 @@ from small_training import BATCH, CONFIG, LOSS, OPTIMIZER, STEPS, divided, initi
 from vae_jax import kernels, random
 from vae_jax.config import apply_overrides
 from vae_jax.training.optimizers import make_optimizer, make_schedule
+from vae_jax.training.outliers import mark_outliers
 from vae_jax.training.step import make_train_step
 
 
@@ -130,6 +131,26 @@ class TestNotFinite:
         for _ in range(3):
             state, _ = step(state, rows(data, slice(BATCH)))
         assert state.step == optax.tree.get(state.opt_state, "ScaleByScheduleState").count == 1
+
+    def test_an_outlying_gradient_is_skipped_and_training_continues(self, data):
+        """A spike in the warm-up is applied; a later one is skipped; a lasting increase stops the run."""
+        factors = jnp.ones(STEPS).at[jnp.array([2, 6, 9, 10, 11])].set(1e3)
+
+        def loss(params, statistics, key, batch, step):
+            value, others = LOSS(params, statistics, key, batch, step)
+            return factors[step] * value, others
+
+        optimizer = mark_outliers(OPTIMIZER, quantile=0.5, factor=10.0, window=4)
+        step = make_train_step(loss, optimizer, max_skips=2)
+        run = program(step)
+        state, metrics = run(initial_state(optimizer=optimizer), data, STEPS)
+        np.testing.assert_array_equal(metrics["skipped"], [0] * 6 + [1] + [0] * 2 + [1, 2, 3])
+        np.testing.assert_array_equal(metrics["outlier"], metrics["skipped"] > 0)
+        assert state.step == STEPS - 1
+        before, _ = run(initial_state(optimizer=optimizer), data, 6)
+        after, _ = run(initial_state(optimizer=optimizer), data, 7)
+        chex.assert_trees_all_equal(before.params, after.params)
+        assert optax.tree.get(after.opt_state, "ScaleByAdamState").count == 6
 
     def test_too_many_consecutive_skips_stop(self, data):
         step = make_train_step(self.loss_failing_at(4, 5, 6), OPTIMIZER, max_skips=2)

@@ -202,7 +202,9 @@ class TrainingRun:
         failed = np.flatnonzero(rows["skipped"] > max_skips(self.experiment.training))
         if failed.size:
             index = int(failed[0])
-            raise self._not_finite(dispatch.first_step + index, rows["loss"][index], rows["grad_norm"][index])
+            is_outlier = bool(rows["outlier"][index]) if "outlier" in rows else False
+            loss, grad_norm = (float(rows[name][index]) for name in ("loss", "grad_norm"))
+            raise self._failed(dispatch.first_step + index, loss, grad_norm, is_outlier=is_outlier)
         if self._interval:
             rows = {name: np.concatenate([self._interval[name], values]) for name, values in rows.items()}
         last, training = dispatch.first_step + dispatch.count, self.experiment.training
@@ -210,7 +212,7 @@ class TrainingRun:
         if self._interval:
             return
         finite = rows["skipped"] == 0
-        means = {n: float(v[finite].mean()) if finite.any() else None for n, v in rows.items() if n != "skipped"}
+        means = {n: float(v[finite].mean()) if finite.any() else None for n, v in rows.items() if n not in _MARKS}
         if "learning_rate" in rows:
             means["learning_rate"] = float(rows["learning_rate"][-1])
         if not finite.all():
@@ -221,17 +223,29 @@ class TrainingRun:
         for callback in self.callbacks:
             callback.on_row(self, step, row)
 
-    def _not_finite(self, step: int, loss: float, grad_norm: float) -> NotFiniteError:
+    def _failed(self, step: int, loss: float, grad_norm: float, *, is_outlier: bool) -> NotFiniteError:
         values = f"loss={loss}, grad_norm={grad_norm}"
-        if np.isfinite([loss, grad_norm]).all():
+        if np.isfinite([loss, grad_norm]).all() and not is_outlier:
             values += ", but the updated parameters are not finite"
         if skips := max_skips(self.experiment.training):
             values += f"; train.max_skips={skips} is reached"
+        problem, remedies = _OUTLIER if is_outlier else _NOT_FINITE
         return NotFiniteError(
-            f"step {step} is not finite ({values}); earlier checkpoints are intact; lower optimizer.learning_rate, "
-            "set optimizer.clip_norm, or set train.nonfinite=skip, and list the changed setting in --allow-change; "
-            f"the step read the training examples {_format_indices(self.experiment.examples(step))}"
+            f"step {step} {problem} ({values}); earlier checkpoints are intact; {remedies}, and list the changed "
+            f"setting in --allow-change; the step read the training examples "
+            f"{_format_indices(self.experiment.examples(step))}"
         )
+
+
+_MARKS = ("skipped", "outlier")  # metrics of a step that are no numbers of the training
+_NOT_FINITE = (
+    "is not finite",
+    "lower optimizer.learning_rate, set optimizer.clip_norm, or set train.nonfinite=skip",
+)
+_OUTLIER = (
+    "has a gradient above the limit of optimizer.skip_quantile",
+    "lower optimizer.learning_rate, or raise optimizer.skip_factor or train.max_skips",
+)
 
 
 def _format_indices(examples: np.ndarray) -> str:

@@ -12,5 +12,6 @@ from .optimizers import (
     make_optimizer as make_optimizer,
     make_schedule as make_schedule,
 )
+from .outliers import mark_outliers as mark_outliers
 from .state import TrainState as TrainState, init_state as init_state
 from .step import Step as Step, make_train_step as make_train_step

@@ -6,7 +6,8 @@ from typing import ClassVar
 import optax
 
 from vae_jax import kernels
-from vae_jax.config import Choice, Config, register, setting
+from vae_jax.config import Choice, Config, register, require, require_default, setting
+from vae_jax.training.outliers import mark_outliers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +16,20 @@ class OptimizerConfig(Choice):
 
     learning_rate: float = setting(1e-3, "Maximum learning rate of the schedule.", above=0, batchable=True)
     clip_norm: float = setting(0.0, "Maximum global norm of the gradient; 0: no clipping.", minimum=0)
+    skip_quantile: float = setting(
+        0.0,
+        "An update is skipped if the norm of its gradient is above skip_factor times this quantile of the norms of the "
+        "last skip_window updates, as for train.nonfinite=skip; 0: no such skipping.",
+        minimum=0,
+        below=1,
+    )
+    skip_factor: float = setting(4.0, "By how much the norm of a gradient may exceed that quantile.", above=0)
+    skip_window: int = setting(
+        100, "Number of updates whose norms the quantile is of. None of the first ones is skipped.", above=0
+    )
 
     def build(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-        """Return the optimizer, for clipped gradients if there is a `clip_norm`.
+        """Return the optimizer, for clipped gradients if there is a `clip_norm`, with the marks of `mark_outliers`.
 
         Args:
           schedule: step -> learning rate.
@@ -26,7 +38,21 @@ class OptimizerConfig(Choice):
           An optax gradient transformation. Its state does not depend on `clip_norm`, so a resumed run can change it.
         """
         optimizer = self.transformation(schedule)
-        return _clip_gradients(optimizer, self.clip_norm) if self.clip_norm else optimizer
+        optimizer = _clip_gradients(optimizer, self.clip_norm) if self.clip_norm else optimizer
+        if not self.skip_quantile:
+            return optimizer
+        return mark_outliers(optimizer, quantile=self.skip_quantile, factor=self.skip_factor, window=self.skip_window)
+
+    def check(self, config: Config) -> None:
+        """Raise InputError if outliers cannot be skipped, or if settings of the skipping have no effect."""
+        if self.skip_quantile:
+            require(config.train.nonfinite == "skip", "optimizer.skip_quantile", self.skip_quantile,
+                    "0 with train.nonfinite=stop; use train.nonfinite=skip to skip updates")  # fmt: skip
+            return
+        for name in ("skip_factor", "skip_window"):
+            value = getattr(self, name)
+            require_default(value == getattr(OptimizerConfig, name), f"optimizer.{name}", value,
+                            "with optimizer.skip_quantile=0", "set optimizer.skip_quantile")  # fmt: skip
 
     def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """Return the optimizer without clipping, for a schedule step -> learning rate."""

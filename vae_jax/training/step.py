@@ -17,6 +17,7 @@ from vae_jax import kernels, random
 from vae_jax.distributions import Batch
 from vae_jax.inference import Metrics, Params, Statistics, batch_size
 from vae_jax.training.loss import Loss
+from vae_jax.training.outliers import outlier_of
 from vae_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -47,11 +48,11 @@ def make_train_step(
 
     The loss receives a key for each example, [B]: a function of (state.key, state.step, position in the global batch).
 
-    A step is not finite if its loss or its gradient is not, or, with `max_skips`, if the new parameters or statistics
-    are not. It increases `skipped`, which a finite step sets to 0. Up to `max_skips` consecutive updates of such steps
-    are not applied, and of the optimizer only the schedule counts them. After one more, the state stays unchanged and
-    its `step` is the index of the failed step. With `max_skips` = 0 every update is applied, so that XLA can update
-    layers while it computes other gradients: the first step with `skipped` = 1 has failed, and its state is unusable.
+    A step fails if its loss or gradient is not finite, if `mark_outliers` marks its gradient, or, with `max_skips`, if
+    the new parameters or statistics are not finite. It increases `skipped`, which another step sets to 0. Up to
+    `max_skips` consecutive failed updates are not applied; of the optimizer only the schedule counts them. After one
+    more, the state stays unchanged and its `step` is the index of the failed step. With `max_skips` = 0 every update is
+    applied, so that XLA can update layers during other gradients; after a failed step the state is unusable.
 
     Args:
       loss: (params, statistics, keys, batch, step) -> (loss, (metrics, statistics)).
@@ -63,8 +64,8 @@ def make_train_step(
       schedule: step -> learning rate, for the metrics; None if it is unknown.
 
     Returns:
-      The step. Its metrics, each [], are those of the loss, `loss`, `grad_norm`, the new `skipped`, and with a schedule
-      `learning_rate`. It raises ValueError for a batch without M parts and for a metric of the loss that is no scalar.
+      The step. Its metrics, each [], are those of the loss, `loss`, `grad_norm`, `skipped`, `learning_rate` with a
+      schedule, and `outlier` with marks. It raises ValueError for a batch without M parts and a metric that is not [].
     """
     gradient = accumulate_gradients(loss, microbatches) if microbatches > 1 else jax.value_and_grad(loss, has_aux=True)
 
@@ -74,15 +75,23 @@ def make_train_step(
         (value, (metrics, statistics)), grads = _loss_and_gradient(gradient, state, batch, keys)
         params, opt_state = _update(optimizer, grads, state)
         grad_norm = kernels.global_norm(grads)
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        applies, marks = _applies(value, grad_norm, opt_state)
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema_decay) if ema_decay else ()
-        new_state = _next_state(state, _Updated(params, statistics, opt_state, ema_params), finite, max_skips)
-        metrics = metrics | {"loss": value, "grad_norm": grad_norm, "skipped": new_state.skipped}
+        new_state = _next_state(state, _Updated(params, statistics, opt_state, ema_params), applies, max_skips)
+        metrics = metrics | marks | {"loss": value, "grad_norm": grad_norm, "skipped": new_state.skipped}
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         return new_state, metrics
 
     return train_step
+
+
+def _applies(value: Array, grad_norm: Array, opt_state: optax.OptState) -> tuple[Array, Metrics]:
+    """Return whether loss and gradient allow an update, bool [], and the mark of the optimizer as a metric, if any."""
+    applies, is_outlier = jnp.isfinite(value) & jnp.isfinite(grad_norm), outlier_of(opt_state)
+    if is_outlier is None:
+        return applies, {}
+    return applies & ~is_outlier, {"outlier": is_outlier.astype(jnp.int32)}
 
 
 def _check_parts(batch: Batch, microbatches: int) -> None:
@@ -123,7 +132,7 @@ def _next_state(state: TrainState, updated: _Updated, finite: Array, max_skips: 
     Args:
       state: the state before the step.
       updated: the values after the update.
-      finite: bool [], whether loss and gradient are finite.
+      finite: bool [], whether loss and gradient are finite, and the gradient is no outlier.
       max_skips: how many consecutive steps that are not finite may be skipped.
 
     Returns:
