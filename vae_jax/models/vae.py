@@ -90,8 +90,12 @@ class VAE(nn.Module):
         if x.shape[1:] != tuple(self.shape) or not jnp.issubdtype(x.dtype, jnp.floating):
             expected = f"floats [B, {', '.join(map(str, self.shape))}]"
             raise InputError(f"examples x have shape {list(x.shape)} and dtype {x.dtype}; pass {expected}")
-        # Densities have the precision of the data, for any dtype of the layers.
-        return self.posterior(self.encoder(x).astype(x.dtype))
+        return self.posterior(self._features_of(batch))
+
+    def _features_of(self, batch: Batch) -> Array:
+        """Return the features that the posterior reads, [B, F']."""
+        x = batch["x"]
+        return self.encoder(x).astype(x.dtype)  # densities have the precision of the data, for any dtype of the layers
 
     def decode(
         self, draw: Draw, evidence: Distribution | None = None, batch: Batch | None = None
