@@ -36,9 +36,10 @@ def test_every_block_of_the_tutorial_runs(capsys):
     assert capsys.readouterr().out.count("NLL") == 2
 
 
-@pytest.mark.parametrize(
-    "page", ["index", "guides/data", "guides/objective", "guides/model", "guides/priors", "guides/ladder"]
-)
+GUIDES = ["data", "objective", "model", "priors", "ladder", "labels"]
+
+
+@pytest.mark.parametrize("page", ["index", *(f"guides/{name}" for name in GUIDES)])
 def test_every_block_of_a_page_runs(page):
     namespace = run_document(f"{page}.md")
     assert "vj" in namespace
@@ -60,7 +61,7 @@ def test_every_block_of_a_page_that_registers_parts_runs(page, registered):
 
 def test_the_blocks_of_every_page_run_in_a_test():
     tested = {"tutorial", "guides/devices", "guides/experiment", "guides/registered_parts", "reference/cli",
-              "index", "guides/data", "guides/objective", "guides/model", "guides/priors", "guides/ladder"}  # fmt: skip
+              "index", *(f"guides/{name}" for name in GUIDES)}  # fmt: skip
     pages = [path for path in DOCS.rglob("*.md") if BLOCK.search(path.read_text())]
     assert {page.relative_to(DOCS).with_suffix("").as_posix() for page in pages} == tested
 

@@ -20,7 +20,15 @@ from vae_jax.data import ArrayDataset
 from vae_jax.runs import count_plots, curves, decoding, image_grids, latent_map, plots, prior_map, vector_plots
 
 MODULES = {
-    image_grids: ("samples", "reconstructions", "interpolations", "traversals", "manifold"),
+    image_grids: (
+        "samples",
+        "reconstructions",
+        "interpolations",
+        "traversals",
+        "manifold",
+        "samples_by_class",
+        "styles",
+    ),
     count_plots: ("mean_variance", "zero_fractions"),
     vector_plots: ("marginals", "pairs"),
     latent_map: ("latent_map",),
@@ -125,6 +133,8 @@ FIGURES = [
     (lambda: image_experiment(images(labels=False)), IMAGES),
     (lambda: image_experiment(images()), IMAGES | {"latent_map"}),
     (lambda: image_experiment(images(), model__latent_dim=3), IMAGES - {"manifold", "prior_map"} | {"latent_map"}),
+    (lambda: image_experiment(images(), model="conditional", model__num_classes=2, model__latent_dim=3),
+     IMAGES - {"manifold", "prior_map"} | {"latent_map", "samples_by_class", "styles"}),
     (count_experiment, {"mean_variance", "zero_fractions", "latent_map", "prior_map"}),
     (lambda: count_experiment(counts(labels=False), model__latent_dim=3),
      {"mean_variance", "zero_fractions", "latent_map"}),
@@ -211,7 +221,7 @@ def test_the_binarization_and_the_codes_use_different_keys(function, figures, mo
         model="layered", model__latent_layers=(2,), model__layer_hidden=(4,), model__latent_dim=3
     )
     params = initial_params(experiment)
-    used = {"sample_prior": set(), "encode_examples": set()}
+    used = {"sample_means": set(), "encode_examples": set()}
     for name, keys in used.items():
         original = getattr(plots, name)
 
@@ -225,9 +235,9 @@ def test_the_binarization_and_the_codes_use_different_keys(function, figures, mo
         plots.plot_all(experiment, params, tmp_path, one_device)
     else:
         plots.preview_images(experiment, params, jax.random.key(0), examples_of(experiment, 4), one_device)
-    assert used["sample_prior"]
+    assert used["sample_means"]
     assert used["encode_examples"]
-    assert not used["sample_prior"] & used["encode_examples"]
+    assert not used["sample_means"] & used["encode_examples"]
 
 
 @pytest.mark.fault

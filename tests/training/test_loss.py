@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from jitted import negative_bound
 from small_model import binary_images, small_model
+from small_training import rows
 
 from vae_jax import random
 from vae_jax.config import choice
 from vae_jax.data.preprocess import DynamicBinarizationConfig
+from vae_jax.errors import InputError
 from vae_jax.inference import elbos, estimators, importance
-from vae_jax.training.loss import make_loss, unprocessed
+from vae_jax.runtime import sharding
+from vae_jax.training.loss import hide_labels, make_loss, unprocessed
 
 GREY = {"x": jnp.full((64, 4, 4, 1), 128, jnp.uint8)}
 STEP = jnp.asarray(0)
@@ -104,3 +107,39 @@ def test_a_batch_that_is_no_mapping_is_refused():
     model, params = small_model()
     with pytest.raises(ValueError, match=r'^batch is not a mapping with data "x"'):
         make_loss(model, lambda step: elbos.elbo)(params, {}, jax.random.key(0), binary_images(), STEP)
+
+
+@pytest.mark.parametrize("probability", [0.02, 0.3, 0.9])
+def test_the_share_of_labels_is_hidden_that_the_probability_states(probability):
+    count, key = 4000, jax.random.key(0)
+    batch = {"x": jnp.zeros((count, 1)), "y": jnp.zeros(count, int)}
+    shown = hide_labels(key, batch, probability)["mask"]
+    assert abs(np.mean(~shown) - probability) < 4 * np.sqrt(probability * (1 - probability) / count)
+    known = jnp.arange(count) % 2 == 0
+    np.testing.assert_array_equal(hide_labels(key, batch | {"mask": known}, probability)["mask"], shown & known)
+
+
+def test_labels_are_hidden_by_the_keys_of_the_examples_on_any_devices_and_in_any_parts():
+    model, params = small_model(model="conditional", model__num_classes=3)
+    loss = jax.jit(make_loss(model, lambda step: elbos.elbo, label_dropout=0.5))
+    batch = {"x": binary_images(16), "y": jnp.arange(16) % 3}
+    keys = random.example_keys(jax.random.key(5), 16)
+    found, _ = loss(params, {}, keys, batch, STEP)
+    inputs = hide_labels(random.fold_in(keys, 2), batch, 0.5)
+    assert 0 < inputs["mask"].sum() < 16
+    same, _ = negative_bound(params, random.fold_in(keys, 1), inputs, model=model, objective=elbos.elbo)
+    np.testing.assert_allclose(found, same, rtol=1e-6)
+    placed = jax.device_put((keys, batch), sharding.batch_sharding(sharding.make_mesh()))
+    np.testing.assert_allclose(loss(params, {}, *placed, STEP)[0], found, rtol=1e-5)
+    parts = [loss(params, {}, keys[i : i + 4], rows(batch, slice(i, i + 4)), STEP)[0] for i in range(0, 16, 4)]
+    np.testing.assert_allclose(np.mean(parts), found, rtol=1e-5)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [({}, "no labels y"), ({"y": jnp.zeros(5, int), "mask": jnp.ones((5, 4, 4, 1), bool)}, "a mask of the numbers")],
+)
+def test_labels_cannot_be_hidden_without_labels_and_a_mask_of_them(arrays, reason):
+    with pytest.raises(InputError, match=rf"^train\.label_dropout=0\.1 must be 0 for examples with {reason}"):
+        hide_labels(jax.random.key(0), {"x": binary_images(5)} | arrays, 0.1)

@@ -7,11 +7,13 @@ EXAMPLES = (
 )
 PRESETS = {
     "digits": "8x8 digits of scikit-learn, the default",
+    "digits-conditional": "the same given their labels: samples of each class",
     "pca": "a linear autoencoder with tied weights: PCA",
     "autoencoder": "MNIST, 784-1000-500-250-30 and its mirror",
     "noisy-autoencoder": "the same with noise on the code",
     "vae": "the same with a Gaussian posterior and the KL",
     "mnist": "binarized MNIST, an MLP 784-200-200-50",
+    "mnist-conditional": "the same given their labels",
     "mnist-400": "binarized MNIST, 784-400-20 as in PyTorch's example",
     "mnist-conv": "binarized MNIST, a residual convolutional network",
     "mnist-2d": "binarized MNIST, two latents and their manifold",

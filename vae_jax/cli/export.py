@@ -21,8 +21,9 @@ class Export(OutputOptions):
 
     They need JAX and flatbuffers, but not this package. Each accepts any number of examples, on a CPU, a GPU or a
     TPU. The encoder accepts examples with the preprocessing of the training, float32: for images in [0, 1], and
-    binarized if the model was trained on binarized images. programs.json lists inputs, outputs, the step, the kind of
-    the data, and the preprocessing.
+    binarized if the model was trained on binarized images. Programs of a model that reads labels receive them as a
+    second argument; -1 is no label. programs.json lists inputs, outputs, the step, the kind of the data, and the
+    preprocessing.
     """
 
 
@@ -53,7 +54,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         outputs = jax.tree.unflatten(program.out_tree, map(str, program.out_avals))
         written[name] = {
             "file": path.name,
-            "takes": str(program.in_avals[0]),
+            "takes": ", ".join(map(str, program.in_avals)),
             "gives": outputs,
             "gradient": has_gradient,
         }

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from jax import Array
 
     from vae_jax.inference import Params
-    from vae_jax.runs import Experiment
-    from vae_jax.runtime import Placement
+    from vae_jax.runs import Experiment, OpenedRun, RunDirectory
 
 _MAX_TEMPERATURE = 100.0
 
@@ -28,7 +27,8 @@ class Sample(OutputOptions):
     """Decode codes drawn from the prior: samples.npy and a figure.
 
     Images are the means of p(x|z), in figures/samples.png. Counts and vectors are samples of x; the figure compares
-    them with the data.
+    them with the data. Samples of a model that reads labels are equally many of each class, in the order of labels.npy;
+    their figure is figures/samples_by_class.png.
     """
 
     count: int = 100
@@ -40,6 +40,8 @@ class Sample(OutputOptions):
     temperature: float = 1.0
     """Factor of the standard deviations of p(z): of its normal distributions, of the components of a mixture, of the
     noise of a flow."""
+    condition: int | None = None
+    """Class of all samples, of a model that reads labels; default: each class in turn."""
 
 
 @register_command("sample", "examples from the prior", arguments="RUN", order=60)
@@ -54,51 +56,108 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from vae_jax.runs import check_data, open_run, plots, read_fitted_prior, restored_params, sample_prior
+    from vae_jax.runs import open_run, read_fitted_prior, restored_params
 
     run = open_run(directory)
     experiment, _, placement, changed = run
-    folder, key, figures = output_folder(options, run.directory), jax.random.key(options.seed), []
-    if experiment.kind != "images":  # their figure compares the samples with the data
-        check_data(run)
+    labels = _labels(experiment, options)
+    folder, key = output_folder(options, run.directory), jax.random.key(options.seed)
+    sample = _sample_images if experiment.kind == "images" else _sample_numbers
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
         if options.prior == "fitted":
             fitted = read_fitted_prior(run.directory, experiment, params, step=step)
             experiment, params = fitted.replace_prior(experiment, params)
-        if experiment.kind == "images":
-            codes = sample_prior(experiment, params, key, options.count, placement, temperature=options.temperature)
-            samples = _decode_images(experiment, params, codes, placement, folder.figure("samples"))
-            figures.append(folder.figure("samples"))
-        else:
-            samples = _sample_numbers(experiment, params, key, options, placement)
-            arrays, temperature = experiment.dataset("test").arrays, options.temperature
-            figures += plots.plot_kind(experiment, params, folder, arrays, placement, key=key, temperature=temperature)
-    path = folder.path / "samples.npy"
-    atomic_files.write_file(path, lambda file: np.save(file, samples, allow_pickle=False))
+        samples, figures = sample(run._replace(experiment=experiment), params, key, options, labels, folder)
+    arrays = {"samples": samples} | ({} if labels is None else {"labels": labels})
+    paths = {name: folder.path / f"{name}.npy" for name in arrays}
+    for name, array in arrays.items():
+        atomic_files.write_file(paths[name], lambda file, array=array: np.save(file, array, allow_pickle=False))
     described = {"workdir": str(directory), "step": step, "prior": options.prior}
-    return described | {"samples": str(path), "figures": [str(path) for path in figures]}
+    written = {name: str(path) for name, path in paths.items()}
+    return described | written | {"figures": [str(path) for path in figures]}
 
 
-def _decode_images(
-    experiment: "Experiment", params: "Params", codes: "np.ndarray", placement: "Placement", figure: Path
-) -> "np.ndarray":
-    """Return means of p(x|z), uint8 [N, H, W, C], and save them as a figure."""
+def _labels(experiment: "Experiment", options: Sample) -> "np.ndarray | None":
+    """Return the labels of the samples, int32 [N]; None for a model that reads no labels.
+
+    Raises:
+      InputError: `--condition` is no class of the model.
+    """
     import numpy as np
 
-    from vae_jax.runs import decode_codes, image_grids
+    from vae_jax.runs import num_classes, spread_classes
 
-    images = decode_codes(experiment, params, codes, placement)
-    image_grids.save_samples(figure, images)
-    return np.rint(images * 255).astype(np.uint8)
+    classes, condition = num_classes(experiment.model), options.condition
+    if classes is None:
+        if condition is not None:
+            raise InputError(f"--condition={condition} has no effect with a model that reads no labels; remove it")
+        return None
+    if condition is None:
+        return spread_classes(options.count, classes)
+    if not 0 <= condition < classes:
+        raise InputError(f"--condition={condition} must be at least 0 and less than model.num_classes={classes}")
+    return np.full(options.count, condition, np.int32)
+
+
+def _sample_images(
+    run: "OpenedRun",
+    params: "Params",
+    key: "Array",
+    options: Sample,
+    labels: "np.ndarray | None",
+    folder: "RunDirectory",
+) -> "tuple[np.ndarray, list[Path]]":
+    """Return means of p(x|z), uint8 [N, H, W, C], and their figure."""
+    import numpy as np
+
+    from vae_jax.runs import image_grids, sample_means
+
+    count, temperature = options.count, options.temperature
+    conditions = _conditions(labels)
+    images = sample_means(
+        run.experiment, params, key, count, run.placement, conditions=conditions, temperature=temperature
+    )
+    if labels is None or options.condition is not None:
+        figure = folder.figure("samples")
+        image_grids.save_samples(figure, images)
+    else:
+        figure = folder.figure("samples_by_class")
+        image_grids.save_samples_by_class(figure, images, labels)
+    return np.rint(images * 255).astype(np.uint8), [figure]
 
 
 def _sample_numbers(
-    experiment: "Experiment", params: "Params", key: "Array", options: Sample, placement: "Placement"
-) -> "np.ndarray":
-    """Return samples of x [N, *shape]: int64 if they are counts, else float32, as the model reads them."""
+    run: "OpenedRun",
+    params: "Params",
+    key: "Array",
+    options: Sample,
+    labels: "np.ndarray | None",
+    folder: "RunDirectory",
+) -> "tuple[np.ndarray, list[Path]]":
+    """Return samples of x [N, *shape], and figures that compare others with the test examples, or those of the class.
+
+    The samples are int64 if they are counts, else float32, as the model reads them.
+    """
     import numpy as np
 
-    from vae_jax.runs import sample_examples
+    from vae_jax.runs import check_data, plots, sample_examples
 
-    samples = sample_examples(experiment, params, key, options.count, placement, temperature=options.temperature)
-    return samples.astype(np.int64) if getattr(experiment.preprocess, "values", "") == "counts" else samples
+    check_data(run)
+    experiment, placement, temperature = run.experiment, run.placement, options.temperature
+    conditions = _conditions(labels)
+    samples = sample_examples(
+        experiment, params, key, options.count, placement, conditions=conditions, temperature=temperature
+    )
+    arrays = experiment.dataset("test").arrays
+    if options.condition is not None:
+        chosen = arrays["y"] == options.condition
+        arrays = {name: array[chosen] for name, array in arrays.items()}
+    figures = []
+    if len(arrays["x"]):
+        figures = plots.plot_kind(experiment, params, folder, arrays, placement, key=key, temperature=temperature)
+    counts = getattr(experiment.preprocess, "values", "") == "counts"
+    return samples.astype(np.int64) if counts else samples, figures
+
+
+def _conditions(labels: "np.ndarray | None") -> "dict[str, np.ndarray]":
+    return {} if labels is None else {"y": labels}

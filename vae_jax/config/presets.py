@@ -41,15 +41,18 @@ _AUTOENCODER = {
 }
 _STL = {"objective": "sampled-elbo", "estimator": "sticking-the-landing"}
 
+_DIGITS = {
+    "model.latent_dim": 6,
+    "network.hidden": (256, 128),
+    "optimizer.learning_rate": 2e-3,
+    "train.steps": 4000,
+    "train.evaluate_every": 500,
+    "evaluation.num_samples": 1000,
+}
+
 _SETTINGS: dict[str, dict[str, Any]] = {
-    "digits": {
-        "model.latent_dim": 6,
-        "network.hidden": (256, 128),
-        "optimizer.learning_rate": 2e-3,
-        "train.steps": 4000,
-        "train.evaluate_every": 500,
-        "evaluation.num_samples": 1000,
-    },
+    "digits": _DIGITS,
+    "digits-conditional": _DIGITS | {"model": "conditional"},
     "pca": {
         "data.name": "mnist",
         "data.holdout": 0.02,
@@ -73,6 +76,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "noisy-autoencoder": _AUTOENCODER | {"posterior": "fixed-noise", "train.steps": 4590},
     "vae": _AUTOENCODER | {"posterior": "gaussian", "objective": "elbo", "train.steps": 4590},
     "mnist": _MNIST | _STL,
+    "mnist-conditional": _MNIST | _STL | {"model": "conditional"},
     "mnist-400": _MNIST
     | {
         "model.latent_dim": 20,

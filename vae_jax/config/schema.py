@@ -107,6 +107,13 @@ class TrainConfig:
         minimum=0,
         below=1,
     )
+    label_dropout: float = setting(
+        0.0,
+        "Probability that a training step hides the label of an example from a model that reads labels, so that the "
+        "model can also be sampled without a label.",
+        minimum=0,
+        below=1,
+    )
     nonfinite: Literal["stop", "skip"] = setting(
         "stop",
         "If the result of a step is not finite: stop the run before this step, or skip the update and count it.",

@@ -49,6 +49,9 @@ def validate(config: Config) -> Config:
     if config.train.patience:
         require_default(config.train.evaluate_every > 0, "train.patience", config.train.patience,
                         "with train.evaluate_every=0", "set train.evaluate_every")  # fmt: skip
+    dropout = config.train.label_dropout
+    require_default(not dropout or config.model.reads_labels, "train.label_dropout", dropout,
+                    f"with model={config.model.name}, which reads no labels", "use model=conditional")  # fmt: skip
     if config.train.nonfinite == "stop":
         default = type(config.train).max_skips
         require_default(config.train.max_skips == default, "train.max_skips", config.train.max_skips,

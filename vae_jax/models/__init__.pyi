@@ -6,6 +6,12 @@ from .choices import (
     PosteriorConfig as PosteriorConfig,
     PriorConfig as PriorConfig,
 )
+from .conditional import (
+    ConditionalConfig as ConditionalConfig,
+    ConditionalVAE as ConditionalVAE,
+    LabelPrior as LabelPrior,
+    label_mask as label_mask,
+)
 from .conv import (
     ConvConfig as ConvConfig,
     ConvDecoder as ConvDecoder,

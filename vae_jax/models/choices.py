@@ -24,10 +24,12 @@ class ModelConfig(Choice):
     Attributes:
       parts: the sections of the config that describe parts of the model. The others must have their defaults.
       supports_tied: whether a decoder of the model may use the kernels of the encoder.
+      reads_labels: whether the model reads labels y of the classes 0, ..., `num_classes` - 1, a setting of it.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("network", "posterior", "prior", "likelihood")
     supports_tied: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
 
     def build(self, config: Config, shape: Shape, *, training: bool) -> nn.Module:
         """Return the model.

@@ -147,29 +147,33 @@ def encode(params: Any, batch: Batch, *, model: Any) -> dict[str, Array]:
     }
 
 
-def decode(params: Any, z: Array, *, model: Any, value_range: Range | None = None) -> Array:
+def decode(params: Any, z: Array, batch: Batch | None = None, *, model: Any, value_range: Range | None = None) -> Array:
     """Return the mean of p(x|z).
 
     Args:
       params: parameters of the model, or `Variables`.
       z: codes [..., D], with the layers side by side: see `split_codes`.
+      batch: what the generative process reads, such as labels {"y": [B]}; None if it reads nothing.
       model: a `VAE`, or any Linen module with its method `decode`.
       value_range: lowest and highest value, to which the mean is clipped: (0, 1) for images. None: no clipping.
 
     Returns:
       Floats [..., *shape].
     """
-    values = split_codes(z, latent_shapes(params, model=model))
-    p_x, _ = model.apply(as_variables(params), from_values(values), method="decode")
+    values = split_codes(z, latent_shapes(params, batch, model=model))
+    p_x, _ = model.apply(as_variables(params), from_values(values), None, batch, method="decode")
     return _clip(p_x.mean(), value_range)
 
 
-def sample(params: Any, keys: Array, *, model: Any, value_range: Range | None = None) -> Array:
+def sample(
+    params: Any, keys: Array, batch: Batch | None = None, *, model: Any, value_range: Range | None = None
+) -> Array:
     """Return the mean of p(x|z) for one z ~ p(z) for each key.
 
     Args:
       params: parameters of the model, or `Variables`.
       keys: typed keys [B].
+      batch: see `decode`.
       model: a `VAE`, or any Linen module with its method `decode`.
       value_range: see `decode`.
 
@@ -177,7 +181,7 @@ def sample(params: Any, keys: Array, *, model: Any, value_range: Range | None = 
       Floats [B, *shape].
     """
     chex.assert_rank(keys, 1)
-    p_x, _ = model.apply(as_variables(params), from_prior(keys, keys.shape[0]), method="decode")
+    p_x, _ = model.apply(as_variables(params), from_prior(keys, keys.shape[0]), None, batch, method="decode")
     return _clip(p_x.mean(), value_range)
 
 
@@ -203,6 +207,7 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
       decoder: codes float32 [B, D] -> float32 [B, *shape], see `decode`
       sampler: Threefry key data uint32 [B, 2] -> float32 [B, *shape], see `sample`
 
+    Programs of a model with the attribute `num_classes` receive labels int32 [B] as a second argument; -1 is no label.
     `Exported.serialize` turns a program into bytes. `jax.export.deserialize` loads them without this package and
     without Flax, for as long as JAX guarantees compatibility.
 
@@ -217,31 +222,46 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
       {name: program}.
 
     Raises:
-      InputError: a method of the model reads more of a batch than x, such as labels.
+      InputError: a method of the model reads more of a batch than x, or than x and labels of `num_classes` classes.
     """
     (size,) = symbolic_shape("B")
     params = jax.tree.map(jnp.asarray, params)  # a traced index works on arrays of JAX only
-    _check_reads_x_alone(params, model, shape)
-    num_latents = sum(layer.size for layer in latent_shapes(params, model=model).values())
+    _check_reads_known_arrays(params, model, shape)
+    num_latents = sum(layer.size for layer in latent_shapes(params, _labels_of(model, 1), model=model).values())
+    clipped = {"value_range": value_range}
     signatures = {
         "encoder": (_encode_x, (size, *shape), jnp.float32),
-        "decoder": (functools.partial(decode, value_range=value_range), (size, num_latents), jnp.float32),
-        "sampler": (functools.partial(_sample_from_key_data, value_range=value_range), (size, 2), jnp.uint32),
+        "decoder": (functools.partial(_decode_z, **clipped), (size, num_latents), jnp.float32),
+        "sampler": (functools.partial(_sample_from_key_data, **clipped), (size, 2), jnp.uint32),
     }
+    labels = (jax.ShapeDtypeStruct((size,), jnp.int32),) if _labels_of(model, 1) else ()
     with jax.default_matmul_precision("highest"):
         return {
             name: export(jax.jit(functools.partial(function, params, model=model)), platforms=PLATFORMS)(
-                jax.ShapeDtypeStruct(argument, dtype)
+                jax.ShapeDtypeStruct(argument, dtype), *labels
             )
             for name, (function, argument, dtype) in signatures.items()
         }
 
 
-def _check_reads_x_alone(params: Any, model: Any, shape: Shape) -> None:
+def _labels_of(model: Any, count: int) -> Batch:
+    """Return labels {"y": [B], ...} of a model that reads them, see `ConditionalVAE`; {} for another model."""
+    return _as_labels(jnp.zeros(count, jnp.int32)) if hasattr(model, "num_classes") else {}
+
+
+def _as_labels(y: Array | None) -> Batch:
+    """Return the arrays of a batch for labels [B], of which -1 is no label; {} for no array."""
+    return {} if y is None else {"y": jnp.maximum(y, 0), "mask": y >= 0}
+
+
+def _check_reads_known_arrays(params: Any, model: Any, shape: Shape) -> None:
     """Raise InputError if `encode` or `decode` reads an array of the batch that a program does not receive."""
+    labels = _labels_of(model, 1)
     try:
-        jax.eval_shape(lambda params, x: encode(params, {"x": x}, model=model), params, jnp.zeros((1, *shape)))
-        latent_shapes(params, model=model)
+        jax.eval_shape(
+            lambda params, x: encode(params, {**labels, "x": x}, model=model), params, jnp.zeros((1, *shape))
+        )
+        latent_shapes(params, labels, model=model)
     except KeyError as error:
         raise InputError(
             f"model {type(model).__name__} reads batch[{error.args[0]!r}], but an exported program receives x, codes "
@@ -249,10 +269,16 @@ def _check_reads_x_alone(params: Any, model: Any, shape: Shape) -> None:
         ) from None
 
 
-def _encode_x(params: Any, x: Array, *, model: Any) -> dict[str, Array]:
-    return encode(params, {"x": x}, model=model)
+def _encode_x(params: Any, x: Array, y: Array | None = None, *, model: Any) -> dict[str, Array]:
+    return encode(params, {"x": x, **_as_labels(y)}, model=model)
 
 
-def _sample_from_key_data(params: Any, key_data: Array, *, model: Any, value_range: Range | None) -> Array:
+def _decode_z(params: Any, z: Array, y: Array | None = None, *, model: Any, value_range: Range | None) -> Array:
+    return decode(params, z, _as_labels(y), model=model, value_range=value_range)
+
+
+def _sample_from_key_data(
+    params: Any, key_data: Array, y: Array | None = None, *, model: Any, value_range: Range | None
+) -> Array:
     keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
-    return sample(params, keys, model=model, value_range=value_range)
+    return sample(params, keys, _as_labels(y), model=model, value_range=value_range)

@@ -81,9 +81,13 @@ class VAE(nn.Module):
           InputError: `x` has another layout, which a dense layer would accept silently, or an integer dtype, which the
             densities would inherit.
         """
-        x = checked_examples(batch["x"], self.shape)
-        # Densities have the precision of the data, for any dtype of the layers.
-        return self.posterior(self.encoder(x).astype(x.dtype))
+        checked_examples(batch["x"], self.shape)
+        return self.posterior(self._features_of(batch))
+
+    def _features_of(self, batch: Batch) -> Array:
+        """Return the features that the posterior reads, [B, F']."""
+        x = batch["x"]
+        return self.encoder(x).astype(x.dtype)  # densities have the precision of the data, for any dtype of the layers
 
     def decode(
         self, draw: Draw, evidence: Distribution | None = None, batch: Batch | None = None

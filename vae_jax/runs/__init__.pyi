@@ -15,6 +15,7 @@ from .decoding import (
     interpolate_linearly as interpolate_linearly,
     layer_shapes as layer_shapes,
     sample_examples as sample_examples,
+    sample_means as sample_means,
     sample_posterior as sample_posterior,
     sample_prior as sample_prior,
     sample_reconstructions as sample_reconstructions,
@@ -30,6 +31,7 @@ from .evaluation import (
 )
 from .experiment import Experiment as Experiment, at_numbers as at_numbers, build_experiment as build_experiment
 from .fitted_prior import FitSettings as FitSettings, FittedPrior as FittedPrior, fit_prior as fit_prior
+from .labels import num_classes as num_classes, spread_classes as spread_classes
 from .loggers import print_json as print_json, read_metrics as read_metrics
 from .members import Member as Member, group_members as group_members, make_members as make_members
 from .opening import (

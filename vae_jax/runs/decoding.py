@@ -253,13 +253,18 @@ def sample_prior(
     Returns:
       Codes, float32 [N, D].
     """
-    program = _code_sampler(experiment.model, count, _given(temperature), _replicated(placement, params))
+    given = None if temperature == 1 else temperature  # every prior supports None
+    program = _code_sampler(experiment.model, count, given, _replicated(placement, params))
     return np.asarray(program(params, key, dict(conditions or {})))
 
 
-def _given(temperature: float) -> float | None:
-    """Return None for a temperature of 1, which every prior supports."""
-    return None if temperature == 1 else temperature
+def sample_means(
+    experiment: Experiment, params: Params, key: Array, count: int, placement: Placement | None = None, *,
+    conditions: Arrays | None = None, temperature: float = 1.0,
+) -> np.ndarray:  # fmt: skip
+    """Return the means of p(x|z) of samples z ~ p(z), float32 [N, *shape]; arguments as for `sample_prior`."""
+    codes = sample_prior(experiment, params, key, count, placement, conditions=conditions, temperature=temperature)
+    return decode_codes(experiment, params, codes, placement, conditions=conditions)
 
 
 @cache_programs
@@ -297,7 +302,8 @@ def sample_examples(
     Returns:
       Inputs of the model, float32 [N, *shape].
     """
-    program = _example_sampler(experiment.model, _given(temperature), _replicated(placement, params))
+    given = None if temperature == 1 else temperature  # every prior supports None
+    program = _example_sampler(experiment.model, given, _replicated(placement, params))
     arrays = {"position": np.arange(count, dtype=np.uint32)} | dict(conditions or {})
     batches = padded_batches(arrays, min(_batch_size(experiment, params, placement), count))
     return np.concatenate([np.asarray(program(params, key, batch))[:size] for size, batch in batches])

@@ -38,6 +38,7 @@ from vae_jax.distributions import Batch, Variables
 from vae_jax.errors import InputError
 from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise, sample_terms
 from vae_jax.models import LikelihoodConfig, build_model, with_output_bias
+from vae_jax.runs.labels import check_labels
 from vae_jax.training import (
     Loss,
     TrainState,
@@ -124,10 +125,12 @@ class Experiment:
 
         Raises:
           NoExamplesError: the split is empty.
-          InputError: the split is unknown, or its examples have another shape than those of the training.
+          InputError: the split is unknown, its examples have another shape than those of the training, or the model
+            reads labels that they do not have.
           StorageError: the data cannot be read.
         """
         found = join_splits(self.source) if split == ALL else self.source.split(split)
+        check_labels(self.model, found, self.source.name)
         if split != "train" and not self._can_read(found):
             shapes = [{n: list(s.shape) for n, s in d.spec.items()} for d in (found, self.training_data)]
             raise InputError(
@@ -202,6 +205,7 @@ class Experiment:
             num_samples=self.num_samples,
             estimator=self.estimator,
             preprocess=self.preprocess,
+            label_dropout=self.training.label_dropout,
         )
 
     def data_mean(self) -> np.ndarray | None:
@@ -310,7 +314,7 @@ def build_experiment(
       The experiment.
 
     Raises:
-      InputError: the data cannot be used, or not with the preprocessing, the network or the likelihood.
+      InputError: the data cannot be used, or not with the preprocessing, the model, the network or the likelihood.
       StorageError: the data are damaged.
     """
     experiment = _without_model(config, open_source(config.data) if source is None else source)
@@ -319,7 +323,9 @@ def build_experiment(
     else:
         config.preprocess.check_data(experiment.training_data)
     _check_kind(config, experiment.kind)
-    return _with_model(experiment, config)
+    experiment = _with_model(experiment, config)
+    check_labels(experiment.model, experiment.training_data, experiment.source.name)
+    return experiment
 
 
 def at_numbers(experiment: Experiment, numbers: Numbers) -> Experiment:

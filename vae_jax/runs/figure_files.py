@@ -1,18 +1,20 @@
-"""Matplotlib figures as PNG files; no window system is used, and matplotlib is imported when the first is made."""
+"""Figures as PNG files of a run, and those of matplotlib, which is imported when the first is made, without windows."""
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vae_jax.runtime import atomic_files
+from vae_jax.runs.directory import RunDirectory
+from vae_jax.runtime import atomic_files, multihost
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Directory = str | os.PathLike | RunDirectory
 _TAIL = 0.005  # share of the examples beyond each end of an axis
 
 
@@ -61,3 +63,19 @@ def write_figure(path: str | os.PathLike, figure: "Figure") -> None:
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     atomic_files.write_file_locally(Path(path), lambda file: file.write(png.getvalue()))
+
+
+def save_figure(directory: Directory, name: str, save: Callable[[Path], None]) -> Path:
+    """Let the primary process save a figure of a run; all processes have computed its content.
+
+    Args:
+      directory: the run's directory.
+      name: of the file figures/NAME.png.
+      save: path -> None, writes the file.
+
+    Returns:
+      The path of the figure.
+    """
+    path = RunDirectory(directory).figure(name)
+    multihost.run_on_primary(lambda: save(path))
+    return path

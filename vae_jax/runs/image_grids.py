@@ -158,6 +158,21 @@ def save_samples(
     _save_sheet(path, _tile(_table(images, columns or math.ceil(math.sqrt(len(images))))), title=title)
 
 
+def save_samples_by_class(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray) -> None:
+    """Save images `[N, H, W, C]` with ascending labels `[N]` in a row for each class, which its label precedes."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    groups = np.split(_to_uint8(images, 4), np.cumsum(sizes)[:-1])
+    cells = np.concatenate([_table(group, sizes.max()) for group in groups])
+    _save_sheet(path, _tile(cells), title="Prior samples of each class", row_labels=[str(label) for label in classes])
+
+
+def save_styles(path: str | os.PathLike, originals: np.ndarray, decoded: np.ndarray) -> None:
+    """Save P rows: `originals` `[P, H, W, C]`, and their codes under each class, `decoded` `[P, classes, H, W, C]`."""
+    cells = np.concatenate([_to_uint8(originals, 4)[:, None], _to_uint8(decoded, 5)], axis=1)
+    columns = ["x", *map(str, range(cells.shape[1] - 1))]
+    _save_sheet(path, _tile(cells, column_gaps=(1,)), title="Codes of images under each class", column_labels=columns)
+
+
 def save_reconstructions(
     path: str | os.PathLike,
     originals: np.ndarray,

@@ -4,7 +4,6 @@ Each function saves one figure, figures/NAME.png of a run's directory; `plot_all
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import numpy as np
 from jax import Array
 
 from vae_jax.inference import Params
-from vae_jax.runs import count_plots, curves, image_grids, latent_map, prior_map, vector_plots
+from vae_jax.models import label_mask
+from vae_jax.runs import class_figures, count_plots, curves, image_grids, latent_map, prior_map, vector_plots
 from vae_jax.runs.decoding import (
     compare_samples,
     conditions_of,
@@ -22,15 +22,16 @@ from vae_jax.runs.decoding import (
     interpolate_linearly,
     layer_shapes,
     preprocess_key,
-    sample_prior,
+    sample_means,
 )
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.figure_files import Directory, save_figure
+from vae_jax.runs.labels import num_classes
 from vae_jax.runs.loggers import read_metrics
 from vae_jax.runs.memory import refuse_lack_of_memory
 from vae_jax.runtime import Placement, multihost
 
-Directory = str | os.PathLike | RunDirectory
 Arrays = Mapping[str, np.ndarray]
 
 MAX_TRAVERSALS = 10  # latents in the figure of traversals
@@ -84,7 +85,7 @@ def preview_images(
       Pictures, uint8 [H', W', 3] each: `samples`, decoded codes of the prior; `reconstructions`, a row of the
       preprocessed images and a row of their reconstructions, if there are images.
     """
-    samples = _sample_means(experiment, params, key, _drawn(experiment, 36), placement, arrays)
+    samples = _sample_images(experiment, params, key, _drawn(experiment, 36), placement, arrays)
     pictures = {"samples": image_grids.image_grid(samples, min(6, len(samples)))}
     if arrays and len(arrays["x"]):
         few = _first(arrays, _drawn(experiment, len(arrays["x"]), of_each=2))
@@ -93,7 +94,7 @@ def preview_images(
     return pictures
 
 
-def _sample_means(
+def _sample_images(
     experiment: Experiment,
     params: Params,
     key: Array,
@@ -105,8 +106,7 @@ def _sample_means(
     """Return decoded codes from the prior, under the conditions of the examples one after another."""
     examples = len(arrays["x"]) if arrays else 0
     conditions = _at(conditions_of(arrays), np.arange(count) % examples) if examples else {}
-    codes = sample_prior(experiment, params, key, count, placement, conditions=conditions, temperature=temperature)
-    return decode_codes(experiment, params, codes, placement, conditions=conditions)
+    return sample_means(experiment, params, key, count, placement, conditions=conditions, temperature=temperature)
 
 
 def _reconstruct(
@@ -151,6 +151,13 @@ def _plot_images(
     ]
     if len(arrays["x"]) > 1:
         paths.append(plot_interpolations(*context, _first(arrays, paired), placement, key=of_preprocess))
+    if (classes := num_classes(experiment.model)) is not None:
+        count, rows = (
+            _drawn(experiment, 100),
+            _drawn(experiment, 10, of_each=min(classes, class_figures.MAX_STYLES) + 1),
+        )
+        paths.append(class_figures.plot_classes(*context, placement, key=key, count=count, temperature=temperature))
+        paths.append(class_figures.plot_styles(*context, _first(arrays, rows), placement, key=of_preprocess))
     if _has_two_latents(experiment, params):
         one, side = _first(arrays, 1), math.isqrt(_drawn(experiment, 400))
         paths.append(plot_manifold(*context, one, placement, key=key, side=side))
@@ -168,16 +175,16 @@ def _plot_counts(directory: RunDirectory, samples: Arrays) -> list[Path]:
     if any((x < 0).any() or (x != np.rint(x)).any() for x in samples.values()):
         return _plot_numbers(directory, samples)
     return [
-        _save_figure(directory, "mean_variance", lambda path: count_plots.save_mean_variance(path, samples)),
-        _save_figure(directory, "zero_fractions", lambda path: count_plots.save_zero_fractions(path, samples)),
+        save_figure(directory, "mean_variance", lambda path: count_plots.save_mean_variance(path, samples)),
+        save_figure(directory, "zero_fractions", lambda path: count_plots.save_zero_fractions(path, samples)),
     ]
 
 
 def _plot_numbers(directory: RunDirectory, samples: Arrays) -> list[Path]:
     """Save the figures of numbers [N, D]."""
-    paths = [_save_figure(directory, "marginals", lambda path: vector_plots.save_marginals(path, samples))]
+    paths = [save_figure(directory, "marginals", lambda path: vector_plots.save_marginals(path, samples))]
     if samples["data"].shape[1] > 1:
-        paths.append(_save_figure(directory, "pairs", lambda path: vector_plots.save_pairs(path, samples)))
+        paths.append(save_figure(directory, "pairs", lambda path: vector_plots.save_pairs(path, samples)))
     return paths
 
 
@@ -233,8 +240,8 @@ def plot_samples(
 
     A model that depends on labels gets those of the examples, one after another.
     """
-    images = _sample_means(experiment, params, key, count, placement, arrays, temperature)
-    return _save_figure(directory, "samples", lambda path: image_grids.save_samples(path, images))
+    images = _sample_images(experiment, params, key, count, placement, arrays, temperature)
+    return save_figure(directory, "samples", lambda path: image_grids.save_samples(path, images))
 
 
 def plot_reconstructions(
@@ -248,9 +255,7 @@ def plot_reconstructions(
 ) -> Path:
     """Save figures/reconstructions.png: each preprocessed image and the decoded mean of its posterior."""
     seen, decoded = _reconstruct(experiment, params, key, arrays, placement)
-    return _save_figure(
-        directory, "reconstructions", lambda path: image_grids.save_reconstructions(path, seen, decoded)
-    )
+    return save_figure(directory, "reconstructions", lambda path: image_grids.save_reconstructions(path, seen, decoded))
 
 
 def plot_interpolations(
@@ -274,7 +279,7 @@ def plot_interpolations(
     first = np.repeat(np.arange(pairs)[:, None], frames, axis=1)
     decoded = decode_codes(experiment, params, paths, placement, conditions=_at(conditions_of(arrays), first))
     left, right = codes["seen"][:pairs], codes["seen"][pairs:]
-    return _save_figure(
+    return save_figure(
         directory, "interpolations", lambda path: image_grids.save_interpolations(path, left, decoded, right)
     )
 
@@ -303,9 +308,7 @@ def plot_traversals(
     labels = [f"z{latent + 1}, var {variance[latent]:.2f}" for latent in chosen]
     conditions = _at(conditions_of(arrays), np.zeros(z.shape[:-1], int))
     decoded = decode_codes(experiment, params, z, placement, conditions=conditions)
-    return _save_figure(
-        directory, "traversals", lambda path: image_grids.save_traversals(path, decoded, labels, values)
-    )
+    return save_figure(directory, "traversals", lambda path: image_grids.save_traversals(path, decoded, labels, values))
 
 
 def _first_layer_size(experiment: Experiment, params: Params) -> int:
@@ -333,7 +336,7 @@ def plot_manifold(
     z = np.stack(np.meshgrid(*values), axis=-1)  # [i, j] = (values[0, j], values[1, i])
     conditions = _at(conditions_of(arrays), np.zeros((side, side), int))
     decoded = decode_codes(experiment, params, z, placement, conditions=conditions)
-    return _save_figure(directory, "manifold", lambda path: image_grids.save_manifold(path, decoded, values))
+    return save_figure(directory, "manifold", lambda path: image_grids.save_manifold(path, decoded, values))
 
 
 def plot_prior_map(
@@ -350,14 +353,8 @@ def plot_prior_map(
     See `map_prior`.
     """
     found = prior_map.map_prior(experiment, params, arrays, placement, key=key)
-    labels, known = arrays.get("y"), _known(arrays)
-    return _save_figure(directory, "prior_map", lambda path: prior_map.save_prior_map(path, found, labels, known=known))
-
-
-def _known(arrays: Arrays) -> np.ndarray | None:
-    """Return which examples have a label, bool [N]; None if all have."""
-    mask = arrays.get("mask")
-    return mask if mask is not None and mask.ndim == 1 else None
+    labels, known = arrays.get("y"), label_mask(arrays)
+    return save_figure(directory, "prior_map", lambda path: prior_map.save_prior_map(path, found, labels, known=known))
 
 
 def plot_latent_map(
@@ -374,8 +371,8 @@ def plot_latent_map(
     With several layers they are the means of the first layer, the one next to the data.
     """
     means = encode_examples(experiment, params, key, arrays, placement, with_seen=False)["mean"]
-    codes, labels, known = means[:, : _first_layer_size(experiment, params)], arrays.get("y"), _known(arrays)
-    return _save_figure(
+    codes, labels, known = means[:, : _first_layer_size(experiment, params)], arrays.get("y"), label_mask(arrays)
+    return save_figure(
         directory, "latent_map", lambda path: latent_map.save_latent_map(path, codes, labels, known=known)
     )
 
@@ -384,11 +381,4 @@ def plot_curves(directory: Directory) -> Path:
     """Save figures/curves.png: the rows of metrics.jsonl against the step."""
     directory = RunDirectory(directory)
     metrics, title = directory.metrics, directory.path.name
-    return _save_figure(directory, "curves", lambda path: curves.save_curves(path, read_metrics(metrics), title=title))
-
-
-def _save_figure(directory: Directory, name: str, save: Callable[[Path], None]) -> Path:
-    """Let the primary process save figures/NAME.png; all processes have computed its content."""
-    path = RunDirectory(directory).figure(name)
-    multihost.run_on_primary(lambda: save(path))
-    return path
+    return save_figure(directory, "curves", lambda path: curves.save_curves(path, read_metrics(metrics), title=title))

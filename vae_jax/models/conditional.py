@@ -1,0 +1,165 @@
+"""A VAE of examples x given their labels y."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from vae_jax.config import Config, register, require, setting
+from vae_jax.distributions import Batch, Distribution, Draw, Latent, Normal, Shape
+from vae_jax.errors import InputError
+from vae_jax.models.choices import ModelConfig
+from vae_jax.models.priors import StandardNormalConfig
+from vae_jax.models.vae import VAE
+
+
+class LabelPrior(nn.Module):
+    """p(z|y) as a Normal whose mean and log σ are linear in the embedding of y. It is N(0, I) initially.
+
+    Attributes:
+      size: the dimension of z.
+    """
+
+    size: int
+
+    @nn.compact
+    def __call__(self, embedding: Array) -> Normal:
+        """Return p(z|y) for embeddings [*batch, E]."""
+        zeros = nn.initializers.zeros
+        mean, log_scale = (nn.Dense(self.size, kernel_init=zeros, name=name) for name in ("mean", "log_scale"))
+        return Normal(mean(embedding), log_scale(embedding))
+
+
+class ConditionalVAE(VAE):
+    """A VAE of p(x|y) = ∫ p(x|z, y) p(z|y) dz with the posterior q(z|x, y) (Sohn et al., NeurIPS 2015).
+
+    The label of an example is `batch["y"]`. An example whose `batch["mask"]` is False, and a batch without labels, have
+    a learned embedding for "no label". Each part of the model can depend on the embedding, or not; if none does, the
+    model is a `VAE`. A module with the attribute `num_classes` is sampled and exported by class.
+
+    Attributes:
+      num_classes: labels are 0, ..., num_classes - 1. The embedding of another label is NaN.
+      embedding: E, the dimension of the embedding of a label.
+      condition_encoder: whether the posterior reads the features of the encoder and the embedding, [B, F' + E].
+      condition_prior: whether `prior` is called with the embedding, such as `LabelPrior`.
+      condition_decoder: whether the decoder reads z and the embedding, [..., D + E].
+    """
+
+    num_classes: int
+    embedding: int
+    condition_encoder: bool = True
+    condition_prior: bool = True
+    condition_decoder: bool = True
+
+    def setup(self) -> None:
+        """Check the parts, and create the parameters that belong to none of them."""
+        super().setup()
+        if self.condition_encoder or self.condition_prior or self.condition_decoder:
+            normal = nn.initializers.normal(1.0)
+            self.class_embeddings = self.param("class_embeddings", normal, (self.num_classes, self.embedding))
+            self.no_label_embedding = self.param("no_label_embedding", normal, (self.embedding,))
+
+    def decode(
+        self, draw: Draw, evidence: Distribution | None = None, batch: Batch | None = None
+    ) -> tuple[Any, tuple[Latent, ...]]:
+        """Return p(x|z, y) and the stochastic layers: see `VAE.decode`.
+
+        Args:
+          draw: the answer to the question for a layer.
+          evidence: the result of `encode`; None if `draw` needs no posterior.
+          batch: labels {"y": int32 [B], "mask": bool [B]}; None, or a batch without y, for no labels.
+
+        Returns:
+          A distribution over x [..., *shape], and the layer.
+        """
+        batch = {} if batch is None else batch
+        prior = self.prior(self._embedding_of(batch) if self.condition_prior else self._posterior_of)
+        latent = draw("z", prior, None if evidence is None else lambda: evidence)
+        z = self._joined(latent.z, batch) if self.condition_decoder else latent.z
+        return self._likelihood_of(z), (latent,)
+
+    def _features_of(self, batch: Batch) -> Array:
+        """Return the features that the posterior reads, [B, F' + E]."""
+        features = super()._features_of(batch)
+        return self._joined(features, batch) if self.condition_encoder else features
+
+    def _joined(self, h: Array, batch: Batch) -> Array:
+        """Return h [..., F] with the embeddings of the labels, [..., F + E]."""
+        embedding = jnp.broadcast_to(self._embedding_of(batch), (*h.shape[:-1], self.embedding))
+        return jnp.concatenate([h, embedding.astype(h.dtype)], axis=-1)
+
+    def _embedding_of(self, batch: Batch) -> Array:
+        """Return the embedding of the label of each example, [B, E]; [E] of "no label" if there are no labels."""
+        if "y" not in batch:
+            return self.no_label_embedding
+        y, known = batch["y"], label_mask(batch)
+        if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+            raise InputError(f"labels y have shape {list(y.shape)} and dtype {y.dtype}; pass integers [B]")
+        found = self.class_embeddings.at[y].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        if known is None:
+            return found
+        return jnp.where(known[:, None], found, jnp.broadcast_to(self.no_label_embedding, found.shape))
+
+
+def label_mask(batch: Mapping[str, Any]) -> Any:
+    """Return which examples of a batch have a label, bool [B]; None if all have, or if the mask is one of numbers of x.
+
+    Args:
+      batch: {"mask": bool [B], or bool [B, *shape], ...}, of any kind of arrays.
+    """
+    mask = batch.get("mask")
+    return mask if mask is not None and mask.ndim == 1 else None
+
+
+@register("model", "conditional")
+@dataclasses.dataclass(frozen=True)
+class ConditionalConfig(ModelConfig):
+    """A VAE of examples given their labels."""
+
+    supports_tied: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = True
+
+    latent_dim: int = setting(50, "Dimension of the code z.", above=0)
+    num_classes: int = setting(10, "Number of classes; the labels are 0, 1, ..., num_classes - 1.", minimum=2)
+    embedding: int = setting(16, "Dimension of the learned embedding of a label.", above=0)
+    condition_encoder: bool = setting(True, "The posterior q(z|x, y) depends on the label.")
+    condition_prior: bool = setting(
+        True, "The prior p(z|y) depends on the label: a normal distribution that starts at N(0, I)."
+    )
+    condition_decoder: bool = setting(True, "The decoder p(x|z, y) reads the label.")
+
+    def build(self, config: Config, shape: Shape, *, training: bool) -> ConditionalVAE:
+        """Return the `ConditionalVAE`."""
+        encoder, decoder = config.network.build(shape, config.likelihood.num_features(shape[-1]), training=training)
+        prior = LabelPrior(self.latent_dim) if self.condition_prior else config.prior.build(self.latent_dim, shape)
+        return ConditionalVAE(
+            encoder=encoder,
+            decoder=decoder,
+            posterior=config.posterior.build(self.latent_dim),
+            prior=prior,
+            likelihood=config.likelihood,
+            shape=shape,
+            num_classes=self.num_classes,
+            embedding=self.embedding,
+            condition_encoder=self.condition_encoder,
+            condition_prior=self.condition_prior,
+            condition_decoder=self.condition_decoder,
+        )
+
+    def check(self, config: Config) -> None:
+        """Raise InputError if no part reads the label, or if another choice needs a p(z) that does not depend on it."""
+        reads = self.condition_encoder or self.condition_prior or self.condition_decoder
+        require(reads, "model.condition_decoder", False,
+                f"True with model={self.name}, or another condition must; for a model without labels use "
+                "vae")  # fmt: skip
+        require(isinstance(config.prior, StandardNormalConfig), "prior", config.prior.name,
+                f"standard-normal with model={self.name}, whose p(z|y) is a normal distribution")  # fmt: skip
+        objective = config.objective
+        require(not self.condition_prior or objective.needs_density, "model.condition_prior", True,
+                f"False with objective={objective.name}, which does not depend on p(z)")  # fmt: skip
+        require(not self.condition_prior or not objective.compares_examples, "model.condition_prior", True,
+                f"False with objective={objective.name}, which compares q(z) with one p(z) for all "
+                "examples")  # fmt: skip
