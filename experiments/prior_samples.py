@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, 0, 1, ..., of each model")
     parser.add_argument("--fit-steps", type=int, help="updates of each fitted density; default: those of fit_prior")
     parser.add_argument("--quick", action="store_true", help="small digits and networks, to test the code")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/prior_samples"), help="folder for runs and results")
+    parser.add_argument("--output", type=Path, default=Path("runs/prior_samples"), help="folder for runs and results")
     options = parser.parse_args(argv)
     if options.seeds < 1:
         parser.error(f"--seeds={options.seeds} must be 1 or more")
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     configs = {name: pca_to_vae.config_of(preset, quick=options.quick) for name, preset in MODELS.items()}
 
     def output_of(name: str, seed: int, stop: Callable[[], bool]) -> ModelOutput:
-        directory, config = options.workdir / f"{MODELS[name]}-{seed}", override(configs[name], seed=seed)
+        directory, config = options.output / f"{MODELS[name]}-{seed}", override(configs[name], seed=seed)
         return run_model(config, directory, scale.count, options.fit_steps, stop)
 
     try:
@@ -171,10 +171,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             outputs = {name: [output_of(name, seed, stop) for seed in range(options.seeds)] for name in configs}
     except Interrupted:
         print("interrupted, saved; the same command resumes", file=sys.stderr)
-        return {"output": str(options.workdir), "status": "interrupted"}
+        return {"output": str(options.output), "status": "interrupted"}
     result = compare(outputs, scale, build_experiment(configs["VAE"]))
-    print(write(options.workdir, result, outputs), file=sys.stderr)
-    return {"output": str(options.workdir), "status": "done", "scores": result["scores"]}
+    print(write(options.output, result, outputs), file=sys.stderr)
+    return {"output": str(options.output), "status": "done", "scores": result["scores"]}
 
 
 if __name__ == "__main__":

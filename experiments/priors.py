@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--num-samples", type=int, default=5000, help="K of the NLL")
     parser.add_argument("--quick", action="store_true", help="small digits and networks, to test the code")
     parser.add_argument("--data-dir", help="folder of prepared data sets")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/priors"), help="folder for runs and results")
+    parser.add_argument("--output", type=Path, default=Path("runs/priors"), help="folder for runs and results")
     options = parser.parse_args(argv)
     for name in ("epochs", "seeds", "num_samples"):
         if getattr(options, name) < 1:
@@ -231,13 +231,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     planned = [
         cells.Planned(
             f"{cell.name}, {cell.epochs} epochs",
-            cell.directory(options.workdir),
+            cell.directory(options.output),
             config_of(cell, num_samples=options.num_samples, data_dir=options.data_dir),
         )
         for cell in requested
     ]
-    done = cells.run_table(planned, options.seeds, lambda: write(requested, options.workdir))
-    return {"output": str(options.workdir), **done}
+    done = cells.run_table(planned, options.seeds, lambda: write(requested, options.output))
+    return {"output": str(options.output), **done}
 
 
 if __name__ == "__main__":

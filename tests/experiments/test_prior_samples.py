@@ -17,7 +17,7 @@ def test_quick_run_after_an_interruption(tmp_path, monkeypatch, capsys):
     script = load("prior_samples")
     couplings = script.choice("prior", "coupling", layers=1, hidden=(8,))  # compiles faster
     monkeypatch.setitem(script.DENSITIES, "coupling flow", couplings)
-    argv = ["--quick", "--fit-steps", "20", "--workdir", str(tmp_path)]
+    argv = ["--quick", "--fit-steps", "20", "--output", str(tmp_path)]
     prepare = script.prepare_experiment
 
     def signalled(*arguments):

@@ -67,7 +67,7 @@ def test_the_table_contains_the_results_on_disk(script, tmp_path, monkeypatch):
 
 
 def test_a_quick_run_is_evaluated_again_with_other_samples_and_not_trained_again(script, tmp_path, capsys):
-    argv = ["--quick", "--cells", "mixture", "--epochs", "1", "--workdir", str(tmp_path)]
+    argv = ["--quick", "--cells", "mixture", "--epochs", "1", "--output", str(tmp_path)]
     run = script.Cell("mixture", 1, "quick").directory(tmp_path) / "seed=0"
     result = script.main([*argv, "--num-samples", "3"])
     (row,) = (row for row in result["rows"] if row["seeds"])

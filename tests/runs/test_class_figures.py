@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from small_experiments import image_experiment, images
 
-from vae_jax.runs import class_figures, decoding, image_grids
+from vae_jax.runs import class_figures, decoding, image_grids, sampling
 
 SETTINGS = {"model": "conditional", "model__num_classes": 3, "model__embedding": 4, "model__latent_dim": 3}
 
@@ -28,7 +28,7 @@ def test_samples_and_codes_are_decoded_under_their_classes(one_device, tmp_path,
     samples, labels = shown["samples_by_class"]
     np.testing.assert_array_equal(labels, [0, 0, 1, 1, 2])
     conditions = {"y": np.array([0, 0, 1, 1, 2], np.int32)}
-    codes = decoding.sample_prior(experiment, params, key, 5, one_device, conditions=conditions)
+    codes = sampling.sample_prior(experiment, params, key, 5, one_device, conditions=conditions)
     means = decoding.decode_codes(experiment, params, codes, one_device, conditions=conditions)
     np.testing.assert_allclose(samples, means, rtol=1e-5)
 

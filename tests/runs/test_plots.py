@@ -17,7 +17,17 @@ from small_experiments import (
 )
 
 from vae_jax.data import ArrayDataset
-from vae_jax.runs import count_plots, curves, decoding, image_grids, latent_map, plots, prior_map, vector_plots
+from vae_jax.runs import (
+    count_plots,
+    curves,
+    decoding,
+    image_grids,
+    latent_map,
+    plots,
+    prior_map,
+    sampling,
+    vector_plots,
+)
 
 MODULES = {
     image_grids: (
@@ -62,7 +72,7 @@ def test_previews_of_a_training_use_the_same_codes_each_time(bernoulli_experimen
     assert {name: (image.dtype, image.shape[-1]) for name, image in first.items()} == {
         "samples": (np.uint8, 3), "reconstructions": (np.uint8, 3),
     }  # fmt: skip
-    codes = decoding.sample_prior(experiment, params, key, 36, one_device)
+    codes = sampling.sample_prior(experiment, params, key, 36, one_device)
     decoded = decoding.decode_codes(experiment, params, codes, one_device)
     np.testing.assert_array_equal(first["samples"], image_grids.image_grid(decoded, 6))
     again = plots.preview_images(experiment, params, key, arrays, one_device)
@@ -185,13 +195,13 @@ def test_the_curves_are_plotted_if_the_run_has_metrics(figures, one_device, tmp_
 def test_data_are_compared_with_as_many_samples(one_device, monkeypatch):
     experiment = count_experiment()
     params, arrays, key = initial_params(experiment), examples_of(experiment), jax.random.key(0)
-    samples = decoding.compare_samples(experiment, params, arrays, one_device, key=key)
+    samples = sampling.compare_samples(experiment, params, arrays, one_device, key=key)
     np.testing.assert_array_equal(samples["data"], arrays["x"])
     assert [x.shape for x in samples.values()] == [arrays["x"].shape] * 3
-    fresh = decoding.sample_examples(experiment, params, key, len(arrays["x"]), one_device)
+    fresh = sampling.sample_examples(experiment, params, key, len(arrays["x"]), one_device)
     np.testing.assert_array_equal(samples["samples of the model"], fresh)
-    monkeypatch.setattr(decoding, "MAX_SAMPLED_NUMBERS", 30)
-    few = decoding.compare_samples(experiment, params, arrays, one_device, key=key)
+    monkeypatch.setattr(sampling, "MAX_SAMPLED_NUMBERS", 30)
+    few = sampling.compare_samples(experiment, params, arrays, one_device, key=key)
     assert [len(x) for x in few.values()] == [5] * 3  # of six numbers each
 
 

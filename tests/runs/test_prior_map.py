@@ -8,7 +8,7 @@ from drawn_figures import assert_png, record_axes
 from scipy.stats import multivariate_normal, norm
 from small_experiments import far_mixture
 
-from vae_jax.runs import decoding, prior_map
+from vae_jax.runs import decoding, prior_map, sampling
 
 KEY = jax.random.key(0)
 
@@ -38,7 +38,7 @@ def test_the_grid_covers_codes_and_samples_and_has_the_density_of_the_prior(mapp
         assert inside.all(axis=1).mean() > 0.97
     steps = np.diff(found.ticks, axis=1)
     np.testing.assert_allclose(steps, steps[0, 0], rtol=1e-4)  # equal scales of both axes
-    codes = decoding.encode_examples(experiment, params, decoding.preprocess_key(KEY), arrays, one_device)
+    codes = decoding.encode_examples(experiment, params, sampling.preprocess_key(KEY), arrays, one_device)
     np.testing.assert_array_equal(found.means, codes["mean"])
     assert np.abs((found.posterior - codes["mean"]) / codes["scale"]).max() < 6
 

@@ -14,11 +14,6 @@ from .decoding import (
     encode_examples as encode_examples,
     interpolate_linearly as interpolate_linearly,
     layer_shapes as layer_shapes,
-    sample_examples as sample_examples,
-    sample_means as sample_means,
-    sample_posterior as sample_posterior,
-    sample_prior as sample_prior,
-    sample_reconstructions as sample_reconstructions,
 )
 from .directory import RunDirectory as RunDirectory
 from .evaluation import (
@@ -60,6 +55,13 @@ from .programs import (
     with_training as with_training,
 )
 from .restoring import restore as restore, restored_params as restored_params
+from .sampling import (
+    sample_examples as sample_examples,
+    sample_means as sample_means,
+    sample_posterior as sample_posterior,
+    sample_prior as sample_prior,
+    sample_reconstructions as sample_reconstructions,
+)
 from .sweep import (
     Trained as Trained,
     fit_group as fit_group,

@@ -8,10 +8,11 @@ from jax import Array
 
 from vae_jax.inference import Params
 from vae_jax.runs import image_grids
-from vae_jax.runs.decoding import decode_codes, encode_examples, sample_means
+from vae_jax.runs.decoding import decode_codes, encode_examples
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.figure_files import Directory, save_figure
 from vae_jax.runs.labels import num_classes, spread_classes
+from vae_jax.runs.sampling import sample_means
 from vae_jax.runtime import Placement
 
 MAX_STYLES = 20  # classes in the figure of codes under each class

@@ -13,8 +13,9 @@ from vae_jax.data import Dataset
 from vae_jax.distributions import Batch, LowerCholeskyAffine, Normal, from_posterior
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Params, decode, encode
-from vae_jax.runs.decoding import encode_examples, layer_shapes, sample_posterior
+from vae_jax.runs.decoding import encode_examples, layer_shapes
 from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.sampling import sample_posterior
 from vae_jax.runtime import Placement
 
 Codes = Mapping[str, np.ndarray]  # {"x": means [N, D], "scale": [N, D]}, or {"x": codes [N, S, D]}
@@ -105,13 +106,23 @@ class CodeReader:
 
 
 def _has_moments(experiment: Experiment, params: Params) -> bool:
-    """Return whether mean and scale describe q(z|x): it is a Normal or a point; nothing is computed."""
+    """Return whether mean and scale describe q(z|x): it is a Normal or a point; nothing is computed.
+
+    Raises:
+      InputError: p(z) depends on the example.
+    """
     found: list[bool] = []
 
     def walk(params: Params, batch: Batch, key: Array) -> None:
         evidence = encode(params, batch, model=experiment.model)
         _, latents = decode(params, from_posterior(key, 1), evidence, batch, model=experiment.model)
-        found.extend(type(latent.posterior) is Normal or latent.log_q is None for latent in latents.values())
+        for latent in latents.values():
+            if latent.prior.batch_shape:
+                raise InputError(
+                    f"model {type(experiment.model).__name__} has a p(z) that depends on labels, and a prior is fitted "
+                    "to the codes of all examples; train it with model.condition_prior=False"
+                )
+            found.append(type(latent.posterior) is Normal or latent.log_q is None)
 
     jax.eval_shape(walk, params, experiment.example_batch, experiment.key)
     return all(found)

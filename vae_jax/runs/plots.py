@@ -14,22 +14,14 @@ from jax import Array
 from vae_jax.inference import Params
 from vae_jax.models import label_mask
 from vae_jax.runs import class_figures, count_plots, curves, image_grids, latent_map, prior_map, vector_plots
-from vae_jax.runs.decoding import (
-    compare_samples,
-    conditions_of,
-    decode_codes,
-    encode_examples,
-    interpolate_linearly,
-    layer_shapes,
-    preprocess_key,
-    sample_means,
-)
+from vae_jax.runs.decoding import conditions_of, decode_codes, encode_examples, interpolate_linearly, layer_shapes
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.figure_files import Directory, save_figure
 from vae_jax.runs.labels import num_classes
 from vae_jax.runs.loggers import read_metrics
 from vae_jax.runs.memory import refuse_lack_of_memory
+from vae_jax.runs.sampling import compare_samples, preprocess_key, sample_means
 from vae_jax.runtime import Placement, multihost
 
 Arrays = Mapping[str, np.ndarray]

@@ -10,17 +10,11 @@ from jax import Array
 
 from vae_jax.inference import Params
 from vae_jax.models import StandardNormal
-from vae_jax.runs.decoding import (
-    conditions_of,
-    encode_examples,
-    log_prior,
-    preprocess_key,
-    sample_posterior,
-    sample_prior,
-)
+from vae_jax.runs.decoding import conditions_of, encode_examples, log_prior
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.figure_files import axis_limits, new_figure, write_figure
 from vae_jax.runs.latent_map import draw_codes, point_size
+from vae_jax.runs.sampling import preprocess_key, sample_posterior, sample_prior
 from vae_jax.runtime import Placement
 
 if TYPE_CHECKING:
