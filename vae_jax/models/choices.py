@@ -24,8 +24,10 @@ class ModelConfig(Choice):
     Attributes:
       parts: the sections of the config that describe parts of the model. The others must have their defaults.
       supports_tied: whether a decoder of the model may use the kernels of the encoder.
+      has_layer_divergences: whether there are several layers, each with a KL in closed form given the layers above.
     """
 
+    has_layer_divergences: ClassVar[bool] = False
     parts: ClassVar[tuple[str, ...]] = ("network", "posterior", "prior", "likelihood")
     supports_tied: ClassVar[bool] = False
 
