@@ -8,6 +8,8 @@ from jitted import sample_terms
 from linear_gaussian import SHIFT, STRETCH, exact_model, images, shifted_model
 from random_terms import B, random_terms, with_kl
 
+from vae_jax.config import Config, choice, override
+from vae_jax.errors import InputError
 from vae_jax.inference import elbos
 from vae_jax.inference.terms import log_weights
 
@@ -53,6 +55,20 @@ def test_free_bits_apply_to_the_divergence_and_not_to_the_share_of_a_layer():
     for free, penalty in ((0.0, 0.5), (0.4, 0.5), (0.7, 0.7)):
         expected = elbos.reconstruction(terms) - penalty
         np.testing.assert_allclose(elbos.free_bits(terms, free_bits=free), expected, rtol=1e-6)
+
+
+def test_free_bits_of_each_layer_are_a_minimum_for_each_example_and_layer():
+    kl = jnp.asarray([[0.2, 3.0, 0.9, 1.1], [2.0, 0.5, 0.1, 4.0]])
+    terms = with_kl(random_terms(), kl)
+    expected = elbos.reconstruction(terms) - 2.0 * jnp.asarray([3.0, 4.0, 2.0, 5.1])
+    np.testing.assert_allclose(elbos.free_bits(terms, free_bits=1.0, beta=2.0, per_layer=True), expected, rtol=1e-6)
+    config = choice("objective", "free-bits", free_bits=1.0, beta=2.0, per_layer=True)
+    np.testing.assert_allclose(config.at(jnp.asarray(0), 10)(terms), expected, rtol=1e-6)
+    override(Config(), model="ladder", objective="free-bits", objective__per_layer=True)
+    with pytest.raises(
+        InputError, match=r"^objective.per_layer=True must be False with model=vae; use ladder or ladder-"
+    ):
+        override(Config(), objective="free-bits", objective__per_layer=True)
 
 
 def test_capacity_moves_the_kl_towards_it_from_both_sides():

@@ -106,6 +106,9 @@ def test_the_kl_of_each_layer_in_closed_form_is_that_of_samples():
         assert (np.mean(closed_form, axis=1) > 20 * error).all()
         count += len(sampled)
     assert terms.kl.shape == (count, 1) == (3, 1)
+    blocks = terms.latents[1]
+    noise = (blocks.z - blocks.posterior.mean()) / blocks.posterior.stddev()  # [L, K, 1, Z]
+    assert np.abs(np.mean(noise[0] * noise[1])) < 0.05  # blocks of one stack share no noise
 
 
 def test_an_example_has_no_gradient_to_another_one():

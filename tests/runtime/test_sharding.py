@@ -254,14 +254,25 @@ def test_a_state_sharded_over_n_devices_uses_1_nth_of_the_memory_on_each(wide, t
     assert size_on_each == {fsdp: {small + (total - small) // fsdp} for fsdp in (1, 2, 4, 8)}
 
 
+LADDER = {"model": "ladder-mlp", "model__blocks": (2,), "model__channels": (64,), "model__bottleneck": (16,)}
+
+
 @pytest.mark.fault
-def test_a_sharded_state_gives_the_same_numbers(wide, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "meshes"), [({}, ((8, 1), (2, 4))), (LADDER, ((1, 1), (2, 4)))], ids=["vae", "ladder"]
+)
+def test_a_sharded_state_gives_the_same_numbers(settings, meshes, small, wide, tmp_path):
+    kept = {"mesh__data": 0, "train__ema_decay": 0.9, "train__save_every": 10, "schedule": "constant"}
+    base = override(small(**kept), **settings) if settings else wide
     results = {}
-    for fsdp in (1, 4):
-        experiment, placement, data, _ = prepared(override(wide, mesh__fsdp=fsdp), tmp_path / "run")
+    for data_size, fsdp in meshes:
+        config = override(base, mesh__data=data_size, mesh__fsdp=fsdp)
+        experiment, placement, data, _ = prepared(config, tmp_path / "run")
         state = programs.place_initial_state(experiment, placement)
         state, metrics = programs.compile_program(experiment, placement)(state, data, 5)
         jax.tree.map(lambda leaf, sharding: chex.assert_equal(leaf.sharding, sharding), state, placement.state(state))
+        is_split = [leaf.sharding.shard_shape(leaf.shape) != leaf.shape for leaf in jax.tree.leaves(state.params)]
+        assert any(is_split) == (fsdp > 1)
         results[fsdp] = jax.device_get((state._replace(key=()), metrics))
     (replicated, metrics_replicated), (sharded, metrics_sharded) = results[1], results[4]
     for name in ("loss", "bound", "reconstruction", "grad_norm"):

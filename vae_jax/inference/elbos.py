@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from vae_jax.config import register, setting
+from vae_jax.config import Config, any_of, choices, register, require, setting
 from vae_jax.inference.objectives import ObjectiveConfig, WeightedConfig, warm_up
 from vae_jax.inference.terms import Objective, Terms, check_terms, layer_kl, log_weights
 
@@ -101,11 +101,12 @@ class SampledELBOConfig(WeightedConfig):
         return functools.partial(sampled_elbo, beta=self.weight(step))
 
 
-def free_bits(terms: Terms, *, free_bits: float, beta: float | Array = 1.0) -> Array:
+def free_bits(terms: Terms, *, free_bits: float, beta: float | Array = 1.0, per_layer: bool = False) -> Array:
     """Return E_q log p(x|z) - beta max(KL, free_bits): the first nats of the divergence have no cost.
 
     The minimum applies to each example, so the bound of one example does not depend on another. It applies to the sum
-    over all layers of a code, because the share of one layer is no divergence. (Kingma et al., arXiv 1606.04934, use
+    over all layers of a code or, with `per_layer`, to each layer: Σ_l max(KL_l, free_bits). The share of a layer is a
+    divergence only if its posterior is given the layers above, as in a ladder. (Kingma et al., arXiv 1606.04934, use
     the mean over a batch, which is never larger, and a minimum for each of several groups of latents.)
 
     The KL of several layers is an estimate from K samples. Near the minimum its noise has a cost:
@@ -115,6 +116,7 @@ def free_bits(terms: Terms, *, free_bits: float, beta: float | Array = 1.0) -> A
       terms: log densities [K, B] with `kl` [L, B].
       free_bits: the minimum, in nats per example.
       beta: weight of the KL.
+      per_layer: whether the minimum applies to each stochastic layer.
 
     Returns:
       [B], in nats.
@@ -122,8 +124,9 @@ def free_bits(terms: Terms, *, free_bits: float, beta: float | Array = 1.0) -> A
     Raises:
       ValueError: the terms have no KL (see `Terms.kl`).
     """
-    kl = jnp.sum(layer_kl(terms), axis=0)
-    return reconstruction(terms) - beta * jnp.maximum(kl, free_bits)
+    kl = layer_kl(terms)
+    penalized = kl if per_layer else jnp.sum(kl, axis=0, keepdims=True)
+    return reconstruction(terms) - beta * jnp.sum(jnp.maximum(penalized, free_bits), axis=0)
 
 
 @register("objective", "free-bits")
@@ -132,11 +135,20 @@ class FreeBitsConfig(WeightedConfig):
     """Settings of `free_bits`."""
 
     free_bits: float = setting(0.0, "KL in nats that is not penalized.", minimum=0, batchable=True)
+    per_layer: bool = setting(False, "free_bits is that of each stochastic layer, not that of their sum.")
 
     def at(self, step: Array, num_examples: int) -> Objective:
         """Return `free_bits` with its weight at a step."""
         del num_examples
-        return functools.partial(free_bits, free_bits=self.free_bits, beta=self.weight(step))
+        minimum = {"free_bits": self.free_bits, "per_layer": self.per_layer}
+        return functools.partial(free_bits, beta=self.weight(step), **minimum)
+
+    def check(self, config: Config) -> None:
+        """Raise InputError if `per_layer` is set and the model has no KL of each layer."""
+        super().check(config)
+        usable = [name for name, cls in choices("model").items() if getattr(cls, "has_layer_divergences", False)]
+        require(not self.per_layer or config.model.has_layer_divergences, "objective.per_layer", True,
+                f"False with model={config.model.name}; use {any_of(usable)} for a KL of each layer")  # fmt: skip
 
 
 def capacity(terms: Terms, *, capacity: float | Array, beta: float | Array = 1.0) -> Array:

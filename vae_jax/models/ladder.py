@@ -167,6 +167,7 @@ class LadderSettings(ModelConfig):
     """The settings that deep hierarchies of images and of vectors share."""
 
     parts: ClassVar[tuple[str, ...]] = ("likelihood",)
+    has_layer_divergences: ClassVar[bool] = True
 
     blocks: tuple[int, ...] = setting(
         (2, 2),
