@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from commands import read_png
+from commands import FIGURES, SMALL, check_refusal, read_png
 
 
 def test_sample(copied, call):
@@ -58,8 +58,39 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_5(copied, call)
         (["sample", "RUN", "--count", "0"], ["--count=0"]),
         (["sample", "RUN", "--seed", "9" * 20], ["--seed=9999"]),
         (["sample", "RUN", "--temperature", "0"], ["--temperature=0.0 must be greater than 0"]),
+        (["sample", "RUN", "--condition", "1"], ["--condition=1 has no effect with a model that reads no labels"]),
         (["sample", "RUN", "--temperature", "nan"], ["--temperature=nan must be greater than 0"]),
     ],
 )
 def test_sample_refuses(argv, words, refuses):
     refuses(argv, *words)
+
+
+def test_samples_of_a_model_that_reads_labels(tmp_path, call):
+    """One run: training, samples of each class and of one class, and labels that are refused."""
+    rng, labels = np.random.default_rng(0), np.arange(60) % 3
+    images = rng.integers(0, 256, (60, 6, 6), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", x=images, y=labels)
+    np.save(tmp_path / "unlabelled.npy", images)
+    run, out = tmp_path / "run", tmp_path / "out"
+    settings = ["--model", "conditional", "--model.num-classes", 3, "--train.label-dropout", 0.2, "--train.steps", 10,
+                "--mesh.data", 1, *SMALL]  # fmt: skip
+    trained = call("train", "--workdir", run, "--data.name", tmp_path / "data.npz", *settings).result
+    assert trained["status"] == "done"
+    names = {path.stem for path in (run / "figures").iterdir()}
+    assert names == FIGURES | {"samples_by_class", "styles"}
+
+    result = call("sample", run, "--count", 7, "--to", out).result
+    assert np.load(result["labels"]).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert result["figures"] == [str(out / "figures" / "samples_by_class.png")]
+    every, one = np.load(result["samples"]), call("sample", run, "--count", 7, "--condition", 1, "--to", out).result
+    assert np.load(one["labels"]).tolist() == [1] * 7
+    assert one["figures"] == [str(out / "figures" / "samples.png")]
+    same = (np.load(one["samples"]) == every).all(axis=(1, 2, 3))  # the codes of equal classes are equal
+    assert same.tolist() == [False, False, False, True, True, False, False]
+
+    check_refusal(call, tmp_path, ["sample", run, "--condition", 3], "--condition=3 must be at least 0 and less than")
+    unlabelled = ["evaluate", run, "--data.name", tmp_path / "unlabelled.npy"]
+    check_refusal(call, tmp_path, unlabelled, "unlabelled.npy has no labels, which the model reads")
+    new = ["train", "--workdir", tmp_path / "new", "--data.name", tmp_path / "unlabelled.npy", *settings]
+    check_refusal(call, tmp_path, new, "unlabelled.npy has no labels, which the model reads")

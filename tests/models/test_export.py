@@ -219,6 +219,26 @@ def test_every_function_accepts_variables_without_a_gradient():
     np.testing.assert_allclose(programs["encoder"].call(x)["mean"], results[1][0], rtol=1e-5)
 
 
+def test_programs_of_a_model_with_classes_receive_labels():
+    model, params = perturbed_model(model="conditional", model__num_classes=3)
+    programs = export.export_programs(params, model=model, shape=IMAGES)
+    keys, x, z = jax.random.split(jax.random.key(3), 4), jnp.ones((4, *IMAGES)), jnp.ones((4, 3))
+    y, batch = jnp.array([0, 2, 1, -1]), {"y": jnp.array([0, 2, 1, 0]), "mask": jnp.arange(4) < 3}
+    expected = jax.jit(
+        lambda: (
+            export.encode(params, {"x": x, **batch}, model=model)["mean"],
+            export.decode(params, z, batch, model=model),
+            export.sample(params, keys, batch, model=model),
+        )
+    )()
+    inputs = {"encoder": x, "decoder": z, "sampler": jax.random.key_data(keys)}
+    for (name, argument), wanted in zip(inputs.items(), expected, strict=True):
+        found = programs[name].call(argument, y)
+        found = found["mean"] if name == "encoder" else found
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert len({row.tobytes() for row in np.asarray(expected[1])}) == 4  # equal codes, other labels
+
+
 @pytest.mark.fault
 def test_a_model_that_reads_labels_is_refused_in_one_sentence():
     params = init_params(Conditional(), jax.random.key(0), {"x": jnp.ones((1, 6)), "y": jnp.zeros(1, int)})["params"]

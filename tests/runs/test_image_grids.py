@@ -126,6 +126,28 @@ def test_traversals_label_rows_and_columns(tmp_path):
         image_grids.save_traversals(tmp_path / "t.png", frames, ["z0", "z1"], [-2, -1, 1, 2])
 
 
+def test_each_class_is_a_row_with_its_label(tmp_path):
+    images, labels = _images(5, 8, 8, 1), np.array([0, 0, 2, 3, 3])
+    image_grids.save_samples_by_class(tmp_path / "c.png", images, labels)
+    sheet = _read(tmp_path / "c.png")
+    places = [place for image in images for place in _find(sheet, image, 6)]
+    top, left = places[0]
+    assert [(t - top, l - left) for t, l in places] == [(0, 0), (0, 52), (52, 0), (104, 0), (104, 52)]
+    assert all(_has_ink(sheet[t : t + 48, :left]) for t in (top, top + 52, top + 104))
+    assert (sheet[top + 52 : top + 100, left + 52 :] == 255).all()  # there is one image of the class 2
+
+
+def test_a_gap_separates_an_image_from_its_code_under_each_class(tmp_path):
+    originals, decoded = _images(2, 8, 8, 1), _images(2, 3, 8, 8, 1, seed=1)
+    image_grids.save_styles(tmp_path / "s.png", originals, decoded)
+    sheet = _read(tmp_path / "s.png")
+    for x, row in zip(originals, decoded, strict=True):
+        [(top, left)] = _find(sheet, x, 6)
+        places = [place for image in row for place in _find(sheet, image, 6)]
+        assert places == [(top, left + 68 + 52 * j) for j in range(3)]
+    assert _has_ink(sheet[top - 82 : top - 52, left + 68 : left + 116])
+
+
 def test_manifold_points_right_and_up(tmp_path):
     grid = _images(3, 3, 8, 8, 1)
     image_grids.save_manifold(tmp_path / "m.png", grid, np.array([[-1, 0, 1], [2, 3, 4]]))
