@@ -88,6 +88,7 @@ def test_the_loss_is_finite_and_reaches_every_parameter(name, objective):
             assert np.abs(values).max() > 1e-5, (path, i)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("objective", "estimator"),
     [
@@ -196,6 +197,7 @@ def test_a_ladder_under_scan_equals_its_blocks_in_a_loop():
     assert_close(samples.mean(), expected.mean())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("estimator", list(choices("estimator")))
 def test_gradients_of_a_ladder_equal_those_without_scan_and_those_without_remat(estimator):
     model, params, batch = parts("ladder")
@@ -207,6 +209,7 @@ def test_gradients_of_a_ladder_equal_those_without_scan_and_those_without_remat(
     assert_close(loop_parameters(found), without_scan)
 
 
+@pytest.mark.thorough
 def test_the_gradient_of_a_ladder_is_the_mean_of_those_of_the_examples():
     """There are as many samples and examples as blocks, so their axes cannot be distinguished by length."""
     model, params, batch = parts("ladder")

@@ -66,6 +66,7 @@ def test_a_row_of_more_work_makes_fewer_steps_in_a_dispatch(make_experiment):
     )  # the encoder runs once per example
 
 
+@pytest.mark.thorough
 def test_an_experiment_that_is_made_by_hand_has_the_variants_that_need_no_config(make_experiment):
     """The others are refused. Labels are placed with the examples, and the statistics of a model are averaged."""
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)

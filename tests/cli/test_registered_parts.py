@@ -64,6 +64,7 @@ def test_each_part_is_registered_by_one_class_or_function():
     assert len(parts) == len(registered)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", ALONE)
 def test_each_part_trains_alone(part, train, without_figures, tmp_path):
     result = train(ALONE[part])

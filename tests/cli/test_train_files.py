@@ -69,7 +69,7 @@ def blobs(count, height, width):
     return np.rint(255 * np.exp(-((row - center[:, 0]) ** 2 + (column - center[:, 1]) ** 2) / 20)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("kind", ["grey 28x20", "colour 32x32"])
+@pytest.mark.parametrize("kind", [pytest.param("grey 28x20", marks=pytest.mark.thorough), "colour 32x32"])
 def test_a_file_of_images_trains_with_the_8_bit_preset(kind, tmp_path, monkeypatch, call):
     if kind == "grey 28x20":
         images = blobs(100, 28, 20)

@@ -21,6 +21,7 @@ def script():
     return load("gradient_snr")
 
 
+@pytest.mark.thorough
 def test_quick_run(script, data_dir, tmp_path, capsys):
     result = script.main(["--quick", "--data-dir", data_dir, "--output", str(tmp_path / "out")])
     assert json.loads((tmp_path / "out" / "gradient_snr.json").read_text()) == json.loads(json.dumps(result))

@@ -60,6 +60,7 @@ def test_a_signal_saves_and_the_same_command_resumes(script, tmp_path, monkeypat
     assert [row["step"] for row in rows] == list(range(1640, 1640 * (len(rows) + 1), 1640))
 
 
+@pytest.mark.thorough
 def test_quick_run(script, tmp_path, capsys, monkeypatch):
     argv = ["--quick", "--layers", "1", "--k", "1", "--seeds", "2", "--output", str(tmp_path), "--columns"]
     result = script.main([*argv, "iwae"])

@@ -57,6 +57,7 @@ def test_the_path_of_a_model_that_copies_pixels_is_a_blend(script, metrics):
     assert (shares["moons_fitted"] < 0.2).all()
 
 
+@pytest.mark.thorough
 def test_quick_run(script, tmp_path, data_dir, capsys, monkeypatch):
     methods = {name: script.METHODS[name] for name in list(script.METHODS)[-1:]}  # each is compiled for both settings
     monkeypatch.setattr(script, "METHODS", methods)

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("digits_prepared")
 ROWS = ("reconstructions", "N(0, I)", "Gaussian", "mixture of 10", "coupling flow")
 
 
+@pytest.mark.thorough
 def test_quick_run_after_an_interruption(tmp_path, monkeypatch, capsys):
     script = load("prior_samples")
     couplings = script.choice("prior", "coupling", layers=1, hidden=(8,))  # compiles faster

@@ -1,8 +1,10 @@
 """experiments/benchmarks/compiler.py: a run with --quick counts the operations of a step."""
 
+import pytest
 from scripts import load
 
 
+@pytest.mark.thorough
 def test_quick_run(data_dir, capsys):
     script = load("benchmarks/compiler")
     script.OPTIONS = {"unchanged": {}, "none": {"xla_cpu_no_such_option": True}}

@@ -54,6 +54,7 @@ def test_rows_in_jax_train_the_same_model_on_the_same_images(images):
         assert entry["loss"] == pytest.approx(ours["loss"], abs=4)
 
 
+@pytest.mark.thorough
 def test_the_residual_model_is_trained_in_bfloat16(images, peers):
     result = run(images, "vae_jax", options=["--model", "residual", "--precision", "bfloat16", "--overlap"])
     (entry,), task = result["rows"], result["task"]

@@ -5,6 +5,7 @@ import pytest
 from scripts import load
 
 
+@pytest.mark.thorough
 def test_quick_run(data_dir, tmp_path):
     script = load("benchmarks/streaming")
     dots = np.zeros((2, 9, 9, 1), np.uint8)
