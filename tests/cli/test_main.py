@@ -16,7 +16,7 @@ IMPORTS = """
 import contextlib, io, sys
 from vae_jax.cli.commands import commands
 from vae_jax.cli.main import main
-SETTINGS = "train", "sweep", "bench", "plan"  # choices stand next to their functions, which need JAX
+SETTINGS = "train", "sweep", "bench", "plan", "fit-prior"  # choices stand next to their functions, which need JAX
 WRONG = ["trian"], ["evaluate"], ["evaluate", "absent", "--chnk", "3"]
 wrong_settings = [["train", "--modle.hidden", "3"], ["train", "--workdir", "absent", "--modle.hidden", "3"]]
 plain = [[], ["--help"], ["--version"], *([name, "--help"] for name in commands() if name not in SETTINGS), *WRONG]
@@ -96,6 +96,7 @@ def test_help_of_a_command(command, capsys):
         "bench": "--variants",
         "plan": "--memory",
         "data": "prepare",
+        "fit-prior": "--learning-rate",
         "sample": "--count",
         "interpolate": "--frames",
         "export": "exported/*.jax",

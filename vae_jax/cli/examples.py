@@ -18,6 +18,9 @@ PRESETS = {
     "mnist-conv": "binarized MNIST, a residual convolutional network",
     "mnist-2d": "binarized MNIST, two latents and their manifold",
     "conv-8bit": "8-bit images of any size, grey or colour",
+    "mnist-ladder": "binarized MNIST, nine stochastic layers of feature maps",
+    "mnist-ladder-mlp": "binarized MNIST, five stochastic layers of vectors",
+    "image-ladder": "8-bit images of 32x32, a deep hierarchy",
 }
 
 

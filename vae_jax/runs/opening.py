@@ -196,7 +196,7 @@ def _log_held_out(experiment: Experiment, config: Config, log: Log) -> None:
     """Read the held-out examples; report the notes about all splits, and if no bound of validation examples follows."""
     held_out = experiment.held_out
     log_notes(experiment.source, log)
-    if config.train.evaluate_every and "validation" not in held_out:
+    if config.train.evaluate_every and list(held_out) == ["test"]:
         log(f"data.holdout={config.data.holdout} results in no validation examples, so no bound of them is computed")
 
 
