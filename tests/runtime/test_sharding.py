@@ -269,7 +269,7 @@ def test_a_sharded_state_gives_the_same_numbers(settings, meshes, small, wide, t
         config = override(base, mesh__data=data_size, mesh__fsdp=fsdp)
         experiment, placement, data, _ = prepared(config, tmp_path / "run")
         state = programs.place_initial_state(experiment, placement)
-        state, metrics = programs.compile_program(experiment, placement)(state, data, 5)
+        state, metrics = programs.compile_program(experiment, placement)(state, data, 2)
         jax.tree.map(lambda leaf, sharding: chex.assert_equal(leaf.sharding, sharding), state, placement.state(state))
         is_split = [leaf.sharding.shard_shape(leaf.shape) != leaf.shape for leaf in jax.tree.leaves(state.params)]
         assert any(is_split) == (fsdp > 1)
@@ -294,7 +294,8 @@ def test_sharded_parameters_are_gathered_and_activations_are_not(wide, tmp_path)
 
 
 def test_a_run_saved_on_one_mesh_resumes_on_another(wide, tmp_path):
-    fit(override(wide, mesh__fsdp=4, train__steps=10), tmp_path / "run")
+    wide = override(wide, train__log_every=2, train__save_every=4)
+    fit(override(wide, mesh__fsdp=4, train__steps=4), tmp_path / "run")
     saved = []
     for mesh in ((2, 4), (1, 1), (2, 1), (0, 8)):
         config = override(wide, mesh__data=mesh[0], mesh__fsdp=mesh[1])
@@ -306,24 +307,24 @@ def test_a_run_saved_on_one_mesh_resumes_on_another(wide, tmp_path):
     for other in saved[1:]:
         jax.tree.map(np.testing.assert_array_equal, saved[0], other)
 
-    _, outcome = fit(override(wide, mesh__data=1, mesh__fsdp=2, train__steps=20), tmp_path / "run")
-    assert (outcome.resumed_from, outcome.step) == (10, 20)
-    fit(override(wide, train__steps=20), tmp_path / "alone")
+    _, outcome = fit(override(wide, mesh__data=1, mesh__fsdp=2, train__steps=8), tmp_path / "run")
+    assert (outcome.resumed_from, outcome.step) == (4, 8)
+    fit(override(wide, train__steps=8), tmp_path / "alone")
     rows, alone = (metric_rows(tmp_path / name) for name in ("run", "alone"))
-    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose([row[name] for row in rows], [row[name] for row in alone], rtol=1e-5)
     opened = opening.open_run(tmp_path / "run")  # on all devices, with the run's fsdp if they allow it
     assert opened.placement.mesh.shape == {"data": 4, "fsdp": 2}
     with restored_params(opened) as (step, params):
-        assert step == 20
+        assert step == 8
         assert {len(leaf.devices()) for leaf in jax.tree.leaves(params)} == {8}
         jax.tree.map(np.testing.assert_array_equal, params, outcome.params)
 
 
 def test_a_fit_compiles_its_program_once(small, tmp_path):
     """Full dispatches, a shorter last one, validation and saves: one compilation. A resumed run: one more."""
-    config = small(mesh__data=8, train__steps=17, train__save_every=5, train__evaluate_every=10)
+    config = small(mesh__data=2, train__steps=17, train__save_every=5, train__evaluate_every=10)
     with compilations("train_steps") as compiled:
         _, outcome = fit(config, tmp_path / "run")
         assert (outcome.step, len(compiled)) == (17, 1)
