@@ -107,6 +107,17 @@ def test_keys_that_are_not_the_beginning_of_the_shape_are_refused(draw, shape):
         draw(keys, shape)
 
 
+def test_a_call_is_one_program_alone_and_is_inlined_in_another():
+    key = jax.random.key(0)
+    before = random._normal._cache_size()
+    for _ in range(2):
+        random.normal(key, (2, 13))
+    assert random._normal._cache_size() == before + 1
+    program = str(jax.make_jaxpr(lambda key: random.normal(key, (2, 13)))(key))
+    assert "name=_normal" not in program
+    assert "name=_bits" not in program
+
+
 def test_a_custom_draw_is_mapped_over_the_keys():
     key = jax.random.key(4)
     np.testing.assert_array_equal(random.drawn(jax.random.laplace, key, (6, 3)), jax.random.laplace(key, (6, 3)))
