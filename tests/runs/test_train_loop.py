@@ -1,5 +1,6 @@
 """The training loop: an interrupted run produces the same bytes as an uninterrupted one; starts, ends, and profiles."""
 
+import contextlib
 import functools
 import json
 import random
@@ -18,9 +19,20 @@ from vae_jax import bench
 from vae_jax.config import TrainConfig, override
 from vae_jax.data import from_arrays, loading
 from vae_jax.errors import CheckpointError, InputError, LockedError
-from vae_jax.runs import TrainingRun, default_callbacks, plots, prepare_experiment, programs, train_loop
+from vae_jax.runs import (
+    Callback,
+    TrainingRun,
+    callbacks,
+    default_callbacks,
+    plots,
+    prepare_experiment,
+    programs,
+    recording_callbacks,
+    train_loop,
+)
 from vae_jax.runs.callbacks import Validation
 from vae_jax.runtime import lock
+from vae_jax.training import evaluator
 
 # Interruption.
 
@@ -151,6 +163,33 @@ def test_a_hand_made_experiment_resumes_with_the_same_bits_after_it_was_asked_to
     rows = metric_rows(tmp_path / "parts")
     assert [row["step"] for row in rows] == [5, 10, 10, 15, 20, 20]
     assert [row["step"] for row in rows if "validation_bound" in row] == [10, 20]
+
+
+class Killed(Callback):
+    def on_steps(self, run):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("at", "answers"), [(10, [True, False, False, False]), (20, [False, True, False, False])])
+def test_a_stop_during_a_long_validation_saves_the_run_which_resumes_with_the_same_bytes(
+    at, answers, tmp_path, monkeypatch
+):
+    training = TrainConfig(steps=20, batch_size=16, log_every=5, evaluate_every=10, save_every=20)
+    complete = train_loop.fit(hand_made(training=training), tmp_path / "complete")
+    monkeypatch.setattr(evaluator, "_wait_for", lambda values, poll: poll())
+    monkeypatch.setattr(callbacks, "PATIENCE_SECONDS", -1.0)
+    answers, parts = iter(answers), tmp_path / "parts"
+    polls = recording_callbacks(lambda: next(answers))
+    first = train_loop.fit(hand_made(training=training), parts, callbacks=polls)
+    assert (first.status, first.step) == ("interrupted" if at < 20 else "done", at)
+    assert [row["step"] for row in metric_rows(parts) if "validation_bound" in row] == [10, 20][: at // 10 - 1]
+    with contextlib.suppress(KeyboardInterrupt):  # after the validation, before the next save
+        train_loop.fit(hand_made(training=training), parts, callbacks=[*polls, Killed()])
+    second = train_loop.fit(hand_made(training=training), parts, callbacks=polls)
+    assert (second.status, second.resumed_from) == ("done", at)
+    assert digest_of(complete.state, tmp_path / "complete") == digest_of(second.state, parts)
+    assert next(answers, None) is None
 
 
 def test_a_hand_made_experiment_is_the_same_on_1_and_8_devices(one_device, tmp_path):

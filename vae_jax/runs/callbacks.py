@@ -10,13 +10,14 @@ from `Callback` and overrides the methods that it needs:
     fit(experiment, "runs/mine", callbacks=[*default_callbacks(), PrintBound()])
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from vae_jax.runs import plots
-from vae_jax.runs.evaluation import make_evaluator
+from vae_jax.runs.evaluation import Interrupted, make_evaluator
 from vae_jax.runs.loggers import (
     MetricsFile,
     NullLogger,
@@ -32,6 +33,7 @@ from vae_jax.runs.progress import Progress
 from vae_jax.runs.training_run import TrainingRun
 from vae_jax.runtime import atomic_files, multihost
 
+PATIENCE_SECONDS = 2.0  # of a validation, before it polls whether to stop
 NUM_PREVIEW_EXAMPLES = 12  # validation examples whose reconstructions are written to TensorBoard
 
 
@@ -40,6 +42,9 @@ class Callback:
 
     def on_start(self, run: TrainingRun) -> None:
         """Prepare for steps after `run.first_step`; an error here is an error before the training."""
+
+    def on_ready(self, run: TrainingRun) -> None:
+        """Act before the first step, after `on_start` of all callbacks."""
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
         """Receive numbers about a step: the means of a dispatch, a validation, or what a callback records."""
@@ -63,18 +68,23 @@ def default_callbacks(
     """Return the callbacks of `vae-jax train`.
 
     Args:
-      stop: polled before the first step and after each dispatch; a True saves the state and ends the training.
+      stop: polled before the first step, after each dispatch and in long validations; a True saves the state and ends
+        the training.
       save: polled after each dispatch; a True saves the state, and the training goes on.
 
     Returns:
       The callbacks, in the order in which they must be called.
     """
-    return [ProgressBar(), StopWhen(stop), SaveWhen(save), *recording_callbacks()]
+    return [ProgressBar(), StopWhen(stop), SaveWhen(save), *recording_callbacks(stop)]
 
 
-def recording_callbacks() -> list[Callback]:
-    """Return the callbacks that write the files of one model, also of a member of a sweep."""
-    return [MetricsLog(), TensorBoardLog(), Validation(), PreviewImages(), EarlyStopping(), CheckpointSaver()]
+def recording_callbacks(stop: Callable[[], bool] = lambda: False) -> list[Callback]:
+    """Return the callbacks that write the files of one model, also of a member of a sweep.
+
+    Args:
+      stop: polled in long validations, see `Validation`.
+    """
+    return [MetricsLog(), TensorBoardLog(), Validation(stop), PreviewImages(), EarlyStopping(), CheckpointSaver()]
 
 
 class ProgressBar(Callback):
@@ -212,26 +222,59 @@ class TensorBoardLog(Callback):
 
 
 class Validation(Callback):
-    """Computes the bound of the validation examples every train.evaluate_every steps, and at the end."""
+    """Computes the bound of the validation examples every train.evaluate_every steps, and at the end.
+
+    In a single process a function is polled in a validation that takes long. If it returns True, the validation and the
+    training end without this bound, and a resumed run computes it before its first step.
+
+    Args:
+      stop: the function.
+    """
+
+    def __init__(self, stop: Callable[[], bool] = lambda: False):
+        self._stop = stop
+        self._waits_since: float | None = None
 
     def on_start(self, run: TrainingRun) -> None:
         """Load the validation examples, so that unreadable ones are an error before the training."""
-        validates = run.experiment.training.evaluate_every and not run.is_last
+        validates = run.experiment.training.evaluate_every and (run.validation_is_due or not run.is_last)
         self.every = run.experiment.training.evaluate_every if validates and run.validation_data is not None else 0
+
+    def on_ready(self, run: TrainingRun) -> None:
+        """Repeat the validation that the last start has ended."""
+        if self.every and run.validation_is_due and run.stop_reason is None:
+            self._validate(run)
 
     def on_steps(self, run: TrainingRun) -> None:
         """Evaluate, and record the result."""
-        if not run.is_due(self.every):
-            return
-        run.read()
+        if run.is_due(self.every):
+            run.read()
+            self._validate(run)
+
+    def _validate(self, run: TrainingRun) -> None:
         assert run.validation_data is not None, "`every` is 0 otherwise"
         key = run.experiment.evaluation_key("validation")
-        with refuse_lack_of_memory("the validation"):
-            evaluator = make_evaluator(run.experiment, run.placement)  # from the cache of programs after the first time
-            result = evaluator.bound(run.params, key, run.validation_data.arrays)
+        poll, self._waits_since = self._end_if_stopped if multihost.is_single_process() else None, None
+        evaluator = make_evaluator(run.experiment, run.placement)  # from the cache of programs after the first time
+        try:
+            with refuse_lack_of_memory("the validation"):
+                result = evaluator.bound(run.params, key, run.validation_data.arrays, poll=poll)
+        except Interrupted:
+            run.validation_is_due = True
+            run.stop("interrupted")
+            return
+        run.validation_is_due = False
         metric = getattr(run.experiment.objective, "validation_metric", "elbo")
         row = {f"validation_{name}": result[name] for name in ("reconstruction", "kl") if name in result}
         run.record(row | {"validation_bound": result.get(metric, result["reconstruction"])})
+
+    def _end_if_stopped(self) -> None:
+        """Raise Interrupted if a validation takes long, besides its compilation, and `stop()` returns True."""
+        now = time.monotonic()
+        if self._waits_since is None:
+            self._waits_since = now
+        if now - self._waits_since > PATIENCE_SECONDS and self._stop():
+            raise Interrupted
 
 
 class PreviewImages(Callback):
@@ -263,6 +306,9 @@ class EarlyStopping(Callback):
             return [_comparable(row["validation_bound"]) for row in rows if "validation_bound" in row]
 
         self.bounds = multihost.broadcast_from_primary(bounds)
+
+    def on_ready(self, run: TrainingRun) -> None:
+        """Stop if a resumed run has stopped early before."""
         self._check(run)
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
@@ -289,12 +335,15 @@ class CheckpointSaver(Callback):
     """Saves the state every train.save_every steps, at the end, and when a save or a stop is requested.
 
     Each checkpoint stores the metrics that a resumed run needs: `count`, the number of rows so far; `rows`, those after
-    the step `since` of the checkpoint before; and `interval`, see `TrainingRun`.
+    the step `since` of the checkpoint before; `interval` and `validation_is_due`, see `TrainingRun`.
     """
 
     def on_start(self, run: TrainingRun) -> None:
-        """Remove the evaluation of earlier weights."""
+        """Begin with the metrics that the restored checkpoint stores."""
         self._count, self._since, self._rows = run.num_rows, run.first_step, []
+
+    def on_ready(self, run: TrainingRun) -> None:
+        """Remove the evaluation of earlier weights."""
         if not run.is_last and run.stop_reason != "stopped early":
             atomic_files.remove(run.directory.evaluation)
 
@@ -318,6 +367,8 @@ class CheckpointSaver(Callback):
         rows = [row for row in self._rows if row["step"] > self._since]
         count = self._count + len(self._rows)
         metrics = {"count": count, "since": self._since, "rows": rows, "interval": run.interval}
+        if run.validation_is_due:
+            metrics["validation_is_due"] = True
         config, data = run.experiment.description(), run.experiment.data
         run.checkpoints.save(run.step, run.state, config=config, data=data, metrics=metrics)
         self._count, self._since, self._rows, run.save_requested = count, run.step, [], False

@@ -185,7 +185,7 @@ class MetricsFile:
     Args:
       path: the file.
       keep_through_step: the last step whose rows are kept.
-      count: the number of rows up to that step; None if it is unknown. Then the last of them must have that step.
+      count: the number of rows that are kept; None for all up to that step. Then the last of them must have that step.
       saved: returns what the checkpoints know, oldest first; it is called if rows are missing.
 
     Raises:
@@ -203,7 +203,7 @@ class MetricsFile:
         path = Path(path)
         content = _read(path) if path.exists() else b""
         rows, damaged = _parse_rows(content)
-        rows = [(line, row) for line, row in rows if row["step"] <= keep_through_step]
+        rows = [(line, row) for line, row in rows if row["step"] <= keep_through_step][:count]
         found, last = len(rows), rows[-1][1]["step"] if rows else 0
         if damaged or (max(last, 0) < keep_through_step if count is None else found < count):
             rows = _repaired(rows, saved())

@@ -208,14 +208,16 @@ def fit_members(
         steps = member.experiment.training.steps
         parts["new" if step is None else "begun" if step < steps else "done"].append(member)
     for part in filter(None, parts.values()):
-        results = _fit_part(part, make, [StopWhen(stop), SaveWhen(save)])
+        results = _fit_part(part, make, stop, save)
         if results is None:
             return None
         trained |= {result.directory: result for result in results}
     return [trained[member.directory] for member in members]
 
 
-def _fit_part(members: Sequence[MemberRun], make: MakeExperiment, polls: Sequence[Callback]) -> list[Trained] | None:
+def _fit_part(
+    members: Sequence[MemberRun], make: MakeExperiment, stop: Callable[[], bool], save: Callable[[], bool]
+) -> list[Trained] | None:
     """Train members that are at the same step, except for saves that a killed process missed."""
     with contextlib.ExitStack() as stack:
         saved: list[Checkpoints] = []
@@ -232,12 +234,12 @@ def _fit_part(members: Sequence[MemberRun], make: MakeExperiment, polls: Sequenc
                         metrics=restored[i].metrics if restored else None)
             for i, (m, c) in enumerate(zip(members, saved, strict=True))
         ]  # fmt: skip
-        progress = SweepProgress(len(runs))
+        progress, polls = SweepProgress(len(runs)), (StopWhen(stop), SaveWhen(save))
         failures: dict[int, str] = {}
         for run, member in zip(runs, members, strict=True):
             config_file.write_config(run.directory, run.experiment, member.changes, first_step=first_step)
             run.notes = _set_aside_later_steps(run)
-            run.callbacks = (progress, *polls, *recording_callbacks())
+            run.callbacks = (progress, *polls, *recording_callbacks(stop))
         runs[0].notes += tuple(describe_changes(members[0].changes, members[0].experiment.description(), first_step))
 
         def on_failure(run: TrainingRun, error: NotFiniteError) -> None:

@@ -198,6 +198,9 @@ def train(
     with contextlib.ExitStack() as stack:
         for run in runs:
             _start_callbacks(run, stack)
+        for run in runs:
+            for callback in run.callbacks:
+                callback.on_ready(run)
         step = end = first_step
         while step < training.steps and active and not any(run.stop_reason for run in active):
             if step == end:

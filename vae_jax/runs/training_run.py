@@ -69,6 +69,7 @@ class TrainingRun:
       member: the position among the models that one program trains; None for a single model.
       notes: lines about the start, such as damaged checkpoints, for people.
       save_requested: whether the state is to be saved after the steps that are dispatched.
+      validation_is_due: whether a stop has ended the validation of this step.
       num_rows: the number of rows of metrics up to the first step; 0 for a new run.
     """
 
@@ -117,6 +118,7 @@ class TrainingRun:
         self._state, self._unread, self._num_dispatches = state, None, 0
         saved = metrics or {}
         self.num_rows: int = saved.get("count", 0)
+        self.validation_is_due: bool = saved.get("validation_is_due", False)
         self._interval = {name: np.asarray(values, np.float64) for name, values in saved.get("interval", {}).items()}
 
     @property

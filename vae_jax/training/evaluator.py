@@ -255,7 +255,13 @@ class Evaluator:
         return {}
 
     def bound(
-        self, params: Params, key: Array, arrays: Arrays, *, receive: Receive = lambda scores: None
+        self,
+        params: Params,
+        key: Array,
+        arrays: Arrays,
+        *,
+        receive: Receive = lambda scores: None,
+        poll: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """Return the ELBO and its parts, active units and errors of the reconstruction, as means over all examples.
 
@@ -264,6 +270,7 @@ class Evaluator:
           key: a typed key; equal keys give equal results.
           arrays: stored examples, {"x": [N, ...], ...}.
           receive: called with `reconstruction` and, if they are defined, `kl` and `elbo` of each example, {name: [N]}.
+          poll: called several times a second during a batch; it may raise an error to end the evaluation.
 
         Returns:
           A dictionary of numbers:
@@ -280,9 +287,8 @@ class Evaluator:
         Raises:
           ValueError: there are no examples.
         """
-        values = evaluate_examples(
-            self._elbo, params, key, arrays, batch_size=self.batch_size, placement=self.placement
-        )
+        where = {"batch_size": self.batch_size, "placement": self.placement}
+        values = evaluate_examples(self._elbo, params, key, arrays, poll=poll, **where)
         result: dict[str, Any] = mean_and_error("reconstruction", values["reconstruction"])
         scores = {name: values[name] for name in ("reconstruction", "kl") if name in values}
         if "kl" in values:
