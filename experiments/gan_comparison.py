@@ -117,13 +117,13 @@ QUICK = dataclasses.replace(
     FULL,
     vae=override(
         Config(), **_CONV, data__name="digits", data__holdout=0.2, network__hidden=(16,), model__latent_dim=8,
-        optimizer__learning_rate=5e-3, train__steps=400, train__batch_size=32,
+        optimizer__learning_rate=5e-3, train__steps=200, train__batch_size=32,
     ),
     seeds=2,
-    count=300,
+    count=200,
     classifier_images=700,
     classifier_channels=(16,),
-    classifier_steps=200,
+    classifier_steps=100,
     classifier_shift=0,
 )  # fmt: skip
 

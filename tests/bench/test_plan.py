@@ -77,7 +77,7 @@ def test_training_uses_the_default_number_of_microbatches(make_experiment, monke
 @pytest.mark.parametrize(
     ("devices", "settings"),
     [
-        (1, {}),
+        pytest.param(1, {}, marks=pytest.mark.thorough),
         (8, {"model": "layered", "model__latent_layers": (4,), "model__layer_hidden": (6,), "objective": "iwae",
              "objective__num_samples": 3}),
     ],
@@ -112,7 +112,7 @@ def test_invalid_microbatches_and_precision_are_refused(settings, words, make_co
         make_config(**settings)
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])
+@pytest.mark.parametrize(("data", "fsdp"), [pytest.param(8, 1, marks=pytest.mark.thorough), (2, 4)])
 def test_the_memory_of_a_plan_is_that_of_the_program_that_trains(make_config, data, fsdp):
     experiment = build_experiment(make_config(train__batch_size=64, network__hidden=(64,)))
     placement = Placement(sharding.make_mesh(data, fsdp))
@@ -177,6 +177,7 @@ def test_examples_of_any_shape_and_dtype_are_planned(x, y, kind, settings, bytes
     assert (result["num_examples"], result["largest_batch"], result["data_bytes"]) == (40, 40, stored)
 
 
+@pytest.mark.thorough
 def test_an_experiment_that_is_made_by_hand_is_planned(make_experiment):
     """A plan uses neither the config nor the values of the examples."""
     experiment, placement = make_experiment(train__batch_size=200)

@@ -103,6 +103,7 @@ def test_a_benchmark_from_the_command_line(data_dir, tmp_path, call, monkeypatch
     assert done.result["differences"] == {}
 
 
+@pytest.mark.thorough
 def test_an_experiment_that_is_made_by_hand_is_measured(make_experiment, monkeypatch):
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.01)
     monkeypatch.setattr(probes, "matrix_probe", lambda dtype, probe=probes.matrix_probe: probe(dtype, size=64))

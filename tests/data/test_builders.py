@@ -55,7 +55,7 @@ def test_digits_are_read_by_plain_tfds(digits_dir):
         assert record["label"] == label
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.thorough), "test"])
 def test_mnist_is_the_published_one(archives, mnist_dir, split):
     """TFDS shuffles by the hash of a key, so pixels and labels are compared as a multiset of pairs."""
     raw = {n: gzip.decompress((archives / n).read_bytes()) for n in catalog.BUILTIN["mnist"].archives[split]}

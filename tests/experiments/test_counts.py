@@ -17,6 +17,7 @@ def test_simulated_counts_have_the_variance_of_a_negative_binomial():
     assert np.median(x.var(axis=0) / variance) == pytest.approx(1, abs=0.02)  # single variances have heavy tails
 
 
+@pytest.mark.thorough
 def test_a_short_run_reports_every_number(tmp_path, capsys):
     result = counts.main(["--quick", "--output", str(tmp_path)])
     assert "Median error of the dispersions" in capsys.readouterr().err

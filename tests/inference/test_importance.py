@@ -7,6 +7,7 @@ import pytest
 from jitted import sample_terms
 from linear_gaussian import images, log_moment, shifted_model
 from random_terms import K, objective_named, random_terms, terms_of_weights
+from subsets import by_default
 
 from vae_jax.config import Config, apply_overrides
 from vae_jax.errors import InputError
@@ -24,7 +25,7 @@ def gap_to_evidence(objective, num_samples, count=64):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("alpha", [-1.0, -0.5, 0.25, 0.5, 2.0])
+@pytest.mark.parametrize("alpha", by_default(lambda alpha: alpha in (-0.5, 0.5, 2.0), [-1.0, -0.5, 0.25, 0.5, 2.0]))
 def test_renyi_with_many_samples_is_its_closed_form(alpha):
     gap, error = gap_to_evidence(bind(importance.renyi, alpha=alpha), 20_000)
     *_, deviation = shifted_model()

@@ -136,8 +136,7 @@ def in_numpy(terms):
     return np.asarray(terms.log_px_z, np.float64), log_p, log_q, first + sum(kl.mean(axis=0) for kl in others)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("spread", [0.01, 1.0, 5.0])
+@pytest.mark.parametrize(("spread", "seed"), [(0.01, 0), (1.0, 1), (5.0, 2)])
 def test_against_a_computation_in_numpy(spread, seed):
     x, pz, qz, kl = in_numpy(terms_for("elbo", seed, spread=spread))
     w = x + pz - qz

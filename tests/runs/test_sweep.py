@@ -101,7 +101,7 @@ def loops(jaxpr):
 
 def test_members_are_one_vmap_elsewhere_than_on_a_cpu(sweep_config, tmp_path, monkeypatch):
     """On a GPU the number of steps is static, also in the shorter last dispatch."""
-    members = make_members(override(sweep_config, train__steps=8, mesh__data=2), VARIED)
+    members = make_members(override(sweep_config, train__steps=8, mesh__data=2), {"objective.beta": [0.5, 2.0]})
     experiment = prepare_members(members, tmp_path)[0].experiment
     found = {}
     # The loops are over members, draws of the order of images, and steps; on a GPU over draws and a static number of

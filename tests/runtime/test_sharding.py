@@ -259,7 +259,7 @@ LADDER = {"model": "ladder-mlp", "model__blocks": (2,), "model__channels": (64,)
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    ("settings", "meshes"), [({}, ((8, 1), (2, 4))), (LADDER, ((1, 1), (2, 4)))], ids=["vae", "ladder"]
+    ("settings", "meshes"), [({}, ((8, 1), (2, 4))), (LADDER, ((1, 1), (1, 2)))], ids=["vae", "ladder"]
 )
 def test_a_sharded_state_gives_the_same_numbers(settings, meshes, small, wide, tmp_path):
     kept = {"mesh__data": 0, "train__ema_decay": 0.9, "train__save_every": 10, "schedule": "constant"}
@@ -273,8 +273,8 @@ def test_a_sharded_state_gives_the_same_numbers(settings, meshes, small, wide, t
         jax.tree.map(lambda leaf, sharding: chex.assert_equal(leaf.sharding, sharding), state, placement.state(state))
         is_split = [leaf.sharding.shard_shape(leaf.shape) != leaf.shape for leaf in jax.tree.leaves(state.params)]
         assert any(is_split) == (fsdp > 1)
-        results[fsdp] = jax.device_get((state._replace(key=()), metrics))
-    (replicated, metrics_replicated), (sharded, metrics_sharded) = results[1], results[4]
+        results[fsdp > 1] = jax.device_get((state._replace(key=()), metrics))
+    (replicated, metrics_replicated), (sharded, metrics_sharded) = results[False], results[True]
     for name in ("loss", "bound", "reconstruction", "grad_norm"):
         np.testing.assert_allclose(metrics_sharded[name], metrics_replicated[name], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(sharded), jax.tree.leaves(replicated), strict=True):

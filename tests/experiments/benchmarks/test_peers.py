@@ -39,6 +39,7 @@ def run(images, *rows, options=()):
     return result
 
 
+@pytest.mark.thorough
 def test_rows_in_jax_train_the_same_model_on_the_same_images(images):
     result = run(images, "vae_jax", "vae_jax-per-step", "flax-example", "numpyro")
     assert (result["steps"], result["rounds"]) == (3, 1)

@@ -4,6 +4,7 @@ import pytest
 from scripts import load
 
 
+@pytest.mark.thorough
 def test_every_start_is_measured_and_errors_are_passed_on(data_dir, capsys):
     times = load("benchmarks/startup").main(["--starts", "1", "--presets", "digits", "--data-dir", data_dir])
     assert list(times) == ["--help", "imports", "dependencies", "digits, cold", "digits, warm"]
