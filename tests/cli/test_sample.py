@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from commands import FIGURES, SMALL, check_refusal, read_png
 
+from vae_jax.runs import plots
+
 
 def test_sample(copied, call):
     directory, _ = copied
@@ -94,3 +96,16 @@ def test_samples_of_a_model_that_reads_labels(tmp_path, call):
     check_refusal(call, tmp_path, unlabelled, "unlabelled.npy has no labels, which the model reads")
     new = ["train", "--workdir", tmp_path / "new", "--data.name", tmp_path / "unlabelled.npy", *settings]
     check_refusal(call, tmp_path, new, "unlabelled.npy has no labels, which the model reads")
+
+
+def test_samples_of_counts_of_one_class_are_compared_with_that_class(tmp_path, call, monkeypatch):
+    rng, compared = np.random.default_rng(0), []
+    np.savez(tmp_path / "data.npz", x=rng.poisson(3, (90, 4)), y=np.arange(90) % 3)
+    settings = ["--model", "conditional", "--model.num-classes", 3, "--likelihood", "poisson", "--preprocess",
+                "identity", "--train.steps", 2, "--mesh.data", 1, *SMALL]  # fmt: skip
+    monkeypatch.setattr(plots, "plot_all", lambda *_: [])
+    assert call("train", "--workdir", tmp_path / "run", "--data.name", tmp_path / "data.npz", *settings).result
+    monkeypatch.setattr(plots, "plot_kind", lambda e, p, d, arrays, *_, **__: compared.append(arrays["y"]) or [])
+    assert call("sample", tmp_path / "run", "--condition", 1, "--count", 2).result
+    assert call("sample", tmp_path / "run", "--count", 2).result
+    assert [np.unique(labels).tolist() for labels in compared] == [[1], [0, 1, 2]]
