@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vae_jax import random
 from vae_jax.distributions import Batch, from_means
 from vae_jax.inference import Params, bound_parts, decode, encode, log_likelihood, sample_terms
-from vae_jax.training.latent_means import latent_means, num_active
+from vae_jax.training.latent_means import ActiveUnits, latent_means
 from vae_jax.training.loss import Preprocess
 from vae_jax.training.metrics import mean_and_error, reconstruction_errors, summarize_errors
 
@@ -74,6 +74,7 @@ def evaluate_examples(
     placement: NamedSharding | None = None,
     report: Callable[[int], None] | None = None,
     poll: Callable[[], None] | None = None,
+    take: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the values of `per_example` for all examples, each exactly once; they do not depend on `batch_size`.
 
@@ -89,6 +90,7 @@ def evaluate_examples(
       placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
       poll: called several times a second during a batch; it may raise an error to end the evaluation.
+      take: receives the values of each batch, and returns those of them that the result contains; None for all.
 
     Returns:
       {name: [N, ...]} as NumPy arrays.
@@ -102,7 +104,8 @@ def evaluate_examples(
     def collect() -> None:
         count, values = pending.pop(0)
         _wait_for(values, poll)
-        rows.append({name: np.asarray(value)[:count] for name, value in values.items()})
+        found = {name: np.asarray(value)[:count] for name, value in values.items()}
+        rows.append(found if take is None else take(found))
         if report is not None:
             report(sum(map(_num_examples, rows)))
 
@@ -175,9 +178,9 @@ def elbo_terms(
       kind: images, vectors or counts.
 
     Returns:
-      The arrays of `bound_parts`, each [B] in nats, from one posterior sample; `mean/NAME` [B, D] of each layer, its
+      The arrays of `bound_parts`, each [B] in nats, from one posterior sample; `mean/NUMBER` [B, D] of each layer, its
       posterior mean E[z], or [B, L, D] of L blocks; the `reconstruction_errors` of decoding the means. The mean of a
-      layer that depends on others is an estimate, and `mean_variance/NAME`, of the same shape, is its variance.
+      layer that depends on others is an estimate, and `mean_variance/NUMBER`, of the same shape, is its variance.
     """
     batch = preprocess(random.fold_in(keys, 0), batch)
     evidence = encode(params, batch, model=model)
@@ -282,13 +285,14 @@ class Evaluator:
           - the metrics of `summarize_errors` for decoding the posterior mean: `squared_error`, and for images `psnr`,
             for vectors `explained_variance`, for counts `log_squared_error`.
           - if the code has several layers, `kl_1`, ..., the shares of the layers in the KL, which can be negative, and
-            the list `active_units_by_layer`, in the order of the model's layers, with an entry for each block.
+            the list `active_units_by_layer`, in the same order, with an entry for each block.
 
         Raises:
           ValueError: there are no examples.
         """
         where = {"batch_size": self.batch_size, "placement": self.placement}
-        values = evaluate_examples(self._elbo, params, key, arrays, poll=poll, **where)
+        units = ActiveUnits()
+        values = evaluate_examples(self._elbo, params, key, arrays, poll=poll, take=units.take, **where)
         result: dict[str, Any] = mean_and_error("reconstruction", values["reconstruction"])
         scores = {name: values[name] for name in ("reconstruction", "kl") if name in values}
         if "kl" in values:
@@ -297,9 +301,7 @@ class Evaluator:
             result |= mean_and_error("elbo", scores["elbo"])
         receive(scores)
         result |= {name: float(v.mean(dtype=np.float64)) for name, v in values.items() if name.startswith("kl_")}
-        names = [name.removeprefix("mean/") for name in values if name.startswith("mean/")]
-        counts = [num_active(values[f"mean/{name}"], values.get(f"mean_variance/{name}")) for name in names]
-        active = [int(count) for array in counts for count in np.atleast_1d(array)]
+        active = units.counts()
         if len(active) > 1:
             result["active_units_by_layer"] = active
         errors = summarize_errors(values, kind=self.kind, shape=arrays["x"].shape[1:])

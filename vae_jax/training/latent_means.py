@@ -1,7 +1,7 @@
 """Posterior means of the stochastic layers, and the number of latents whose mean depends on the example."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,51 +26,94 @@ def latent_means(sample: Callable[..., Terms], terms: Terms) -> dict[str, Array]
       terms: of one other sample.
 
     Returns:
-      `mean/NAME` [B, D], or [B, L, D] of L blocks; for estimates also `mean_variance/NAME`, the variance of the
-      estimate.
+      `mean/NUMBER` [B, D], or [B, L, D] of L blocks; for estimates also `mean_variance/NUMBER`, the variance of the
+      estimate. The numbers 000, 001, ... are the positions of the layers in the terms.
     """
     first = _posterior_means(terms)
-    means = {f"mean/{name}": mean for name, mean in first.items()}
-    names = [latent.name for latent in terms.latents if len(latent.posterior.batch_shape) > 1]
-    if not names:
+    means = {f"mean/{number}": mean for number, mean in first.items()}
+    numbers = [n for n, latent in zip(first, terms.latents, strict=True) if len(latent.posterior.batch_shape) > 1]
+    if not numbers:
         return means
 
     def add(sums: Any, index: Array) -> tuple[Any, None]:
         means = _posterior_means(sample(first_sample=index))
-        offsets = {name: means[name] - first[name] for name in names}  # small numbers have accurate squares
+        offsets = {number: means[number] - first[number] for number in numbers}  # small numbers have accurate squares
         return jax.tree.map(jnp.add, sums, (offsets, jax.tree.map(jnp.square, offsets))), None
 
-    zeros = {name: jnp.zeros_like(first[name]) for name in names}
+    zeros = {number: jnp.zeros_like(first[number]) for number in numbers}
     (offsets, squares), _ = lax.scan(add, (zeros, zeros), jnp.arange(MEAN_SAMPLES))
-    for name in names:
-        mean = offsets[name] / MEAN_SAMPLES
-        variance = (squares[name] - MEAN_SAMPLES * mean**2) / (MEAN_SAMPLES - 1)
-        means |= {f"mean/{name}": first[name] + mean, f"mean_variance/{name}": variance / MEAN_SAMPLES}
+    for number in numbers:
+        mean = offsets[number] / MEAN_SAMPLES
+        variance = (squares[number] - MEAN_SAMPLES * mean**2) / (MEAN_SAMPLES - 1)
+        means |= {f"mean/{number}": first[number] + mean, f"mean_variance/{number}": variance / MEAN_SAMPLES}
     return means
 
 
 def _posterior_means(terms: Terms) -> dict[str, Array]:
-    """Return the posterior mean of each layer by name, [B, D] or for blocks [B, L, D], from terms of one sample."""
+    """Return the posterior mean of each layer by number, [B, D] or for blocks [B, L, D], from terms of one sample."""
     means = {}
-    for latent in terms.latents:
+    for position, latent in enumerate(terms.latents):
         lead = latent.posterior.batch_shape  # [B], [1, B], or of blocks [L, 1, B]
         mean = latent.posterior.mean().reshape(*lead, -1)
         mean = mean[..., 0, :, :] if len(lead) > 1 else mean
-        means[latent.name] = jnp.moveaxis(mean, 0, 1) if len(lead) > 2 else mean
+        means[f"{position:03}"] = jnp.moveaxis(mean, 0, 1) if len(lead) > 2 else mean
     return means
 
 
-def num_active(mean: np.ndarray, mean_variance: np.ndarray | None) -> np.ndarray:
-    """Return how many latents are active: the variance of the means [N, D], less that of their estimates, is large.
+class ActiveUnits:
+    """Counts the latents whose posterior mean depends on the example, from the means of one batch after another.
 
-    Args:
-      mean: the posterior means of all examples, [N, D], or [N, L, D] of L blocks.
-      mean_variance: the variances of their estimates; None for exact means.
-
-    Returns:
-      The number, [], or for blocks [L].
+    A latent is active if the variance of its means over the examples, less that of their estimates, is large. Only sums
+    over the examples are stored: the means of all examples of a deep hierarchy are larger than the data.
     """
-    variance = mean.astype(np.float64).var(axis=0)
-    if mean_variance is not None:
-        variance -= mean_variance.mean(axis=0, dtype=np.float64)
-    return (variance > ACTIVE_VARIANCE).sum(axis=-1)
+
+    def __init__(self):
+        self._layers: dict[str, _Sums] = {}
+
+    def take(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Add the means of a batch, and return its other values.
+
+        Args:
+          values: [B, ...] each, among them those of `latent_means`.
+        """
+        for name, mean in values.items():
+            if name.startswith("mean/"):
+                number = name.removeprefix("mean/")
+                self._layers[number] = _added(self._layers.get(number), mean, values.get(f"mean_variance/{number}"))
+        return {name: value for name, value in values.items() if not name.startswith(("mean/", "mean_variance/"))}
+
+    def counts(self) -> list[int]:
+        """Return the number of active latents of each layer or block, in the order of the terms."""
+        active = [(_variance(sums) > ACTIVE_VARIANCE).sum(axis=-1) for _, sums in sorted(self._layers.items())]
+        return [int(count) for array in active for count in np.atleast_1d(array)]
+
+
+class _Sums(NamedTuple):
+    """Sums over N examples, float64 [D], or [L, D] of L blocks."""
+
+    num_examples: int
+    origin: np.ndarray  # the means of one example: differences from it have accurate squares
+    means: np.ndarray  # of their differences from the origin
+    squares: np.ndarray  # of these differences
+    variances: np.ndarray  # of the variances of estimated means
+
+
+def _added(sums: _Sums | None, mean: np.ndarray, mean_variance: np.ndarray | None) -> _Sums:
+    """Return the sums with the means [B, ...] of a batch, and the variances of their estimates if they are such."""
+    if sums is None:
+        origin = mean[0].astype(np.float64)
+        sums = _Sums(0, origin, *(np.zeros_like(origin) for _ in range(3)))
+    offset = mean - sums.origin
+    more = np.zeros_like(sums.origin) if mean_variance is None else mean_variance.sum(axis=0, dtype=np.float64)
+    return _Sums(
+        sums.num_examples + len(mean),
+        sums.origin,
+        sums.means + offset.sum(axis=0),
+        sums.squares + (offset**2).sum(axis=0),
+        sums.variances + more,
+    )
+
+
+def _variance(sums: _Sums) -> np.ndarray:
+    """Return the variance of the means over the examples, less the mean variance of their estimates."""
+    return (sums.squares - sums.variances) / sums.num_examples - (sums.means / sums.num_examples) ** 2
