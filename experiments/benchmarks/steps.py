@@ -46,7 +46,7 @@ import numpy as np
 import optax
 
 from vae_jax import kernels
-from vae_jax.config import PRESETS, override
+from vae_jax.config import PRESETS, Config, override
 from vae_jax.errors import VaeJaxError
 from vae_jax.runs import build_experiment, compile_program, place_initial_state
 from vae_jax.runtime import Placement, host, sharding
@@ -76,11 +76,16 @@ ROWS: dict[str, tuple[dict[str, Any], list[tuple[Any, str, Any]]]] = {  # settin
 Dispatch = Callable[[], None]  # runs the steps of one round and waits until they are finished
 
 
-def prepare(row: str, base: dict[str, Any], preset: str, steps: int) -> Dispatch:
-    """Compile the program of a row and run it once; return its dispatch."""
-    settings, replacements = ROWS[row]
-    scale = {"train__log_every": steps, "train__save_every": steps}
-    config = override(override(PRESETS[preset], **base | scale), **settings)  # another choice drops its settings
+def prepare(row: str, config: Config, steps: int, replacements: Sequence[tuple[Any, str, Any]] = ()) -> Dispatch:
+    """Compile the program of a config and run it once; return its dispatch.
+
+    Args:
+      row: the name of the row, for an error.
+      config: the settings.
+      steps: the steps of a dispatch.
+      replacements: (module, name, replacement) of parts of the package.
+    """
+    config = override(config, train__log_every=steps, train__save_every=steps)
     placement = Placement(sharding.make_mesh(1))
     with contextlib.ExitStack() as stack:
         for module, name, replacement in replacements:
@@ -143,7 +148,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         base |= {"data__holdout": 0.1, "network__hidden": (8,), "model__latent_dim": 2}
     preset = "digits" if options.quick else "mnist"
     try:
-        dispatches = {row: prepare(row, base, preset, steps) for row in options.rows}
+        config = override(PRESETS[preset], **base)
+        dispatches = {}
+        for row in options.rows:
+            settings, replacements = ROWS[row]
+            dispatches[row] = prepare(row, override(config, **settings), steps, replacements)
         rows = summarize(measure(dispatches, rounds), steps)
     except VaeJaxError as error:
         raise SystemExit(str(error)) from None

@@ -1,7 +1,8 @@
-"""experiments/benchmarks/steps.py: the ratios, and a run with --quick."""
+"""experiments/benchmarks/steps.py and families.py: the ratios, and runs with --quick."""
 
 import json
 
+import pytest
 from scripts import load
 
 
@@ -11,6 +12,15 @@ def test_rows_run_and_are_printed(data_dir, capsys):
     result = script.main(["--quick", "--rows", *rows, "--data-dir", data_dir])
     assert [row["row"] for row in result["rows"]] == rows
     assert all(row["steps_per_second"] > 0 for row in result["rows"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+
+
+@pytest.mark.thorough
+def test_step_times_of_priors_are_ratios_to_the_normal_prior(data_dir, capsys):
+    result = load("benchmarks/families").main(["--quick", "--rows", "mixture", "--data-dir", data_dir])
+    assert [row["row"] for row in result["rows"]] == ["standard-normal", "mixture"]
+    assert [row["ratio"] > 0 for row in result["rows"]] == [True, True]
+    assert result["rows"][0]["ratio"] == 1
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
 
 
