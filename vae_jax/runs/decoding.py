@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from vae_jax.data import KINDS
 from vae_jax.distributions import Batch, Latent, from_values
+from vae_jax.errors import InputError
 from vae_jax.inference import Params, decode, log_p
 from vae_jax.models import LayerShape, encode, latent_shapes, split_codes
 from vae_jax.runs.experiment import Experiment
@@ -38,7 +39,7 @@ def decode_codes(
     Args:
       experiment: its model is used.
       params: parameters of the model, or `Variables`.
-      z: codes [..., D], with the layers side by side.
+      z: codes [..., D], with the layers side by side; integers of a model whose codes are integers.
       placement: the devices; None for those of the parameters.
       conditions: what p(x|z) depends on in addition to z, such as the labels {"y": [...]}; models without such a
         dependence ignore it.
@@ -55,7 +56,8 @@ def _map_codes(
 ) -> np.ndarray:
     """Return the results [..., *shape] of a program of batches for codes [..., D] and their conditions."""
     lead = z.shape[:-1]
-    arrays = {"z": np.asarray(z, np.float32)} | dict(conditions or {})
+    z = np.asarray(z, np.int32 if np.issubdtype(z.dtype, np.integer) else np.float32)
+    arrays = {"z": z} | dict(conditions or {})
     flat = {name: array.reshape(-1, *array.shape[len(lead) :]) for name, array in arrays.items()}
     results = [np.asarray(program(params, batch))[:count] for count, batch in padded_batches(flat, size)]
     return np.concatenate(results).reshape(*lead, *results[0].shape[1:])
@@ -192,6 +194,12 @@ def interpolate_linearly(left: np.ndarray, right: np.ndarray, frames: int) -> np
 
     Returns:
       Codes [P, T, D].
+
+    Raises:
+      InputError: the codes are integers.
     """
+    if np.issubdtype(left.dtype, np.integer):
+        raise InputError("codes of the model are integers, which have no codes between them; use a model with real "
+                         "latents, such as model=vae")  # fmt: skip
     t = np.linspace(0, 1, frames, dtype=np.float32)[:, None]  # [T, 1]
     return left[:, None] * (1 - t) + right[:, None] * t

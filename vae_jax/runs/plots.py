@@ -13,7 +13,16 @@ from jax import Array
 
 from vae_jax.inference import Params
 from vae_jax.models import label_mask
-from vae_jax.runs import class_figures, count_plots, curves, image_grids, latent_map, prior_map, vector_plots
+from vae_jax.runs import (
+    class_figures,
+    code_figures,
+    count_plots,
+    curves,
+    image_grids,
+    latent_map,
+    prior_map,
+    vector_plots,
+)
 from vae_jax.runs.decoding import conditions_of, decode_codes, encode_examples, interpolate_linearly, layer_shapes
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
@@ -52,7 +61,8 @@ def plot_all(
     with refuse_lack_of_memory("a figure"):
         paths = plot_kind(experiment, params, directory, arrays, placement, key=key)
         few = _first(arrays, MAX_MAPPED)
-        if "y" in arrays or experiment.kind != "images":
+        is_real = _has_real_latents(experiment, params)
+        if is_real and ("y" in arrays or experiment.kind != "images"):
             paths.append(plot_latent_map(experiment, params, directory, few, placement, key=preprocess_key(key)))
         if _has_two_latents(experiment, params):
             paths.append(plot_prior_map(experiment, params, directory, few, placement, key=key))
@@ -139,9 +149,11 @@ def _plot_images(
     paths = [
         plot_samples(*context, arrays, placement, key=key, count=_drawn(experiment, 100), temperature=temperature),
         plot_reconstructions(*context, _first(arrays, shown), placement, key=of_preprocess),
-        plot_traversals(*context, _first(arrays, 1000), placement, key=of_preprocess),
     ]
-    if len(arrays["x"]) > 1:
+    is_real = _has_real_latents(experiment, params)
+    if is_real:
+        paths.append(plot_traversals(*context, _first(arrays, 1000), placement, key=of_preprocess))
+    if is_real and len(arrays["x"]) > 1:
         paths.append(plot_interpolations(*context, _first(arrays, paired), placement, key=of_preprocess))
     if (classes := num_classes(experiment.model)) is not None:
         count, rows = (
@@ -150,14 +162,22 @@ def _plot_images(
         )
         paths.append(class_figures.plot_classes(*context, placement, key=key, count=count, temperature=temperature))
         paths.append(class_figures.plot_styles(*context, _first(arrays, rows), placement, key=of_preprocess))
+    if code_figures.code_grid(experiment, params) is not None:
+        few, count = _first(arrays, MAX_MAPPED), _drawn(experiment, code_figures.MAX_DECODED)
+        paths += code_figures.plot_codes(*context, few, placement, key=key, of_preprocess=of_preprocess, count=count)
     if _has_two_latents(experiment, params):
         one, side = _first(arrays, 1), math.isqrt(_drawn(experiment, 400))
         paths.append(plot_manifold(*context, one, placement, key=key, side=side))
     return paths
 
 
+def _has_real_latents(experiment: Experiment, params: Params) -> bool:
+    return not any(layer.is_integer for layer in layer_shapes(experiment, params).values())
+
+
 def _has_two_latents(experiment: Experiment, params: Params) -> bool:
-    return [layer.size for layer in layer_shapes(experiment, params).values()] == [2]
+    real = _has_real_latents(experiment, params)
+    return real and [layer.size for layer in layer_shapes(experiment, params).values()] == [2]
 
 
 def _plot_counts(directory: RunDirectory, samples: Arrays) -> list[Path]:

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vae_jax import random
 from vae_jax.distributions import Batch, from_means
 from vae_jax.inference import Params, bound_parts, decode, encode, log_likelihood, sample_terms
+from vae_jax.training.code_usage import chosen_codes, summarize_codes
 from vae_jax.training.latent_means import latent_means, num_active
 from vae_jax.training.loss import Preprocess
 from vae_jax.training.metrics import mean_and_error, reconstruction_errors, summarize_errors
@@ -178,12 +179,13 @@ def elbo_terms(
       The arrays of `bound_parts`, each [B] in nats, from one posterior sample; `mean/NAME` [B, D] of each layer, its
       posterior mean E[z], or [B, L, D] of L blocks; the `reconstruction_errors` of decoding the means. The mean of a
       layer that depends on others is an estimate, and `mean_variance/NAME`, of the same shape, is its variance.
+      `chosen_codes` of layers of integer codes.
     """
     batch = preprocess(random.fold_in(keys, 0), batch)
     evidence = encode(params, batch, model=model)
     sample = functools.partial(sample_terms, params, model=model, evidence=evidence)
     terms = sample(random.fold_in(keys, 1), batch)
-    parts = bound_parts(terms)
+    parts = bound_parts(terms) | chosen_codes(terms)
     parts |= latent_means(functools.partial(sample, random.fold_in(keys, 2), batch), terms)
     p_x, _ = decode(params, from_means(), evidence, batch, model=model)
     return parts | reconstruction_errors(batch["x"], p_x.mean(), kind=_error_kind(kind, preprocess))
@@ -274,6 +276,7 @@ class Evaluator:
             variance of an estimated mean is subtracted.
           - the metrics of `summarize_errors` for decoding the posterior mean: `squared_error`, and for images `psnr`,
             for vectors `explained_variance`, for counts `log_squared_error`.
+          - of a model with integer codes, `code_perplexity`, `code_usage` and `bits_per_code`, see `summarize_codes`.
           - if the code has several layers, `kl_1`, ..., the shares of the layers in the KL, which can be negative, and
             the list `active_units_by_layer`, in the order of the model's layers, with an entry for each block.
 
@@ -297,7 +300,7 @@ class Evaluator:
         if len(active) > 1:
             result["active_units_by_layer"] = active
         errors = summarize_errors(values, kind=self.kind, shape=arrays["x"].shape[1:])
-        return result | {"active_units": sum(active)} | errors
+        return result | {"active_units": sum(active)} | errors | summarize_codes(values)
 
     def likelihood(
         self,
