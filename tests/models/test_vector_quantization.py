@@ -58,7 +58,8 @@ def test_distances_are_float32_at_the_highest_precision_of_any_device():
     z = jnp.ones((1, 1), jnp.bfloat16)
     np.testing.assert_array_equal(nearest_codes(z, vectors), [0])
     np.testing.assert_array_equal(nearest_codes(vectors, vectors), np.arange(8))
-    (product,) = (e for e in jax.make_jaxpr(nearest_codes)(z, vectors).eqns if e.primitive.name == "dot_general")
+    equations = jax.make_jaxpr(nearest_codes)(z, vectors).eqns
+    (product,) = (equation for equation in equations if equation.primitive.name == "dot_general")
     assert product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
     assert {v.aval.dtype for v in product.invars} == {jnp.dtype(jnp.float32)}
 

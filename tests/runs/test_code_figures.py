@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from code_models import code_experiment
-from small_experiments import image_experiment, initial_params
+from small_experiments import initial_params
 
 from vae_jax.errors import InputError
 from vae_jax.runs import code_figures, image_grids, plots
@@ -15,14 +15,6 @@ from vae_jax.runs.decoding import decode_codes, encode_examples, interpolate_lin
 def model():
     experiment = code_experiment()
     return experiment, initial_params(experiment)
-
-
-def test_the_grid_is_that_of_the_posterior_and_other_models_have_none(model):
-    assert code_figures.code_grid(*model) == (2, 4, 1)
-    residual = code_experiment(posterior="residual-vq", posterior__codebook_size=5, posterior__num_levels=3)
-    assert code_figures.code_grid(residual, initial_params(residual)) == (6, 5, 3)
-    real = image_experiment()
-    assert code_figures.code_grid(real, initial_params(real)) is None
 
 
 def test_the_figures_decode_the_most_frequent_codes_and_equal_probabilities(model, tmp_path, monkeypatch):

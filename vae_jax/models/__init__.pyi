@@ -114,7 +114,7 @@ from .posteriors import (
     PointMass as PointMass,
 )
 from .priors import StandardNormal as StandardNormal, StandardNormalConfig as StandardNormalConfig
-from .replaced_prior import StandardizedPrior as StandardizedPrior, WithPrior as WithPrior
+from .replaced_prior import FittedCodes as FittedCodes, StandardizedPrior as StandardizedPrior, WithPrior as WithPrior
 from .vae import VAE as VAE, VAEConfig as VAEConfig, with_output_bias as with_output_bias
 from .vector_quantization import (
     ResidualVectorConfig as ResidualVectorConfig,

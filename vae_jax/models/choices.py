@@ -158,9 +158,11 @@ class PriorConfig(Choice):
 
     Attributes:
       has_codes: whether it is a distribution over integer codes.
+      context: the other choices of a config in which the prior can be used, if these are not the defaults.
     """
 
     has_codes: ClassVar[bool] = False
+    context: ClassVar[Mapping[str, str]] = {}
 
     def build(self, latent_dim: int, shape: Shape) -> nn.Module:
         """Return a Linen module whose result is p(z) over codes [latent_dim].

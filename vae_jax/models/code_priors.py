@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
 
 from vae_jax.config import Config, register, require
 from vae_jax.distributions import CategoricalCodes, UniformCodes
@@ -75,3 +77,9 @@ class CategoricalCodesConfig(LearnedCodePriorConfig):
     def build_codes(self, count: int, num_codes: int) -> CategoricalCodePrior:
         """Return a `CategoricalCodePrior`."""
         return CategoricalCodePrior(count, num_codes)
+
+    def start_from(self, params: Any, codes: Array) -> Any:
+        """Return the shares of the codes at each position, with half a code more of each, as logits."""
+        count, num_codes = params["logits"].shape
+        totals = jnp.zeros((count, num_codes)).at[jnp.broadcast_to(jnp.arange(count), codes.shape), codes].add(1)
+        return params | {"logits": jnp.log(totals + 0.5)}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
@@ -150,6 +151,7 @@ class CodePriorConfig(PriorConfig):
     """The base of densities of codes."""
 
     has_codes: ClassVar[bool] = True
+    context: ClassVar[Mapping[str, str]] = {"model": "codes", "posterior": "fsq"}
 
     def build_codes(self, count: int, num_codes: int) -> nn.Module:
         """Return a Linen module whose result is a density of codes int32 [count].

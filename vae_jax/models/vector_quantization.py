@@ -19,8 +19,9 @@ Update = Literal["ema", "gradient"]
 def nearest_codes(z: Array, vectors: Array) -> Array:
     """Return argmin_c |z - v_c|², of equal distances the first, in float32 at the highest precision.
 
-    The squares |z|² are the same for all c. The vectors are centred first: the difference of the large squares of
-    numbers far from 0 has few digits.
+    |z|² is the same for all c, and the rest is one product of matrices, (z, 1) (-2 v, |v|²)^T. The vectors are centred
+    first: the difference of the large squares of numbers far from 0 has few digits. Two minima are faster than argmin
+    on a CPU.
 
     Args:
       z: [..., D], of any dtype.
@@ -33,9 +34,17 @@ def nearest_codes(z: Array, vectors: Array) -> Array:
     center = jnp.mean(vectors, axis=0)
     z = z.astype(jnp.float32)
     z, vectors = z - jnp.broadcast_to(center, z.shape), vectors - jnp.broadcast_to(center, vectors.shape)
-    products = jnp.matmul(z, vectors.T, precision=lax.Precision.HIGHEST)
-    squares = jnp.broadcast_to(jnp.sum(vectors**2, axis=-1), products.shape)
-    return jnp.argmin(squares - 2 * products, axis=-1).astype(jnp.int32)
+    columns = jnp.concatenate([-2 * vectors, jnp.sum(vectors**2, axis=-1, keepdims=True)], axis=-1)  # [C, D + 1]
+    distances = jnp.matmul(_with_one(z), columns.T, precision=lax.Precision.HIGHEST)  # [..., C], without |z|²
+    is_nearest = distances <= jnp.min(distances, axis=-1, keepdims=True)
+    last = vectors.shape[0] - 1  # also where z is NaN
+    codes = jnp.broadcast_to(jnp.arange(last + 1, dtype=jnp.int32), distances.shape)
+    return jnp.min(jnp.where(is_nearest, codes, last), axis=-1)
+
+
+def _with_one(z: Array) -> Array:
+    """Return vectors (z, 1), [..., D + 1]."""
+    return jnp.concatenate([z, jnp.ones((*z.shape[:-1], 1), z.dtype)], axis=-1)
 
 
 @jax.tree_util.register_dataclass
@@ -75,10 +84,11 @@ class CodebookLevel(NamedTuple):
 def _totals(r: Array, indices: Array, num_codes: int) -> tuple[Array, Array]:
     """Return the number of encodings r [N, D] with each code, [C], and their sums, [C, D].
 
-    They are products of matrices: a sum over the examples of all devices, in an order that does not change.
+    They are one product of matrices: a sum over the examples of all devices, in an order that does not change.
     """
     chosen = jax.nn.one_hot(indices, num_codes, dtype=jnp.float32)  # [N, C]
-    return jnp.sum(chosen, axis=0), jnp.matmul(chosen.T, r, precision=lax.Precision.HIGHEST)
+    totals = jnp.matmul(_with_one(r).T, chosen, precision=lax.Precision.HIGHEST)  # [D + 1, C]
+    return totals[-1], totals[:-1].T
 
 
 def _ratio(sums: Array, counts: Array, otherwise: Array) -> Array:

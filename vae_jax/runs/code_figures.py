@@ -4,55 +4,20 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 
 from vae_jax import random
-from vae_jax.distributions import Batch, UniformCodes, from_means
-from vae_jax.inference import Params, decode, encode
+from vae_jax.distributions import UniformCodes
+from vae_jax.inference import Params
 from vae_jax.runs import image_grids
-from vae_jax.runs.decoding import decode_codes, encode_examples
+from vae_jax.runs.decoding import CodeGrid, code_grid, decode_codes, encode_examples
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.figure_files import Directory, new_figure, save_figure, write_figure
 from vae_jax.runtime import Placement
 
 MAX_DECODED = 100  # codes in the figure of the codebook
-
-
-class CodeGrid(NamedTuple):
-    """The grid of codes of one example.
-
-    Attributes:
-      size: G, the number of codes.
-      num_codes: C; a code is 0, ..., C - 1.
-      depth: Q, the number of codes of each place, one of each level.
-    """
-
-    size: int
-    num_codes: int
-    depth: int
-
-
-def code_grid(experiment: Experiment, params: Params) -> CodeGrid | None:
-    """Return the grid of codes of a model with one stochastic layer; None for another model. Nothing is computed.
-
-    Args:
-      experiment: its model is traced with abstract arrays.
-      params: parameters of the model, or `Variables`.
-    """
-    grids: list[CodeGrid | None] = []
-
-    def walk(params: Params, batch: Batch) -> None:
-        evidence = encode(params, batch, model=experiment.model)
-        for latent in decode(params, from_means(), evidence, batch, model=experiment.model)[1].values():
-            q = latent.posterior
-            grids.append(CodeGrid(latent.z.shape[-1], q.num_codes, q.depth) if hasattr(q, "num_codes") else None)
-
-    jax.eval_shape(walk, params, experiment.example_batch)
-    return grids[0] if len(grids) == 1 else None
 
 
 def plot_codes(

@@ -1,7 +1,7 @@
 """Encode and decode batches with a trained model, and interpolate between codes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from vae_jax.data import KINDS
-from vae_jax.distributions import Batch, Latent, from_values
+from vae_jax.distributions import Batch, Latent, from_means, from_values
 from vae_jax.errors import InputError
-from vae_jax.inference import Params, decode, log_p
+from vae_jax.inference import Params, decode, encode as read, log_p
 from vae_jax.models import LayerShape, encode, latent_shapes, split_codes
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.memory import decoding_batch
@@ -24,6 +24,20 @@ Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
 
 BATCH_SIZE = 100  # examples that are encoded, decoded or sampled in one call
 _MAX_DENSITIES = 2000  # codes whose densities are computed in one call
+
+
+class CodeGrid(NamedTuple):
+    """The grid of codes of one example.
+
+    Attributes:
+      size: G, the number of codes.
+      num_codes: C; a code is 0, ..., C - 1.
+      depth: Q, the number of codes of each place, one of each level.
+    """
+
+    size: int
+    num_codes: int
+    depth: int
 
 
 def decode_codes(
@@ -121,6 +135,25 @@ def layer_shapes(experiment: Experiment, params: Params) -> dict[str, LayerShape
       params: parameters of the model, or `Variables`.
     """
     return latent_shapes(params, conditions_of(experiment.example_batch), model=experiment.model)
+
+
+def code_grid(experiment: Experiment, params: Params) -> CodeGrid | None:
+    """Return the grid of codes of a model with one stochastic layer; None for another model. Nothing is computed.
+
+    Args:
+      experiment: its model is traced with abstract arrays.
+      params: parameters of the model, or `Variables`.
+    """
+    grids: list[CodeGrid | None] = []
+
+    def walk(params: Params, batch: Batch) -> None:
+        evidence = read(params, batch, model=experiment.model)
+        for latent in decode(params, from_means(), evidence, batch, model=experiment.model)[1].values():
+            q = latent.posterior
+            grids.append(CodeGrid(latent.z.shape[-1], q.num_codes, q.depth) if hasattr(q, "num_codes") else None)
+
+    jax.eval_shape(walk, params, experiment.example_batch)
+    return grids[0] if len(grids) == 1 else None
 
 
 def conditions_of(arrays: Mapping[str, Any]) -> dict[str, Any]:

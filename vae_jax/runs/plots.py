@@ -23,7 +23,14 @@ from vae_jax.runs import (
     prior_map,
     vector_plots,
 )
-from vae_jax.runs.decoding import conditions_of, decode_codes, encode_examples, interpolate_linearly, layer_shapes
+from vae_jax.runs.decoding import (
+    code_grid,
+    conditions_of,
+    decode_codes,
+    encode_examples,
+    interpolate_linearly,
+    layer_shapes,
+)
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.figure_files import Directory, save_figure
@@ -162,7 +169,7 @@ def _plot_images(
         )
         paths.append(class_figures.plot_classes(*context, placement, key=key, count=count, temperature=temperature))
         paths.append(class_figures.plot_styles(*context, _first(arrays, rows), placement, key=of_preprocess))
-    if code_figures.code_grid(experiment, params) is not None:
+    if code_grid(experiment, params) is not None:
         few, count = _first(arrays, MAX_MAPPED), _drawn(experiment, code_figures.MAX_DECODED)
         paths += code_figures.plot_codes(*context, few, placement, key=key, of_preprocess=of_preprocess, count=count)
     if _has_two_latents(experiment, params):
