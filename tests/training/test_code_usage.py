@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from code_models import code_experiment
 
+from vae_jax.data import from_arrays
 from vae_jax.inference import encode
 from vae_jax.runs import evaluate_run, make_evaluator
 from vae_jax.runtime import Placement, sharding
@@ -41,12 +42,15 @@ def test_levels_are_counted_separately():
 
 
 def test_the_evaluation_counts_each_example_once_in_batches_of_any_size_on_any_devices():
-    experiment = code_experiment(preprocess="threshold")
+    noise = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    experiment = code_experiment(from_arrays(noise, holdout=0.3), preprocess="scale")
     params = experiment.evaluation_params(experiment.initial_state(experiment.key))
+    params["posterior"]["projection"]["Dense_0"]["kernel"] *= 100.0  # codes that differ between examples
     arrays, key = experiment.dataset("test").arrays, experiment.evaluation_key("test")
-    x = jnp.asarray(arrays["x"] > 127, jnp.float32)
+    x = jnp.asarray(arrays["x"] / 255, jnp.float32)
     assert len(x) % 5  # the last batch is padded
     codes = np.asarray(jax.jit(lambda p, x: encode(p, {"x": x}, model=experiment.model).posterior.indices)(params, x))
+    assert len(np.unique(codes)) > 2
     for batch_size, devices in ((5, 1), (7, 2)):
         evaluator = make_evaluator(experiment, Placement(sharding.make_mesh(devices)), batch_size)
         found = evaluator.bound(params, key, arrays)
