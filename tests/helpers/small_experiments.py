@@ -75,3 +75,7 @@ def far_mixture():
 def initial_params(experiment):
     """Return the parameters before the first step."""
     return experiment.evaluation_params(experiment.initial_state(experiment.key))
+
+
+def examples_of(experiment, count=None):
+    return {name: array[:count] for name, array in experiment.dataset("test").arrays.items()}

@@ -24,7 +24,8 @@ from vae_jax.inference.terms import log_weights
 from vae_jax.models.build import build_model
 from vae_jax.models.mlp import MLPEncoder
 from vae_jax.runtime import sharding
-from vae_jax.training.evaluator import evaluate_examples, likelihood_terms
+from vae_jax.training.evaluator import likelihood_terms
+from vae_jax.training.example_batches import evaluate_examples
 
 
 @pytest.mark.usefixtures("x64")

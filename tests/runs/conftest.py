@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from saved_states import save_steps
 
-from vae_jax.runs import prepare_experiment
+from vae_jax.runs import count_plots, curves, image_grids, latent_map, prepare_experiment, prior_map, vector_plots
 from vae_jax.runtime import Placement, sharding
 
 
@@ -51,3 +51,35 @@ def bernoulli_experiment(make_experiment):
 def sweep_config(small):
     """Config of a sweep's members: ten steps, evaluated and saved after five."""
     return small(train__steps=10, train__evaluate_every=5, train__save_every=5, objective__warmup_steps=4)
+
+
+MODULES = {
+    image_grids: (
+        "samples",
+        "reconstructions",
+        "interpolations",
+        "traversals",
+        "manifold",
+        "samples_by_class",
+        "styles",
+    ),
+    count_plots: ("mean_variance", "zero_fractions"),
+    vector_plots: ("marginals", "pairs"),
+    latent_map: ("latent_map",),
+    prior_map: ("prior_map",),
+    curves: ("curves",),
+}
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """{name of a figure: (path, arguments, keywords)} of the figures that are requested; no file is written."""
+    requested = {}
+    for module, names in MODULES.items():
+        for name in names:
+
+            def record(path, *args, name=name, **kwargs):
+                requested[name] = path, args, kwargs
+
+            monkeypatch.setattr(module, f"save_{name}", record)
+    return requested

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from code_models import code_experiment
 from small_experiments import image_experiment, initial_params, vector_experiment
 
 from vae_jax.distributions import from_means, from_values
@@ -118,3 +119,11 @@ def test_linear_interpolation_has_equal_steps_and_contains_both_ends():
     np.testing.assert_array_equal(paths[:, -1], right)
     steps = np.diff(paths, axis=1)
     np.testing.assert_allclose(steps, np.broadcast_to((right - left)[:, None] / 4, steps.shape), atol=1e-6)
+
+
+def test_the_grid_of_codes_is_that_of_the_posterior_and_other_models_have_none():
+    settings = {"posterior": "residual-vq", "posterior__codebook_size": 5, "posterior__num_levels": 3}
+    for experiment, grid in ((code_experiment(), (2, 4, 1)), (code_experiment(**settings), (6, 5, 3))):
+        assert decoding.code_grid(experiment, initial_params(experiment)) == grid
+    real = image_experiment()
+    assert decoding.code_grid(real, initial_params(real)) is None

@@ -14,7 +14,7 @@ from vae_jax.config import choice
 from vae_jax.errors import CheckpointError, InputError
 from vae_jax.runs import FittedPrior, RunDirectory, read_fitted_prior, write_fitted_prior
 from vae_jax.runs.checksums import combined_checksum
-from vae_jax.runs.fitted_prior import standardized
+from vae_jax.runs.fitted_prior import fitted_module
 
 EXPERIMENT, PARAMS = known_experiment(np.arange(20.0).reshape(10, 2))
 
@@ -22,7 +22,7 @@ EXPERIMENT, PARAMS = known_experiment(np.arange(20.0).reshape(10, 2))
 def unfitted(name="spline", seed=0, **settings):
     """Return a fitted prior with random parameters."""
     prior, rng = choice("prior", name, **settings), np.random.default_rng(seed)
-    module = standardized(prior, 2, (2,))
+    module = fitted_module(prior, EXPERIMENT, PARAMS)
     shapes = jax.eval_shape(module.init, jax.random.key(0))["params"]
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
     return FittedPrior(prior, module, params, {"train": {"log_prob": -1.5}})

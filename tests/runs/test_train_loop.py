@@ -32,7 +32,7 @@ from vae_jax.runs import (
 )
 from vae_jax.runs.callbacks import Validation
 from vae_jax.runtime import lock
-from vae_jax.training import evaluator
+from vae_jax.training import example_batches
 
 # Interruption.
 
@@ -177,7 +177,7 @@ def test_a_stop_during_a_long_validation_saves_the_run_which_resumes_with_the_sa
 ):
     training = TrainConfig(steps=20, batch_size=16, log_every=5, evaluate_every=10, save_every=20)
     complete = train_loop.fit(hand_made(training=training), tmp_path / "complete")
-    monkeypatch.setattr(evaluator, "_wait_for", lambda values, poll: poll())
+    monkeypatch.setattr(example_batches, "_wait_for", lambda values, poll: poll())
     monkeypatch.setattr(callbacks, "PATIENCE_SECONDS", -1.0)
     answers, parts = iter(answers), tmp_path / "parts"
     polls = recording_callbacks(lambda: next(answers))

@@ -16,6 +16,7 @@ class Encode(ExampleOptions):
     """Write codes-SPLIT.npz with an entry for each example: mean and scale of the posterior, and index in the data.
 
     `file_name` is its path in a folder of images, `label` its label if there is one, and `split` its split in `all`.
+    Integer codes are `codes`, which `sample --codes` decodes, in place of mean and scale.
     """
 
 
@@ -34,6 +35,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
         codes = encode_examples(experiment, params, key, dataset.arrays, placement)
     path = folder.path / f"codes-{options.label}.npz"
-    arrays = {"mean": codes["mean"], "scale": codes["scale"], **identify_examples(dataset)}
+    is_integer = np.issubdtype(codes["mean"].dtype, np.integer)
+    found = {"codes": codes["mean"]} if is_integer else {"mean": codes["mean"], "scale": codes["scale"]}
+    arrays = found | identify_examples(dataset)
     atomic_files.write_file(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return {"workdir": str(directory), "step": step, "codes": str(path), "num_examples": len(dataset)}

@@ -20,6 +20,10 @@ PRESETS = {
     "conv-8bit": "8-bit images of any size, grey or colour",
     "mnist-ladder": "binarized MNIST, nine stochastic layers of feature maps",
     "mnist-ladder-mlp": "binarized MNIST, five stochastic layers of vectors",
+    "digits-fsq": "8x8 digits by 8 integer codes of 64",
+    "mnist-fsq": "binarized MNIST by 16 integer codes, rounded numbers",
+    "mnist-vq": "binarized MNIST by 16 integer codes, a learned codebook",
+    "image-vq": "8-bit images of any size, a code for each 4x4 pixels",
     "image-ladder": "8-bit images of 32x32, a deep hierarchy",
 }
 

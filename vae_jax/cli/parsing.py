@@ -142,6 +142,7 @@ def parse_prior_command(command: str, cls: type[T], argv: Sequence[str]) -> "tup
     if flag_value(rest, "--prior") is None and not {"-h", "--help"} & set(rest):
         raise InputError(f"{command}: no prior; use `vae-jax {command} {directory} --prior NAME`, for example mixture")
     base = with_selected_choices(Config(), rest)
+    base = replace_settings(base, base.prior.context)
     default = options_with_settings(cls, base, command=f"{command} RUN", only=("prior",))
     options = parse(f"{command} RUN", type(default), rest, default)
     return directory, options, validate(replace_settings(base, settings_of(options, base))).prior

@@ -1,6 +1,7 @@
 """`vae-jax sample RUN`: examples decoded from codes drawn from the prior, or from a fitted one."""
 
 import dataclasses
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
     from vae_jax.inference import Params
     from vae_jax.runs import Experiment, OpenedRun, RunDirectory
+    from vae_jax.runtime import Placement
 
 _MAX_TEMPERATURE = 100.0
+_MAX_SHOWN = 100  # decoded codes in a figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Sample(OutputOptions):
     noise of a flow."""
     condition: int | None = None
     """Class of all samples, of a model that reads labels; default: each class in turn."""
+    codes: Path | None = None
+    """A file of `vae-jax encode`, of which all codes are decoded in place of codes from the prior."""
 
 
 @register_command("sample", "examples from the prior", arguments="RUN", order=60)
@@ -61,13 +66,17 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     run = open_run(directory)
     experiment, _, placement, changed = run
     labels = _labels(experiment, options)
+    given = None if options.codes is None else _read_codes(options, labels)
     folder, key = output_folder(options, run.directory), jax.random.key(options.seed)
     sample = _sample_images if experiment.kind == "images" else _sample_numbers
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
         if options.prior == "fitted":
             fitted = read_fitted_prior(run.directory, experiment, params, step=step)
             experiment, params = fitted.replace_prior(experiment, params)
-        samples, figures = sample(run._replace(experiment=experiment), params, key, options, labels, folder)
+        if given is not None:
+            samples, figures = _decode(experiment, params, given, placement, folder)
+        else:
+            samples, figures = sample(run._replace(experiment=experiment), params, key, options, labels, folder)
     arrays = {"samples": samples} | ({} if labels is None else {"labels": labels})
     paths = {name: folder.path / f"{name}.npy" for name in arrays}
     for name, array in arrays.items():
@@ -97,6 +106,51 @@ def _labels(experiment: "Experiment", options: Sample) -> "np.ndarray | None":
     if not 0 <= condition < classes:
         raise InputError(f"--condition={condition} must be at least 0 and less than model.num_classes={classes}")
     return np.full(options.count, condition, np.int32)
+
+
+def _read_codes(options: Sample, labels: "np.ndarray | None") -> "np.ndarray":
+    """Return the codes of a file of `encode`, or the means of its posteriors, [N, D].
+
+    Raises:
+      InputError: another option has no effect, or the file has no codes.
+    """
+    import numpy as np
+
+    if options.prior != "model" or options.temperature != 1:
+        raise InputError("--prior and --temperature have no effect with --codes; remove them")
+    if labels is not None:
+        raise InputError("--codes needs a model that reads no labels; use `vae-jax sample RUN` with --condition")
+    try:
+        with np.load(str(options.codes), allow_pickle=False) as arrays:
+            return arrays["codes"] if "codes" in arrays else arrays["mean"]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"--codes={options.codes} is no file of `vae-jax encode` ({error})") from None
+
+
+def _decode(
+    experiment: "Experiment", params: "Params", codes: "np.ndarray", placement: "Placement", folder: "RunDirectory"
+) -> "tuple[np.ndarray, list[Path]]":
+    """Return the means of p(x|z) of codes, of images uint8 with a figure; raise InputError for other codes."""
+    import numpy as np
+
+    from vae_jax.runs import code_grid, decode_codes, image_grids, layer_shapes
+
+    size = sum(layer.size for layer in layer_shapes(experiment, params).values())
+    grid, is_integer = code_grid(experiment, params), np.issubdtype(codes.dtype, np.integer)
+    if codes.ndim != 2 or not len(codes) or codes.shape[1] != size or is_integer != (grid is not None):
+        kind = "floats" if grid is None else "integers"
+        raise InputError(
+            f"--codes has {codes.dtype} of shape {list(codes.shape)}; use the codes of this model, {kind} [N, {size}]"
+        )
+    if grid is not None and not (codes.min() >= 0 and codes.max() < grid.num_codes):
+        raise InputError(f"--codes has numbers from {codes.min()} to {codes.max()}; the codes of this model are 0 to "
+                         f"{grid.num_codes - 1}")  # fmt: skip
+    x = decode_codes(experiment, params, codes, placement)
+    if experiment.kind != "images":
+        return x, []
+    figure, shown = folder.figure("samples"), x[:_MAX_SHOWN]
+    image_grids.save_samples(figure, shown, title="Decoded codes")
+    return np.rint(x * 255).astype(np.uint8), [figure]
 
 
 def _sample_images(

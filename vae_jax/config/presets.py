@@ -41,6 +41,15 @@ _AUTOENCODER = {
 }
 _STL = {"objective": "sampled-elbo", "estimator": "sticking-the-landing"}
 
+_CODES = {  # 16 codes of 8 bits at most: 89 nats
+    "model": "codes",
+    "network.hidden": (512, 512),
+    "network.activation": "gelu",
+    "prior": "categorical-codes",
+    "optimizer.learning_rate": 1e-3,
+    "train.steps": 22_950,  # 50 epochs
+}
+
 _DIGITS = {
     "model.latent_dim": 6,
     "network.hidden": (256, 128),
@@ -142,6 +151,34 @@ _SETTINGS |= {
         "model.latent_channels": (64, 32, 16, 8, 4),
         "objective.warmup_steps": 9180,
         "optimizer.learning_rate": 1e-3,
+    },
+    "digits-fsq": {name: value for name, value in _DIGITS.items() if name != "model.latent_dim"}
+    | {
+        "model": "codes",
+        "model.places": 8,
+        "network.activation": "gelu",
+        "posterior": "fsq",
+        "posterior.levels": (8, 8),
+        "prior": "categorical-codes",
+        "train.steps": 2000,
+    },
+    "mnist-fsq": _MNIST | _CODES | {"posterior": "fsq", "posterior.levels": (8, 6, 5)},
+    "mnist-vq": _MNIST | _CODES | {"posterior": "vq", "posterior.codebook_size": 256},
+    "image-vq": {
+        "preprocess": "scale",
+        "model": "codes",
+        "model.places": 0,
+        "network": "residual",
+        "network.hidden": (64, 128),
+        "network.blocks": 2,
+        "network.activation": "gelu",
+        "posterior": "vq",
+        "posterior.code_dim": 32,
+        "prior": "uniform-codes",
+        "likelihood": "logistic-mixture",
+        "optimizer.learning_rate": 1e-3,
+        "train.steps": 20_000,
+        "train.batch_size": 32,
     },
     "image-ladder": {
         "data.name": "cifar10",

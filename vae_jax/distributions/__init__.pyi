@@ -3,6 +3,7 @@ from .autoregressive import (
     MaskedAutoregressive as MaskedAutoregressive,
     autoregressive_masks as autoregressive_masks,
 )
+from .autoregressive_codes import AutoregressiveCodes as AutoregressiveCodes
 from .base import (
     Density as Density,
     Distribution as Distribution,
@@ -10,6 +11,7 @@ from .base import (
 )
 from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical
+from .codes import CategoricalCodes as CategoricalCodes, ChosenCodes as ChosenCodes, UniformCodes as UniformCodes
 from .conditioners import Conditioner as Conditioner
 from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
 from .counts import (

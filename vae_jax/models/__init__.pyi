@@ -6,6 +6,21 @@ from .choices import (
     PosteriorConfig as PosteriorConfig,
     PriorConfig as PriorConfig,
 )
+from .code_priors import (
+    CategoricalCodePrior as CategoricalCodePrior,
+    CategoricalCodesConfig as CategoricalCodesConfig,
+    UniformCodePrior as UniformCodePrior,
+    UniformCodesConfig as UniformCodesConfig,
+)
+from .code_transformer import CodeTransformer as CodeTransformer, TransformerCodesConfig as TransformerCodesConfig
+from .codes import (
+    CodePriorConfig as CodePriorConfig,
+    CodesConfig as CodesConfig,
+    CodesVAE as CodesVAE,
+    Quantized as Quantized,
+    QuantizerConfig as QuantizerConfig,
+    straight_through as straight_through,
+)
 from .conditional import (
     ConditionalConfig as ConditionalConfig,
     ConditionalVAE as ConditionalVAE,
@@ -37,6 +52,11 @@ from .export import (
     sample as sample,
     sample_codes as sample_codes,
     split_codes as split_codes,
+)
+from .finite_scalars import (
+    FiniteScalarConfig as FiniteScalarConfig,
+    FiniteScalarQuantizer as FiniteScalarQuantizer,
+    FiniteScalars as FiniteScalars,
 )
 from .flow_posteriors import (
     CouplingPosteriorConfig as CouplingPosteriorConfig,
@@ -94,5 +114,12 @@ from .posteriors import (
     PointMass as PointMass,
 )
 from .priors import StandardNormal as StandardNormal, StandardNormalConfig as StandardNormalConfig
-from .replaced_prior import StandardizedPrior as StandardizedPrior, WithPrior as WithPrior
+from .replaced_prior import FittedCodes as FittedCodes, StandardizedPrior as StandardizedPrior, WithPrior as WithPrior
 from .vae import VAE as VAE, VAEConfig as VAEConfig, with_output_bias as with_output_bias
+from .vector_quantization import (
+    ResidualVectorConfig as ResidualVectorConfig,
+    VectorCodes as VectorCodes,
+    VectorConfig as VectorConfig,
+    VectorQuantizer as VectorQuantizer,
+    nearest_codes as nearest_codes,
+)

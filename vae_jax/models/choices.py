@@ -26,9 +26,11 @@ class ModelConfig(Choice):
       supports_tied: whether a decoder of the model may use the kernels of the encoder.
       reads_labels: whether the model reads labels y of the classes 0, ..., `num_classes` - 1, a setting of it.
       has_layer_divergences: whether there are several layers, each with a KL in closed form given the layers above.
+      has_codes: whether the latent is a grid of integer codes.
     """
 
     has_layer_divergences: ClassVar[bool] = False
+    has_codes: ClassVar[bool] = False
     parts: ClassVar[tuple[str, ...]] = ("network", "posterior", "prior", "likelihood")
     supports_tied: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = False
@@ -83,6 +85,17 @@ class NetworkConfig(Choice):
         """
         raise NotImplementedError
 
+    def places(self, shape: Shape) -> tuple[int, int] | None:
+        """Return height and width of the encoder's last feature map; None if there is none, which is the default.
+
+        The features of the encoder are those of its places side by side, and its decoder has the attribute
+        `from_places`: whether each place of the map receives an equal part of the code.
+
+        Args:
+          shape: shape (*sides, C) of one example x.
+        """
+        del shape
+
     def check_values(self, preprocess: Any, kind: str) -> None:
         """Raise InputError if the network cannot read what the preprocessing returns; it can, unless overridden.
 
@@ -101,12 +114,14 @@ class PosteriorConfig(Choice):
       supports_tied: whether the module has a method `kernels`, which a decoder that uses the encoder's kernels needs.
       supports_layers: whether `build_layer` builds a density between two stochastic layers.
       is_flow: whether q(z|x) is a flow, whose dimensions depend on each other.
+      has_codes: whether it is a distribution over integer codes.
     """
 
     has_density: ClassVar[bool] = True
     supports_tied: ClassVar[bool] = False
     supports_layers: ClassVar[bool] = False
     is_flow: ClassVar[bool] = False
+    has_codes: ClassVar[bool] = False
 
     def build(self, latent_dim: int) -> nn.Module:
         """Return a Linen module from features [B, F] of an encoder to q(z|x) over codes [B, latent_dim]."""
@@ -139,7 +154,15 @@ class PosteriorConfig(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class PriorConfig(Choice):
-    """The base of all families of p(z)."""
+    """The base of all families of p(z).
+
+    Attributes:
+      has_codes: whether it is a distribution over integer codes.
+      context: the other choices of a config in which the prior can be used, if these are not the defaults.
+    """
+
+    has_codes: ClassVar[bool] = False
+    context: ClassVar[Mapping[str, str]] = {}
 
     def build(self, latent_dim: int, shape: Shape) -> nn.Module:
         """Return a Linen module whose result is p(z) over codes [latent_dim].

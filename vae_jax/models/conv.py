@@ -158,6 +158,7 @@ class ConvDecoder(nn.Module):
       residual: whether the blocks are residual.
       dtype: of the computation; None for that of the input.
       remat: whether the interior of a block is computed again for its gradient instead of being stored.
+      from_places: whether each place of the smallest level receives an equal part of the code, by a shared layer.
     """
 
     channels: Sequence[int]
@@ -169,6 +170,7 @@ class ConvDecoder(nn.Module):
     residual: bool = True
     dtype: Dtype | None = None
     remat: bool = False
+    from_places: bool = False
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
@@ -177,8 +179,11 @@ class ConvDecoder(nn.Module):
 
     def _decode(self, z: Array) -> Array:
         sides = [[-(-side // 2**i) for side in self.sides] for i in range(len(self.channels) + 1)]
-        h = nn.Dense(math.prod(sides[-1]) * self.channels[-1], dtype=self.dtype)(z)
-        h = h.reshape(-1, *sides[-1], self.channels[-1])
+        if self.from_places:
+            h = nn.Dense(self.channels[-1], dtype=self.dtype)(z.reshape(z.shape[0], *sides[-1], -1))
+        else:
+            h = nn.Dense(math.prod(sides[-1]) * self.channels[-1], dtype=self.dtype)(z)
+            h = h.reshape(-1, *sides[-1], self.channels[-1])
         for level, i in enumerate(reversed(range(len(self.channels)))):
             h = _apply_blocks(h, level * self.blocks, self)
             width = self.channels[i - 1] if i else self.output_channels or self.features
@@ -231,6 +236,11 @@ class ConvConfig(LayersConfig):
             remat,
         )  # fmt: skip
         return encoder, decoder
+
+    def places(self, shape: Shape) -> tuple[int, int]:
+        """Return height and width of the last level."""
+        height, width = (-(-side // 2 ** len(self.hidden)) for side in shape[:2])
+        return height, width
 
     def check(self, config: Config) -> None:
         """Raise InputError unless there is a level."""

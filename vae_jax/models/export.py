@@ -25,10 +25,12 @@ class LayerShape(NamedTuple):
     Attributes:
       event: of the value, or of that of one block.
       blocks: the number of equal blocks under one name, from `nn.scan`; None if the layer is no such stack.
+      is_integer: whether the value is integers, such as codes.
     """
 
     event: Shape
     blocks: int | None = None
+    is_integer: bool = False
 
     @property
     def size(self) -> int:
@@ -45,7 +47,7 @@ def layer_shape(latent: Latent, lead: int) -> LayerShape:
     """
     axes = len(latent.posterior.batch_shape) if latent.log_p is None else latent.log_p.ndim
     blocks = latent.z.shape[0] if axes > lead else None
-    return LayerShape(latent.z.shape[axes:], blocks)
+    return LayerShape(latent.z.shape[axes:], blocks, jnp.issubdtype(latent.z.dtype, jnp.integer))
 
 
 def latent_shapes(params: Any, batch: Batch | None = None, *, model: Any) -> dict[str, LayerShape]:
@@ -81,7 +83,7 @@ def split_codes(codes: Array, shapes: Mapping[str, LayerShape]) -> dict[str, Arr
     chex.assert_axis_dimension(codes, -1, sum(sizes))
     parts = jnp.split(codes, list(itertools.accumulate(sizes[:-1])), axis=-1)
     values = {}
-    for (name, (event, blocks)), part in zip(shapes.items(), parts, strict=True):
+    for (name, (event, blocks, _)), part in zip(shapes.items(), parts, strict=True):
         stacked = () if blocks is None else (blocks,)
         value = part.reshape(*lead, *stacked, *event)
         values[name] = value if blocks is None else jnp.moveaxis(value, len(lead), 0)
@@ -96,7 +98,7 @@ def join_codes(values: Mapping[str, Array], shapes: Mapping[str, LayerShape]) ->
       shapes: the layers in their order, see `latent_shapes`.
     """
     flat = []
-    for name, (event, blocks) in shapes.items():
+    for name, (event, blocks, _) in shapes.items():
         value = values[name]
         lead = value.ndim - len(event) - (0 if blocks is None else 1)
         value = value if blocks is None else jnp.moveaxis(value, 0, lead)
@@ -137,7 +139,8 @@ def encode(params: Any, batch: Batch, *, model: Any) -> dict[str, Array]:
       model: a `VAE`, or any Linen module with its methods `encode` and `decode`.
 
     Returns:
-      `mean` and `scale`, each [B, D]. If the posterior is a point, the scale is 0.
+      `mean` and `scale`, each [B, D]. If the posterior is a point, the scale is 0. The mean of integer codes is the
+      codes, int32.
     """
     latents = _posterior_layers(params, batch, model)
     shapes = {latent.name: layer_shape(latent, 1) for latent in latents}
@@ -204,7 +207,7 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
 
       encoder: examples x float32 [B, *shape], preprocessed as in training -> {"mean": [B, D], "scale": [B, D]}, see
                `encode`
-      decoder: codes float32 [B, D] -> float32 [B, *shape], see `decode`
+      decoder: codes float32 [B, D], or int32 of integer codes -> float32 [B, *shape], see `decode`
       sampler: Threefry key data uint32 [B, 2] -> float32 [B, *shape], see `sample`
 
     Programs of a model with the attribute `num_classes` receive labels int32 [B] as a second argument; -1 is no label.
@@ -227,11 +230,13 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
     (size,) = symbolic_shape("B")
     params = jax.tree.map(jnp.asarray, params)  # a traced index works on arrays of JAX only
     _check_reads_known_arrays(params, model, shape)
-    num_latents = sum(layer.size for layer in latent_shapes(params, _labels_of(model, 1), model=model).values())
+    layers = latent_shapes(params, _labels_of(model, 1), model=model).values()
+    num_latents = sum(layer.size for layer in layers)
+    code_dtype = jnp.int32 if all(layer.is_integer for layer in layers) else jnp.float32
     clipped = {"value_range": value_range}
     signatures = {
         "encoder": (_encode_x, (size, *shape), jnp.float32),
-        "decoder": (functools.partial(_decode_z, **clipped), (size, num_latents), jnp.float32),
+        "decoder": (functools.partial(_decode_z, **clipped), (size, num_latents), code_dtype),
         "sampler": (functools.partial(_sample_from_key_data, **clipped), (size, 2), jnp.uint32),
     }
     labels = (jax.ShapeDtypeStruct((size,), jnp.int32),) if _labels_of(model, 1) else ()

@@ -52,6 +52,26 @@ class StandardizedPrior(nn.Module):
         )
 
 
+class FittedCodes(nn.Module):
+    """p(z) of integer codes, from another prior of codes.
+
+    Attributes:
+      prior: the module of the other prior.
+      size: G, the number of codes.
+      num_codes: C; a code is 0, ..., C - 1.
+      family: the name of the other prior, for errors.
+    """
+
+    prior: nn.Module
+    size: int
+    num_codes: int
+    family: str
+
+    def __call__(self, posterior_of: Any = None) -> Any:
+        """Return p(z), a density of int32 [G]."""
+        return self.prior(posterior_of)
+
+
 @dataclasses.dataclass(frozen=True)
 class _ReplacedPrior:
     """A drawer for which p(z) is another density."""

@@ -9,6 +9,7 @@ from .checkpoints import Checkpoints as Checkpoints
 from .config_file import StoredRun as StoredRun, read_stored_run as read_stored_run
 from .curves import save_rate_distortion as save_rate_distortion
 from .decoding import (
+    code_grid as code_grid,
     conditions_of as conditions_of,
     decode_codes as decode_codes,
     encode_examples as encode_examples,

@@ -19,7 +19,7 @@ from vae_jax.runs.labels import num_classes
 from vae_jax.runs.sampling import sample_posterior
 from vae_jax.runtime import Placement
 
-Codes = Mapping[str, np.ndarray]  # {"x": means [N, D], "scale": [N, D]}, or {"x": codes [N, S, D]}
+Codes = Mapping[str, np.ndarray]  # {"x": means [N, D], "scale": [N, D]}, or {"x": codes [N, S, D]}, also integers
 
 SAMPLES = 8  # of each example, of a posterior that is no Normal
 RIDGE = 1e-6  # a smaller ratio of the least to the largest variance is singular
@@ -51,7 +51,7 @@ class CodeReader:
     """Reads the codes of data sets with one model, at the keys of its evaluations.
 
     A code is the mean of q(z|x) if the posterior of all training examples has one scale, as that of an autoencoder with
-    or without noise. Otherwise it is a sample.
+    or without noise, or if it has one value, such as integer codes. Otherwise it is a sample.
 
     Args:
       experiment: its model and preprocessing are used.
@@ -107,7 +107,7 @@ class CodeReader:
 
 
 def _has_moments(experiment: Experiment, params: Params) -> bool:
-    """Return whether mean and scale describe q(z|x): it is a Normal or a point; nothing is computed.
+    """Return whether mean and scale describe q(z|x): it is a Normal, or has one value; nothing is computed.
 
     Raises:
       InputError: p(z) depends on the label.
@@ -123,7 +123,8 @@ def _has_moments(experiment: Experiment, params: Params) -> bool:
                     f"model {type(experiment.model).__name__} has a p(z) that depends on labels, and a prior is fitted "
                     "to the codes of all examples; train it with model.condition_prior=False"
                 )
-            found.append(type(latent.posterior) is Normal or latent.log_q is None)
+            is_certain = getattr(latent.posterior, "is_certain", latent.log_q is None)
+            found.append(type(latent.posterior) is Normal or is_certain)
 
     jax.eval_shape(walk, params, experiment.example_batch, experiment.key)
     return all(found)

@@ -1,7 +1,7 @@
 """Encode and decode batches with a trained model, and interpolate between codes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from vae_jax.data import KINDS
-from vae_jax.distributions import Batch, Latent, from_values
-from vae_jax.inference import Params, decode, log_p
+from vae_jax.distributions import Batch, Latent, from_means, from_values
+from vae_jax.errors import InputError
+from vae_jax.inference import Params, decode, encode as read, log_p
 from vae_jax.models import LayerShape, encode, latent_shapes, split_codes
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.memory import decoding_batch
@@ -23,6 +24,20 @@ Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
 
 BATCH_SIZE = 100  # examples that are encoded, decoded or sampled in one call
 _MAX_DENSITIES = 2000  # codes whose densities are computed in one call
+
+
+class CodeGrid(NamedTuple):
+    """The grid of codes of one example.
+
+    Attributes:
+      size: G, the number of codes.
+      num_codes: C; a code is 0, ..., C - 1.
+      depth: Q, the number of codes of each place, one of each level.
+    """
+
+    size: int
+    num_codes: int
+    depth: int
 
 
 def decode_codes(
@@ -38,7 +53,7 @@ def decode_codes(
     Args:
       experiment: its model is used.
       params: parameters of the model, or `Variables`.
-      z: codes [..., D], with the layers side by side.
+      z: codes [..., D], with the layers side by side; integers of a model whose codes are integers.
       placement: the devices; None for those of the parameters.
       conditions: what p(x|z) depends on in addition to z, such as the labels {"y": [...]}; models without such a
         dependence ignore it.
@@ -55,7 +70,8 @@ def _map_codes(
 ) -> np.ndarray:
     """Return the results [..., *shape] of a program of batches for codes [..., D] and their conditions."""
     lead = z.shape[:-1]
-    arrays = {"z": np.asarray(z, np.float32)} | dict(conditions or {})
+    z = np.asarray(z, np.int32 if np.issubdtype(z.dtype, np.integer) else np.float32)
+    arrays = {"z": z} | dict(conditions or {})
     flat = {name: array.reshape(-1, *array.shape[len(lead) :]) for name, array in arrays.items()}
     results = [np.asarray(program(params, batch))[:count] for count, batch in padded_batches(flat, size)]
     return np.concatenate(results).reshape(*lead, *results[0].shape[1:])
@@ -119,6 +135,25 @@ def layer_shapes(experiment: Experiment, params: Params) -> dict[str, LayerShape
       params: parameters of the model, or `Variables`.
     """
     return latent_shapes(params, conditions_of(experiment.example_batch), model=experiment.model)
+
+
+def code_grid(experiment: Experiment, params: Params) -> CodeGrid | None:
+    """Return the grid of codes of a model with one stochastic layer; None for another model. Nothing is computed.
+
+    Args:
+      experiment: its model is traced with abstract arrays.
+      params: parameters of the model, or `Variables`.
+    """
+    grids: list[CodeGrid | None] = []
+
+    def walk(params: Params, batch: Batch) -> None:
+        evidence = read(params, batch, model=experiment.model)
+        for latent in decode(params, from_means(), evidence, batch, model=experiment.model)[1].values():
+            q = latent.posterior
+            grids.append(CodeGrid(latent.z.shape[-1], q.num_codes, q.depth) if hasattr(q, "num_codes") else None)
+
+    jax.eval_shape(walk, params, experiment.example_batch)
+    return grids[0] if len(grids) == 1 else None
 
 
 def conditions_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,6 +227,12 @@ def interpolate_linearly(left: np.ndarray, right: np.ndarray, frames: int) -> np
 
     Returns:
       Codes [P, T, D].
+
+    Raises:
+      InputError: the codes are integers.
     """
+    if np.issubdtype(left.dtype, np.integer):
+        raise InputError("codes of the model are integers, which have no codes between them; use a model with real "
+                         "latents, such as model=vae")  # fmt: skip
     t = np.linspace(0, 1, frames, dtype=np.float32)[:, None]  # [T, 1]
     return left[:, None] * (1 - t) + right[:, None] * t

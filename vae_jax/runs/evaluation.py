@@ -215,7 +215,7 @@ def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
     Returns:
       A value for each name in `PROTOCOL`. `training_examples` is the checksum of the training examples x, and
       `test_examples` that of all arrays of the test examples; None if there are none. `num_samples` is absent if no
-      negative log-likelihood is estimated.
+      negative log-likelihood is estimated, and 1 if all samples are equal.
     """
     protocol: dict[str, Any] = {
         "seed": int(experiment.seed),
@@ -224,7 +224,9 @@ def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
         "preprocess": experiment.description()["preprocess"],
     }
     num_samples = experiment.evaluation.num_samples
-    return protocol | ({"num_samples": num_samples} if num_samples and has_density(experiment) else {})
+    if not num_samples or not has_density(experiment):
+        return protocol
+    return protocol | {"num_samples": 1 if memory.trace_walk(experiment).is_certain else num_samples}
 
 
 def has_density(experiment: Experiment) -> bool:

@@ -19,13 +19,14 @@ import optax
 from jax import Array
 
 from vae_jax import random
-from vae_jax.config import Config, choice, flatten, require, require_default
-from vae_jax.distributions import Batch, Flow, LowerCholeskyAffine, Variables, from_prior, standard_normal
+from vae_jax.config import Config, any_of, choice, choices, flatten, require, require_default
+from vae_jax.distributions import Batch, Flow, LowerCholeskyAffine, UniformCodes, Variables, from_prior, standard_normal
 from vae_jax.errors import NoExamplesError, NotFiniteError
 from vae_jax.inference import Params
-from vae_jax.models import PriorConfig, StandardizedPrior, WithPrior
+from vae_jax.models import CodePriorConfig, FittedCodes, PriorConfig, StandardizedPrior, WithPrior
 from vae_jax.runs.checksums import to_json_types
 from vae_jax.runs.codes import CodeReader, Codes, code_size, draw_codes, random_codes, standardize
+from vae_jax.runs.decoding import code_grid
 from vae_jax.runs.experiment import Experiment, with_data_of
 from vae_jax.runs.program_cache import cache_programs
 from vae_jax.runtime import Placement
@@ -36,6 +37,9 @@ _DISPATCH = 500  # updates in one program, and between two lines of progress
 _EVALUATED = 1000  # codes whose densities are computed at once
 
 Log = Callable[[str], None]
+
+
+FittedModule = StandardizedPrior | FittedCodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +79,14 @@ class FittedPrior:
     """
 
     prior: PriorConfig
-    module: StandardizedPrior
+    module: FittedModule
     params: Params
     summary: dict[str, Any]
 
     @property
-    def density(self) -> Flow:
-        """The density of codes, with `sample`, `log_prob` and `tempered`."""
-        return cast(Flow, self.module.apply({"params": jax.tree.map(jnp.asarray, self.params)}))
+    def density(self) -> Any:
+        """The density of codes, with `sample`, `log_prob` and `tempered`: a `Flow`, or one of integer codes."""
+        return _density(self.module, jax.tree.map(jnp.asarray, self.params))
 
     def sample(self, key: Array, count: int, *, temperature: float = 1.0) -> np.ndarray:
         """Return codes; those that `sample_prior` draws for a `VAE` with this prior.
@@ -93,13 +97,13 @@ class FittedPrior:
           temperature: factor of the standard deviations, see `from_prior`.
 
         Returns:
-          Codes, float32 [N, D].
+          Codes, float32 [N, D], or int32.
         """
         program = _sampler(self.module, count, None if temperature == 1 else temperature)
         return np.asarray(program(self.params, key))
 
     def log_prob(self, z: np.ndarray | Array) -> np.ndarray:
-        """Return the log density of codes z, float32 [..., D]: [...], in nats."""
+        """Return the log density of codes z, [..., D]: [...], in nats."""
         return np.asarray(_log_prob(self.module)(self.params, z))
 
     def replace_prior(self, experiment: Experiment, params: Params) -> tuple[Experiment, Params]:
@@ -120,18 +124,22 @@ class FittedPrior:
         return with_data_of(replaced, experiment), Variables(joined, statistics) if is_split else joined
 
 
+def _density(module: FittedModule, params: Params) -> Any:
+    return module.apply({"params": params})
+
+
 @cache_programs
-def _sampler(module: StandardizedPrior, count: int, temperature: float | None) -> Callable[..., Array]:
+def _sampler(module: FittedModule, count: int, temperature: float | None) -> Callable[..., Array]:
     def sample(params: Params, key: Array) -> Array:
         draw = from_prior(key, count, temperature=temperature)
-        return draw("z", cast(Flow, module.apply({"params": params}))).z
+        return draw("z", _density(module, params)).z
 
     return jax.jit(sample)
 
 
 @cache_programs
-def _log_prob(module: StandardizedPrior) -> Callable[..., Array]:
-    return jax.jit(lambda params, z: cast(Flow, module.apply({"params": params})).log_prob(z))
+def _log_prob(module: FittedModule) -> Callable[..., Array]:
+    return jax.jit(lambda params, z: _density(module, params).log_prob(z))
 
 
 def fit_prior(
@@ -147,7 +155,8 @@ def fit_prior(
 
     The examples are encoded once; `CodeReader` states what their codes are. The density is that of z = loc + L e with
     the mean of the codes and the Cholesky factor L of their covariance, see `standardize`, and e from the prior:
-    `standard-normal` is one Gaussian with full covariance, and a flow starts there.
+    `standard-normal` is one Gaussian with full covariance, and a flow starts there. The density of integer codes is
+    the prior, such as `transformer-codes`, without a transform.
 
     Args:
       experiment: its model, preprocessing and data are used.
@@ -160,15 +169,15 @@ def fit_prior(
     Returns:
       The density. Its `summary` contains, for the training examples and for those of validation (or of test, without
       validation examples), `log_prob` of the density and `gaussian_log_prob` of one Gaussian at the same codes, with
-      standard errors.
+      standard errors; of integer codes `uniform_log_prob` of equal probabilities, and `bits_per_code` of the density.
 
     Raises:
-      InputError: the model has another code than one vector, the prior depends on the encoder, or a setting cannot be
-        used.
+      InputError: the model has another code than one vector, the prior depends on the encoder or is not one of its kind
+        of codes, or a setting cannot be used.
       NotFiniteError: a code or the density is not finite.
     """
-    size, settings = code_size(experiment, params), settings or FitSettings()
-    module = standardized(prior, size, experiment.shape)
+    module, settings = fitted_module(prior, experiment, params), settings or FitSettings()
+    size = module.size
     is_trained = "prior" in abstract_params(module)
     schedule = _checked(settings, prior, is_trained, len(experiment.training_data))
     codes, key = CodeReader(experiment, params, placement), jax.random.key(settings.seed)
@@ -182,24 +191,34 @@ def fit_prior(
     return FittedPrior(prior, module, fitted, to_json_types(summary))
 
 
-def standardized(prior: PriorConfig, size: int, shape: tuple[int, ...]) -> StandardizedPrior:
-    """Return the module of a prior of standardized codes.
+def fitted_module(prior: PriorConfig, experiment: Experiment, params: Params) -> FittedModule:
+    """Return the module of a prior that is fitted to the codes of a model: a standardized one, or one of integer codes.
 
     Args:
       prior: the family.
-      size: D, the dimension of a code.
-      shape: shape of one example x.
+      experiment: its model is traced with abstract arrays.
+      params: parameters of the model, or `Variables`.
+
+    Raises:
+      InputError: the model has another code than one vector, or the prior is not one of its kind of codes.
     """
-    return StandardizedPrior(prior.build(size, shape), size, prior.name)
+    size, grid = code_size(experiment, params), code_grid(experiment, params)
+    usable = [name for name, cls in choices("prior").items() if getattr(cls, "has_codes", False) == (grid is not None)]
+    require(prior.has_codes == (grid is not None), "prior", prior.name,
+            f"{any_of(usable)} for codes that are {'real numbers' if grid is None else 'integers'}")  # fmt: skip
+    if grid is None:
+        return StandardizedPrior(prior.build(size, experiment.shape), size, prior.name)
+    module = cast(CodePriorConfig, prior).build_codes(size, grid.num_codes)
+    return FittedCodes(module, size, grid.num_codes, prior.name)
 
 
-def abstract_params(module: StandardizedPrior) -> dict[str, Any]:
+def abstract_params(module: FittedModule) -> dict[str, Any]:
     """Return shapes and dtypes of the parameters of a density; nothing is computed.
 
     Raises:
       InputError: the prior depends on the encoder.
     """
-    return jax.eval_shape(module.init, jax.random.key(0))["params"]
+    return jax.eval_shape(module.init, jax.random.key(0)).get("params", {})
 
 
 def prior_settings(prior: PriorConfig) -> dict[str, Any]:
@@ -224,21 +243,27 @@ def _checked(settings: FitSettings, prior: PriorConfig, is_trained: bool, count:
     return _Schedule(steps, batch_size, rate)
 
 
-def _initial_params(prior: PriorConfig, module: StandardizedPrior, codes: Codes, key: Array) -> Params:
-    """Return the parameters of the Gaussian of the codes; means of a mixture are at random codes."""
-    key, affine = random.fold_in(key, random.INIT_STREAM), standardize(codes)
+def _initial_params(prior: PriorConfig, module: FittedModule, codes: Codes, key: Array) -> Params:
+    """Return the parameters of the Gaussian of the codes, or those at the start of a prior of integer codes.
+
+    Means of a mixture are at random codes.
+    """
+    key, affine = random.fold_in(key, random.INIT_STREAM), None if prior.has_codes else standardize(codes)
 
     @jax.jit
-    def initialize(key: Array, affine: LowerCholeskyAffine, codes: Array) -> Params:
-        params = dict(module.init(key)["params"]) | {"loc": affine.loc, "scale_tril": affine.scale_tril}
-        inner = prior.start_from(params["prior"], affine.inverse(codes)[0]) if "prior" in params else None
+    def initialize(key: Array, affine: LowerCholeskyAffine | None, codes: Array) -> Params:
+        params: dict[str, Any] = dict(module.init(key).get("params") or {})
+        if affine is not None:
+            params |= {"loc": affine.loc, "scale_tril": affine.scale_tril}
+            codes = affine.inverse(codes)[0]
+        inner = prior.start_from(params["prior"], codes) if "prior" in params else None
         return params if inner is None else params | {"prior": inner}
 
     return initialize(key, affine, random_codes(codes, key))
 
 
 def _maximize_likelihood(
-    module: StandardizedPrior, params: Params, codes: Codes, key: Array, schedule: _Schedule, log: Log
+    module: FittedModule, params: Params, codes: Codes, key: Array, schedule: _Schedule, log: Log
 ) -> Params:
     """Return the parameters after all updates; raise NotFiniteError if the density becomes not finite."""
     optimizer, program = _fit_program(module, schedule)
@@ -260,14 +285,14 @@ def _maximize_likelihood(
 
 
 @cache_programs
-def _fit_program(module: StandardizedPrior, schedule: _Schedule) -> tuple[optax.GradientTransformation, Any]:
+def _fit_program(module: FittedModule, schedule: _Schedule) -> tuple[optax.GradientTransformation, Any]:
     """Return the optimizer, and a program (state, codes, number of steps) -> (state, metrics)."""
     decay = choice("schedule", "cosine").build(schedule.learning_rate, schedule.steps)
     optimizer = choice("optimizer", "adam", learning_rate=schedule.learning_rate).build(decay)
 
     def loss(params: Params, statistics: Any, keys: Array, batch: Batch, step: Array) -> Any:
         del step
-        density = cast(Flow, module.apply({"params": params}))
+        density = _density(module, params)
         return -jnp.mean(density.log_prob(draw_codes(keys, batch))), ({}, statistics)
 
     step = make_train_step(loss, optimizer)
@@ -280,7 +305,7 @@ def _fit_program(module: StandardizedPrior, schedule: _Schedule) -> tuple[optax.
     return optimizer, jax.jit(run, donate_argnums=0)
 
 
-def _evaluate(module: StandardizedPrior, params: Params, codes: CodeReader, key: Array) -> dict[str, Any]:
+def _evaluate(module: FittedModule, params: Params, codes: CodeReader, key: Array) -> dict[str, Any]:
     """Return the log densities of the training examples and of the first held-out split that has examples."""
     results = {"train": _log_densities(module, params, codes.training, key)}
     for split in ("validation", "test"):
@@ -292,22 +317,27 @@ def _evaluate(module: StandardizedPrior, params: Params, codes: CodeReader, key:
     return results
 
 
-def _log_densities(module: StandardizedPrior, params: Params, codes: Codes, key: Array) -> dict[str, Any]:
+def _log_densities(module: FittedModule, params: Params, codes: Codes, key: Array) -> dict[str, Any]:
     """Return mean log densities of the codes of a split in nats, with standard errors over the examples."""
     key = random.fold_in(key, random.EVALUATION_STREAM)
     values = evaluate_examples(_evaluation_program(module), params, key, codes, batch_size=_EVALUATED)
     result: dict[str, Any] = {"num_examples": len(codes["x"])}
-    for name in ("log_prob", "gaussian_log_prob"):
-        result |= mean_and_error(name, values[name])
+    for name, array in values.items():
+        result |= mean_and_error(name, array)
+    if isinstance(module, FittedCodes):
+        result["bits_per_code"] = -result["log_prob"] / (module.size * math.log(2))
     if not all(math.isfinite(value) for value in result.values() if value is not None):
         raise NotFiniteError(f"prior={module.family} has a log density that is not finite; lower learning_rate")
     return result
 
 
 @cache_programs
-def _evaluation_program(module: StandardizedPrior) -> Callable[..., dict[str, Array]]:
+def _evaluation_program(module: FittedModule) -> Callable[..., dict[str, Array]]:
     def evaluate(params: Any, keys: Array, batch: Batch) -> dict[str, Array]:
-        z, density = draw_codes(keys, batch), cast(Flow, module.apply({"params": params}))
+        z, density = draw_codes(keys, batch), _density(module, params)
+        if isinstance(module, FittedCodes):
+            uniform = UniformCodes(module.num_codes, module.size)
+            return {"log_prob": density.log_prob(z), "uniform_log_prob": uniform.log_prob(z)}
         affine = LowerCholeskyAffine(params["loc"], params["scale_tril"])
         gaussian = Flow(standard_normal((module.size,)), (affine,))
         return {"log_prob": density.log_prob(z), "gaussian_log_prob": gaussian.log_prob(z)}

@@ -24,10 +24,12 @@ class Walk(NamedTuple):
     Attributes:
       parts: the names of the parts of the bound, see `bound_parts`.
       largest: bytes of the largest array of one sample for one example.
+      is_certain: whether q(z|x) has one value, such as `ChosenCodes`, so that all samples are equal.
     """
 
     parts: frozenset[str]
     largest: int
+    is_certain: bool
 
 
 class Sizes(NamedTuple):
@@ -54,11 +56,15 @@ def trace_walk(experiment: Experiment) -> Walk:
         for name, array in experiment.example_batch.items()
     }
 
+    certain: list[bool] = []
+
     def parts(state: TrainState, key: Array, batch: dict[str, Array]) -> dict[str, Array]:
-        return bound_parts(sample_terms(experiment.evaluation_params(state), key, batch, model=experiment.model))
+        terms = sample_terms(experiment.evaluation_params(state), key, batch, model=experiment.model)
+        certain.extend(getattr(latent.posterior, "is_certain", False) for latent in terms.latents)
+        return bound_parts(terms)
 
     jaxpr, shapes = jax.make_jaxpr(parts, return_shape=True)(experiment.abstract_state, experiment.key, batch)
-    return Walk(frozenset(shapes), max(_bytes_of_one(jaxpr.jaxpr), default=0))
+    return Walk(frozenset(shapes), max(_bytes_of_one(jaxpr.jaxpr), default=0), all(certain))
 
 
 def _bytes_of_one(jaxpr: Any) -> Iterator[int]:

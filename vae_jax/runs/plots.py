@@ -12,9 +12,22 @@ import numpy as np
 from jax import Array
 
 from vae_jax.inference import Params
-from vae_jax.models import label_mask
-from vae_jax.runs import class_figures, count_plots, curves, image_grids, latent_map, prior_map, vector_plots
-from vae_jax.runs.decoding import conditions_of, decode_codes, encode_examples, interpolate_linearly, layer_shapes
+from vae_jax.runs import (
+    class_figures,
+    code_figures,
+    count_plots,
+    curves,
+    image_grids,
+    latent_figures,
+    vector_plots,
+)
+from vae_jax.runs.decoding import (
+    code_grid,
+    conditions_of,
+    decode_codes,
+    encode_examples,
+    interpolate_linearly,
+)
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.figure_files import Directory, save_figure
@@ -26,7 +39,6 @@ from vae_jax.runtime import Placement, multihost
 
 Arrays = Mapping[str, np.ndarray]
 
-MAX_TRAVERSALS = 10  # latents in the figure of traversals
 MAX_MAPPED = 5000  # examples in the latent map
 MAX_DRAWN_NUMBERS = 30_000_000  # in the images of one figure, so that its memory does not depend on their size
 
@@ -52,10 +64,13 @@ def plot_all(
     with refuse_lack_of_memory("a figure"):
         paths = plot_kind(experiment, params, directory, arrays, placement, key=key)
         few = _first(arrays, MAX_MAPPED)
-        if "y" in arrays or experiment.kind != "images":
-            paths.append(plot_latent_map(experiment, params, directory, few, placement, key=preprocess_key(key)))
-        if _has_two_latents(experiment, params):
-            paths.append(plot_prior_map(experiment, params, directory, few, placement, key=key))
+        is_real = latent_figures.has_real_latents(experiment, params)
+        if is_real and ("y" in arrays or experiment.kind != "images"):
+            paths.append(
+                latent_figures.plot_latent_map(experiment, params, directory, few, placement, key=preprocess_key(key))
+            )
+        if latent_figures.has_two_latents(experiment, params):
+            paths.append(latent_figures.plot_prior_map(experiment, params, directory, few, placement, key=key))
     if multihost.broadcast_from_primary(lambda: directory.metrics.exists()):
         paths.append(plot_curves(directory))
     return paths
@@ -139,9 +154,12 @@ def _plot_images(
     paths = [
         plot_samples(*context, arrays, placement, key=key, count=_drawn(experiment, 100), temperature=temperature),
         plot_reconstructions(*context, _first(arrays, shown), placement, key=of_preprocess),
-        plot_traversals(*context, _first(arrays, 1000), placement, key=of_preprocess),
     ]
-    if len(arrays["x"]) > 1:
+    is_real = latent_figures.has_real_latents(experiment, params)
+    if is_real:
+        few, count = _first(arrays, 1000), _drawn(experiment, latent_figures.MAX_TRAVERSALS, of_each=11)
+        paths.append(latent_figures.plot_traversals(*context, few, placement, key=of_preprocess, count=count))
+    if is_real and len(arrays["x"]) > 1:
         paths.append(plot_interpolations(*context, _first(arrays, paired), placement, key=of_preprocess))
     if (classes := num_classes(experiment.model)) is not None:
         count, rows = (
@@ -150,14 +168,13 @@ def _plot_images(
         )
         paths.append(class_figures.plot_classes(*context, placement, key=key, count=count, temperature=temperature))
         paths.append(class_figures.plot_styles(*context, _first(arrays, rows), placement, key=of_preprocess))
-    if _has_two_latents(experiment, params):
+    if code_grid(experiment, params) is not None:
+        few, count = _first(arrays, MAX_MAPPED), _drawn(experiment, code_figures.MAX_DECODED)
+        paths += code_figures.plot_codes(*context, few, placement, key=key, of_preprocess=of_preprocess, count=count)
+    if latent_figures.has_two_latents(experiment, params):
         one, side = _first(arrays, 1), math.isqrt(_drawn(experiment, 400))
-        paths.append(plot_manifold(*context, one, placement, key=key, side=side))
+        paths.append(latent_figures.plot_manifold(*context, one, placement, key=key, side=side))
     return paths
-
-
-def _has_two_latents(experiment: Experiment, params: Params) -> bool:
-    return [layer.size for layer in layer_shapes(experiment, params).values()] == [2]
 
 
 def _plot_counts(directory: RunDirectory, samples: Arrays) -> list[Path]:
@@ -273,99 +290,6 @@ def plot_interpolations(
     left, right = codes["seen"][:pairs], codes["seen"][pairs:]
     return save_figure(
         directory, "interpolations", lambda path: image_grids.save_interpolations(path, left, decoded, right)
-    )
-
-
-def plot_traversals(
-    experiment: Experiment,
-    params: Params,
-    directory: Directory,
-    arrays: Arrays,
-    placement: Placement | None = None,
-    *,
-    key: Array,
-) -> Path:
-    """Save figures/traversals.png: single latents varied from -3 to 3 around the code of the first image.
-
-    The latents are the `MAX_TRAVERSALS` whose posterior mean varies most over the images, in that order. With several
-    layers they are latents of the first layer, the one next to the data.
-    """
-    codes = encode_examples(experiment, params, key, arrays, placement, with_seen=False)
-    variance = codes["mean"][:, : _first_layer_size(experiment, params)].var(axis=0)
-    chosen = np.argsort(-variance, kind="stable")[: _drawn(experiment, MAX_TRAVERSALS, of_each=11)]
-    values = np.linspace(-3, 3, 11, dtype=np.float32)
-    z = np.tile(codes["mean"][0], (len(chosen), len(values), 1))
-    for row, latent in enumerate(chosen):
-        z[row, :, latent] = values
-    labels = [f"z{latent + 1}, var {variance[latent]:.2f}" for latent in chosen]
-    conditions = _at(conditions_of(arrays), np.zeros(z.shape[:-1], int))
-    decoded = decode_codes(experiment, params, z, placement, conditions=conditions)
-    return save_figure(directory, "traversals", lambda path: image_grids.save_traversals(path, decoded, labels, values))
-
-
-def _first_layer_size(experiment: Experiment, params: Params) -> int:
-    """Return the number of latents of the layer next to the data."""
-    return next(iter(layer_shapes(experiment, params).values())).size
-
-
-def plot_manifold(
-    experiment: Experiment,
-    params: Params,
-    directory: Directory,
-    arrays: Arrays,
-    placement: Placement | None = None,
-    *,
-    key: Array,
-    side: int = 20,
-) -> Path:
-    """Save figures/manifold.png: a latent space of two numbers, decoded at equidistant quantiles of p(z).
-
-    The quantiles are those of each number, see `prior_quantiles`: a learned prior moves to the codes, so the quantiles
-    of N(0, I) can lie where no code is. A model that depends on labels gets that of the first example.
-    """
-    shares = (np.arange(side) + 0.5) / side
-    values = prior_map.prior_quantiles(experiment, params, arrays, shares, placement, key=key)
-    z = np.stack(np.meshgrid(*values), axis=-1)  # [i, j] = (values[0, j], values[1, i])
-    conditions = _at(conditions_of(arrays), np.zeros((side, side), int))
-    decoded = decode_codes(experiment, params, z, placement, conditions=conditions)
-    return save_figure(directory, "manifold", lambda path: image_grids.save_manifold(path, decoded, values))
-
-
-def plot_prior_map(
-    experiment: Experiment,
-    params: Params,
-    directory: Directory,
-    arrays: Arrays,
-    placement: Placement | None = None,
-    *,
-    key: Array,
-) -> Path:
-    """Save figures/prior_map.png: density and samples of p(z) and codes of examples, of a latent space of two numbers.
-
-    See `map_prior`.
-    """
-    found = prior_map.map_prior(experiment, params, arrays, placement, key=key)
-    labels, known = arrays.get("y"), label_mask(arrays)
-    return save_figure(directory, "prior_map", lambda path: prior_map.save_prior_map(path, found, labels, known=known))
-
-
-def plot_latent_map(
-    experiment: Experiment,
-    params: Params,
-    directory: Directory,
-    arrays: Arrays,
-    placement: Placement | None = None,
-    *,
-    key: Array,
-) -> Path:
-    """Save figures/latent_map.png: posterior means in two dimensions, coloured by label where there is one.
-
-    With several layers they are the means of the first layer, the one next to the data.
-    """
-    means = encode_examples(experiment, params, key, arrays, placement, with_seen=False)["mean"]
-    codes, labels, known = means[:, : _first_layer_size(experiment, params)], arrays.get("y"), label_mask(arrays)
-    return save_figure(
-        directory, "latent_map", lambda path: latent_map.save_latent_map(path, codes, labels, known=known)
     )
 
 

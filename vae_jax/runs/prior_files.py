@@ -13,15 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from vae_jax.config import Config, apply_overrides
+from vae_jax.config import Config, apply_overrides, choice
 from vae_jax.errors import CheckpointError, InputError, StorageError
 from vae_jax.inference import Params
-from vae_jax.models import PriorConfig, StandardizedPrior
+from vae_jax.models import PriorConfig
 from vae_jax.runs import checksums
-from vae_jax.runs.codes import code_size
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
-from vae_jax.runs.fitted_prior import FittedPrior, abstract_params, prior_settings, standardized
+from vae_jax.runs.fitted_prior import FittedModule, FittedPrior, abstract_params, fitted_module, prior_settings
 from vae_jax.runtime import atomic_files, multihost
 
 FORMAT = 1
@@ -81,8 +80,9 @@ def read_fitted_prior(directory: RunDirectory, experiment: Experiment, params: P
                 f"prior=fitted belongs to step {content['step']}, but the weights are now those of "
                 f"{'step ' + str(step) if content['step'] != step else 'another training'}; run {fit} again"
             )
-        prior = apply_overrides(Config(), content["prior"]).prior
-        module = standardized(prior, code_size(experiment, params), experiment.shape)
+        context = choice("prior", content["prior"]["prior"]).context
+        prior = apply_overrides(Config(), {**context, **content["prior"]}).prior
+        module = fitted_module(prior, experiment, params)
         arrays = _read_arrays(atomic_files.read_file(folder / content["arrays"]["file"]), content["arrays"]["sha256"])
         return _fitted(prior, module, arrays, content["summary"])
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -112,7 +112,7 @@ def _read_arrays(content: bytes, digest: str) -> dict[str, np.ndarray]:
 
 
 def _fitted(
-    prior: PriorConfig, module: StandardizedPrior, arrays: dict[str, np.ndarray], summary: dict[str, Any]
+    prior: PriorConfig, module: FittedModule, arrays: dict[str, np.ndarray], summary: dict[str, Any]
 ) -> FittedPrior:
     """Return the density with these parameters; raise ValueError if they are not those of its family."""
     expected = abstract_params(module)

@@ -28,12 +28,14 @@ Program = Callable[[TrainState, Data, Array | int], tuple[TrainState, Metrics]]
 
 def num_microbatches(experiment: Experiment, placement: Placement) -> int:
     """Return the number of microbatches of a step: train.microbatches, or the number that suits the devices."""
-    compares = getattr(experiment.objective, "compares_examples", None)  # None: unknown, for a plain function
+    parts = experiment.objective, experiment.model
+    unknown = (None, False)  # a plain function may compare examples; a model does so if it states it
+    compares = [getattr(part, "compares_examples", default) for part, default in zip(parts, unknown, strict=True)]
     return defaults.num_microbatches(
         experiment.training.microbatches,
         batch_size=experiment.training.batch_size,
         num_samples=experiment.num_samples,
-        divisible=compares is False,
+        divisible=compares == [False, False],
         mesh=placement.mesh,
     )
 

@@ -1,4 +1,5 @@
-from .evaluator import Evaluator as Evaluator, evaluate_examples as evaluate_examples, padded_batches as padded_batches
+from .evaluator import Evaluator as Evaluator
+from .example_batches import evaluate_examples as evaluate_examples, padded_batches as padded_batches
 from .loss import Loss as Loss, Preprocess as Preprocess, make_loss as make_loss, unprocessed as unprocessed
 from .many_steps import train_steps as train_steps
 from .metrics import (

@@ -2,13 +2,10 @@
 
 import dataclasses
 import functools
-import operator
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
@@ -16,152 +13,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vae_jax import random
 from vae_jax.distributions import Batch, from_means
 from vae_jax.inference import Params, bound_parts, decode, encode, log_likelihood, sample_terms
+from vae_jax.training.code_usage import chosen_codes, summarize_codes
+from vae_jax.training.example_batches import Arrays, PerExample, evaluate_examples
 from vae_jax.training.latent_means import ActiveUnits, latent_means
 from vae_jax.training.loss import Preprocess
 from vae_jax.training.metrics import mean_and_error, reconstruction_errors, summarize_errors
 
-POLL_SECONDS = 0.05
-
-Arrays = Mapping[str, np.ndarray]  # name -> [N, ...]
-PerExample = Callable[[Params, Array, Batch], dict[str, Array]]  # (params, keys [B], batch) -> name -> [B, ...]
 Receive = Callable[[dict[str, np.ndarray]], None]
-
-
-def padded_batches(
-    arrays: Arrays, batch_size: int, *, multiple: int = 1
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yield all examples in batches of one size.
-
-    Args:
-      arrays: {name: [N, ...]}.
-      batch_size: how many of the examples a batch contains; the last batch can contain fewer.
-      multiple: the number of rows of a batch is `batch_size`, rounded up to a multiple of this.
-
-    Yields:
-      The number of examples in the batch, and the batch {name: [B, ...]}. Its remaining rows repeat the last example.
-    """
-    size = _num_rows(batch_size, multiple)
-    for start in range(0, _num_examples(arrays), batch_size):
-        batch = {name: array[start : start + batch_size] for name, array in arrays.items()}
-        count = _num_examples(batch)
-        yield count, {name: _pad(array, size - count) for name, array in batch.items()}
-
-
-def _num_rows(batch_size: int, multiple: int) -> int:
-    return -(-batch_size // multiple) * multiple
-
-
-def _num_examples(arrays: Arrays) -> int:
-    """Return N; raise ValueError if the arrays have unequal lengths."""
-    sizes = {name: len(array) for name, array in arrays.items()}
-    if len(set(sizes.values())) != 1:
-        raise ValueError(f"arrays have {sizes} examples; pass arrays with equal leading axes")
-    return next(iter(sizes.values()))
-
-
-def _pad(array: np.ndarray, missing: int) -> np.ndarray:
-    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
-
-
-def evaluate_examples(
-    per_example: PerExample,
-    params: Params,
-    key: Array,
-    arrays: Arrays,
-    *,
-    batch_size: int,
-    first: int = 0,
-    placement: NamedSharding | None = None,
-    report: Callable[[int], None] | None = None,
-    poll: Callable[[], None] | None = None,
-    take: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
-) -> dict[str, np.ndarray]:
-    """Return the values of `per_example` for all examples, each exactly once; they do not depend on `batch_size`.
-
-    Each batch is dispatched before the values of the previous one are read.
-
-    Args:
-      per_example: (params, keys [B], {name: [B, ...]}) -> {name: [B, ...]}.
-      params: parameters of the model, or its `Variables`.
-      key: a typed key; that of example i is fold_in(key, first + i).
-      arrays: {name: [N, ...]}.
-      batch_size: how many examples a batch contains at most.
-      first: position of the first example, if the arrays are a part of a data set.
-      placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
-      report: receives the number of examples so far, after each batch.
-      poll: called several times a second during a batch; it may raise an error to end the evaluation.
-      take: receives the values of each batch, and returns those of them that the result contains; None for all.
-
-    Returns:
-      {name: [N, ...]} as NumPy arrays.
-
-    Raises:
-      ValueError: there are no examples, the arrays have unequal lengths, or `batch_size` is less than 1.
-    """
-    pending: list[tuple[int, dict[str, Array]]] = []
-    rows: list[dict[str, np.ndarray]] = []
-
-    def collect() -> None:
-        count, values = pending.pop(0)
-        _wait_for(values, poll)
-        found = {name: np.asarray(value)[:count] for name, value in values.items()}
-        rows.append(found if take is None else take(found))
-        if report is not None:
-            report(sum(map(_num_examples, rows)))
-
-    for count, keys, batch in _keyed_batches(key, arrays, _checked_size(arrays, batch_size), first, placement):
-        with jax.default_matmul_precision("highest"):
-            pending.append((count, per_example(params, keys, _place_batch(batch, placement))))
-        if len(pending) > 1:
-            collect()
-    collect()
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-
-def _wait_for(values: Mapping[str, Any], poll: Callable[[], None] | None) -> None:
-    """Wait for arrays if a function is to be called meanwhile."""
-    ready = operator.methodcaller("is_ready")  # a method of arrays that the annotations of JAX do not have
-    while poll is not None and not all(map(ready, values.values())):
-        poll()
-        time.sleep(POLL_SECONDS)
-
-
-def _checked_size(arrays: Arrays, batch_size: int) -> int:
-    """Return the size of the batches: at most the number of examples, so that a small split costs what it has."""
-    if not arrays or not _num_examples(arrays):
-        raise ValueError("arrays have length 0; pass one example or more")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be 1 or more")
-    return min(batch_size, _num_examples(arrays))
-
-
-def _keyed_batches(
-    key: Array, arrays: Arrays, batch_size: int, first: int, placement: NamedSharding | None
-) -> Iterator[tuple[int, Array, dict[str, np.ndarray]]]:
-    """Yield (number of examples, keys [B], batch [B, ...]); the devices of `placement` divide the rows of a batch."""
-    multiple = 1 if placement is None else placement.mesh.size
-    size = _num_rows(batch_size, multiple)
-    for i, (count, batch) in enumerate(padded_batches(arrays, batch_size, multiple=multiple)):
-        yield count, _batch_keys(size, placement)(key, np.uint32(first + i * batch_size)), batch
-
-
-@functools.lru_cache(maxsize=16)
-def _batch_keys(size: int, placement: NamedSharding | None) -> Callable[[Array, np.uint32], Array]:
-    """Return a program (key, position of the first example) -> keys [size], placed like the rows of a batch."""
-
-    def keys(key: Array, first: Array) -> Array:
-        return random.example_keys(key, size, first=first)
-
-    return jax.jit(keys, out_shardings=placement)
-
-
-def _place_batch(batch: Arrays, placement: NamedSharding | None) -> dict[str, Array]:
-    def place(array: np.ndarray) -> Array:
-        if placement is None:
-            return jnp.asarray(array)
-        return jax.make_array_from_process_local_data(placement, array, array.shape)  # each process has all rows
-
-    return {name: place(array) for name, array in batch.items()}
 
 
 def elbo_terms(
@@ -181,12 +39,13 @@ def elbo_terms(
       The arrays of `bound_parts`, each [B] in nats, from one posterior sample; `mean/NUMBER` [B, D] of each layer, its
       posterior mean E[z], or [B, L, D] of L blocks; the `reconstruction_errors` of decoding the means. The mean of a
       layer that depends on others is an estimate, and `mean_variance/NUMBER`, of the same shape, is its variance.
+      `chosen_codes` of layers of integer codes.
     """
     batch = preprocess(random.fold_in(keys, 0), batch)
     evidence = encode(params, batch, model=model)
     sample = functools.partial(sample_terms, params, model=model, evidence=evidence)
     terms = sample(random.fold_in(keys, 1), batch)
-    parts = bound_parts(terms)
+    parts = bound_parts(terms) | chosen_codes(terms)
     parts |= latent_means(functools.partial(sample, random.fold_in(keys, 2), batch), terms)
     p_x, _ = decode(params, from_means(), evidence, batch, model=model)
     return parts | reconstruction_errors(batch["x"], p_x.mean(), kind=_error_kind(kind, preprocess))
@@ -284,6 +143,7 @@ class Evaluator:
             variance of an estimated mean is subtracted.
           - the metrics of `summarize_errors` for decoding the posterior mean: `squared_error`, and for images `psnr`,
             for vectors `explained_variance`, for counts `log_squared_error`.
+          - of a model with integer codes, `code_perplexity`, `code_usage` and `bits_per_code`, see `summarize_codes`.
           - if the code has several layers, `kl_1`, ..., the shares of the layers in the KL, which can be negative, and
             the list `active_units_by_layer`, in the same order, with an entry for each block.
 
@@ -305,7 +165,7 @@ class Evaluator:
         if len(active) > 1:
             result["active_units_by_layer"] = active
         errors = summarize_errors(values, kind=self.kind, shape=arrays["x"].shape[1:])
-        return result | {"active_units": sum(active)} | errors
+        return result | {"active_units": sum(active)} | errors | summarize_codes(values, num_layers=units.num_layers)
 
     def likelihood(
         self,

@@ -82,6 +82,11 @@ class ActiveUnits:
                 self._layers[number] = _added(self._layers.get(number), mean, values.get(f"mean_variance/{number}"))
         return {name: value for name, value in values.items() if not name.startswith(("mean/", "mean_variance/"))}
 
+    @property
+    def num_layers(self) -> int:
+        """The number of layers, with one for a stack of blocks."""
+        return len(self._layers)
+
     def counts(self) -> list[int]:
         """Return the number of active latents of each layer or block, in the order of the terms."""
         active = [(_variance(sums) > ACTIVE_VARIANCE).sum(axis=-1) for _, sums in sorted(self._layers.items())]
