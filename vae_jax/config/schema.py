@@ -57,6 +57,19 @@ class DataConfig:
         minimum=1,
         resumable=True,  # as above
     )
+    labelled: int = setting(
+        0,
+        "Number of training examples whose label a model that reads labels sees: as many of each class; 0: all that "
+        "are known.",
+        minimum=0,
+    )
+    labelled_draw: int = setting(
+        0,
+        "Number of the random choice of the labelled examples, which does not depend on the seed. It has an effect "
+        "with labelled only.",
+        minimum=0,
+        batchable=True,
+    )
     streaming: Literal["auto", "always", "never"] = setting(
         "auto",
         "always: training reads the examples from disk while it computes; never: they are kept in memory; auto: they "
@@ -112,6 +125,13 @@ class TrainConfig:
         "Probability that a training step hides the label of an example from a model that reads labels, so that the "
         "model can also be sampled without a label.",
         minimum=0,
+        below=1,
+    )
+    labelled_share: float = setting(
+        0.5,
+        "Fraction of a batch that is drawn from the data.labelled examples, equally many of each class; the other "
+        "examples of a batch are drawn from all, without a label.",
+        above=0,
         below=1,
     )
     nonfinite: Literal["stop", "skip"] = setting(

@@ -10,7 +10,6 @@ from .conditional import (
     ConditionalConfig as ConditionalConfig,
     ConditionalVAE as ConditionalVAE,
     LabelPrior as LabelPrior,
-    label_mask as label_mask,
 )
 from .conv import (
     ConvConfig as ConvConfig,
@@ -95,4 +94,5 @@ from .posteriors import (
 )
 from .priors import StandardNormal as StandardNormal, StandardNormalConfig as StandardNormalConfig
 from .replaced_prior import StandardizedPrior as StandardizedPrior, WithPrior as WithPrior
+from .semi_supervised import SemiSupervisedConfig as SemiSupervisedConfig, SemiSupervisedVAE as SemiSupervisedVAE
 from .vae import VAE as VAE, VAEConfig as VAEConfig, with_output_bias as with_output_bias

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
-from vae_jax.data import ArrayDataset, Dataset
+from vae_jax.config import Config
+from vae_jax.data import ArrayDataset, Dataset, LabelledRows
+from vae_jax.distributions import label_mask
 from vae_jax.errors import InputError
-from vae_jax.models import label_mask
 
 
 def num_classes(model: Any) -> int | None:
@@ -52,4 +54,51 @@ def check_labels(model: Any, dataset: Dataset, name: str) -> None:
     if high >= classes:
         raise InputError(
             f"model.num_classes={classes} must be greater than each label of data.name={name}, for example {high + 1}"
+        )
+
+
+def labelled_rows(config: Config) -> LabelledRows | None:
+    """Return the labels that training sees, as the settings describe them; None for all that are known."""
+    data = config.data
+    if not data.labelled:
+        return None
+    classes: int = getattr(config.model, "num_classes")  # noqa: B009  # a setting of the models that read labels
+    return LabelledRows(data.labelled, classes, config.train.labelled_share, data.labelled_draw)
+
+
+def labelled_examples(labelled: LabelledRows, dataset: Dataset) -> np.ndarray:
+    """Return the positions of the training examples whose labels are seen, int32 [C, n], with a row for each class.
+
+    Args:
+      labelled: the labels that training sees, such as `Experiment.labelled`.
+      dataset: the training examples.
+    """
+    arrays = dataset.read_all()
+    return np.asarray(jax.jit(labelled.choose)(arrays["y"], label_mask(arrays)))
+
+
+def check_labelled(labelled: LabelledRows | None, dataset: Dataset, name: str) -> None:
+    """Raise InputError unless each class has enough training examples with a known label.
+
+    Args:
+      labelled: the labels that training sees; None for all that are known.
+      dataset: the training examples, whose labels `check_labels` accepts.
+      name: the name of their source, for the error.
+
+    Raises:
+      InputError: a class has too few, the examples are streamed, or their mask is one of numbers of x.
+    """
+    if labelled is None:
+        return
+    if not isinstance(dataset, ArrayDataset):
+        raise InputError(f"data.labelled={labelled.count} needs the labels in memory; use data.streaming=never")
+    known = label_mask(dataset.arrays)
+    if known is None and "mask" in dataset.arrays:
+        raise InputError(f"data.labelled={labelled.count} must be 0 for examples with a mask of the numbers of x")
+    labels = dataset.arrays["y"] if known is None else dataset.arrays["y"][known]
+    fewest = int(np.bincount(labels, minlength=labelled.num_classes).min())
+    if fewest < labelled.of_each_class:
+        raise InputError(
+            f"data.labelled={labelled.count} must be at most {fewest * labelled.num_classes}: a class of data.name="
+            f"{name} has {fewest} training examples with a label"
         )

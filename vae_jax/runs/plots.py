@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax import Array
 
+from vae_jax.distributions import label_mask
 from vae_jax.inference import Params
-from vae_jax.models import label_mask
 from vae_jax.runs import class_figures, count_plots, curves, image_grids, latent_map, prior_map, vector_plots
 from vae_jax.runs.decoding import conditions_of, decode_codes, encode_examples, interpolate_linearly, layer_shapes
 from vae_jax.runs.directory import RunDirectory
