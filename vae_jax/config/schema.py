@@ -153,6 +153,13 @@ class EvaluationConfig:
     num_samples: int = setting(
         5000, "Number K of samples of the importance-sampled NLL; 0: no NLL.", minimum=0, resumable=True
     )
+    class_samples: int = setting(
+        100,
+        "Number K of samples given each class, for -log p(x) and the class of an example without its label; 0: none. "
+        "It has an effect with a model that reads labels only.",
+        minimum=0,
+        resumable=True,
+    )
     chunk: int = setting(
         0,
         "Number of samples decoded at a time. An evaluation needs memory for chunk x batch_size examples. Its random "

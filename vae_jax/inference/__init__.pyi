@@ -45,9 +45,9 @@ from .importance import (
 )
 from .labels import (
     Bounds as Bounds,
-    given_each_class as given_each_class,
     label_weights as label_weights,
     sum_over_labels as sum_over_labels,
+    with_label as with_label,
 )
 from .likelihood import log_likelihood as log_likelihood
 from .objectives import ObjectiveConfig as ObjectiveConfig, WeightedConfig as WeightedConfig

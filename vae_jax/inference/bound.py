@@ -21,7 +21,7 @@ from vae_jax.distributions import (
     refuse_flax_errors,
 )
 from vae_jax.inference.estimators import Estimator, pathwise
-from vae_jax.inference.labels import Bounds, given_each_class, sum_over_labels
+from vae_jax.inference.labels import Bounds, sum_over_labels, with_label
 from vae_jax.inference.terms import Objective, Pair, Statistics, Terms, check_terms
 
 Params = Any  # a pytree of arrays, or `Variables`
@@ -294,20 +294,8 @@ def loss_and_statistics(
       ValueError: as for `negative_bound`.
       InputError: the model needs random numbers of Flax, or variables that are missing or may not be changed.
     """
-    size = batch_size(batch)
-    fixed = {"key": key, "model": model, "num_samples": num_samples, "update": True}
-
-    def bounds_of(batch: Batch) -> tuple[Bounds, Terms]:
-        sample = functools.partial(_sample_terms, batch=batch, **fixed)
-        if isinstance(objective, Pair):
-            terms, bound, penalty = _pair_bound(objective, params, sample, estimator)
-        else:
-            terms = sample(params, params, estimator=functools.partial(estimator, objective=objective))
-            bound, penalty = objective(terms), terms.penalty  # [B], [K, B]
-        if bound.shape != (size,):
-            raise ValueError(f"objective returned shape {list(bound.shape)}; return a bound for each example, [{size}]")
-        return Bounds(bound, bound_parts(terms), None if penalty is None else jnp.mean(penalty, axis=0)), terms
-
+    settings = {"objective": objective, "estimator": estimator, "key": key, "model": model, "num_samples": num_samples}
+    bounds_of = functools.partial(_bounds_of, params, **settings)
     if hasattr(model, "classify"):
         bounds, statistics = _sum_over_labels(params, bounds_of, batch, model), {}
     else:
@@ -318,6 +306,21 @@ def loss_and_statistics(
     return loss + metrics.get("classifier_loss", 0), metrics, statistics
 
 
+def _bounds_of(
+    params: Params, batch: Batch, *, objective: Objective | Pair, estimator: Estimator, **settings: Any
+) -> tuple[Bounds, Terms]:
+    """Return the numbers of each example, and the terms of a walk that updates the statistics."""
+    sample = functools.partial(_sample_terms, batch=batch, update=True, **settings)
+    if isinstance(objective, Pair):
+        terms, bound, penalty = _pair_bound(objective, params, sample, estimator)
+    else:
+        terms = sample(params, params, estimator=functools.partial(estimator, objective=objective))
+        bound, penalty = objective(terms), terms.penalty  # [B], [K, B]
+    if bound.shape != (size := batch_size(batch),):
+        raise ValueError(f"objective returned shape {list(bound.shape)}; return a bound for each example, [{size}]")
+    return Bounds(bound, bound_parts(terms), None if penalty is None else jnp.mean(penalty, axis=0)), terms
+
+
 def _sum_over_labels(
     params: Params, bounds_of: Callable[[Batch], tuple[Bounds, Terms]], batch: Batch, model: Any
 ) -> Bounds:
@@ -325,11 +328,11 @@ def _sum_over_labels(
     if isinstance(params, Variables) and params.statistics:
         raise ValueError("model has a method classify and statistics; use layers without statistics")
 
-    def given_class(batch: Batch) -> tuple[Bounds, dict[str, Array]]:
-        bounds, terms = bounds_of(batch)
+    def given_class(label: Array) -> tuple[Bounds, dict[str, Array]]:
+        bounds, terms = bounds_of(with_label(batch, label))
         return bounds, {latent.name: latent.z for latent in terms.latents}
 
-    bounds, values = given_each_class(given_class, batch, model.num_classes)  # [C, B], [C, K, B, *event]
+    bounds, values = jax.vmap(given_class)(jnp.arange(model.num_classes))  # [C, B], [C, K, B, *event]
     first = {name: z[0] for name, z in values.items()}  # `classify` reads layers that do not depend on the label
     log_q = classify(params, batch, first, model=model)
     return sum_over_labels(bounds, log_q, batch, classifier_weight=model.classifier_weight)

@@ -6,8 +6,7 @@ the label `batch["y"]`; p(y) is uniform.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,14 +80,12 @@ def sum_over_labels(given_class: Bounds, log_q: Array, batch: Batch, *, classifi
     return Bounds(bound - label_kl, parts | {"label_kl": label_kl, "classifier_loss": classifier_loss}, penalty)
 
 
-def given_each_class(function: Callable[[Batch], Any], batch: Batch, classes: int) -> Any:
-    """Return the results of a function of a batch for each class as the label of all examples, [C, ...].
+def with_label(batch: Batch, label: Array) -> Batch:
+    """Return a batch in which all examples have one label, whatever label they had.
 
     Args:
-      function: a batch whose labels are all known -> a pytree of arrays.
       batch: {"x": [B, ...], ...}.
-      classes: C.
+      label: int32 [].
     """
-    size = batch["x"].shape[0]
     rest = {name: array for name, array in batch.items() if name != "mask" or array.ndim > 1}
-    return jax.vmap(lambda c: function({**rest, "y": jnp.full(size, c)}))(jnp.arange(classes))
+    return {**rest, "y": jnp.full(batch["x"].shape[0], label)}

@@ -32,6 +32,7 @@ from vae_jax.runs.progress import Progress
 from vae_jax.runs.training_run import TrainingRun
 from vae_jax.runtime import atomic_files, multihost
 
+_VALIDATION = ("reconstruction", "kl", "classifier_error")  # metrics of the rows of validations
 NUM_PREVIEW_EXAMPLES = 12  # validation examples whose reconstructions are written to TensorBoard
 
 
@@ -229,8 +230,10 @@ class Validation(Callback):
         with refuse_lack_of_memory("the validation"):
             evaluator = make_evaluator(run.experiment, run.placement)  # from the cache of programs after the first time
             result = evaluator.bound(run.params, key, run.validation_data.arrays)
+            if hasattr(run.experiment.model, "classify"):
+                result |= evaluator.classes(run.params, key, run.validation_data.arrays)
         metric = getattr(run.experiment.objective, "validation_metric", "elbo")
-        row = {f"validation_{name}": result[name] for name in ("reconstruction", "kl") if name in result}
+        row = {f"validation_{name}": result[name] for name in _VALIDATION if name in result}
         run.record(row | {"validation_bound": result.get(metric, result["reconstruction"])})
 
 

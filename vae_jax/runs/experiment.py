@@ -39,7 +39,7 @@ from vae_jax.distributions import Batch, Variables
 from vae_jax.errors import InputError
 from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise, sample_terms
 from vae_jax.models import LikelihoodConfig, build_model, with_output_bias
-from vae_jax.runs.labels import check_labelled, check_labels, labelled_examples, labelled_rows
+from vae_jax.runs.labels import check_labels, labelled_examples, labelled_rows
 from vae_jax.training import (
     Loss,
     TrainState,
@@ -251,8 +251,7 @@ class Experiment:
         """Return the indices of the training examples that a step reads, int32 [batch_size]."""
         at, size = jnp.asarray(step), {"num_examples": len(self.training_data), "batch_size": self.training.batch_size}
         if self.labelled is None:
-            order_key = jax.random.fold_in(self.key, random.DATA_STREAM)
-            return np.asarray(batch_indices(order_key, at, **size))
+            return np.asarray(batch_indices(jax.random.fold_in(self.key, random.DATA_STREAM), at, **size))
         chosen = jnp.asarray(labelled_examples(self.labelled, self.training_data))
         return np.asarray(self.labelled.batch_indices(self.key, at, chosen, **size))
 
@@ -277,8 +276,7 @@ class Experiment:
         arrays = {name: jnp.asarray(array) for name, array in stored.items()}
         state = self.initial_state(key, self.data_mean())
         steps, size = self.training.steps, self.training.batch_size
-        shared = {"step": step, "batch_size": size, "labelled": self.labelled}
-        return train_steps(state, arrays, steps, max_steps=steps, **shared)
+        return train_steps(state, arrays, steps, step=step, batch_size=size, max_steps=steps, labelled=self.labelled)
 
     def description(self) -> dict[str, Any]:
         """Return the settings as one flat dictionary: {"train.steps": 6000, ...}, which a resumed run compares.
@@ -287,7 +285,8 @@ class Experiment:
         """
         if self.config is not None:
             return flatten(self.config)
-        parts = {name: getattr(self, name) for name in ("model", "objective", "estimator", "preprocess", "num_samples")}
+        names = ("model", "objective", "estimator", "preprocess", "num_samples")
+        parts = {name: getattr(self, name) for name in (*names, *(["labelled"] if self.labelled else []))}
         sections = {"train": self.training, "evaluation": self.evaluation}
         fields = {f"{s}.{name}": value for s, part in sections.items() for name, value in vars(part).items()}
         described = {name: value if isinstance(value, int) else _text(value) for name, value in parts.items()}
@@ -331,8 +330,7 @@ def build_experiment(
         config.preprocess.check_data(experiment.training_data)
     _check_kind(config, experiment.kind)
     experiment = _with_model(experiment, config)
-    check_labels(experiment.model, experiment.training_data, experiment.source.name)
-    check_labelled(experiment.labelled, experiment.training_data, experiment.source.name)
+    check_labels(experiment.model, experiment.training_data, experiment.source.name, experiment.labelled)
     return experiment
 
 

@@ -54,6 +54,9 @@ def plot_all(
         few = _first(arrays, MAX_MAPPED)
         if "y" in arrays or experiment.kind != "images":
             paths.append(plot_latent_map(experiment, params, directory, few, placement, key=preprocess_key(key)))
+        if num_classes(experiment.model) is not None:
+            reliability = class_figures.plot_reliability(experiment, params, directory, few, placement, key=key)
+            paths += [] if reliability is None else [reliability]
         if _has_two_latents(experiment, params):
             paths.append(plot_prior_map(experiment, params, directory, few, placement, key=key))
     if multihost.broadcast_from_primary(lambda: directory.metrics.exists()):
