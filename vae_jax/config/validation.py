@@ -102,11 +102,11 @@ def _check_labels(config: Config) -> None:
     data, training, model = config.data, config.train, config.model
     for path, value in (("train.label_dropout", training.label_dropout), ("data.labelled", data.labelled)):
         require_default(not value or model.reads_labels, path, value,
-                        f"with model={model.name}, which reads no labels", "use model=conditional or m2")  # fmt: skip
+                        f"with model={model.name}, which reads no labels", "use model=conditional, m2 or sdgm")  # fmt: skip
     evaluation = config.evaluation
     require_default(model.reads_labels or evaluation.class_samples == type(evaluation).class_samples,
                     "evaluation.class_samples", evaluation.class_samples, f"with model={model.name}, which reads no "
-                    "labels", "use model=conditional or m2")  # fmt: skip
+                    "labels", "use model=conditional, m2 or sdgm")  # fmt: skip
     if not data.labelled:
         for path, section, name in (("data.labelled_draw", data, "labelled_draw"),
                                     ("train.labelled_share", training, "labelled_share")):  # fmt: skip

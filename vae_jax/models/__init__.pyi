@@ -1,3 +1,4 @@
+from .auxiliary import AuxiliaryConfig as AuxiliaryConfig, AuxiliaryVAE as AuxiliaryVAE
 from .build import build_model as build_model, init_params as init_params
 from .choices import (
     LikelihoodConfig as LikelihoodConfig,

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from vae_jax.config import Config, register, setting
-from vae_jax.distributions import Batch, Categorical, Distribution, Shape
+from vae_jax.distributions import Batch, Categorical, Shape
 from vae_jax.models.conditional import ConditionalConfig, ConditionalVAE
 
 
@@ -47,7 +48,7 @@ class SemiSupervisedVAE(ConditionalVAE, kw_only=True):
         x = batch["x"]
         return Categorical(self.class_logits(self.classifier(x)).astype(x.dtype), event_ndims=1)
 
-    def encode(self, batch: Batch) -> Distribution:
+    def encode(self, batch: Batch) -> Any:
         """Return q(z|x, y): see `VAE.encode`."""
         if self.is_initializing():
             self.classify(batch, {})  # creates its parameters
@@ -64,7 +65,7 @@ class SemiSupervisedConfig(ConditionalConfig):
     )
     classifier_weight: float = setting(
         50.0,
-        "Weight α of log q(y|x) of the examples with a label, in each of which the bound has the weight 1.",
+        "Weight of log q(y|x) of the examples with a label; that of their bound is 1.",
         minimum=0,
     )
 
