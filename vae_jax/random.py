@@ -24,7 +24,7 @@ from jax import Array, lax
 from vae_jax import kernels
 
 # The first number that a run's key is folded with: each use of randomness has a stream of its keys.
-DATA_STREAM, NOISE_STREAM, INIT_STREAM, EVALUATION_STREAM, BINARIZATION_STREAM = range(5)
+DATA_STREAM, NOISE_STREAM, INIT_STREAM, EVALUATION_STREAM, BINARIZATION_STREAM, LABEL_STREAM = range(6)
 
 
 def example_keys(key: Array, num_examples: int, *, first: int | Array = 0) -> Array:

@@ -32,7 +32,7 @@ def test_models_that_differ_in_a_batchable_setting_have_the_same_shapes_branches
     expected = {
         "seed", "objective.beta", "objective.free_bits", "objective.capacity", "objective.elbo_weight",
         "objective.mmd_weight", "optimizer.learning_rate", "optimizer.b1", "optimizer.b2", "optimizer.eps",
-        "optimizer.weight_decay",
+        "optimizer.weight_decay", "data.labelled_draw",
     }  # fmt: skip
     assert batchable_settings() == expected
 

@@ -10,10 +10,10 @@ from jitted import init, sample_terms
 from small_model import binary_images, small_model
 
 from vae_jax.config import Config, override
-from vae_jax.distributions import from_prior, from_values
+from vae_jax.distributions import from_prior, from_values, label_mask
 from vae_jax.errors import InputError
 from vae_jax.inference import elbo
-from vae_jax.models.conditional import ConditionalVAE, label_mask
+from vae_jax.models.conditional import ConditionalVAE
 
 CLASSES = 3
 SETTINGS = {"model": "conditional", "model__num_classes": CLASSES, "model__embedding": 4}

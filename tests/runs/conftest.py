@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 from saved_states import save_steps
 
-from vae_jax.runs import count_plots, curves, image_grids, latent_map, prepare_experiment, prior_map, vector_plots
+from vae_jax.runs import (
+    class_figures,
+    count_plots,
+    curves,
+    image_grids,
+    latent_map,
+    prepare_experiment,
+    prior_map,
+    vector_plots,
+)
 from vae_jax.runtime import Placement, sharding
 
 
@@ -67,6 +76,7 @@ MODULES = {
     vector_plots: ("marginals", "pairs"),
     latent_map: ("latent_map",),
     prior_map: ("prior_map",),
+    class_figures: ("reliability",),
     curves: ("curves",),
 }
 

@@ -2,9 +2,12 @@
 
 import jax
 import numpy as np
+import pytest
+from drawn_figures import assert_png, legend_of, record_axes
 from small_experiments import image_experiment, images
 
-from vae_jax.runs import class_figures, decoding, image_grids, sampling
+from vae_jax.runs import class_figures, decoding, evaluation, image_grids, sampling
+from vae_jax.training import Reliability
 
 SETTINGS = {"model": "conditional", "model__num_classes": 3, "model__embedding": 4, "model__latent_dim": 3}
 
@@ -41,3 +44,36 @@ def test_samples_and_codes_are_decoded_under_their_classes(one_device, tmp_path,
         under = decoding.decode_codes(experiment, params, encoded["mean"], one_device, conditions=y)
         np.testing.assert_allclose(decoded[:, label], under, rtol=1e-5)
     assert np.abs(decoded[:, 0] - decoded[:, 1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("model", "name"), [("m2", "q(y|x)"), ("conditional", "p(y|x), K = 20")])
+def test_the_reliability_is_that_of_the_examples_with_a_label(one_device, tmp_path, monkeypatch, model, name):
+    shown = []
+    monkeypatch.setattr(class_figures, "save_reliability", lambda path, *found: shown.append(found))
+    experiment, key = image_experiment(images(), **SETTINGS | {"model": model}), jax.random.key(2)
+    params, arrays = moved(experiment), dict(experiment.dataset("test").arrays)
+    known = np.arange(len(arrays["y"])) % 3 > 0
+    hidden = arrays | {"mask": known, "y": np.where(known, arrays["y"], -1).astype(np.int32)}
+    class_figures.plot_reliability(experiment, params, tmp_path, hidden, one_device, key=key)
+    ((found, bins),) = shown
+    assert found == name
+    few = {n: a[known] for n, a in arrays.items()}
+    evaluator = evaluation.make_evaluator(experiment, one_device)
+    metrics = evaluator.classes(params, key, few, num_samples=20, chunk=20)
+    prefix = "classifier" if model == "m2" else "generative"
+    np.testing.assert_allclose(bins.calibration_error, metrics[f"{prefix}_calibration_error"], rtol=1e-5)
+    assert bins.examples.sum() == known.sum()
+    nothing = hidden | {"mask": np.zeros(len(known), bool)}
+    assert class_figures.plot_reliability(experiment, params, tmp_path, nothing, one_device, key=key) is None
+
+
+def test_the_figure_of_reliability_shows_the_filled_bins(tmp_path, monkeypatch):
+    axes, examples = record_axes(monkeypatch), np.zeros(15, int)
+    examples[[6, 14]] = 3, 5
+    found = Reliability(examples, np.where(examples == 3, 0.45, 0.98), np.where(examples == 3, 1 / 3, 0.8))
+    class_figures.save_reliability(tmp_path / "reliability.png", "q(y|x)", found)
+    assert_png(tmp_path / "reliability.png")
+    curve = axes[0].lines[1]
+    np.testing.assert_allclose(curve.get_xydata(), [[0.45, 1 / 3], [0.98, 0.8]])
+    assert legend_of(axes[0]) == ["calibrated", "q(y|x), expected calibration error 0.156"]
+    assert [bar.get_height() for bar in axes[1].patches] == examples.tolist()

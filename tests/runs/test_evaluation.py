@@ -1,5 +1,6 @@
 """Evaluations: metrics by kind, undefined and infinite numbers, the protocol, interruption, and evaluation.json."""
 
+import functools
 import json
 
 import hand_made
@@ -128,7 +129,7 @@ def test_an_evaluation_ends_during_a_batch_that_takes_minutes(one_device, monkey
 def test_an_evaluation_is_read_only_for_its_step_and_protocol(bernoulli_experiment, tmp_path):
     experiment, _ = bernoulli_experiment
     protocol = evaluation.evaluation_protocol(experiment)
-    assert set(protocol) == set(evaluation.PROTOCOL)
+    assert set(protocol) == set(evaluation.PROTOCOL) - {"class_samples"}  # of models that read labels
     assert protocol["preprocess"] == "dynamic-binarization"
     assert protocol["training_examples"] == experiment.data["arrays"]["x"]["sha256"]
     stored = {"step": 20, "elbo": -1.0, **protocol}
@@ -197,3 +198,26 @@ def test_numbers_that_mislead_have_a_warning(one_device):
     ]
     assert not list(evaluation._loose_bound({"nll": 88.85, "ess": 50.0, "num_samples": 5000}))
     assert not list(evaluation._loose_bound({}))
+
+
+def test_a_model_that_reads_labels_is_evaluated_as_a_classifier_and_without_the_label(one_device):
+    settings = {"model": "m2", "model__num_classes": 2, "evaluation__class_samples": 3}
+    experiment, scores = image_experiment(**settings), {}
+    params = initial_params(experiment)
+    evaluate = functools.partial(evaluation.evaluate_run, split="test", placement=one_device)
+    result = evaluate(experiment, params, receive=scores.update)
+    count = len(experiment.dataset("test"))
+    assert {name: array.shape for name, array in scores.items() if array.ndim > 1} == dict.fromkeys(
+        ("log_qy", "log_px_y"), (count, 2)
+    )
+    assert result["class_samples"] == 3
+    for name in ("classifier_error", "generative_error", "classifier_calibration_error", "nll_unlabelled"):
+        assert np.isfinite(result[name]), name
+    assert result["nll_unlabelled"] != result["nll"]
+    other = image_experiment(**settings | {"evaluation__class_samples": 0})
+    assert other.evaluation.class_samples == 0
+    assert set(result) - set(evaluate(other, params)) == {
+        "class_samples", "nll_unlabelled", "nll_unlabelled_se", "generative_error", "generative_error_se",
+        "generative_calibration_error",
+    }  # fmt: skip
+    assert "class_samples" not in evaluation.evaluation_protocol(image_experiment())

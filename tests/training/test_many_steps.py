@@ -10,6 +10,7 @@ import pytest
 from small_training import BATCH, LOSS, OPTIMIZER, STEPS, assert_states_equal, divided, initial_state, program, rows
 
 from vae_jax import random
+from vae_jax.data.labelled import LabelledRows
 from vae_jax.data.order import batch_indices
 from vae_jax.training.many_steps import train_steps
 from vae_jax.training.step import make_train_step
@@ -107,3 +108,27 @@ def test_the_explicit_axes_of_a_mesh_work_under_vmap(data):
         alone, _ = program()(initial_state(seed), data, STEPS)
         member = jax.tree.map(lambda leaf, s=seed: leaf[s], jax.device_get(together.params))
         chex.assert_trees_all_close(member, jax.device_get(alone.params), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_the_first_rows_of_a_batch_are_labelled_and_the_mask_of_the_data_is_not_read_in_training(microbatches):
+    labelled, count = LabelledRows(12, 3, share=0.25), 60
+    data = {"x": jnp.arange(count), "y": jnp.arange(count) % 3, "mask": jnp.arange(count) < 30}
+
+    def step(state, batch):
+        shown = {name: jnp.reshape(array, -1) for name, array in batch.items()}
+        metrics = {f"{name}_{i}": array[i] for name, array in shown.items() for i in range(8)}
+        return state._replace(step=state.step + 1), metrics
+
+    run = jax.jit(functools.partial(train_steps, step=step, batch_size=8, max_steps=3, labelled=labelled,
+                                    microbatches=microbatches))  # fmt: skip
+    _, metrics = run(initial_state(), data, 3)
+    rows = {name: np.stack([metrics[f"{name}_{i}"] for i in range(8)], axis=1).astype(int) for name in data}
+    np.testing.assert_array_equal(rows["mask"], np.tile([1, 1, 0, 0, 0, 0, 0, 0], (3, 1)))
+    np.testing.assert_array_equal(rows["y"], rows["x"] % 3)
+    chosen = jax.jit(labelled.choose)(data["y"], data["mask"])
+    assert set(rows["x"][:, :2].reshape(-1)) <= set(np.asarray(chosen).reshape(-1))
+    assert rows["y"][:, :2].reshape(-1).tolist() == [0, 1, 2, 0, 1, 2]
+    resumed, other = run(run(initial_state(), data, 1)[0], data, 2)
+    assert int(resumed.step) == 3
+    np.testing.assert_array_equal([other[f"x_{i}"][:2] for i in range(8)], rows["x"][1:].T)

@@ -26,7 +26,8 @@ class Evaluate(ExampleOptions):
     """Evaluate a run: ELBO and its parts, NLL by importance sampling with its error, active units, bits/dim."""
 
     per_example: bool = False
-    """Write scores-SPLIT.npz: reconstruction, kl, elbo and nll of each example, its index, file name and label."""
+    """Write scores-SPLIT.npz: reconstruction, kl, elbo and nll of each example, its index, file name and label; and
+    log_qy and log_px_y given each class of a model that reads labels."""
     num_samples: int | None = None
     """K of the NLL; default: the run's evaluation.num_samples; 0: no NLL."""
     chunk: int | None = None

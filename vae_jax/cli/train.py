@@ -179,6 +179,12 @@ def results_table(result: Mapping[str, Any], directory: "RunDirectory") -> str:
         if name in result:
             samples = f", K={result['num_samples']}" if name == "nll" else ""
             rows.append((title, f"{result[name]:.2f} +/- {result[f'{name}_se']:.2f} nats{samples}"))
+    if "nll_unlabelled" in result:
+        value = f"{result['nll_unlabelled']:.2f} +/- {result['nll_unlabelled_se']:.2f} nats"
+        rows.append(("NLL without label", f"{value}, K={result['class_samples']} for each class"))
+    for title, name in (("error of q(y|x)", "classifier_error"), ("error of p(y|x)", "generative_error")):
+        if name in result:
+            rows.append((title, f"{100 * result[name]:.2f} +/- {100 * result[f'{name}_se']:.2f} %"))
     if "bits_per_dim" in result:
         rows.append(("bits/dim", f"{result['bits_per_dim']:.3f} of the {result['bits_per_dim_of'].upper()}"))
     rows += [(title, "undefined") for title, name in (("ELBO", "elbo"), ("NLL", "nll")) if name in result["undefined"]]

@@ -62,6 +62,8 @@ _DIGITS = {
 _SETTINGS: dict[str, dict[str, Any]] = {
     "digits": _DIGITS,
     "digits-conditional": _DIGITS | {"model": "conditional"},
+    "digits-m2": _DIGITS | {"model": "m2", "data.labelled": 100},
+    "digits-sdgm": _DIGITS | {"model": "sdgm", "model.auxiliary_dim": 6, "data.labelled": 100},
     "pca": {
         "data.name": "mnist",
         "data.holdout": 0.02,
@@ -86,6 +88,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "vae": _AUTOENCODER | {"posterior": "gaussian", "objective": "elbo", "train.steps": 4590},
     "mnist": _MNIST | _STL,
     "mnist-conditional": _MNIST | _STL | {"model": "conditional"},
+    "mnist-m2": _MNIST | _STL | {"model": "m2", "data.labelled": 100},
+    "mnist-sdgm": _MNIST | _STL | {"model": "sdgm", "data.labelled": 100},
     "mnist-400": _MNIST
     | {
         "model.latent_dim": 20,

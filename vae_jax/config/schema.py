@@ -57,6 +57,19 @@ class DataConfig:
         minimum=1,
         resumable=True,  # as above
     )
+    labelled: int = setting(
+        0,
+        "Number of training examples whose label a model that reads labels sees: as many of each class; 0: all that "
+        "are known.",
+        minimum=0,
+    )
+    labelled_draw: int = setting(
+        0,
+        "Number of the random choice of the labelled examples, which does not depend on the seed. It has an effect "
+        "with labelled only.",
+        minimum=0,
+        batchable=True,
+    )
     streaming: Literal["auto", "always", "never"] = setting(
         "auto",
         "always: training reads the examples from disk while it computes; never: they are kept in memory; auto: they "
@@ -114,6 +127,13 @@ class TrainConfig:
         minimum=0,
         below=1,
     )
+    labelled_share: float = setting(
+        0.5,
+        "Fraction of a batch that is drawn from the data.labelled examples, equally many of each class; the other "
+        "examples of a batch are drawn from all, without a label.",
+        above=0,
+        below=1,
+    )
     nonfinite: Literal["stop", "skip"] = setting(
         "stop",
         "If the result of a step is not finite: stop the run before this step, or skip the update and count it.",
@@ -132,6 +152,13 @@ class EvaluationConfig:
 
     num_samples: int = setting(
         5000, "Number K of samples of the importance-sampled NLL; 0: no NLL.", minimum=0, resumable=True
+    )
+    class_samples: int = setting(
+        100,
+        "Number K of samples given each class, for -log p(x) and the class of an example without its label; 0: none. "
+        "It has an effect with a model that reads labels only.",
+        minimum=0,
+        resumable=True,
     )
     chunk: int = setting(
         0,

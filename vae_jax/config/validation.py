@@ -49,9 +49,7 @@ def validate(config: Config) -> Config:
     if config.train.patience:
         require_default(config.train.evaluate_every > 0, "train.patience", config.train.patience,
                         "with train.evaluate_every=0", "set train.evaluate_every")  # fmt: skip
-    dropout = config.train.label_dropout
-    require_default(not dropout or config.model.reads_labels, "train.label_dropout", dropout,
-                    f"with model={config.model.name}, which reads no labels", "use model=conditional")  # fmt: skip
+    _check_labels(config)
     if config.train.nonfinite == "stop":
         default = type(config.train).max_skips
         require_default(config.train.max_skips == default, "train.max_skips", config.train.max_skips,
@@ -98,6 +96,36 @@ def require_default(condition: bool, path: str, value: Any, reason: str, remedy:
 def any_of(options: Sequence[str]) -> str:
     """Return "a", "a or b", or "a, b or c"."""
     return " or ".join(filter(None, (", ".join(options[:-1]), options[-1])))
+
+
+def _check_labels(config: Config) -> None:
+    data, training, model = config.data, config.train, config.model
+    for path, value in (("train.label_dropout", training.label_dropout), ("data.labelled", data.labelled)):
+        require_default(not value or model.reads_labels, path, value,
+                        f"with model={model.name}, which reads no labels",
+                        "use model=conditional, m2 or sdgm")  # fmt: skip
+    evaluation = config.evaluation
+    require_default(model.reads_labels or evaluation.class_samples == type(evaluation).class_samples,
+                    "evaluation.class_samples", evaluation.class_samples, f"with model={model.name}, which reads no "
+                    "labels", "use model=conditional, m2 or sdgm")  # fmt: skip
+    if not data.labelled:
+        for path, section, name in (("data.labelled_draw", data, "labelled_draw"),
+                                    ("train.labelled_share", training, "labelled_share")):  # fmt: skip
+            value = getattr(section, name)
+            require_default(value == getattr(type(section), name), path, value, "with data.labelled=0",
+                            "set data.labelled")  # fmt: skip
+        return
+    classes = getattr(model, "num_classes", 1)  # a setting of each model that reads labels
+    require(
+        data.labelled % classes == 0,
+        "data.labelled",
+        data.labelled,
+        f"a multiple of model.num_classes={classes}, for example {classes * max(1, data.labelled // classes)}",
+    )
+    require(data.streaming != "always", "data.labelled", data.labelled,
+            "0 with data.streaming=always, since it needs all labels in memory")  # fmt: skip
+    require(training.batch_size > 1, "train.batch_size", training.batch_size,
+            "2 or more with data.labelled, for examples with a label and without one")  # fmt: skip
 
 
 def _check_unused_parts(config: Config) -> None:

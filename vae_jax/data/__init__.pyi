@@ -10,6 +10,7 @@ from .dataset import (
     describe_held_out as describe_held_out,
 )
 from .kinds import KINDS as KINDS, Kind as Kind, infer_kind as infer_kind
+from .labelled import LabelledRows as LabelledRows
 from .loading import (
     load as load,
     load_labels as load_labels,

@@ -41,6 +41,7 @@ from .latent import (
     Observed as Observed,
     Variables as Variables,
     as_variables as as_variables,
+    label_mask as label_mask,
     refuse_flax_errors as refuse_flax_errors,
 )
 from .logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture

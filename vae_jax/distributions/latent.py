@@ -20,6 +20,16 @@ Batch = Mapping[str, Array]  # {"x": [B, ...], "y": [B], ...}: the data of B exa
 Posterior = Callable[[], Any]  # () -> q(z | layers above, x), called only if the posterior is needed
 
 
+def label_mask(batch: Mapping[str, Any]) -> Any:
+    """Return which examples of a batch have a label, bool [B]; None if all have, or if the mask is one of numbers of x.
+
+    Args:
+      batch: {"mask": bool [B], or bool [B, *shape], ...}, of any kind of arrays.
+    """
+    mask = batch.get("mask")
+    return mask if mask is not None and mask.ndim == 1 else None
+
+
 class Variables(NamedTuple):
     """The variables of a model that has more than trained parameters, such as the averages of a normalization.
 

@@ -9,6 +9,7 @@ from .bound import (
     Params as Params,
     batch_size as batch_size,
     bound_parts as bound_parts,
+    classify as classify,
     decode as decode,
     encode as encode,
     loss_and_statistics as loss_and_statistics,
@@ -41,6 +42,12 @@ from .importance import (
     miwae as miwae,
     negative_cubo as negative_cubo,
     renyi as renyi,
+)
+from .labels import (
+    Bounds as Bounds,
+    label_weights as label_weights,
+    sum_over_labels as sum_over_labels,
+    with_label as with_label,
 )
 from .likelihood import log_likelihood as log_likelihood
 from .objectives import ObjectiveConfig as ObjectiveConfig, WeightedConfig as WeightedConfig

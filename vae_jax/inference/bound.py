@@ -21,6 +21,7 @@ from vae_jax.distributions import (
     refuse_flax_errors,
 )
 from vae_jax.inference.estimators import Estimator, pathwise
+from vae_jax.inference.labels import Bounds, sum_over_labels, with_label
 from vae_jax.inference.terms import Objective, Pair, Statistics, Terms, check_terms
 
 Params = Any  # a pytree of arrays, or `Variables`
@@ -250,7 +251,7 @@ def negative_bound(
     Returns:
       The loss [] in nats per example, and metrics: the means of the bound and of its parts, each []. `bound` is the
       bound, `reconstruction` is E_q log p(x|z), `kl` exists if the posterior has a density, and `penalty` if a layer
-      has one.
+      has one. A model with a method `classify` has an unknown label summed out, see `sum_over_labels`.
 
     Raises:
       ValueError: the objective needs a term that the estimator does not return, its result is not [B], or the batch has
@@ -293,20 +294,67 @@ def loss_and_statistics(
       ValueError: as for `negative_bound`.
       InputError: the model needs random numbers of Flax, or variables that are missing or may not be changed.
     """
-    size = batch_size(batch)
-    fixed = {"key": key, "batch": batch, "model": model, "num_samples": num_samples, "update": True}
-    sample = functools.partial(_sample_terms, **fixed)
+    settings = {"objective": objective, "estimator": estimator, "key": key, "model": model, "num_samples": num_samples}
+    bounds_of = functools.partial(_bounds_of, params, **settings)
+    if hasattr(model, "classify"):
+        bounds, statistics = _sum_over_labels(params, bounds_of, batch, model), {}
+    else:
+        bounds, terms = bounds_of(batch)
+        statistics = _statistics_of(params, terms)
+    metrics = {"bound": jnp.mean(bounds.bound)} | {name: jnp.mean(part) for name, part in bounds.parts.items()}
+    loss = -metrics["bound"] + (0 if bounds.penalty is None else jnp.mean(bounds.penalty))
+    return loss + metrics.get("classifier_loss", 0), metrics, statistics
+
+
+def _bounds_of(
+    params: Params, batch: Batch, *, objective: Objective | Pair, estimator: Estimator, **settings: Any
+) -> tuple[Bounds, Terms]:
+    """Return the numbers of each example, and the terms of a walk that updates the statistics."""
+    sample = functools.partial(_sample_terms, batch=batch, update=True, **settings)
     if isinstance(objective, Pair):
         terms, bound, penalty = _pair_bound(objective, params, sample, estimator)
     else:
         terms = sample(params, params, estimator=functools.partial(estimator, objective=objective))
-        bound = objective(terms)  # [B]
-        penalty = terms.penalty
-    if bound.shape != (size,):
+        bound, penalty = objective(terms), terms.penalty  # [B], [K, B]
+    if bound.shape != (size := batch_size(batch),):
         raise ValueError(f"objective returned shape {list(bound.shape)}; return a bound for each example, [{size}]")
-    metrics = {"bound": jnp.mean(bound)} | {name: jnp.mean(part) for name, part in bound_parts(terms).items()}
-    loss = -metrics["bound"] + (0 if penalty is None else jnp.mean(penalty))
-    return loss, metrics, _statistics_of(params, terms)
+    return Bounds(bound, bound_parts(terms), None if penalty is None else jnp.mean(penalty, axis=0)), terms
+
+
+def _sum_over_labels(
+    params: Params, bounds_of: Callable[[Batch], tuple[Bounds, Terms]], batch: Batch, model: Any
+) -> Bounds:
+    """Return the bounds [B] of a model with a classifier; raise ValueError for one whose passes update statistics."""
+    if isinstance(params, Variables) and params.statistics:
+        raise ValueError("model has a method classify and statistics; use layers without statistics")
+
+    def given_class(label: Array) -> tuple[Bounds, dict[str, Array]]:
+        bounds, terms = bounds_of(with_label(batch, label))
+        return bounds, {latent.name: latent.z for latent in terms.latents}
+
+    bounds, values = jax.vmap(given_class)(jnp.arange(model.num_classes))  # [C, B], [C, K, B, *event]
+    first = {name: z[0] for name, z in values.items()}  # `classify` reads layers that do not depend on the label
+    log_q = classify(params, batch, first, model=model)
+    return sum_over_labels(bounds, log_q, batch, classifier_weight=model.classifier_weight)
+
+
+def classify(params: Params, batch: Batch, values: Mapping[str, Array] | None = None, *, model: Any) -> Array:
+    """Return log q(y|x) of a model with a classifier, [B, C] in nats.
+
+    Args:
+      params: parameters of the model, or its `Variables`, which stay as they are.
+      batch: {"x": [B, ...], ...}; its labels are not read.
+      values: {name: [B, *event] or [1, B, *event]} of the layers, for a q(y|x, layers).
+      model: a Linen module with the method `classify(batch, values)`, which returns a `Categorical` of [B, C].
+
+    Raises:
+      ValueError: q(y|x, layers) has more than one value for each example; use one sample of the layers.
+    """
+    logits = _apply(params, batch, values or {}, model=model, method="classify", update=False)[0].logits
+    log_q = jax.nn.log_softmax(logits.reshape(-1, logits.shape[-1]))
+    if len(log_q) != batch_size(batch):
+        raise ValueError(f"q(y|x, layers) has shape {list(logits.shape)}; use one sample, objective.num_samples=1")
+    return log_q
 
 
 def _statistics_of(params: Params, terms: Terms) -> Statistics:

@@ -1,3 +1,4 @@
+from .auxiliary import AuxiliaryConfig as AuxiliaryConfig, AuxiliaryVAE as AuxiliaryVAE
 from .build import build_model as build_model, init_params as init_params
 from .choices import (
     LikelihoodConfig as LikelihoodConfig,
@@ -25,7 +26,6 @@ from .conditional import (
     ConditionalConfig as ConditionalConfig,
     ConditionalVAE as ConditionalVAE,
     LabelPrior as LabelPrior,
-    label_mask as label_mask,
 )
 from .conv import (
     ConvConfig as ConvConfig,
@@ -115,6 +115,7 @@ from .posteriors import (
 )
 from .priors import StandardNormal as StandardNormal, StandardNormalConfig as StandardNormalConfig
 from .replaced_prior import FittedCodes as FittedCodes, StandardizedPrior as StandardizedPrior, WithPrior as WithPrior
+from .semi_supervised import SemiSupervisedConfig as SemiSupervisedConfig, SemiSupervisedVAE as SemiSupervisedVAE
 from .vae import VAE as VAE, VAEConfig as VAEConfig, with_output_bias as with_output_bias
 from .vector_quantization import (
     ResidualVectorConfig as ResidualVectorConfig,

@@ -1,7 +1,6 @@
 """A VAE of examples x given their labels y."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae_jax.config import Config, register, require, setting
-from vae_jax.distributions import Batch, Distribution, Draw, Latent, Normal, Shape
+from vae_jax.distributions import Batch, Distribution, Draw, Latent, Normal, Shape, label_mask
 from vae_jax.errors import InputError
 from vae_jax.models.choices import ModelConfig
 from vae_jax.models.priors import StandardNormalConfig
@@ -58,9 +57,18 @@ class ConditionalVAE(VAE):
         """Check the parts, and create the parameters that belong to none of them."""
         super().setup()
         if self.condition_encoder or self.condition_prior or self.condition_decoder:
-            normal = nn.initializers.normal(1.0)
-            self.class_embeddings = self.param("class_embeddings", normal, (self.num_classes, self.embedding))
-            self.no_label_embedding = self.param("no_label_embedding", normal, (self.embedding,))
+            shape = (self.num_classes, self.embedding)
+            self.class_embeddings = self.param("class_embeddings", nn.initializers.normal(1.0), shape)
+            self.create_no_label()
+
+    def create_no_label(self) -> None:
+        """Create the parameters for examples without a label."""
+        self.no_label_embedding = self.param("no_label_embedding", nn.initializers.normal(1.0), (self.embedding,))
+
+    def no_label(self, batch: Batch) -> Array:
+        """Return the embedding of examples without a label, [E] or [B, E]."""
+        del batch
+        return self.no_label_embedding
 
     def decode(
         self, draw: Draw, evidence: Distribution | None = None, batch: Batch | None = None
@@ -94,24 +102,14 @@ class ConditionalVAE(VAE):
     def _embedding_of(self, batch: Batch) -> Array:
         """Return the embedding of the label of each example, [B, E]; [E] of "no label" if there are no labels."""
         if "y" not in batch:
-            return self.no_label_embedding
+            return self.no_label(batch)
         y, known = batch["y"], label_mask(batch)
         if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
             raise InputError(f"labels y have shape {list(y.shape)} and dtype {y.dtype}; pass integers [B]")
         found = self.class_embeddings.at[y].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         if known is None:
             return found
-        return jnp.where(known[:, None], found, jnp.broadcast_to(self.no_label_embedding, found.shape))
-
-
-def label_mask(batch: Mapping[str, Any]) -> Any:
-    """Return which examples of a batch have a label, bool [B]; None if all have, or if the mask is one of numbers of x.
-
-    Args:
-      batch: {"mask": bool [B], or bool [B, *shape], ...}, of any kind of arrays.
-    """
-    mask = batch.get("mask")
-    return mask if mask is not None and mask.ndim == 1 else None
+        return jnp.where(known[:, None], found, jnp.broadcast_to(self.no_label(batch), found.shape))
 
 
 @register("model", "conditional")
@@ -133,21 +131,25 @@ class ConditionalConfig(ModelConfig):
 
     def build(self, config: Config, shape: Shape, *, training: bool) -> ConditionalVAE:
         """Return the `ConditionalVAE`."""
+        return ConditionalVAE(**self.fields(config, shape, training=training))
+
+    def fields(self, config: Config, shape: Shape, *, training: bool) -> dict[str, Any]:
+        """Return the attributes of the `ConditionalVAE`; arguments as for `build`."""
         encoder, decoder = config.network.build(shape, config.likelihood.num_features(shape[-1]), training=training)
         prior = LabelPrior(self.latent_dim) if self.condition_prior else config.prior.build(self.latent_dim, shape)
-        return ConditionalVAE(
-            encoder=encoder,
-            decoder=decoder,
-            posterior=config.posterior.build(self.latent_dim),
-            prior=prior,
-            likelihood=config.likelihood,
-            shape=shape,
-            num_classes=self.num_classes,
-            embedding=self.embedding,
-            condition_encoder=self.condition_encoder,
-            condition_prior=self.condition_prior,
-            condition_decoder=self.condition_decoder,
-        )
+        return {
+            "encoder": encoder,
+            "decoder": decoder,
+            "posterior": config.posterior.build(self.latent_dim),
+            "prior": prior,
+            "likelihood": config.likelihood,
+            "shape": shape,
+            "num_classes": self.num_classes,
+            "embedding": self.embedding,
+            "condition_encoder": self.condition_encoder,
+            "condition_prior": self.condition_prior,
+            "condition_decoder": self.condition_decoder,
+        }
 
     def check(self, config: Config) -> None:
         """Raise InputError if no part reads the label, or if another choice needs a p(z) that does not depend on it."""

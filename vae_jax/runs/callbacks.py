@@ -34,6 +34,7 @@ from vae_jax.runs.training_run import TrainingRun
 from vae_jax.runtime import atomic_files, multihost
 
 PATIENCE_SECONDS = 2.0  # of a validation, before it polls whether to stop
+_VALIDATION = ("reconstruction", "kl", "classifier_error")  # metrics of the rows of validations
 NUM_PREVIEW_EXAMPLES = 12  # validation examples whose reconstructions are written to TensorBoard
 
 
@@ -259,13 +260,15 @@ class Validation(Callback):
         try:
             with refuse_lack_of_memory("the validation"):
                 result = evaluator.bound(run.params, key, run.validation_data.arrays, poll=poll)
+                if hasattr(run.experiment.model, "classify"):
+                    result |= evaluator.classes(run.params, key, run.validation_data.arrays, poll=poll)
         except Interrupted:
             run.validation_is_due = True
             run.stop("interrupted")
             return
         run.validation_is_due = False
         metric = getattr(run.experiment.objective, "validation_metric", "elbo")
-        row = {f"validation_{name}": result[name] for name in ("reconstruction", "kl") if name in result}
+        row = {f"validation_{name}": result[name] for name in _VALIDATION if name in result}
         run.record(row | {"validation_bound": result.get(metric, result["reconstruction"])})
 
     def _end_if_stopped(self) -> None:

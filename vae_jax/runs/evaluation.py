@@ -14,12 +14,13 @@ from vae_jax.runs import memory
 from vae_jax.runs.decoding import placement_of
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.labels import num_classes
 from vae_jax.runs.program_cache import cache_programs
 from vae_jax.runtime import Placement, atomic_files, multihost
 from vae_jax.training import Evaluator, bits_per_dim
 
 # What the results of `evaluate_run` depend on, apart from the weights.
-PROTOCOL = ("seed", "training_examples", "test_examples", "preprocess", "num_samples")
+PROTOCOL = ("seed", "training_examples", "test_examples", "preprocess", "num_samples", "class_samples")
 MIN_EFFECTIVE_SHARE = 0.01  # of the K samples; with a smaller effective sample size the NLL still falls with K
 _PIXELS = {"binary": "pixels are binary", "levels": "pixels have 256 values"}  # `PreprocessConfig.values` in a sentence
 
@@ -66,10 +67,11 @@ def evaluate_run(
       report_progress: called with (examples done, all examples) before and during the estimation of the NLL.
       stop: polled during the same estimation; in a single process also during each batch.
       evaluator: replaces that of `make_evaluator`.
-      receive: called with scores {name: [N]} of the examples, see `Evaluator.bound` and `Evaluator.likelihood`.
+      receive: called with scores {name: [N]} of the examples, see `Evaluator.bound` and the other methods.
 
     Returns:
-      The metrics of `Evaluator.bound` and `Evaluator.likelihood` (log-probabilities in nats per example), and:
+      The metrics of `Evaluator.bound`, `Evaluator.likelihood` and, for a model that reads labels, `Evaluator.classes`
+      (log-probabilities in nats per example), and:
       `split`, `num_examples`, `batch_size`, `chunk` (if there is an NLL) and the fields of `evaluation_protocol`;
       `likelihood`, the name of the family of p(x|z), None if the model does not state it;
       for images `bits_per_dim`, computed from the metric that `bits_per_dim_of` names, "nll" or "elbo";
@@ -83,18 +85,17 @@ def evaluate_run(
     count, placement = len(arrays["x"]), placement or placement_of(params)
     evaluator = evaluator or make_evaluator(experiment, placement)
     result = _describe_evaluation(experiment, split, count, evaluator.batch_size)
-    numbers = np.errstate(all="ignore")  # the error below reports what is not finite
-    with numbers, memory.refuse_lack_of_memory(f"evaluation of the split {split}"):
+    calls, chunk = _likelihood_calls(count, stop, report_progress), memory.evaluation_sizes(experiment, placement).chunk
+    with np.errstate(all="ignore"), memory.refuse_lack_of_memory(f"evaluation of the split {split}"):
         result |= evaluator.bound(params, key, arrays, receive=receive)
-        if "num_samples" in result:
-            result["chunk"] = memory.evaluation_sizes(experiment, placement).chunk
-            amounts = {name: result[name] for name in ("num_samples", "chunk")}
-            calls = _likelihood_calls(count, stop, report_progress)
+        if samples := result.get("num_samples", 0):
             report_progress(0, count)
-            result |= evaluator.likelihood(params, key, arrays, **amounts, **calls, receive=receive)
-    _add_remarks(result, experiment)
-    _check_finite(result)
-    return result
+            amounts = {"num_samples": samples, "chunk": chunk}
+            result |= evaluator.likelihood(params, key, arrays, **amounts, **calls, receive=receive) | {"chunk": chunk}
+        if num_classes(experiment.model) is not None:
+            amounts = {"num_samples": result.get("class_samples", 0), "chunk": chunk}
+            result |= evaluator.classes(params, key, arrays, **amounts, poll=calls["poll"], receive=receive)
+    return _finished(result, experiment)
 
 
 def _describe_evaluation(experiment: Experiment, split: str, count: int, batch_size: int) -> dict[str, Any]:
@@ -104,12 +105,14 @@ def _describe_evaluation(experiment: Experiment, split: str, count: int, batch_s
     return what | evaluation_protocol(experiment)
 
 
-def _add_remarks(result: dict[str, Any], experiment: Experiment) -> None:
-    """Add why metrics are undefined, warnings, and for images bits/dim."""
+def _finished(result: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """Return the results with why metrics are undefined, warnings, and for images bits/dim; refuse infinite ones."""
     result["undefined"] = undefined_metrics(experiment)
     result["warnings"] = [*_loose_bound(result), *likelihood_warnings(experiment)]
     if experiment.kind == "images":
         _add_bits_per_dim(result, experiment.shape)
+    _check_finite(result)  # NumPy has not reported such numbers
+    return result
 
 
 def _likelihood_calls(
@@ -215,7 +218,8 @@ def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
     Returns:
       A value for each name in `PROTOCOL`. `training_examples` is the checksum of the training examples x, and
       `test_examples` that of all arrays of the test examples; None if there are none. `num_samples` is absent if no
-      negative log-likelihood is estimated, and 1 if all samples are equal.
+      negative log-likelihood is estimated, and 1 if all samples are equal; `class_samples` is absent if it is not
+      estimated given each class.
     """
     protocol: dict[str, Any] = {
         "seed": int(experiment.seed),
@@ -223,10 +227,11 @@ def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
         "test_examples": experiment.held_out.get("test", {}).get("sha256"),
         "preprocess": experiment.description()["preprocess"],
     }
-    num_samples = experiment.evaluation.num_samples
-    if not num_samples or not has_density(experiment):
-        return protocol
-    return protocol | {"num_samples": 1 if memory.trace_walk(experiment).is_certain else num_samples}
+    num_samples, walk = experiment.evaluation.num_samples, memory.trace_walk(experiment)
+    amounts = {"num_samples": min(num_samples, 1) if walk.is_certain else num_samples}
+    if num_classes(experiment.model) is not None:
+        amounts["class_samples"] = experiment.evaluation.class_samples
+    return protocol | ({name: n for name, n in amounts.items() if n} if has_density(experiment) else {})
 
 
 def has_density(experiment: Experiment) -> bool:

@@ -26,6 +26,7 @@ from vae_jax.data import (
     ArrayDataset,
     Dataset,
     IdentityConfig,
+    LabelledRows,
     ScaleConfig,
     Source,
     batch_indices,
@@ -38,7 +39,7 @@ from vae_jax.distributions import Batch, Variables
 from vae_jax.errors import InputError
 from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise, sample_terms
 from vae_jax.models import LikelihoodConfig, build_model, with_output_bias
-from vae_jax.runs.labels import check_labels
+from vae_jax.runs.labels import check_labels, labelled_examples, labelled_rows
 from vae_jax.training import (
     Loss,
     TrainState,
@@ -81,6 +82,7 @@ class Experiment:
       training: duration, intervals and stopping.
       evaluation: evaluation on the test examples.
       seed: all random numbers are a function of the seed, the step, and the position in the batch.
+      labelled: the labels that training sees; None for all that are known.
       schedule: step -> learning rate, which metrics.jsonl records; None if it is unknown.
       training_model: the model in training, with the same parameters; None for `model`.
       initialize: (params, mean) -> the initial parameters, of the same shapes. The mean is that of the inputs x; None
@@ -99,6 +101,7 @@ class Experiment:
     training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     seed: int | Array = 0
+    labelled: LabelledRows | None = None
     schedule: optax.Schedule | None = None
     training_model: Any = None
     initialize: Callable[[Params, Array | np.ndarray | None], Params] | None = None
@@ -246,9 +249,11 @@ class Experiment:
 
     def examples(self, step: int) -> np.ndarray:
         """Return the indices of the training examples that a step reads, int32 [batch_size]."""
-        order_key = jax.random.fold_in(self.key, random.DATA_STREAM)
-        count, size = len(self.training_data), self.training.batch_size
-        return np.asarray(batch_indices(order_key, jnp.asarray(step), num_examples=count, batch_size=size))
+        at, size = jnp.asarray(step), {"num_examples": len(self.training_data), "batch_size": self.training.batch_size}
+        if self.labelled is None:
+            return np.asarray(batch_indices(jax.random.fold_in(self.key, random.DATA_STREAM), at, **size))
+        chosen = jnp.asarray(labelled_examples(self.labelled, self.training_data))
+        return np.asarray(self.labelled.batch_indices(self.key, at, chosen, **size))
 
     def train(self, key: Array, data: Mapping[str, Array] | None = None) -> tuple[TrainState, Metrics]:
         """Train from the first to the last step; a pure function, which `jit` compiles and `vmap` maps over keys.
@@ -271,7 +276,7 @@ class Experiment:
         arrays = {name: jnp.asarray(array) for name, array in stored.items()}
         state = self.initial_state(key, self.data_mean())
         steps, size = self.training.steps, self.training.batch_size
-        return train_steps(state, arrays, steps, step=step, batch_size=size, max_steps=steps)
+        return train_steps(state, arrays, steps, step=step, batch_size=size, max_steps=steps, labelled=self.labelled)
 
     def description(self) -> dict[str, Any]:
         """Return the settings as one flat dictionary: {"train.steps": 6000, ...}, which a resumed run compares.
@@ -280,7 +285,8 @@ class Experiment:
         """
         if self.config is not None:
             return flatten(self.config)
-        parts = {name: getattr(self, name) for name in ("model", "objective", "estimator", "preprocess", "num_samples")}
+        names = ("model", "objective", "estimator", "preprocess", "num_samples")
+        parts = {name: getattr(self, name) for name in (*names, *(["labelled"] if self.labelled else []))}
         sections = {"train": self.training, "evaluation": self.evaluation}
         fields = {f"{s}.{name}": value for s, part in sections.items() for name, value in vars(part).items()}
         described = {name: value if isinstance(value, int) else _text(value) for name, value in parts.items()}
@@ -324,7 +330,7 @@ def build_experiment(
         config.preprocess.check_data(experiment.training_data)
     _check_kind(config, experiment.kind)
     experiment = _with_model(experiment, config)
-    check_labels(experiment.model, experiment.training_data, experiment.source.name)
+    check_labels(experiment.model, experiment.training_data, experiment.source.name, experiment.labelled)
     return experiment
 
 
@@ -364,6 +370,7 @@ def _without_model(config: Config, source: Source) -> Experiment:
         training=config.train,
         evaluation=config.evaluation,
         seed=config.seed,
+        labelled=labelled_rows(config),
         schedule=make_schedule(config),
         initialize=functools.partial(_with_mean, likelihood=config.likelihood),
         config=config,

@@ -1,12 +1,15 @@
 """Labels of the examples of a model that reads them: which classes there are, and whether the data have them."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from vae_jax.data import ArrayDataset, Dataset
+from vae_jax.config import Config
+from vae_jax.data import ArrayDataset, Dataset, LabelledRows
+from vae_jax.distributions import label_mask
 from vae_jax.errors import InputError
-from vae_jax.models import label_mask
 
 
 def num_classes(model: Any) -> int | None:
@@ -19,7 +22,7 @@ def spread_classes(count: int, classes: int) -> np.ndarray:
     return np.sort(np.arange(count, dtype=np.int32) % classes)
 
 
-def check_labels(model: Any, dataset: Dataset, name: str) -> None:
+def check_labels(model: Any, dataset: Dataset, name: str, labelled: LabelledRows | None = None) -> None:
     """Raise InputError unless a model that reads labels can read those of a data set.
 
     The values of labels that are streamed from disk are not read.
@@ -28,9 +31,11 @@ def check_labels(model: Any, dataset: Dataset, name: str) -> None:
       model: the model.
       dataset: the examples.
       name: the name of their source, for the error.
+      labelled: the labels that training sees; None for all that are known.
 
     Raises:
-      InputError: there are no labels, or labels of other classes.
+      InputError: there are no labels, labels of other classes, or too few of a class; or training sees some labels
+        alone, and the examples are streamed, or their mask is one of numbers of x.
     """
     classes = num_classes(model)
     if classes is None:
@@ -41,6 +46,8 @@ def check_labels(model: Any, dataset: Dataset, name: str) -> None:
             "vae"
         )
     if not isinstance(dataset, ArrayDataset):
+        if labelled is not None:
+            raise InputError(f"data.labelled={labelled.count} needs the labels in memory; use data.streaming=never")
         return
     known = label_mask(dataset.arrays)
     labels = dataset.arrays["y"] if known is None else dataset.arrays["y"][known]
@@ -52,4 +59,40 @@ def check_labels(model: Any, dataset: Dataset, name: str) -> None:
     if high >= classes:
         raise InputError(
             f"model.num_classes={classes} must be greater than each label of data.name={name}, for example {high + 1}"
+        )
+    if labelled is not None:
+        _check_labelled(labelled, dataset.arrays, name)
+
+
+def labelled_rows(config: Config) -> LabelledRows | None:
+    """Return the labels that training sees, as the settings describe them; None for all that are known."""
+    data = config.data
+    if not data.labelled:
+        return None
+    classes: int = getattr(config.model, "num_classes")  # noqa: B009  # a setting of the models that read labels
+    return LabelledRows(data.labelled, classes, config.train.labelled_share, data.labelled_draw)
+
+
+def labelled_examples(labelled: LabelledRows, dataset: Dataset) -> np.ndarray:
+    """Return the positions of the training examples whose labels are seen, int32 [C, n], with a row for each class.
+
+    Args:
+      labelled: the labels that training sees, such as `Experiment.labelled`.
+      dataset: the training examples.
+    """
+    arrays = dataset.read_all()
+    return np.asarray(jax.jit(labelled.choose)(arrays["y"], label_mask(arrays)))
+
+
+def _check_labelled(labelled: LabelledRows, arrays: Mapping[str, np.ndarray], name: str) -> None:
+    """Raise InputError unless each class has enough training examples with a known label."""
+    known = label_mask(arrays)
+    if known is None and "mask" in arrays:
+        raise InputError(f"data.labelled={labelled.count} must be 0 for examples with a mask of the numbers of x")
+    labels = arrays["y"] if known is None else arrays["y"][known]
+    fewest = int(np.bincount(labels, minlength=labelled.num_classes).min())
+    if fewest < labelled.of_each_class:
+        raise InputError(
+            f"data.labelled={labelled.count} must be at most {fewest * labelled.num_classes}: a class of data.name="
+            f"{name} has {fewest} training examples with a label"
         )

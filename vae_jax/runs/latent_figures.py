@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from jax import Array
 
+from vae_jax.distributions import label_mask
 from vae_jax.inference import Params
-from vae_jax.models import label_mask
 from vae_jax.runs import image_grids, latent_map, prior_map
 from vae_jax.runs.decoding import conditions_of, decode_codes, encode_examples, layer_shapes
 from vae_jax.runs.experiment import Experiment

@@ -270,7 +270,7 @@ def check_experiment(
     if training.patience:
         experiment.dataset("validation")  # raises if there are none: training could never stop early
     if num_classes(experiment.model) is not None:
-        check_labels(experiment.model, experiment.training_data, experiment.source.name)
+        check_labels(experiment.model, experiment.training_data, experiment.source.name, experiment.labelled)
         for split in experiment.held_out:
             experiment.dataset(split)  # raises if the labels are of other classes
     check_path(directory.path)

@@ -69,6 +69,9 @@ def plot_all(
             paths.append(
                 latent_figures.plot_latent_map(experiment, params, directory, few, placement, key=preprocess_key(key))
             )
+        if num_classes(experiment.model) is not None:
+            reliability = class_figures.plot_reliability(experiment, params, directory, few, placement, key=key)
+            paths += [] if reliability is None else [reliability]
         if latent_figures.has_two_latents(experiment, params):
             paths.append(latent_figures.plot_prior_map(experiment, params, directory, few, placement, key=key))
     if multihost.broadcast_from_primary(lambda: directory.metrics.exists()):

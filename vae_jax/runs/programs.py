@@ -130,6 +130,7 @@ def build_program(
         max_steps=experiment.training.log_every,
         microbatches=num_microbatches(experiment, placement),
         streamed=is_streamed(experiment),
+        labelled=experiment.labelled,
         place_batch=place_batch,
     )
 

@@ -1,3 +1,8 @@
+from .classification import (
+    Reliability as Reliability,
+    posterior_of_classes as posterior_of_classes,
+    reliability as reliability,
+)
 from .evaluator import Evaluator as Evaluator
 from .example_batches import evaluate_examples as evaluate_examples, padded_batches as padded_batches
 from .loss import Loss as Loss, Preprocess as Preprocess, make_loss as make_loss, unprocessed as unprocessed

@@ -11,8 +11,9 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vae_jax import random
-from vae_jax.distributions import Batch, from_means
+from vae_jax.distributions import Batch, from_means, label_mask
 from vae_jax.inference import Params, bound_parts, decode, encode, log_likelihood, sample_terms
+from vae_jax.training import classification
 from vae_jax.training.code_usage import chosen_codes, summarize_codes
 from vae_jax.training.example_batches import Arrays, PerExample, evaluate_examples
 from vae_jax.training.latent_means import ActiveUnits, latent_means
@@ -113,8 +114,21 @@ class Evaluator:
         return jax.jit(per_example, out_shardings=replicated, compiler_options=self.compiler_options)
 
     @functools.cached_property
-    def _likelihoods(self) -> dict[tuple[int, int], PerExample]:
+    def _classifier(self) -> PerExample:
+        settings = {"model": self.model, "preprocess": self.preprocess}
+        return self._jit(functools.partial(classification.classifier_terms, **settings))
+
+    @functools.cached_property
+    def _likelihoods(self) -> dict[tuple[Any, int, int], PerExample]:
         return {}
+
+    def _likelihood(self, terms: Callable[..., dict[str, Array]], num_samples: int, chunk: int) -> PerExample:
+        """Return the jitted function of some terms with a number of samples."""
+        settings = terms, num_samples, chunk
+        if settings not in self._likelihoods:
+            fixed = {"model": self.model, "preprocess": self.preprocess, "num_samples": num_samples, "chunk": chunk}
+            self._likelihoods[settings] = self._jit(functools.partial(terms, **fixed))
+        return self._likelihoods[settings]
 
     def bound(
         self,
@@ -198,13 +212,54 @@ class Evaluator:
         Raises:
           ValueError: the posterior has no density, or there are no examples.
         """
-        settings = num_samples, chunk
-        if settings not in self._likelihoods:
-            fixed = {"model": self.model, "preprocess": self.preprocess, "num_samples": num_samples, "chunk": chunk}
-            self._likelihoods[settings] = self._jit(functools.partial(likelihood_terms, **fixed))
-        program = self._likelihoods[settings]
+        program = self._likelihood(likelihood_terms, num_samples, chunk)
         where = {"batch_size": self.batch_size, "placement": self.placement}
         calls = {"report": report, "poll": poll}
         values = evaluate_examples(program, params, key, arrays, **calls, **where)
         receive({"nll": -values["log_px"], "ess": values["ess"]})
         return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
+
+    def classes(
+        self,
+        params: Params,
+        key: Array,
+        arrays: Arrays,
+        *,
+        num_samples: int = 0,
+        chunk: int = 1,
+        receive: Receive = lambda scores: None,
+        poll: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """Return the metrics of the classification by a model that reads labels, for a uniform p(y).
+
+        Args:
+          params: parameters of the model, or its `Variables`.
+          key: a typed key; equal keys give equal results.
+          arrays: stored examples, {"x": [N, ...], "y": [N], ...}. Examples without a label count for the NLL alone.
+          num_samples: K, the posterior samples of each example given each class; 0: only the classifier.
+          chunk: how many samples are computed at once.
+          receive: called with `log_qy` = log q(y|x) and `log_px_y` = log p(x|y) of each example, {name: [N, C]}.
+          poll: called several times a second during a batch; it may raise an error to end the evaluation.
+
+        Returns:
+          The metrics `classifier_*` of q(y|x), if the model has a classifier, and `generative_*` of p(y|x) = p(x|y) /
+          Σ_c p(x|c), if there are samples, see `summarize_classes`. With samples also `nll_unlabelled` = -log p(x), the
+          mean in nats per example, and its standard error `nll_unlabelled_se`.
+        """
+        programs = {"log_qy": self._classifier} if hasattr(self.model, "classify") else {}
+        if num_samples:
+            programs["log_px_y"] = self._likelihood(classification.class_likelihood_terms, num_samples, chunk)
+        where = {"batch_size": self.batch_size, "placement": self.placement, "poll": poll}
+        known = label_mask(arrays)
+        shown = np.ones(len(arrays["y"]), bool) if known is None else known
+        result: dict[str, Any] = {}
+        for name, program in programs.items():
+            values = log_probability = evaluate_examples(program, params, key, arrays, **where)[name]
+            receive({name: values})
+            if name == "log_px_y":
+                log_probability, log_px = classification.posterior_of_classes(values)
+                result |= mean_and_error("nll_unlabelled", -log_px)
+            if shown.any():
+                prefix = "classifier" if name == "log_qy" else "generative"
+                result |= classification.summarize_classes(prefix, log_probability[shown], arrays["y"][shown])
+        return result

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax import random
-from vae_jax.distributions import Batch, Variables
+from vae_jax.distributions import Batch, Variables, label_mask
 from vae_jax.errors import InputError
 from vae_jax.inference import (
     Estimator,
@@ -22,7 +22,6 @@ from vae_jax.inference import (
     loss_and_statistics,
     pathwise,
 )
-from vae_jax.models import label_mask
 
 Preprocess = Callable[[Array, Batch], Batch]  # (keys [B], stored examples) -> inputs of the model
 

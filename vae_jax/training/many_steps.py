@@ -10,8 +10,8 @@ from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 from vae_jax import random
-from vae_jax.data import batch_indices
-from vae_jax.distributions import Batch
+from vae_jax.data import LabelledRows, batch_indices
+from vae_jax.distributions import Batch, label_mask
 from vae_jax.inference import Metrics, batch_size as num_rows
 from vae_jax.training.state import TrainState
 from vae_jax.training.step import Step
@@ -27,6 +27,7 @@ def train_steps(
     max_steps: int,
     microbatches: int = 1,
     streamed: bool = False,
+    labelled: LabelledRows | None = None,
     place_batch: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> tuple[TrainState, Metrics]:
     """Run up to `max_steps` updates in one program.
@@ -44,6 +45,8 @@ def train_steps(
       max_steps: the length of the metrics.
       microbatches: M, the number of parts of a batch.
       streamed: whether `data` contains batches instead of the data set.
+      labelled: the labels that training sees, if not all: the mask [B] of a batch is True in its labelled rows alone.
+        The data are not streamed then, and have labels "y".
       place_batch: applied to a batch or to each of its microbatches, such as a sharding constraint.
 
     Returns:
@@ -56,7 +59,7 @@ def train_steps(
     place_batch = jax.vmap(place_batch) if microbatches > 1 else place_batch
     train = functools.partial(
         _train_steps, step=step, batch_size=batch_size, max_steps=max_steps, microbatches=microbatches,
-        streamed=streamed, place_batch=place_batch,
+        streamed=streamed, labelled=labelled, place_batch=place_batch,
     )  # fmt: skip
     mesh = _explicit_mesh((state, data))
     if mesh is not None:  # XLA infers the shardings inside, also of a gather whose positions `vmap` shards
@@ -74,13 +77,17 @@ def _train_steps(
     max_steps: int,
     microbatches: int,
     streamed: bool,
+    labelled: LabelledRows | None,
     place_batch: Callable[[Batch], Batch],
 ) -> tuple[TrainState, Metrics]:
     """Return `train_steps` for arrays without explicit shardings."""
-    order = None if streamed else _shuffled_order(state, num_rows(data), batch_size, max_steps, microbatches)
+    order = None if streamed else _shuffled_order(state, data, batch_size, max_steps, microbatches, labelled)
 
     def batch(i: Array | int) -> Batch:
-        return jax.tree.map(lambda array: array[i if order is None else order[i]], data)
+        rows = jax.tree.map(lambda array: array[i if order is None else order[i]], data)
+        if order is None or labelled is None:
+            return rows
+        return {**rows, "mask": (jnp.arange(batch_size) < labelled.rows(batch_size)).reshape(order.shape[1:])}
 
     def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, rows = carry
@@ -107,10 +114,21 @@ def _limited(num_steps: Array | int, max_steps: int) -> Array | int:
     return num_steps
 
 
-def _shuffled_order(state: TrainState, num_examples: int, batch_size: int, max_steps: int, microbatches: int) -> Array:
+def _shuffled_order(
+    state: TrainState,
+    data: Batch,
+    batch_size: int,
+    max_steps: int,
+    microbatches: int,
+    labelled: LabelledRows | None,
+) -> Array:
     """Return the positions of the examples of the next `max_steps` steps, [max_steps, B] or [max_steps, M, B/M]."""
-    order_key = jax.random.fold_in(state.key, random.DATA_STREAM)
-    indices = functools.partial(batch_indices, num_examples=num_examples, batch_size=batch_size)
+    size = {"num_examples": num_rows(data), "batch_size": batch_size}
+    if labelled is None:
+        order_key, indices = jax.random.fold_in(state.key, random.DATA_STREAM), functools.partial(batch_indices, **size)
+    else:
+        chosen = labelled.choose(data["y"], label_mask(data))
+        order_key, indices = state.key, functools.partial(labelled.batch_indices, chosen=chosen, **size)
     # The indices of all steps at once: they are small, and a loop over them has latency.
     order = jax.vmap(indices, in_axes=(None, 0))(order_key, state.step + jnp.arange(max_steps))
     return order.reshape(max_steps, microbatches, -1) if microbatches > 1 else order
