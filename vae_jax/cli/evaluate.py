@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
-from vae_jax.cli.output import identify_examples, open_for_examples, output_folder, read_examples
+from vae_jax.cli.output import open_for_examples, output_folder, read_examples
 from vae_jax.cli.parsing import ExampleOptions, parse_run_command
-from vae_jax.runtime import atomic_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,9 +40,7 @@ class Evaluate(ExampleOptions):
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run and return the numbers."""
     directory, options = parse_run_command("evaluate", Evaluate, argv)
-    import numpy as np
-
-    from vae_jax.runs import RunDirectory, read_stored_run, restored_params
+    from vae_jax.runs import RunDirectory, read_stored_run, restored_params, write_scores
     from vae_jax.runtime import defaults
 
     stored = read_stored_run(RunDirectory(directory))
@@ -64,8 +61,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     if options.data.name is not None:
         result["data"] = options.data.name
     if folder is not None:
-        path, arrays = folder.path / f"scores-{options.label}.npz", scores | identify_examples(dataset)
-        atomic_files.write_file(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        path = folder.scores(options.label)
+        write_scores(path, scores, dataset)
         result["scores"] = str(path)
     return result
 

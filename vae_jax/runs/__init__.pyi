@@ -7,7 +7,7 @@ from .callbacks import (
 )
 from .checkpoints import Checkpoints as Checkpoints
 from .config_file import StoredRun as StoredRun, read_stored_run as read_stored_run
-from .curves import save_rate_distortion as save_rate_distortion
+from .curves import Panel as Panel, metric_panels as metric_panels, save_rate_distortion as save_rate_distortion
 from .decoding import (
     conditions_of as conditions_of,
     decode_codes as decode_codes,
@@ -62,6 +62,7 @@ from .sampling import (
     sample_prior as sample_prior,
     sample_reconstructions as sample_reconstructions,
 )
+from .scores import identify_examples as identify_examples, read_scores as read_scores, write_scores as write_scores
 from .sweep import (
     Trained as Trained,
     fit_group as fit_group,

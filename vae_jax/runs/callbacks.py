@@ -10,12 +10,18 @@ from `Callback` and overrides the methods that it needs:
     fit(experiment, "runs/mine", callbacks=[*default_callbacks(), PrintBound()])
 """
 
+import contextlib
+import datetime
+import json
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from vae_jax.errors import StorageError
 from vae_jax.runs import plots
+from vae_jax.runs.environment import describe_environment
 from vae_jax.runs.evaluation import make_evaluator
 from vae_jax.runs.loggers import (
     MetricsFile,
@@ -74,7 +80,15 @@ def default_callbacks(
 
 def recording_callbacks() -> list[Callback]:
     """Return the callbacks that write the files of one model, also of a member of a sweep."""
-    return [MetricsLog(), TensorBoardLog(), Validation(), PreviewImages(), EarlyStopping(), CheckpointSaver()]
+    return [
+        EnvironmentLog(),
+        MetricsLog(),
+        TensorBoardLog(),
+        Validation(),
+        PreviewImages(),
+        EarlyStopping(),
+        CheckpointSaver(),
+    ]
 
 
 class ProgressBar(Callback):
@@ -161,6 +175,28 @@ class SaveWhen(Callback):
         if self._polled != run.step:  # the members of a sweep share the answer
             self._polled, self._answer = run.step, self._save()
         run.save_requested |= self._answer
+
+
+class EnvironmentLog(Callback):
+    """Writes environment.json: versions, devices, and from which step to which this start has trained in which time."""
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Write the file, unless no step is left."""
+        self._started = time.perf_counter()
+        self._content: dict[str, Any] | None = None
+        if not run.is_last:
+            date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            self._content = describe_environment(run.placement) | {"started": date, "first_step": run.first_step}
+            atomic_files.write_json(run.directory.environment, self._content)
+
+    def on_end(self, run: TrainingRun) -> None:
+        """Add the last step and the time; a file system that refuses it does not hide an error of the training."""
+        if self._content is None or not multihost.is_primary():
+            return
+        seconds = round(time.perf_counter() - self._started, 2)
+        text = json.dumps(self._content | {"last_step": run.step, "seconds": seconds}, indent=1) + "\n"
+        with contextlib.suppress(StorageError):
+            atomic_files.write_file_locally(run.directory.environment, lambda file: file.write(text.encode()))
 
 
 class MetricsLog(Callback):

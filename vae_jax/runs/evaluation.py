@@ -184,13 +184,13 @@ def _check_finite(result: dict[str, Any]) -> None:
 
 
 def read_evaluation(
-    directory: str | os.PathLike | RunDirectory, step: int, protocol: Mapping[str, Any] | None = None
+    directory: str | os.PathLike | RunDirectory, step: int | None = None, protocol: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """Read the evaluation.json of a run if it belongs to a step and a protocol.
 
     Args:
       directory: the run's directory.
-      step: the step of the evaluated weights.
+      step: the step of the evaluated weights; None accepts every step.
       protocol: the protocol of `evaluation_protocol`; None accepts every protocol.
 
     Returns:
@@ -203,7 +203,7 @@ def read_evaluation(
     if not isinstance(stored, dict):
         return None
     same = protocol is None or all(stored.get(name) == protocol.get(name) for name in PROTOCOL)
-    return stored if stored.get("step") == step and same else None
+    return stored if step in (None, stored.get("step")) and same else None
 
 
 def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
