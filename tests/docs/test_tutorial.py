@@ -36,7 +36,7 @@ def test_every_block_of_the_tutorial_runs(capsys):
     assert capsys.readouterr().out.count("NLL") == 2
 
 
-GUIDES = ["data", "objective", "model", "priors", "ladder", "labels"]
+GUIDES = ["data", "objective", "model", "priors", "ladder", "labels", "evaluation"]
 
 
 @pytest.mark.parametrize("page", ["index", *(f"guides/{name}" for name in GUIDES)])

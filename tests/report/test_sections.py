@@ -38,6 +38,21 @@ def test_without_an_nll_the_headline_is_the_next_number_and_the_reason_is_stated
     assert "no evaluation yet" in sections.headline({})
 
 
+def test_annealed_importance_sampling_is_shown_with_its_error():
+    ais = {"num_distributions": 1000, "start": "encoder", "num_chains": 16, "num_examples": 30, "split": "test",
+           "nll": 21.5, "nll_se": 0.25, "monte_carlo_se": 0.0125, "acceptance": 0.64}  # fmt: skip
+    bounds = {"lower": -22.0, "upper": -21.75, "gap": 0.25, "gap_se": 0.125, "num_examples": 100}
+    both = EVALUATION | {"ais": [ais | {"num_distributions": 100}, ais | {"bdmc": bounds}]}
+    assert (
+        "annealed importance sampling 21.50 ± 0.25 nats per example, ± standard error "
+        "1,000 distributions from the encoder, 16 chains · 30 test examples · BDMC gap 0.25"
+    ) in plain(sections.headline(both))
+    shown = plain(sections.annealed(both))
+    assert "100 from the encoder, 16 chains 30 21.50 ± 0.25 0.013 0.64 not computed not computed not computed" in shown
+    assert "0.64 −22.00 −21.75 0.250 ± 0.125" in shown
+    assert sections.annealed(EVALUATION) == ""
+
+
 def test_figures_are_in_the_file_in_order(tmp_path):
     directory = write_run(tmp_path / "run", figures=("curves", "mine", "reconstructions", "samples"))
     directory.figure("broken").write_text("no PNG")

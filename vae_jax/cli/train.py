@@ -149,7 +149,7 @@ def _evaluate_result(
 ) -> dict[str, Any]:
     """Plot and evaluate a trained model, or read the evaluation of a run that was finished before."""
     from vae_jax.report import write_report
-    from vae_jax.runs import Interrupted, evaluation_protocol, plots, read_evaluation, write_scores
+    from vae_jax.runs import Interrupted, evaluation_protocol, keep_annealed, plots, read_evaluation, write_scores
 
     protocol = evaluation_protocol(experiment)
     read = functools.partial(read_evaluation, directory, outcome.step, protocol)
@@ -167,7 +167,8 @@ def _evaluate_result(
         log("interrupted during the evaluation, after the training; the same command evaluates again")
         return {"status": "interrupted"}
     write_scores(directory.scores("test"), scores, experiment.dataset("test"))
-    atomic_files.write_json(directory.evaluation, {"step": outcome.step, **evaluation})
+    kept = keep_annealed(directory, outcome.step)
+    atomic_files.write_json(directory.evaluation, {"step": outcome.step, **evaluation, **kept})
     multihost.run_on_primary(lambda: write_report(directory))
     log(f"report: {directory.report}")
     times = {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}

@@ -4,6 +4,12 @@ from .aggregate import (
     kl_decomposition as kl_decomposition,
     squared_mmd as squared_mmd,
 )
+from .annealing import (
+    Annealed as Annealed,
+    Annealing as Annealing,
+    annealed_log_likelihood as annealed_log_likelihood,
+    bidirectional_bounds as bidirectional_bounds,
+)
 from .bound import (
     Metrics as Metrics,
     Params as Params,

@@ -67,6 +67,7 @@ def _sections(run: RunContents) -> list[str]:
         sections.curves(run.rows),
         sections.figures(run.figures),
         sections.protocol(run.evaluation),
+        sections.annealed(run.evaluation),
         sections.data(run),
         sections.settings(run),
         sections.environment(run),

@@ -10,7 +10,7 @@ from vae_jax.config import SECTIONS
 from vae_jax.report.charts import line_chart
 from vae_jax.report.command import changed_settings, nearest_preset, training_command
 from vae_jax.report.contents import RunContents
-from vae_jax.report.markup import definitions, element, escape, note, number, section, table
+from vae_jax.report.markup import definitions, element, escape, note, number, section, table, with_error
 from vae_jax.runs import metric_panels
 from vae_jax.runtime import atomic_files
 
@@ -56,6 +56,8 @@ def headline(evaluation: Mapping[str, Any]) -> str:
     else:
         name = "elbo" if "elbo" in evaluation else "reconstruction"
         big = [_big(CARDS[name][0], evaluation, name, f"one posterior sample · {examples}")]
+    if annealed := evaluation.get("ais"):
+        big.append(_big_annealed(annealed[-1]))  # that of the most distributions
     cards = [_card(name, evaluation) for name in CARDS if name in evaluation]
     return element("div", *big, class_="hero") + element("div", *cards, class_="cards") + _remarks(evaluation)
 
@@ -65,6 +67,13 @@ def _big(title: str, values: Mapping[str, Any], name: str, protocol: str) -> str
     unit = element("div", "nats per example, ± standard error", class_="unit")
     stated = element("div", escape(protocol), class_="protocol")
     return element("div", label, _value(values, name, 2), unit, stated, class_="big")
+
+
+def _big_annealed(found: Mapping[str, Any]) -> str:
+    path = f"{found['num_distributions']:,} distributions from the {found['start']}, {found['num_chains']} chains"
+    examples = f"{found['num_examples']:,} {found['split']} examples"
+    bounds = f" · BDMC gap {number(found['bdmc']['gap'])}" if "bdmc" in found else ""
+    return _big("The same by annealed importance sampling", found, "nll", f"{path} · {examples}{bounds}")
 
 
 def _card(name: str, values: Mapping[str, Any]) -> str:
@@ -149,6 +158,36 @@ def protocol(evaluation: Mapping[str, Any]) -> str:
         )
     rows["Errors"] = "standard errors of the mean over the examples; another seed of the training is not part of them"
     return section("Evaluation protocol", definitions({n: value for n, value in rows.items() if value is not None}))
+
+
+def annealed(evaluation: Mapping[str, Any]) -> str:
+    """Return the section of the estimates by annealed importance sampling, with the bounds of their error."""
+    header = (
+        "Path",
+        "Examples",
+        "NLL ± standard error",
+        "Monte Carlo error",
+        "Acceptance",
+        "BDMC lower",
+        "upper",
+        "gap",
+    )
+    rows = []
+    for found in evaluation.get("ais", ()):
+        bounds = found.get("bdmc")
+        cells = [f"{found['num_distributions']:,} from the {found['start']}, {found['num_chains']} chains"]
+        cells += [number(found["num_examples"]), with_error(found["nll"], found["nll_se"])]
+        cells += [number(found["monte_carlo_se"], 3), number(found["acceptance"])]
+        cells += ["not computed"] * 3 if bounds is None else [number(bounds["lower"]), number(bounds["upper"])]
+        cells += [] if bounds is None else [with_error(bounds["gap"], bounds["gap_se"], 3)]
+        rows.append(cells)
+    text = (
+        "Nats per example. The estimate is an upper bound on −log p(x) in expectation. Lower and upper are bounds on "
+        "log p(x) of examples that the model has simulated, and the gap is their mean difference, which bounds the "
+        "error of the estimate. The Monte Carlo error is that of the finite number of chains."
+    )
+    shown = table(tuple(map(escape, header)), rows, class_="results") + element("p", escape(text), class_="hint")
+    return section("Annealed importance sampling", shown) if rows else ""
 
 
 def _short(checksum: str | None) -> str | None:

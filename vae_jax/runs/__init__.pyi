@@ -1,4 +1,10 @@
 from . import image_grids as image_grids, plots as plots
+from .annealed_likelihood import (
+    AnnealedEvaluation as AnnealedEvaluation,
+    evaluate_annealed as evaluate_annealed,
+    keep_annealed as keep_annealed,
+    merge_annealed as merge_annealed,
+)
 from .callbacks import (
     Callback as Callback,
     StopWhen as StopWhen,
