@@ -13,7 +13,8 @@ EVALUATION = {
     "training_examples": "a" * 64, "test_examples": "b" * 64, "preprocess": "dynamic-binarization",
     "num_samples": 5000, "chunk": 20, "reconstruction": -18.0, "reconstruction_se": 0.2, "kl": 4.5, "elbo": -22.5,
     "elbo_se": 0.25, "active_units": 6, "squared_error": 5.0, "psnr": 11.0, "nll": 22.125, "nll_se": 0.1875,
-    "ess": 480.5, "undefined": {}, "warnings": [], "bits_per_dim_of": "nll", "bits_per_dim": 0.51,
+    "ess": 480.5, "pareto_k": 0.55, "pareto_k_above": 0.25,
+    "undefined": {}, "warnings": [], "bits_per_dim_of": "nll", "bits_per_dim": 0.51,
 }  # fmt: skip
 ENVIRONMENT = {
     "versions": {"vae-jax": "0.2.0", "jax": "0.10.2"}, "python": "3.11.2", "platform": "Linux x86_64",

@@ -48,8 +48,13 @@ from .importance import (
     negative_cubo as negative_cubo,
     renyi as renyi,
 )
-from .likelihood import log_likelihood as log_likelihood
+from .likelihood import (
+    Estimate as Estimate,
+    importance_estimate as importance_estimate,
+    log_likelihood as log_likelihood,
+)
 from .objectives import ObjectiveConfig as ObjectiveConfig, WeightedConfig as WeightedConfig
+from .pareto import RELIABLE as RELIABLE, pareto_shape as pareto_shape
 from .terms import (
     Objective as Objective,
     Pair as Pair,

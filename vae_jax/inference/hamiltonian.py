@@ -36,7 +36,7 @@ def transition(
     probability min(1, exp(H(z, p) - H(z', p'))) with H(z, p) = -log f(z) + |p|²/2.
 
     Args:
-      log_density: z [*lead, D] -> log f(z) and another number, each [*lead]; a value depends on the z of its chain alone.
+      log_density: z [*lead, D] -> log f(z) and another number, each [*lead], which depend on the z of one chain alone.
       state: the chains.
       keys: typed keys [*lead].
       step_size: ε, which broadcasts to [*lead].
@@ -52,8 +52,9 @@ def transition(
         value, pull, aux = jax.vjp(log_density, z, has_aux=True)
         return value, pull(jnp.ones_like(value))[0], aux
 
-    def leapfrog(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
-        z, momentum, gradient, _, _ = carry
+    def leapfrog(carry: tuple[Array, ...], nothing: None) -> tuple[tuple[Array, ...], None]:
+        del nothing
+        z, momentum, gradient = carry[:3]
         momentum = momentum + step / 2 * gradient
         z = z + step * momentum
         value, gradient, aux = evaluate(z)

@@ -25,6 +25,7 @@ CARDS = {  # metric: (title, digits, unit)
     "log_squared_error": ("Squared error of log(1 + n)", 3, "per example"),
     "active_units": ("Active units", 0, ""),
     "ess": ("Effective sample size, median", 1, ""),
+    "pareto_k": ("Pareto k̂ of the weights, median", 2, ""),
 }
 FIGURES = {  # name: what the figure shows, in the order of the report
     "samples": "Decoded codes that are drawn from the prior",
@@ -82,6 +83,8 @@ def _card(name: str, values: Mapping[str, Any]) -> str:
         unit = f"of the {values['bits_per_dim_of'].upper()}"
     if name == "ess":
         unit = f"of {values['num_samples']:,} samples"
+    if name == "pareto_k":
+        unit = f"above 0.7 for {values['pareto_k_above']:.0%} of the examples"
     label, below = element("div", escape(title), class_="label"), element("div", escape(unit), class_="unit")
     return element("div", label, _value(values, name, digits), below, class_="card")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vae_jax.errors import NotFiniteError
-from vae_jax.inference import Params
+from vae_jax.inference import RELIABLE, Params
 from vae_jax.runs import memory
 from vae_jax.runs.decoding import placement_of
 from vae_jax.runs.directory import RunDirectory
@@ -21,6 +21,7 @@ from vae_jax.training import Evaluator, bits_per_dim
 # What the results of `evaluate_run` depend on, apart from the weights.
 PROTOCOL = ("seed", "training_examples", "test_examples", "preprocess", "num_samples")
 MIN_EFFECTIVE_SHARE = 0.01  # of the K samples; with a smaller effective sample size the NLL still falls with K
+MAX_HEAVY_SHARE = 0.1  # of the examples, whose importance weights have a tail too heavy for a reliable mean
 _PIXELS = {"binary": "pixels are binary", "levels": "pixels have 256 values"}  # `PreprocessConfig.values` in a sentence
 
 
@@ -107,7 +108,7 @@ def _describe_evaluation(experiment: Experiment, split: str, count: int, batch_s
 def _add_remarks(result: dict[str, Any], experiment: Experiment) -> None:
     """Add why metrics are undefined, warnings, and for images bits/dim."""
     result["undefined"] = undefined_metrics(experiment)
-    result["warnings"] = [*_loose_bound(result), *likelihood_warnings(experiment)]
+    result["warnings"] = [*_loose_bound(result), *_heavy_tails(result), *likelihood_warnings(experiment)]
     if experiment.kind == "images":
         _add_bits_per_dim(result, experiment.shape)
 
@@ -139,6 +140,16 @@ def _loose_bound(result: dict[str, Any]) -> Iterator[str]:
         yield (
             f"nll={result['nll']:.2f} is a loose upper bound on -log p(x): the median effective sample size is "
             f"{result['ess']:.1f} of K={result['num_samples']} samples, so a larger evaluation.num_samples lowers it"
+        )
+
+
+def _heavy_tails(result: dict[str, Any]) -> Iterator[str]:
+    """Yield a warning if the mean of the importance weights is unreliable for many of the examples."""
+    if result.get("pareto_k_above", 0) > MAX_HEAVY_SHARE:
+        yield (
+            f"pareto_k is above {RELIABLE} for {result['pareto_k_above']:.0%} of the examples: the mean of their "
+            "importance weights is unreliable; `vae-jax evaluate RUN --likelihood ais` estimates the NLL with a bound "
+            "of its error"
         )
 
 
