@@ -27,26 +27,27 @@ class Estimate(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """max log w, Σ w and Σ w² with w relative to the largest, each [B], and the largest log w, [M, B], sorted."""
+    """max log w, and Σ w and Σ w² with w relative to the largest, each [B]."""
 
     largest: Array
     total: Array
     squares: Array
-    tail: Array
 
 
 def _merge_sums(a: _Sums, b: _Sums) -> _Sums:
     # Sums of relative weights keep their digits. The logarithm of a sum has the precision of thousands of nats.
     largest = jnp.maximum(a.largest, b.largest)
     scale_a, scale_b = jnp.exp(a.largest - largest), jnp.exp(b.largest - largest)
-    total, squares = a.total * scale_a + b.total * scale_b, a.squares * scale_a**2 + b.squares * scale_b**2
-    return _Sums(largest, total, squares, _largest(jnp.concatenate([a.tail, b.tail]), a.tail.shape[0]))
+    return _Sums(largest, a.total * scale_a + b.total * scale_b, a.squares * scale_a**2 + b.squares * scale_b**2)
 
 
-def _largest(log_w: Array, count: int) -> Array:
-    """Return the `count` largest of log weights [K, B], sorted, [count, B]; -inf where there are fewer."""
-    found = jnp.moveaxis(lax.top_k(jnp.moveaxis(log_w, 0, -1), min(count, log_w.shape[0]))[0], -1, 0)
-    return jnp.pad(found, ((0, count - found.shape[0]), (0, 0)), constant_values=-jnp.inf)
+def _pareto_shape(log_w: Array) -> Array | None:
+    """Return k̂ of log weights [K, B], [B]; None if K is too small."""
+    count = tail_length(log_w.shape[0])
+    if count < MIN_TAIL:
+        return None
+    tail, _ = lax.top_k(log_w.T, count + 1)  # [B, M + 1], with the weight below the tail
+    return pareto_shape(tail.T)
 
 
 def log_likelihood(
@@ -55,7 +56,7 @@ def log_likelihood(
     """Return log p(x) ≈ log 1/K Σ_k w_k with w = p(x|z) p(z) / q(z|x), and the effective sample size.
 
     The estimate is L_K of Burda et al., arXiv 1509.00519, a lower bound in expectation. The effective sample size is
-    (Σ w)² / Σ w². The samples are streamed: memory grows with `chunk`, not with K.
+    (Σ w)² / Σ w². The samples are streamed: of K only the weights are in memory, and of `chunk` all that is computed.
 
     Args:
       params: parameters of the model.
@@ -99,25 +100,27 @@ def importance_estimate(
 
     evidence = encode(params, batch, model=model)  # once, for all samples
 
-    tail_size = tail_length(num_samples) + 1  # with the weight below the tail
-
-    def sums(first: int | Array, size: int) -> _Sums:
+    def sums(first: int | Array, size: int) -> tuple[_Sums, Array]:
         drawn = sample_terms(params, keys, batch, model=model, num_samples=size, evidence=evidence, first_sample=first)
         log_w = log_weights(drawn)  # [size, B]
         largest = jnp.maximum(jnp.max(log_w, axis=0), jnp.finfo(log_w.dtype).min)  # finite, so that -inf - max is -inf
         w = jnp.exp(log_w - largest[None])
-        return _Sums(largest, jnp.sum(w, axis=0), jnp.sum(w * w, axis=0), _largest(log_w, tail_size))
+        return _Sums(largest, jnp.sum(w, axis=0), jnp.sum(w * w, axis=0)), log_w
 
-    def add(carry: _Sums, i: Array) -> tuple[_Sums, None]:
-        return _merge_sums(carry, sums(i * chunk, chunk)), None
+    def add(carry: _Sums, i: Array) -> tuple[_Sums, Array]:
+        part, log_w = sums(i * chunk, chunk)
+        return _merge_sums(carry, part), log_w
 
     chunk = min(chunk, num_samples)
     full, rest = divmod(num_samples, chunk)
-    totals = sums(0, chunk)
+    totals, log_w = sums(0, chunk)
+    every = [log_w]  # [K, B] in all, four bytes for each weight
     if full > 1:
-        totals, _ = lax.scan(add, totals, jnp.arange(1, full))
+        totals, log_w = lax.scan(add, totals, jnp.arange(1, full))
+        every.append(log_w.reshape(-1, log_w.shape[-1]))
     if rest:
-        totals = _merge_sums(totals, sums(full * chunk, rest))
-    shape = pareto_shape(totals.tail) if tail_size > MIN_TAIL else None
+        part, log_w = sums(full * chunk, rest)
+        totals = _merge_sums(totals, part)
+        every.append(log_w)
     log_px = totals.largest + jnp.log(totals.total / num_samples)
-    return Estimate(log_px, totals.total**2 / totals.squares, shape)
+    return Estimate(log_px, totals.total**2 / totals.squares, _pareto_shape(jnp.concatenate(every)))
