@@ -21,6 +21,7 @@ LAYERS = (
     ("data", "models"),
     ("training",),
     ("runs",),
+    ("report",),
     ("bench",),
     ("cli",),
     ("__main__",),

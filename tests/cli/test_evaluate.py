@@ -7,6 +7,8 @@ import pytest
 from commands import snapshot
 from inputs import random_images
 
+from vae_jax.runs import plots
+
 
 def test_evaluate(trained, call):
     directory, _, out, _ = trained
@@ -28,6 +30,8 @@ def test_evaluate(trained, call):
         (["evaluate", "RUN", "--split", "tset"], ["split='tset' is not a split; use train, validation or test"]),
         (["evaluate", "RUN", "--num-samples", "-1"], ["evaluation.num_samples=-1"]),
         (["evaluate", "RUN", "--chunk", "-1"], ["evaluation.chunk=-1"]),
+        (["evaluate", "RUN", "--likelihood", "ais", "--ais.chains", "0"], ["--ais.chains=0 must be greater than 0"]),
+        (["evaluate", "RUN", "--likelihood", "ais", "--ais.examples", "400"], ["must be from 1 to 359"]),
     ],
 )
 def test_evaluate_refuses(argv, words, refuses):
@@ -65,3 +69,20 @@ def test_examples_that_have_changed_are_listed(trained_on_file, call):
         "(train: 49 examples then, 97 now; validation: 5 examples then, 11 now; test: 6 examples then, 12 now)" in line
     )
     assert "restore them, evaluate the model on other examples with --data.name NAME, or continue the training" in line
+
+
+def test_annealed_importance_sampling_is_stored_and_reported(copied, call, monkeypatch):
+    directory, argv = copied
+    monkeypatch.setattr(plots, "plot_all", lambda *_: [])
+    flags = ["--likelihood", "ais", "--ais.distributions", 3, "--ais.chains", 2, "--ais.examples", 8]
+    done = call("evaluate", directory, *flags, "--ais.simulated", 8)
+    stored = json.loads((directory / "evaluation.json").read_text())
+    (ais,) = stored["ais"]
+    assert ais == {name: value for name, value in done.result.items() if name != "workdir"}
+    assert ais["num_examples"] == ais["bdmc"]["num_examples"] == 8
+    assert "AIS: 8 of 8 examples" in done.err
+    assert "Annealed importance sampling" in (directory / "report.html").read_text()
+    assert not list(directory.glob("ais-*"))
+    again = call(*argv, "--evaluation.num-samples", 6)  # another evaluation of the same weights keeps it
+    assert again.result["num_samples"] == 6
+    assert json.loads((directory / "evaluation.json").read_text())["ais"] == [ais]

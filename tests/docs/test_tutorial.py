@@ -36,7 +36,7 @@ def test_every_block_of_the_tutorial_runs(capsys):
     assert capsys.readouterr().out.count("NLL") == 2
 
 
-GUIDES = ["data", "objective", "model", "priors", "ladder", "labels", "codes"]
+GUIDES = ["data", "objective", "model", "priors", "ladder", "labels", "codes", "evaluation"]
 
 
 @pytest.mark.parametrize("page", ["index", *(f"guides/{name}" for name in GUIDES)])

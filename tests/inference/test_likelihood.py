@@ -20,6 +20,7 @@ from two_layer_gaussian import move_posterior, two_layer_model
 from vae_jax.config import Config, apply_overrides
 from vae_jax.data.preprocess import DynamicBinarizationConfig
 from vae_jax.inference import elbos, likelihood
+from vae_jax.inference.pareto import pareto_shape
 from vae_jax.inference.terms import log_weights
 from vae_jax.models.build import build_model
 from vae_jax.models.mlp import MLPEncoder
@@ -205,3 +206,15 @@ def test_the_encoder_runs_once_when_the_program_is_executed():
     jax.block_until_ready(log_likelihood(params, jax.random.key(0), x, model=model, num_samples=1000, chunk=20))
     jax.effects_barrier()
     assert len(calls) == 1
+
+
+def test_the_tail_of_the_weights_is_that_of_all_samples():
+    model, params = small_model()
+    x = binary_images()
+    estimate = jax.jit(likelihood.importance_estimate, static_argnames=("model", "num_samples", "chunk"))
+    found = estimate(params, jax.random.key(3), {"x": x}, model=model, num_samples=100, chunk=7)
+    terms = sample_terms(params, jax.random.key(3), x, model=model, num_samples=100)
+    tail = np.sort(np.asarray(log_weights(terms)), axis=0)[::-1][:21]
+    np.testing.assert_allclose(found.pareto_k, jax.jit(pareto_shape)(tail), rtol=1e-3, atol=1e-4)
+    few = estimate(params, jax.random.key(3), {"x": x}, model=model, num_samples=24, chunk=7)
+    assert few.pareto_k is None

@@ -198,6 +198,10 @@ def test_numbers_that_mislead_have_a_warning(one_device):
     ]
     assert not list(evaluation._loose_bound({"nll": 88.85, "ess": 50.0, "num_samples": 5000}))
     assert not list(evaluation._loose_bound({}))
+    (heavy,) = evaluation._heavy_tails({"pareto_k_above": 0.25})
+    assert heavy.startswith("pareto_k is above 0.7 for 25% of the examples: the mean of their importance weights is ")
+    assert not list(evaluation._heavy_tails({"pareto_k_above": 0.1}))
+    assert not list(evaluation._heavy_tails({}))
 
 
 def test_a_model_that_reads_labels_is_evaluated_as_a_classifier_and_without_the_label(one_device):

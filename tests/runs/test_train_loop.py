@@ -22,15 +22,15 @@ from vae_jax.errors import CheckpointError, InputError, LockedError
 from vae_jax.runs import (
     Callback,
     TrainingRun,
-    callbacks,
     default_callbacks,
     plots,
     prepare_experiment,
     programs,
     recording_callbacks,
     train_loop,
+    validation,
 )
-from vae_jax.runs.callbacks import Validation
+from vae_jax.runs.validation import Validation
 from vae_jax.runtime import lock
 from vae_jax.training import example_batches
 
@@ -178,7 +178,7 @@ def test_a_stop_during_a_long_validation_saves_the_run_which_resumes_with_the_sa
     training = TrainConfig(steps=20, batch_size=16, log_every=5, evaluate_every=10, save_every=20)
     complete = train_loop.fit(hand_made(training=training), tmp_path / "complete")
     monkeypatch.setattr(example_batches, "_wait_for", lambda values, poll: poll())
-    monkeypatch.setattr(callbacks, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(validation, "PATIENCE_SECONDS", -1.0)
     answers, parts = iter(answers), tmp_path / "parts"
     polls = recording_callbacks(lambda: next(answers))
     first = train_loop.fit(hand_made(training=training), parts, callbacks=polls)

@@ -151,12 +151,14 @@ def test_bound_and_likelihood_use_the_same_binarized_images():
 
 def test_the_effective_sample_size_is_the_median_over_the_images(monkeypatch):
     found = {"log_px": np.zeros(5), "ess": np.array([1.0, 2.0, 3.0, 10.0, 10.0])}
+    found["pareto_k"] = np.array([0.1, 0.2, 0.3, 0.71, 0.9])
     monkeypatch.setattr(evaluator, "evaluate_examples", lambda *_, **__: found)
     model, params, _ = exact()
     result = Evaluator(model, SCALE, batch_size=5).likelihood(
         params, jax.random.key(0), IMAGES, num_samples=10, chunk=5
     )
     assert result["ess"] == 3
+    assert (result["pareto_k"], result["pareto_k_above"]) == (0.3, 0.4)
 
 
 def test_equal_keys_have_equal_results_and_one_compilation():

@@ -6,7 +6,7 @@ from typing import Any
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
-from vae_jax.cli.output import identify_examples, open_for_examples, output_folder, read_examples
+from vae_jax.cli.output import open_for_examples, output_folder, read_examples
 from vae_jax.cli.parsing import ExampleOptions, parse_run_command
 from vae_jax.runtime import atomic_files
 
@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     directory, options = parse_run_command("encode", Encode, argv)
     import numpy as np
 
-    from vae_jax.runs import encode_examples, restored_params
+    from vae_jax.runs import encode_examples, identify_examples, restored_params
 
     run = open_for_examples(directory, options)
     folder = output_folder(options, run.directory)

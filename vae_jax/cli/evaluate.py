@@ -3,27 +3,47 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
-from vae_jax.cli.output import identify_examples, open_for_examples, output_folder, read_examples
-from vae_jax.cli.parsing import ExampleOptions, parse_run_command
+from vae_jax.cli.output import open_for_examples, output_folder, read_examples
+from vae_jax.cli.parsing import ExampleOptions, parse_run_command, require_positive
 from vae_jax.runtime import atomic_files
 
 if TYPE_CHECKING:
     import numpy as np
 
     from vae_jax.inference import Params
-    from vae_jax.runs import Experiment
+    from vae_jax.runs import Experiment, OpenedRun
     from vae_jax.runtime import Placement
 
 _INTERVAL = 10  # seconds between two lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
+class AISOptions:
+    """Annealed importance sampling, with --likelihood ais."""
+
+    distributions: int = 1000
+    """Distributions of the path from the start to the posterior."""
+    chains: int = 16
+    """Chains of each example."""
+    start: Literal["encoder", "prior"] = "encoder"
+    """Where the path starts: q(z|x) or p(z)."""
+    examples: int | None = None
+    """The first so many examples of the split; default: all."""
+    simulated: int = 100
+    """Examples that are simulated to bound the error of the estimate; 0: none."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate(ExampleOptions):
-    """Evaluate a run: ELBO and its parts, NLL by importance sampling with its error, active units, bits/dim."""
+    """Evaluate a run: ELBO and its parts, NLL by importance sampling with its error, active units, bits/dim.
+
+    With --likelihood ais only the NLL, by annealed importance sampling, with bounds of its error. evaluation.json and
+    report.html of the run receive it. The same command continues an interrupted one.
+    """
 
     per_example: bool = False
     """Write scores-SPLIT.npz: reconstruction, kl, elbo and nll of each example, its index, file name and label; and
@@ -34,6 +54,9 @@ class Evaluate(ExampleOptions):
     """Samples decoded at a time; default: the run's evaluation.chunk."""
     batch_size: int | None = None
     """Examples at a time; default: the run's evaluation.batch_size."""
+    likelihood: Literal["importance", "ais"] = "importance"
+    """How -log p(x) is estimated: importance sampling, or annealed importance sampling, ais."""
+    ais: AISOptions = dataclasses.field(default_factory=AISOptions)
 
 
 @register_command(
@@ -42,9 +65,7 @@ class Evaluate(ExampleOptions):
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run and return the numbers."""
     directory, options = parse_run_command("evaluate", Evaluate, argv)
-    import numpy as np
-
-    from vae_jax.runs import RunDirectory, read_stored_run, restored_params
+    from vae_jax.runs import RunDirectory, read_stored_run, restored_params, write_scores
     from vae_jax.runtime import defaults
 
     stored = read_stored_run(RunDirectory(directory))
@@ -56,6 +77,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         if (value := getattr(options, name)) is not None
     }
     run = open_for_examples(directory, options, **changes)
+    if options.likelihood == "ais":
+        return _evaluate_annealed(run, options)
     folder = output_folder(options, run.directory) if options.per_example else None
     dataset, split, scores = read_examples(run, options), options.chosen_split, {}
     experiment, _, placement, changed = run
@@ -65,10 +88,36 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     if options.data.name is not None:
         result["data"] = options.data.name
     if folder is not None:
-        path, arrays = folder.path / f"scores-{options.label}.npz", scores | identify_examples(dataset)
-        atomic_files.write_file(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        path = folder.scores(options.label)
+        write_scores(path, scores, dataset)
         result["scores"] = str(path)
     return result
+
+
+def _evaluate_annealed(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
+    """Return the NLL by annealed importance sampling; evaluation.json of the same weights and the report receive it."""
+    from vae_jax.inference import Annealing
+    from vae_jax.report import write_report
+    from vae_jax.runs import AnnealedEvaluation, evaluate_annealed, merge_annealed, read_evaluation, restored_params
+
+    ais = options.ais
+    require_positive(**{"ais.distributions": ais.distributions, "ais.chains": ais.chains})
+    annealing = Annealing(num_distributions=ais.distributions, num_chains=ais.chains, start=ais.start)
+    settings = AnnealedEvaluation(annealing, ais.examples, ais.simulated)
+    folder, start = output_folder(options, run.directory), time.perf_counter()
+    read_examples(run, options)
+    with restored_params(run.experiment, run.directory, run.placement, log, changed=run.changed) as (step, params):
+        result = evaluate_annealed(
+            run.experiment, params, settings, split=options.chosen_split, placement=run.placement, step=step,
+            partial=folder.path / f"ais-{options.label}.npz",
+            report=lambda what, done, total: log(f"AIS: {done} of {total} {what}"),
+        )  # fmt: skip
+    result["seconds"] = round(time.perf_counter() - start, 2)
+    evaluation = read_evaluation(run.directory, step)
+    if evaluation is not None and options.data.name is None:
+        atomic_files.write_json(run.directory.evaluation, merge_annealed(evaluation, result))
+        log(f"report: {write_report(run.directory)}")
+    return {"workdir": str(run.directory), **result}
 
 
 class _LikelihoodProgress:

@@ -10,8 +10,6 @@ from vae_jax.errors import InputError
 from vae_jax.runtime import atomic_files
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from vae_jax.data import ArrayDataset, Source
     from vae_jax.runs import OpenedRun, RunDirectory
 
@@ -52,11 +50,6 @@ def log_changed_files(source: "Source") -> None:
 
     if isinstance(source, ConfiguredSource) and (line := source.changed_files()) is not None:
         log(line)
-
-
-def identify_examples(dataset: "ArrayDataset") -> "dict[str, np.ndarray]":
-    """Return what identifies the examples in a file of results: `index`, `file_name`, `split` and `label`, if known."""
-    return dict(dataset.origin) | ({"label": dataset.arrays["y"]} if "y" in dataset.arrays else {})
 
 
 def output_folder(options: OutputOptions, directory: "RunDirectory") -> "RunDirectory":

@@ -1,4 +1,4 @@
-"""`vae-jax train`: train a model or resume a run, evaluate it, and plot its figures."""
+"""`vae-jax train`: train a model or resume a run, evaluate it, plot its figures, and write its report."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ class Distributed:
 
 @dataclasses.dataclass(frozen=True)
 class Train(TrainingOptions):
-    """Train a model, or resume a run; then evaluate it on the test examples and plot its figures.
+    """Train a model, or resume a run; then evaluate it on the test examples, plot its figures and write report.html.
 
     Without arguments it trains on handwritten digits, which need no download. The same command resumes an
     interrupted run with identical results; a larger --train.steps continues a finished run.
@@ -148,7 +148,8 @@ def _evaluate_result(
     trained: float,
 ) -> dict[str, Any]:
     """Plot and evaluate a trained model, or read the evaluation of a run that was finished before."""
-    from vae_jax.runs import Interrupted, evaluation_protocol, plots, read_evaluation
+    from vae_jax.report import write_report
+    from vae_jax.runs import Interrupted, evaluation_protocol, keep_annealed, plots, read_evaluation, write_scores
 
     protocol = evaluation_protocol(experiment)
     read = functools.partial(read_evaluation, directory, outcome.step, protocol)
@@ -157,12 +158,19 @@ def _evaluate_result(
         return earlier
     paths = plots.plot_all(experiment, outcome.params, directory, placement)
     log("plotted: " + ", ".join(str(path) for path in paths))
+    scores: dict[str, Any] = {}
     try:
-        evaluation = evaluate_and_log(experiment, outcome.params, placement, split="test", stop=stop)
+        evaluation = evaluate_and_log(
+            experiment, outcome.params, placement, split="test", stop=stop, receive=scores.update
+        )
     except Interrupted:
         log("interrupted during the evaluation, after the training; the same command evaluates again")
         return {"status": "interrupted"}
-    atomic_files.write_json(directory.evaluation, {"step": outcome.step, **evaluation})
+    write_scores(directory.scores("test"), scores, experiment.dataset("test"))
+    kept = keep_annealed(directory, outcome.step)
+    atomic_files.write_json(directory.evaluation, {"step": outcome.step, **evaluation, **kept})
+    multihost.run_on_primary(lambda: write_report(directory))
+    log(f"report: {directory.report}")
     times = {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
     return times | evaluation
 
@@ -201,6 +209,7 @@ def _description(experiment: "Experiment", placement: "Placement", directory: "R
     import jax
 
     from vae_jax.data import KINDS
+    from vae_jax.report import model_name
 
     config, examples = experiment.config, experiment.training_data
     assert config is not None, "it is built from a config"
@@ -209,12 +218,6 @@ def _description(experiment: "Experiment", placement: "Placement", directory: "R
     size = "x".join(map(str, examples.spec["x"].shape))
     devices = f"{placement.mesh.size} {jax.devices()[0].device_kind} device(s)"
     return (
-        f"{config.data.name}: {len(examples)} {KINDS[examples.kind].noun}s of {size}; {_model_name(config)} with "
+        f"{config.data.name}: {len(examples)} {KINDS[examples.kind].noun}s of {size}; {model_name(config)} with "
         f"{count:,} parameters; {config.objective.name}; {devices}; {directory}"
     )
-
-
-def _model_name(config: Config) -> str:
-    """Return the names of the model and of the parts that it uses, such as "vae (mlp, gaussian, ...)"."""
-    parts = [getattr(config, section).name for section in config.model.parts]
-    return f"{config.model.name} ({', '.join(parts)})" if parts else config.model.name

@@ -11,7 +11,7 @@ the dtype of the parameters: pass float32, whatever the precision of the network
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,13 @@ class Distribution(Protocol):
 
 
 class Density:
-    """The method that distributions with a density inherit; a normalizing flow overrides it."""
+    """The method that distributions with a density inherit; a normalizing flow overrides it.
+
+    Attributes:
+      is_discrete: whether `log_prob` is the logarithm of a probability, so that values have no gradient.
+    """
+
+    is_discrete: ClassVar[bool] = False
 
     def sample_and_log_prob(self: Any, key: Array, sample_shape: Shape = ()) -> tuple[Array, Array]:
         """Return samples and their log density, computed from the samples.

@@ -1,6 +1,7 @@
 """The Bernoulli distribution of binary pixels."""
 
 import dataclasses
+from typing import ClassVar
 
 import chex
 import jax
@@ -19,6 +20,8 @@ class Bernoulli(Density):
       logits: [*batch, *event], log-odds.
       event_ndims: number of trailing axes of one observation, three for images [H, W, C].
     """
+
+    is_discrete: ClassVar[bool] = True
 
     logits: Array
     event_ndims: int = event_ndims_field(3)

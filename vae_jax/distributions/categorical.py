@@ -1,6 +1,7 @@
 """The categorical distribution of one-hot vectors."""
 
 import dataclasses
+from typing import ClassVar
 
 import chex
 import jax
@@ -19,6 +20,8 @@ class Categorical(Density):
       logits: [*batch, *event], unnormalized log probabilities. The last event axis has the C classes.
       event_ndims: number of trailing axes of one observation, at least one: 2 for G numbers of C classes, [G, C].
     """
+
+    is_discrete: ClassVar[bool] = True
 
     logits: Array
     event_ndims: int = event_ndims_field(2)

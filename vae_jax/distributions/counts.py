@@ -10,6 +10,7 @@ Values are floats that hold integers ≥ 0. A log probability has no gradient to
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import chex
 import jax
@@ -31,6 +32,8 @@ class Poisson(Density):
         |log μ| ≤ 80. Samples need μ ≤ 10^9, because they are drawn as 32-bit integers.
       event_ndims: number of trailing axes of one observation.
     """
+
+    is_discrete: ClassVar[bool] = True
 
     log_rate: Array
     event_ndims: int = event_ndims_field(1)
@@ -94,6 +97,8 @@ class NegativeBinomial(Density):
         |log μ| ≤ 80 and |log r| ≤ 80. Samples need rates ≤ 10^9, because they are drawn as 32-bit integers.
       event_ndims: number of trailing axes of one observation.
     """
+
+    is_discrete: ClassVar[bool] = True
 
     log_mean: Array
     log_dispersion: Array
@@ -164,6 +169,8 @@ class ZeroInflatedNegativeBinomial(Density):
       dropout_logits: the same shape, log-odds of π.
       event_ndims: number of trailing axes of one observation.
     """
+
+    is_discrete: ClassVar[bool] = True
 
     log_mean: Array
     log_dispersion: Array

@@ -34,6 +34,8 @@ class DiscretizedLogisticMixture(Density):
       coefficients: [*batch, H, W, M, C(C−1)/2], a_mcj in the order (1,0), (2,0), (2,1), ...; empty for grey images.
     """
 
+    is_discrete: ClassVar[bool] = True
+
     logits: Array
     loc: Array
     log_scale: Array

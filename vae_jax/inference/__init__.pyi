@@ -4,6 +4,12 @@ from .aggregate import (
     kl_decomposition as kl_decomposition,
     squared_mmd as squared_mmd,
 )
+from .annealing import (
+    Annealed as Annealed,
+    Annealing as Annealing,
+    annealed_log_likelihood as annealed_log_likelihood,
+    bidirectional_bounds as bidirectional_bounds,
+)
 from .bound import (
     Metrics as Metrics,
     Params as Params,
@@ -49,8 +55,13 @@ from .labels import (
     sum_over_labels as sum_over_labels,
     with_label as with_label,
 )
-from .likelihood import log_likelihood as log_likelihood
+from .likelihood import (
+    Estimate as Estimate,
+    importance_estimate as importance_estimate,
+    log_likelihood as log_likelihood,
+)
 from .objectives import ObjectiveConfig as ObjectiveConfig, WeightedConfig as WeightedConfig
+from .pareto import RELIABLE as RELIABLE, pareto_shape as pareto_shape
 from .terms import (
     Objective as Objective,
     Pair as Pair,

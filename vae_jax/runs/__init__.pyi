@@ -1,13 +1,18 @@
 from . import image_grids as image_grids, plots as plots
+from .annealed_likelihood import (
+    AnnealedEvaluation as AnnealedEvaluation,
+    evaluate_annealed as evaluate_annealed,
+    keep_annealed as keep_annealed,
+    merge_annealed as merge_annealed,
+)
 from .callbacks import (
-    Callback as Callback,
     StopWhen as StopWhen,
     default_callbacks as default_callbacks,
     recording_callbacks as recording_callbacks,
 )
 from .checkpoints import Checkpoints as Checkpoints
 from .config_file import StoredRun as StoredRun, read_stored_run as read_stored_run
-from .curves import save_rate_distortion as save_rate_distortion
+from .curves import Panel as Panel, metric_panels as metric_panels, save_rate_distortion as save_rate_distortion
 from .decoding import (
     code_grid as code_grid,
     conditions_of as conditions_of,
@@ -63,6 +68,7 @@ from .sampling import (
     sample_prior as sample_prior,
     sample_reconstructions as sample_reconstructions,
 )
+from .scores import identify_examples as identify_examples, read_scores as read_scores, write_scores as write_scores
 from .sweep import (
     Trained as Trained,
     fit_group as fit_group,
@@ -76,4 +82,4 @@ from .sweep_summary import (
     summarize as summarize,
 )
 from .train_loop import TrainResult as TrainResult, fit as fit
-from .training_run import TrainingRun as TrainingRun
+from .training_run import Callback as Callback, TrainingRun as TrainingRun

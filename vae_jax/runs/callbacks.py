@@ -1,4 +1,4 @@
-"""What happens during training besides the steps: metrics, validation, pictures, early stopping, checkpoints, signals.
+"""What happens during training besides the steps: metrics, progress, validation, checkpoints, signals.
 
 `fit` calls each method of each callback at the same events, in the order of the list. A user-defined callback derives
 from `Callback` and overrides the methods that it needs:
@@ -10,57 +10,30 @@ from `Callback` and overrides the methods that it needs:
     fit(experiment, "runs/mine", callbacks=[*default_callbacks(), PrintBound()])
 """
 
+import contextlib
+import datetime
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from vae_jax.runs import plots
-from vae_jax.runs.evaluation import Interrupted, make_evaluator
+from vae_jax.errors import StorageError
+from vae_jax.runs.environment import describe_environment
 from vae_jax.runs.loggers import (
     MetricsFile,
     NullLogger,
     SavedRows,
     TensorBoard,
     as_saved,
-    read_metrics,
     tensorboard_picture_tag,
     tensorboard_tag,
 )
-from vae_jax.runs.memory import refuse_lack_of_memory
 from vae_jax.runs.progress import Progress
-from vae_jax.runs.training_run import TrainingRun
+from vae_jax.runs.training_run import Callback, TrainingRun
+from vae_jax.runs.validation import EarlyStopping, PreviewImages, Validation
 from vae_jax.runtime import atomic_files, multihost
-
-PATIENCE_SECONDS = 2.0  # of a validation, before it polls whether to stop
-_VALIDATION = ("reconstruction", "kl", "classifier_error")  # metrics of the rows of validations
-NUM_PREVIEW_EXAMPLES = 12  # validation examples whose reconstructions are written to TensorBoard
-
-
-class Callback:
-    """The events of a training, none of which does anything here. With several processes all of them call each."""
-
-    def on_start(self, run: TrainingRun) -> None:
-        """Prepare for steps after `run.first_step`; an error here is an error before the training."""
-
-    def on_ready(self, run: TrainingRun) -> None:
-        """Act before the first step, after `on_start` of all callbacks."""
-
-    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Receive numbers about a step: the means of a dispatch, a validation, or what a callback records."""
-
-    def on_image(self, run: TrainingRun, name: str, picture: np.ndarray) -> None:
-        """Receive a picture about the current step, uint8 [H, W, 3]."""
-
-    def on_steps(self, run: TrainingRun) -> None:
-        """Act after some steps: `run.params`, `run.record`, `run.stop`."""
-
-    def on_stop(self, run: TrainingRun) -> None:
-        """Act if a callback has stopped the training before its last step, after `on_steps` of all callbacks."""
-
-    def on_end(self, run: TrainingRun) -> None:
-        """Close what `on_start` has opened, also after an error."""
 
 
 def default_callbacks(
@@ -85,7 +58,15 @@ def recording_callbacks(stop: Callable[[], bool] = lambda: False) -> list[Callba
     Args:
       stop: polled in long validations, see `Validation`.
     """
-    return [MetricsLog(), TensorBoardLog(), Validation(stop), PreviewImages(), EarlyStopping(), CheckpointSaver()]
+    return [
+        EnvironmentLog(),
+        MetricsLog(),
+        TensorBoardLog(),
+        Validation(stop),
+        PreviewImages(),
+        EarlyStopping(),
+        CheckpointSaver(),
+    ]
 
 
 class ProgressBar(Callback):
@@ -174,6 +155,28 @@ class SaveWhen(Callback):
         run.save_requested |= self._answer
 
 
+class EnvironmentLog(Callback):
+    """Writes environment.json: versions, devices, and from which step to which this start has trained in which time."""
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Write the file, unless no step is left."""
+        self._started = time.perf_counter()
+        self._content: dict[str, Any] | None = None
+        if not run.is_last:
+            date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            self._content = describe_environment(run.placement) | {"started": date, "first_step": run.first_step}
+            atomic_files.write_json(run.directory.environment, self._content)
+
+    def on_end(self, run: TrainingRun) -> None:
+        """Add the last step and the time; a file system that refuses it does not hide an error of the training."""
+        if self._content is None or not multihost.is_primary():
+            return
+        seconds = round(time.perf_counter() - self._started, 2)
+        text = json.dumps(self._content | {"last_step": run.step, "seconds": seconds}, indent=1) + "\n"
+        with contextlib.suppress(StorageError):
+            atomic_files.write_file_locally(run.directory.environment, lambda file: file.write(text.encode()))
+
+
 class MetricsLog(Callback):
     """Writes metrics.jsonl."""
 
@@ -220,118 +223,6 @@ class TensorBoardLog(Callback):
     def on_end(self, run: TrainingRun) -> None:
         """Close the file."""
         self.board.close()
-
-
-class Validation(Callback):
-    """Computes the bound of the validation examples every train.evaluate_every steps, and at the end.
-
-    In a single process a function is polled in a validation that takes long. If it returns True, the validation and the
-    training end without this bound, and a resumed run computes it before its first step.
-
-    Args:
-      stop: the function.
-    """
-
-    def __init__(self, stop: Callable[[], bool] = lambda: False):
-        self._stop = stop
-        self._waits_since: float | None = None
-
-    def on_start(self, run: TrainingRun) -> None:
-        """Load the validation examples, so that unreadable ones are an error before the training."""
-        validates = run.experiment.training.evaluate_every and (run.validation_is_due or not run.is_last)
-        self.every = run.experiment.training.evaluate_every if validates and run.validation_data is not None else 0
-
-    def on_ready(self, run: TrainingRun) -> None:
-        """Repeat the validation that the last start has ended."""
-        if self.every and run.validation_is_due and run.stop_reason is None:
-            self._validate(run)
-
-    def on_steps(self, run: TrainingRun) -> None:
-        """Evaluate, and record the result."""
-        if run.is_due(self.every):
-            run.read()
-            self._validate(run)
-
-    def _validate(self, run: TrainingRun) -> None:
-        assert run.validation_data is not None, "`every` is 0 otherwise"
-        key = run.experiment.evaluation_key("validation")
-        poll, self._waits_since = self._end_if_stopped if multihost.is_single_process() else None, None
-        evaluator = make_evaluator(run.experiment, run.placement)  # from the cache of programs after the first time
-        try:
-            with refuse_lack_of_memory("the validation"):
-                result = evaluator.bound(run.params, key, run.validation_data.arrays, poll=poll)
-                if hasattr(run.experiment.model, "classify"):
-                    result |= evaluator.classes(run.params, key, run.validation_data.arrays, poll=poll)
-        except Interrupted:
-            run.validation_is_due = True
-            run.stop("interrupted")
-            return
-        run.validation_is_due = False
-        metric = getattr(run.experiment.objective, "validation_metric", "elbo")
-        row = {f"validation_{name}": result[name] for name in _VALIDATION if name in result}
-        run.record(row | {"validation_bound": result.get(metric, result["reconstruction"])})
-
-    def _end_if_stopped(self) -> None:
-        """Raise Interrupted if a validation takes long, besides its compilation, and `stop()` returns True."""
-        now = time.monotonic()
-        if self._waits_since is None:
-            self._waits_since = now
-        if now - self._waits_since > PATIENCE_SECONDS and self._stop():
-            raise Interrupted
-
-
-class PreviewImages(Callback):
-    """Sends samples and reconstructions to TensorBoard at each validation, for images."""
-
-    def on_steps(self, run: TrainingRun) -> None:
-        """Make the pictures."""
-        if run.experiment.kind != "images" or not run.is_due(run.experiment.training.evaluate_every):
-            return
-        run.read()
-        arrays = {} if run.validation_data is None else run.validation_data.arrays
-        few = {name: array[:NUM_PREVIEW_EXAMPLES] for name, array in arrays.items()}
-        key = run.experiment.evaluation_key("validation")
-        with refuse_lack_of_memory("a picture for TensorBoard"):
-            pictures = plots.preview_images(run.experiment, run.params, key, few, run.placement)
-        for name, picture in pictures.items():
-            run.image(name, picture)
-
-
-class EarlyStopping(Callback):
-    """Ends the training after train.patience validations without a new best bound."""
-
-    def on_start(self, run: TrainingRun) -> None:
-        """Read the validation bounds of the steps before this start."""
-
-        def bounds() -> list[float]:
-            path = run.directory.metrics
-            rows = [row for row in read_metrics(path) if row["step"] <= run.step] if path.exists() else []
-            return [_comparable(row["validation_bound"]) for row in rows if "validation_bound" in row]
-
-        self.bounds = multihost.broadcast_from_primary(bounds)
-
-    def on_ready(self, run: TrainingRun) -> None:
-        """Stop if a resumed run has stopped early before."""
-        self._check(run)
-
-    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Store a validation bound."""
-        if "validation_bound" in row:
-            self.bounds.append(_comparable(row["validation_bound"]))
-
-    def on_steps(self, run: TrainingRun) -> None:
-        """Stop if none of the last `patience` bounds exceeds the best one before them."""
-        self._check(run)
-
-    def _check(self, run: TrainingRun) -> None:
-        patience = run.experiment.training.patience
-        if patience and len(self.bounds) > patience and max(self.bounds[-patience:]) <= max(self.bounds[:-patience]):
-            run.stop("stopped early")
-
-
-def _comparable(value: float | None) -> float:
-    """Return a validation bound for comparisons: -inf if it is not finite (null in metrics.jsonl)."""
-    return value if value is not None and np.isfinite(value) else -np.inf
 
 
 class CheckpointSaver(Callback):

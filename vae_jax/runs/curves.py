@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,49 @@ _PANELS = {  # metric: (title, unit, scale of the y axis)
     "grad_norm": ("Norm of the gradient", "norm", "log"),
     "learning_rate": ("Learning rate", "learning rate", "linear"),
 }
+
+
+class Panel(NamedTuple):
+    """The curves of one metric.
+
+    Attributes:
+      name: the metric, such as "bound".
+      title: for people.
+      unit: of the values.
+      scale: "robust": `limits` ignore rare values; "log"; or "linear".
+      series: {"training" or "validation": [N, 2]}, the step and the value, in order of the steps.
+      limits: of the y axis with the scale "robust"; None for all values.
+    """
+
+    name: str
+    title: str
+    unit: str
+    scale: str
+    series: dict[str, np.ndarray]
+    limits: tuple[float, float] | None
+
+
+def metric_panels(rows: Iterable[Mapping[str, Any]]) -> list[Panel]:
+    """Return the curves of the metrics of a run; values that are missing, None or not finite are skipped.
+
+    A metric `validation_NAME` is a curve in the panel of NAME.
+
+    Args:
+      rows: the rows of `metrics.jsonl`.
+
+    Returns:
+      The panels of the metrics that the rows contain.
+    """
+    rows, panels = list(rows), []
+    for name, (title, unit, scale) in _PANELS.items():
+        found = {"training": _series(rows, name), "validation": _series(rows, f"validation_{name}")}
+        series = {label: points for label, points in found.items() if len(points)}
+        if scale == "log" and any(points[:, 1].min() <= 0 for points in series.values()):
+            scale = "linear"  # zero has no logarithm
+        if series:
+            limits = _limits(list(series.values())) if scale == "robust" else None
+            panels.append(Panel(name, title, unit, scale, series, limits))
+    return panels
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
@@ -36,9 +79,7 @@ def _limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def save_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, title: str = "") -> None:
-    """Plot the metrics of a run against its steps, one panel for each metric in `rows`.
-
-    A metric `validation_NAME` is plotted in the panel of NAME. Values that are missing, None or not finite are skipped.
+    """Plot the metrics of a run against its steps, one of the `metric_panels` for each metric in `rows`.
 
     Args:
       path: the PNG file to write.
@@ -50,12 +91,7 @@ def save_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, t
     """
     from matplotlib.ticker import MaxNLocator
 
-    rows = list(rows)
-    curves = {
-        panel: {name: points for name in (panel, f"validation_{panel}") if len(points := _series(rows, name))}
-        for panel in _PANELS
-    }
-    panels = [panel for panel, series in curves.items() if series] or ["bound"]
+    panels = metric_panels(rows) or [Panel("bound", *_PANELS["bound"], series={}, limits=None)]
     num_columns = 1 if len(panels) == 1 else 2
     num_rows = math.ceil(len(panels) / num_columns)
     figure = new_figure(6 * num_columns, 3.6 * num_rows)
@@ -63,18 +99,17 @@ def save_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], *, t
         figure.suptitle(plain_text(title))
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(num_rows, num_columns, index + 1)
-        heading, unit, scale = _PANELS[panel]
-        for name, points in curves[panel].items():
+        for label, points in panel.series.items():
             marker = "o" if len(points) < 30 else ""
-            label, color = ("training", "C0") if name == panel else ("validation", "C1")
+            color = "C0" if label == "training" else "C1"
             axes.plot(*points.T, marker=marker, markersize=4, linewidth=1.3, label=label, color=color)
-        axes.set(title=heading, xlabel="step", ylabel=unit)
+        axes.set(title=panel.title, xlabel="step", ylabel=panel.unit)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(alpha=0.3)
-        if curves[panel] and scale == "robust":
+        if panel.limits is not None:
             axes.legend()
-            axes.set_ylim(_limits(list(curves[panel].values())))
-        elif scale == "log" and all(points[:, 1].min() > 0 for points in curves[panel].values()):
+            axes.set_ylim(panel.limits)
+        elif panel.series and panel.scale == "log":
             axes.set_yscale("log")
     write_figure(path, figure)
 

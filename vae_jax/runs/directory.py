@@ -42,6 +42,16 @@ class RunDirectory:
         return self.path / "evaluation.json"
 
     @property
+    def environment(self) -> Path:
+        """The versions and devices of the last start that has trained."""
+        return self.path / "environment.json"
+
+    @property
+    def report(self) -> Path:
+        """The report of the run, one HTML file."""
+        return self.path / "report.html"
+
+    @property
     def fitted_prior(self) -> Path:
         """The folder of the density that is fitted to the codes."""
         return self.path / "fitted_prior"
@@ -54,6 +64,10 @@ class RunDirectory:
     def figure(self, name: str) -> Path:
         """Return the path of a figure, figures/NAME.png."""
         return self.path / "figures" / f"{name}.png"
+
+    def scores(self, label: str) -> Path:
+        """Return the path of the scores of each example of a split, scores-LABEL.npz."""
+        return self.path / f"scores-{label}.npz"
 
     def member(self, name: str) -> "RunDirectory":
         """Return the directory of a member of a sweep, a subdirectory."""

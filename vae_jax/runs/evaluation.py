@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vae_jax.errors import NotFiniteError
-from vae_jax.inference import Params
+from vae_jax.inference import RELIABLE, Params
 from vae_jax.runs import memory
 from vae_jax.runs.decoding import placement_of
 from vae_jax.runs.directory import RunDirectory
@@ -22,6 +22,7 @@ from vae_jax.training import Evaluator, bits_per_dim
 # What the results of `evaluate_run` depend on, apart from the weights.
 PROTOCOL = ("seed", "training_examples", "test_examples", "preprocess", "num_samples", "class_samples")
 MIN_EFFECTIVE_SHARE = 0.01  # of the K samples; with a smaller effective sample size the NLL still falls with K
+MAX_HEAVY_SHARE = 0.1  # of the examples, whose importance weights have a tail too heavy for a reliable mean
 _PIXELS = {"binary": "pixels are binary", "levels": "pixels have 256 values"}  # `PreprocessConfig.values` in a sentence
 
 
@@ -108,7 +109,7 @@ def _describe_evaluation(experiment: Experiment, split: str, count: int, batch_s
 def _finished(result: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     """Return the results with why metrics are undefined, warnings, and for images bits/dim; refuse infinite ones."""
     result["undefined"] = undefined_metrics(experiment)
-    result["warnings"] = [*_loose_bound(result), *likelihood_warnings(experiment)]
+    result["warnings"] = [*_loose_bound(result), *_heavy_tails(result), *likelihood_warnings(experiment)]
     if experiment.kind == "images":
         _add_bits_per_dim(result, experiment.shape)
     _check_finite(result)  # NumPy has not reported such numbers
@@ -142,6 +143,16 @@ def _loose_bound(result: dict[str, Any]) -> Iterator[str]:
         yield (
             f"nll={result['nll']:.2f} is a loose upper bound on -log p(x): the median effective sample size is "
             f"{result['ess']:.1f} of K={result['num_samples']} samples, so a larger evaluation.num_samples lowers it"
+        )
+
+
+def _heavy_tails(result: dict[str, Any]) -> Iterator[str]:
+    """Yield a warning if the mean of the importance weights is unreliable for many of the examples."""
+    if result.get("pareto_k_above", 0) > MAX_HEAVY_SHARE:
+        yield (
+            f"pareto_k is above {RELIABLE} for {result['pareto_k_above']:.0%} of the examples: the mean of their "
+            "importance weights is unreliable; `vae-jax evaluate RUN --likelihood ais` estimates the NLL with a bound "
+            "of its error"
         )
 
 
@@ -187,13 +198,13 @@ def _check_finite(result: dict[str, Any]) -> None:
 
 
 def read_evaluation(
-    directory: str | os.PathLike | RunDirectory, step: int, protocol: Mapping[str, Any] | None = None
+    directory: str | os.PathLike | RunDirectory, step: int | None = None, protocol: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """Read the evaluation.json of a run if it belongs to a step and a protocol.
 
     Args:
       directory: the run's directory.
-      step: the step of the evaluated weights.
+      step: the step of the evaluated weights; None accepts every step.
       protocol: the protocol of `evaluation_protocol`; None accepts every protocol.
 
     Returns:
@@ -206,7 +217,7 @@ def read_evaluation(
     if not isinstance(stored, dict):
         return None
     same = protocol is None or all(stored.get(name) == protocol.get(name) for name in PROTOCOL)
-    return stored if stored.get("step") == step and same else None
+    return stored if step in (None, stored.get("step")) and same else None
 
 
 def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:

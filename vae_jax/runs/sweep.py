@@ -15,7 +15,7 @@ from vae_jax.data import Source
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Metrics, Params
 from vae_jax.runs import config_file, restoring
-from vae_jax.runs.callbacks import Callback, SaveWhen, StopWhen, recording_callbacks, show_finished
+from vae_jax.runs.callbacks import SaveWhen, StopWhen, recording_callbacks, show_finished
 from vae_jax.runs.changes import describe_changes
 from vae_jax.runs.checkpoints import Checkpoints, Restored
 from vae_jax.runs.directory import RunDirectory
@@ -26,7 +26,7 @@ from vae_jax.runs.programs import Data, build_program, has_fixed_count
 from vae_jax.runs.progress import Progress
 from vae_jax.runs.step_folders import list_steps
 from vae_jax.runs.train_loop import train
-from vae_jax.runs.training_run import TrainingRun
+from vae_jax.runs.training_run import Callback, TrainingRun
 from vae_jax.runtime import Placement, atomic_files, lock, sharding
 from vae_jax.training import TrainState
 

@@ -8,6 +8,7 @@ import numpy as np
 from vae_jax.errors import NotFiniteError
 from vae_jax.runs import evaluation
 from vae_jax.runs.members import Member
+from vae_jax.runs.scores import write_scores
 from vae_jax.runs.sweep import Trained
 from vae_jax.runtime import atomic_files
 
@@ -17,7 +18,7 @@ SUMMARY_METRICS = ("elbo", "reconstruction", "kl", "nll", "bits_per_dim", "squar
 def evaluate_members(
     trained: Sequence[Trained], *, split: str = "test", stop: Callable[[], bool] = lambda: False
 ) -> list[dict[str, Any]]:
-    """Evaluate each member, and write its evaluation.json.
+    """Evaluate each member, and write its evaluation.json and scores-SPLIT.npz.
 
     Members with equal models and evaluation settings share the compiled programs.
 
@@ -39,11 +40,13 @@ def evaluate_members(
             continue
         if stop():
             raise evaluation.Interrupted
+        scores: dict[str, np.ndarray] = {}
         try:
-            result = evaluation.evaluate_run(experiment, params, split=split, stop=stop)
+            result = evaluation.evaluate_run(experiment, params, split=split, stop=stop, receive=scores.update)
         except NotFiniteError as error:  # the bound can overflow although the parameters are finite
             results.append({"failure": f"{directory}: {error}"})
             continue
+        write_scores(directory.scores(split), scores, experiment.dataset(split))
         atomic_files.write_json(directory.evaluation, {"step": experiment.training.steps, **result})
         results.append(result)
     return results

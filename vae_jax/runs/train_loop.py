@@ -13,7 +13,7 @@ from jax import Array
 
 from vae_jax.errors import NotFiniteError
 from vae_jax.inference import Metrics, Params
-from vae_jax.runs.callbacks import Callback, default_callbacks
+from vae_jax.runs.callbacks import default_callbacks
 from vae_jax.runs.changes import describe_changes
 from vae_jax.runs.checkpoints import Checkpoints
 from vae_jax.runs.checksums import flatten_mapping
@@ -32,7 +32,7 @@ from vae_jax.runs.programs import (
     profile_to,
 )
 from vae_jax.runs.restoring import restore
-from vae_jax.runs.training_run import Dispatch, TrainingRun, steps_to_dispatch
+from vae_jax.runs.training_run import Callback, Dispatch, TrainingRun, steps_to_dispatch
 from vae_jax.runtime import Placement, lock, multihost
 from vae_jax.training import TrainState
 

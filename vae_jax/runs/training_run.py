@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +16,6 @@ from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment, max_skips
 from vae_jax.runtime import Placement, multihost
 from vae_jax.training import TrainState
-
-if TYPE_CHECKING:
-    from vae_jax.runs.callbacks import Callback
 
 MAX_LISTED_EXAMPLES = 128  # training examples that an error lists
 
@@ -52,6 +49,31 @@ class Dispatch:
         """The metrics of the steps, {name: [count] or [M, count]}; waits for the devices."""
         arrays = jax.device_get(self.metrics)
         return {name: values[..., : self.count].astype(np.float64) for name, values in arrays.items()}
+
+
+class Callback:
+    """The events of a training, none of which does anything here. With several processes all of them call each."""
+
+    def on_start(self, run: "TrainingRun") -> None:
+        """Prepare for steps after `run.first_step`; an error here is an error before the training."""
+
+    def on_ready(self, run: "TrainingRun") -> None:
+        """Act before the first step, after `on_start` of all callbacks."""
+
+    def on_row(self, run: "TrainingRun", step: int, row: dict[str, Any]) -> None:
+        """Receive numbers about a step: the means of a dispatch, a validation, or what a callback records."""
+
+    def on_image(self, run: "TrainingRun", name: str, picture: np.ndarray) -> None:
+        """Receive a picture about the current step, uint8 [H, W, 3]."""
+
+    def on_steps(self, run: "TrainingRun") -> None:
+        """Act after some steps: `run.params`, `run.record`, `run.stop`."""
+
+    def on_stop(self, run: "TrainingRun") -> None:
+        """Act if a callback has stopped the training before its last step, after `on_steps` of all callbacks."""
+
+    def on_end(self, run: "TrainingRun") -> None:
+        """Close what `on_start` has opened, also after an error."""
 
 
 class TrainingRun:

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vae_jax import random
 from vae_jax.distributions import Batch, from_means, label_mask
-from vae_jax.inference import Params, bound_parts, decode, encode, log_likelihood, sample_terms
+from vae_jax.inference import RELIABLE, Params, bound_parts, decode, encode, importance_estimate, sample_terms
 from vae_jax.training import classification
 from vae_jax.training.code_usage import chosen_codes, summarize_codes
 from vae_jax.training.example_batches import Arrays, PerExample, evaluate_examples
@@ -76,11 +76,11 @@ def likelihood_terms(
       chunk: how many samples are computed at once.
 
     Returns:
-      `log_px` [B] in nats and `ess` [B], the effective sample size.
+      The arrays of `Estimate`, [B] each: `log_px` in nats, `ess`, and `pareto_k` if there are enough samples for it.
     """
     batch, sample_keys = preprocess(random.fold_in(keys, 0), batch), random.fold_in(keys, 1)
-    log_px, ess = log_likelihood(params, sample_keys, batch, model=model, num_samples=num_samples, chunk=chunk)
-    return {"log_px": log_px, "ess": ess}
+    found = importance_estimate(params, sample_keys, batch, model=model, num_samples=num_samples, chunk=chunk)
+    return {name: value for name, value in found._asdict().items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,12 +202,13 @@ class Evaluator:
           num_samples: K, the posterior samples of each example.
           chunk: how many samples are computed at once.
           report: receives the number of examples so far, after each batch.
-          receive: called with `nll` and `ess` of each example, {name: [N]}.
+          receive: called with `nll`, `ess` and `pareto_k` of each example, {name: [N]}.
           poll: called several times a second during a batch; it may raise an error to end the evaluation.
 
         Returns:
           `nll` = -log p(x) in nats per example, its standard error over the examples `nll_se`, and `ess`, the median
-          over the examples of the effective sample size.
+          over the examples of the effective sample size. With 25 samples or more also `pareto_k`, the median shape of
+          the tail of the weights, and `pareto_k_above`, the share of the examples whose shape exceeds 0.7.
 
         Raises:
           ValueError: the posterior has no density, or there are no examples.
@@ -216,8 +217,13 @@ class Evaluator:
         where = {"batch_size": self.batch_size, "placement": self.placement}
         calls = {"report": report, "poll": poll}
         values = evaluate_examples(program, params, key, arrays, **calls, **where)
-        receive({"nll": -values["log_px"], "ess": values["ess"]})
-        return mean_and_error("nll", -values["log_px"]) | {"ess": float(np.median(values["ess"]))}
+        nll = -values.pop("log_px")
+        receive({"nll": nll} | values)
+        result = mean_and_error("nll", nll) | {"ess": float(np.median(values["ess"]))}
+        if "pareto_k" in values:
+            result["pareto_k"] = float(np.median(values["pareto_k"]))
+            result["pareto_k_above"] = float(np.mean(values["pareto_k"] > RELIABLE))
+        return result
 
     def classes(
         self,
