@@ -28,6 +28,7 @@ from vae_jax.runs.decoding import (
     conditions_of,
     decode_codes,
     encode_examples,
+    has_real_latents,
     interpolate_linearly,
     layer_shapes,
 )
@@ -68,7 +69,7 @@ def plot_all(
     with refuse_lack_of_memory("a figure"):
         paths = plot_kind(experiment, params, directory, arrays, placement, key=key)
         few = _first(arrays, MAX_MAPPED)
-        is_real = _has_real_latents(experiment, params)
+        is_real = has_real_latents(experiment, params)
         if is_real and ("y" in arrays or experiment.kind != "images"):
             paths.append(plot_latent_map(experiment, params, directory, few, placement, key=preprocess_key(key)))
         if _has_two_latents(experiment, params):
@@ -157,7 +158,7 @@ def _plot_images(
         plot_samples(*context, arrays, placement, key=key, count=_drawn(experiment, 100), temperature=temperature),
         plot_reconstructions(*context, _first(arrays, shown), placement, key=of_preprocess),
     ]
-    is_real = _has_real_latents(experiment, params)
+    is_real = has_real_latents(experiment, params)
     if is_real:
         paths.append(plot_traversals(*context, _first(arrays, 1000), placement, key=of_preprocess))
     if is_real and len(arrays["x"]) > 1:
@@ -178,13 +179,9 @@ def _plot_images(
     return paths
 
 
-def _has_real_latents(experiment: Experiment, params: Params) -> bool:
-    return not any(layer.is_integer for layer in layer_shapes(experiment, params).values())
-
-
 def _has_two_latents(experiment: Experiment, params: Params) -> bool:
-    real = _has_real_latents(experiment, params)
-    return real and [layer.size for layer in layer_shapes(experiment, params).values()] == [2]
+    layers = layer_shapes(experiment, params).values()
+    return [(layer.size, layer.is_integer) for layer in layers] == [(2, False)]
 
 
 def _plot_counts(directory: RunDirectory, samples: Arrays) -> list[Path]:
