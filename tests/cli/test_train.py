@@ -231,9 +231,10 @@ def test_a_finished_run_ends_with_a_table_on_a_terminal(copied, call, monkeypatc
 
 def test_the_table_states_what_is_undefined_and_the_seconds(tmp_path):
     result = {"step": 5, "num_examples": 7, "split": "test", "reconstruction": -3.0, "reconstruction_se": 0.5,
-              "undefined": ["elbo", "nll"], "active_units": 2, "train_seconds": 1.25, "seconds": 3}  # fmt: skip
+              "undefined": ["elbo", "nll"], "active_units": 2, "train_seconds": 1.25, "seconds": 3,
+              "code_perplexity": 5.25, "code_usage": 0.75}  # fmt: skip
     lines = train.results_table(result, RunDirectory(tmp_path)).splitlines()
     assert [" ".join(line.split()) for line in lines[1:]] == [
         "reconstruction -3.00 +/- 0.50 nats", "ELBO undefined", "NLL undefined", "active units 2",
-        "seconds 1.2 to the last step, 3.0 in all", "files",
+        "codes perplexity 5.2, 75% in use", "seconds 1.2 to the last step, 3.0 in all", "files",
     ]  # fmt: skip

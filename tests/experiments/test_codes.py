@@ -21,6 +21,7 @@ def test_the_cells_have_about_128_bits_and_the_networks_of_a_vae():
     assert script.continuous(script.config_of("residual-vq")).model.latent_dim == 8 * 16
 
 
+@pytest.mark.thorough
 def test_a_quick_run_writes_the_table(tmp_path):
     script = load("codes")
     arguments = ["--quick", "--cells", "fsq", "--updates", "2", "--rounds", "1", "--output", str(tmp_path)]

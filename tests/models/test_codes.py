@@ -13,7 +13,7 @@ from jitted import init, loss_and_statistics
 from vae_jax.distributions import from_means, from_posterior, from_prior, from_values
 from vae_jax.errors import InputError
 from vae_jax.inference import elbo, iwae
-from vae_jax.models import build_model
+from vae_jax.models import build_model, init_params
 from vae_jax.models.codes import straight_through
 
 SHAPE = (4, 3, 1)
@@ -110,10 +110,10 @@ def test_the_places_of_a_convolutional_encoder_have_a_code_each():
     settings = {"network": "conv", "network__hidden": (4, 6), "model__places": 0}
     built = build_model(code_config(**settings), (10, 7, 1))
     x = np.zeros((2, 10, 7, 1), np.float32)
-    params = init(built, jax.random.key(0), x)["params"]
+    params = jax.eval_shape(lambda: init_params(built, jax.random.key(0), {"x": x}))["params"]
     assert params["posterior"]["projection"]["Dense_0"]["kernel"].shape == (6, 2)
     assert params["decoder"]["Dense_0"]["kernel"].shape == (2, 6)
-    evidence = built.apply({"params": params}, {"x": x}, method="encode")
+    evidence = jax.eval_shape(lambda p: built.apply({"params": p}, {"x": x}, method="encode"), params)
     assert evidence.posterior.indices.shape == (2, 3 * 2)
     with pytest.raises(InputError, match=r"^model.places=0 must be greater than 0 with network=mlp"):
         build_model(code_config(model__places=0), SHAPE)

@@ -15,7 +15,7 @@ from vae_jax.distributions import Normal, from_means, from_prior, from_values
 from vae_jax.errors import InputError
 from vae_jax.inference import elbo, iwae, negative_bound
 from vae_jax.models.build import build_model, init_params
-from vae_jax.models.export import latent_shapes
+from vae_jax.models.export import LayerShape, latent_shapes
 from vae_jax.models.vae import VAE
 
 K, B = 3, 4
@@ -152,9 +152,8 @@ def test_the_scan_over_blocks_equals_a_loop_and_rematerialization_changes_nothin
 def test_samples_have_the_shape_of_the_data_and_layers_those_of_their_levels():
     settings = CONV | {"model__blocks": (0, 2, 1, 0, 3), "model__channels": (4,), "model__encoder_blocks": (1,)}
     model, params = ladder((10, 6, 3), **settings)
-    assert latent_shapes(params, model=model) == {
-        "top": ((1, 1, 2), None), "level5": ((1, 1, 2), 2), "level3": ((3, 2, 2), 1), "level2": ((5, 3, 2), 2)
-    }  # fmt: skip
+    shapes = {"top": ((1, 1, 2), None), "level5": ((1, 1, 2), 2), "level3": ((3, 2, 2), 1), "level2": ((5, 3, 2), 2)}
+    assert latent_shapes(params, model=model) == {name: LayerShape(*shape) for name, shape in shapes.items()}
     sample = lambda: model.apply({"params": params}, from_prior(jax.random.key(5), 2), method="decode")  # noqa: E731
     assert jax.eval_shape(sample)[0].logits.shape == (2, 10, 6, 3)
 

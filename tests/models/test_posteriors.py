@@ -92,6 +92,8 @@ def test_what_each_family_is_capable_of():
     assert {name for name, cls in families.items() if cls.supports_layers} == {"gaussian"}
     assert {name for name, cls in families.items() if cls.is_flow} == {"planar", "iaf", "coupling"}
     for name, cls in families.items():
+        if cls.has_codes:
+            continue
         module = cls().build(3)
         q, _ = made(module)
         assert isinstance(q, Flow if cls.is_flow else Normal) is cls.has_density, name

@@ -7,7 +7,7 @@ from training_runs import final_digest, fit, metric_rows
 from vae_jax.config import override
 from vae_jax.data import loading
 from vae_jax.errors import InputError
-from vae_jax.runs import RunDirectory, TrainingRun, make_evaluator, prepare_experiment, validation
+from vae_jax.runs import RunDirectory, TrainingRun, callbacks, make_evaluator, prepare_experiment, validation
 from vae_jax.runs.validation import EarlyStopping
 
 # Validation.

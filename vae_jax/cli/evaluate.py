@@ -160,10 +160,10 @@ def evaluate_and_log(
       Interrupted: `stop()` returned true before the end.
       NotFiniteError: a number is not finite.
     """
-    from vae_jax.runs import evaluate_run
+    from vae_jax.runs import evaluate_run, evaluation_protocol
 
-    start, settings = time.perf_counter(), experiment.evaluation
-    report_progress = _LikelihoodProgress(settings.num_samples, split)
+    start = time.perf_counter()
+    report_progress = _LikelihoodProgress(evaluation_protocol(experiment).get("num_samples", 0), split)
     result = evaluate_run(
         experiment, params, split=split, placement=placement, report_progress=report_progress, stop=stop,
         receive=receive,

@@ -197,6 +197,8 @@ def results_table(result: Mapping[str, Any], directory: "RunDirectory") -> str:
         rows.append(("bits/dim", f"{result['bits_per_dim']:.3f} of the {result['bits_per_dim_of'].upper()}"))
     rows += [(title, "undefined") for title, name in (("ELBO", "elbo"), ("NLL", "nll")) if name in result["undefined"]]
     rows.append(("active units", f"{result['active_units']}"))
+    if "code_usage" in result:
+        rows.append(("codes", f"perplexity {result['code_perplexity']:.1f}, {result['code_usage']:.0%} in use"))
     if "seconds" in result:
         rows.append(("seconds", f"{result['train_seconds']:.1f} to the last step, {result['seconds']:.1f} in all"))
     files = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(directory.path) if entry.name != "lock")

@@ -11,7 +11,13 @@ from .base import (
 )
 from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical
-from .codes import CategoricalCodes as CategoricalCodes, ChosenCodes as ChosenCodes, UniformCodes as UniformCodes
+from .codes import (
+    CategoricalCodes as CategoricalCodes,
+    ChosenCodes as ChosenCodes,
+    GumbelCodes as GumbelCodes,
+    GumbelNoise as GumbelNoise,
+    UniformCodes as UniformCodes,
+)
 from .conditioners import Conditioner as Conditioner
 from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
 from .counts import (

@@ -109,14 +109,18 @@ class CategoricalCodes(Density):
     """G independent codes with P(code g = c) = softmax(logits_g)_c.
 
     Attributes:
-      logits: [G, C], unnormalized log probabilities.
+      logits: [*batch, G, C], unnormalized log probabilities.
     """
 
     logits: Array
-    batch_shape = ()
+
+    @property
+    def batch_shape(self) -> Shape:
+        """[*batch], the shape of independent distributions."""
+        return self.logits.shape[:-2]
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
-        """Return codes argmax(logits + Gumbel noise), int32 [*sample_shape, G].
+        """Return codes argmax(logits + Gumbel noise), int32 [*sample_shape, *batch, G].
 
         Args:
           key: a typed key, or keys whose shape is the beginning of that of the samples.
@@ -128,20 +132,101 @@ class CategoricalCodes(Density):
 
     def log_prob(self, value: Array) -> Array:
         """Return Σ_g log softmax(logits_g)[value_g] for codes [..., G], in nats, [...]; NaN for a code out of range."""
-        check_codes(value, self.logits.shape[0])
+        *_, count, num_codes = self.logits.shape
+        check_codes(value, count)
+        joint_shape(1, value.shape, self.logits.shape[:-1])
         log_p = jax.nn.log_softmax(self.logits)
-        chosen = log_p.at[jnp.broadcast_to(jnp.arange(value.shape[-1]), value.shape), value].get(
-            mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
-        )
-        return jnp.sum(chosen, axis=-1)
+        (log_p,) = expand((*value.shape, num_codes), log_p) if value.ndim >= log_p.ndim - 1 else (log_p,)
+        (value,) = expand(log_p.shape[:-1], value)
+        is_valid = (value >= 0) & (value < num_codes)
+        chosen = jnp.take_along_axis(log_p, jnp.where(is_valid, value, 0)[..., None], axis=-1)[..., 0]
+        return jnp.sum(jnp.where(is_valid, chosen, jnp.nan), axis=-1)
 
     def mean(self) -> Array:
-        """Return the most probable code of each position, int32 [G]."""
+        """Return the most probable code of each position, int32 [*batch, G]."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def tempered(self, temperature: float | Array) -> "CategoricalCodes":
         """Return the distribution with probabilities proportional to p^(1/t)."""
         return CategoricalCodes(self.logits / temperature)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class GumbelNoise:
+    """Independent noise -log(-log u), the only randomness of `GumbelCodes`. It is drawn without a log density.
+
+    Attributes:
+      shape: [*batch, G, C], static.
+    """
+
+    shape: Shape = dataclasses.field(metadata={"static": True})
+
+    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+        """Return noise [*sample_shape, *batch, G, C].
+
+        Args:
+          key: a typed key, or keys whose shape is the beginning of that of the samples.
+          sample_shape: leading axes of independent samples.
+        """
+        return random.drawn(jax.random.gumbel, key, (*sample_shape, *self.shape))
+
+    def sample_and_log_prob(self, key: Array, sample_shape: Shape = ()) -> tuple[Array, None]:
+        """Return `sample`, and None."""
+        return self.sample(key, sample_shape), None
+
+    def mean(self) -> Array:
+        """Return 0, [*batch, G, C]: equal noise for all codes."""
+        return jnp.zeros(self.shape)
+
+    @property
+    def batch_shape(self) -> Shape:
+        """[*batch], the shape of independent distributions."""
+        return self.shape[:-2]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class GumbelCodes(CategoricalCodes):
+    """Independent codes whose samples are argmax(logits + given noise) (Gumbel, 1954).
+
+    Attributes:
+      noise: [*lead, *batch, G, C], of `GumbelNoise`.
+    """
+
+    noise: Array
+
+    depth = 1  # codes of a place, see `ChosenCodes`
+
+    @property
+    def num_codes(self) -> int:
+        """C."""
+        return self.logits.shape[-1]
+
+    @property
+    def indices(self) -> Array:
+        """The most probable codes, int32 [*batch, G]."""
+        return self.mean()
+
+    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+        """Return the codes of the noise, int32 [*lead, *batch, G]; the key is not used.
+
+        Args:
+          key: not used.
+          sample_shape: [*lead].
+        """
+        del key
+        chex.assert_shape(self.noise, (*sample_shape, *self.logits.shape))
+        (logits,) = expand(self.noise.shape, self.logits)
+        return jnp.argmax(logits + self.noise, axis=-1).astype(jnp.int32)
+
+    def stddev(self) -> Array:
+        """Return the standard deviation of the number of the code, [*batch, G]."""
+        p = jax.nn.softmax(self.logits)
+        numbers = jnp.arange(self.num_codes, dtype=p.dtype)
+        mean = p @ numbers
+        distances = jnp.broadcast_to(numbers, p.shape) - mean[..., None]
+        return jnp.sqrt(jnp.sum(p * distances**2, axis=-1))
 
 
 def check_codes(value: Array, count: int) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from vae_jax.distributions.base import Array, Distribution, Shape, expand, joint_shape, sum_event
 from vae_jax.distributions.bernoulli import Bernoulli
 from vae_jax.distributions.categorical import Categorical
+from vae_jax.distributions.codes import CategoricalCodes, GumbelCodes, UniformCodes
 from vae_jax.distributions.normal import Normal
 
 
@@ -19,6 +20,7 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array | None:
     Normal ‖ Normal:            Σ ½(exp(2d) − 1 − 2d + ((m_q − m_p)/σ_p)²) with d = log σ_q − log σ_p.
     Bernoulli ‖ Bernoulli:      Σ q log(q/p) + (1 − q) log((1 − q)/(1 − p)).
     Categorical ‖ Categorical:  Σ q log(q/p), over the classes also.
+    GumbelCodes ‖ CategoricalCodes, UniformCodes: the same of integer codes.
 
     With s = log σ² the divergence of N(m, σ²) from N(0, I) is ½ Σ exp(s) + m² − 1 − s.
 
@@ -65,6 +67,16 @@ def _categorical_kl(q: Categorical, p: Categorical) -> Array:
     return sum_event(jnp.exp(q_log) * (q_log - p_log), q.event_ndims)
 
 
+def _codes_kl(q: GumbelCodes, p: CategoricalCodes) -> Array:
+    q_log, p_log = jax.nn.log_softmax(q.logits), jax.nn.log_softmax(p.logits)
+    q_log, p_log = expand(joint_shape(2, q_log.shape, p_log.shape), q_log, p_log)
+    return sum_event(jnp.exp(q_log) * (q_log - p_log), 2)
+
+
+def _uniform_codes_kl(q: GumbelCodes, p: UniformCodes) -> Array:
+    return _codes_kl(q, CategoricalCodes(jnp.zeros((p.count, p.num_codes), q.logits.dtype)))
+
+
 _WithKL = Normal | Bernoulli | Categorical
 
 
@@ -78,4 +90,6 @@ _CLOSED_FORMS: Mapping[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Normal, Normal): _normal_kl,
     (Bernoulli, Bernoulli): _bernoulli_kl,
     (Categorical, Categorical): _categorical_kl,
+    (GumbelCodes, CategoricalCodes): _codes_kl,
+    (GumbelCodes, UniformCodes): _uniform_codes_kl,
 }

@@ -72,6 +72,7 @@ from .flows import (
     PlanarTransforms as PlanarTransforms,
     SplineCouplings as SplineCouplings,
 )
+from .gumbel_softmax import GumbelQuantizer as GumbelQuantizer, GumbelSoftmaxConfig as GumbelSoftmaxConfig
 from .ladder import (
     Ladder as Ladder,
     LadderConfig as LadderConfig,

@@ -1,7 +1,7 @@
 """Families of p(z) over grids of integer codes."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ class UniformCodePrior(nn.Module):
 @dataclasses.dataclass(frozen=True)
 class UniformCodesConfig(CodePriorConfig):
     """Each code has the same probability 1/C, so log p(z) is a constant."""
+
+    has_closed_kl: ClassVar[bool] = True
 
     def build_codes(self, count: int, num_codes: int) -> UniformCodePrior:
         """Return a `UniformCodePrior`."""
@@ -73,6 +75,8 @@ class LearnedCodePriorConfig(CodePriorConfig):
 @dataclasses.dataclass(frozen=True)
 class CategoricalCodesConfig(LearnedCodePriorConfig):
     """Independent codes with learned probabilities for each position."""
+
+    has_closed_kl: ClassVar[bool] = True
 
     def build_codes(self, count: int, num_codes: int) -> CategoricalCodePrior:
         """Return a `CategoricalCodePrior`."""

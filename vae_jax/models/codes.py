@@ -58,6 +58,19 @@ class Quantized:
     codebook: Any
     penalty: Array | None = None
 
+    def walk(self, draw: Draw, prior: Any) -> tuple[Latent, Array]:
+        """Return the layer "z" of codes, and their vectors [..., P, D] with the gradient of the encoding.
+
+        Args:
+          draw: the answer to the question for a layer.
+          prior: p(z).
+        """
+        latent = draw("z", prior, lambda: self.posterior)
+        if self.penalty is not None:
+            latent = dataclasses.replace(latent, penalty=jnp.broadcast_to(self.penalty, latent.z.shape[:-1]))
+        # A step that moves the codes decodes those that the encodings were compared with.
+        return latent, straight_through(self.codebook.embed(latent.z), self.encoding)
+
 
 class PlaceProjection(nn.Module):
     """A dense layer from the features of an encoder to D numbers at each of P places.
@@ -86,7 +99,8 @@ class CodesVAE(VAE):
     The stochastic layer "z" is int32 [..., G]. Given x the codes are certain, so -log p(x) <= -log p(x|z) - log p(z),
     in nats. The gradient of the decoder passes to the encoder by `straight_through`.
 
-    Its `posterior` maps features [B, F'] to `Quantized`, and has a method `codebook`. Its `prior` is a density of codes
+    Its `posterior` maps features [B, F'] to `Quantized`, or another object with its method `walk`, and has a method
+    `codebook`. Its `prior` is a density of codes
     int32 [G]. Its `decoder` reads the vectors of the codes side by side, [..., P D].
     """
 
@@ -100,17 +114,14 @@ class CodesVAE(VAE):
         return self.posterior.codebook()  # pyright: ignore[reportAttributeAccessIssue]  # a quantizer
 
     def decode(self, draw: Draw, evidence: Any = None, batch: Batch | None = None) -> tuple[Any, tuple[Latent, ...]]:
-        """Return p(x|z) and the layer of codes: see `VAE.decode`; the evidence is `Quantized`."""
+        """Return p(x|z) and the layer of codes: see `VAE.decode`; the evidence is like `Quantized`."""
         del batch
-        posterior = None if evidence is None else lambda: evidence.posterior
-        latent = draw("z", self.prior(self._posterior_of), posterior)
+        prior = self.prior(self._posterior_of)
         if evidence is None:
+            latent = draw("z", prior)
             vectors = self.codebook().embed(latent.z)  # [..., P, D]
-        else:  # a step that moves the codes decodes those that the encodings were compared with
-            vectors = straight_through(evidence.codebook.embed(latent.z), evidence.encoding)
-            if evidence.penalty is not None:
-                lead = latent.z.shape[:-1]
-                latent = dataclasses.replace(latent, penalty=jnp.broadcast_to(evidence.penalty, lead))
+        else:
+            latent, vectors = evidence.walk(draw, prior)
         return self._likelihood_of(vectors.reshape(*vectors.shape[:-2], -1)), (latent,)
 
 
@@ -124,6 +135,8 @@ class QuantizerConfig(PosteriorConfig):
 
     has_codes: ClassVar[bool] = True
     moves_codes: ClassVar[bool] = False
+
+    is_certain: ClassVar[bool] = True  # whether q(z|x) has one value
 
     @property
     def num_codes(self) -> int:
@@ -139,7 +152,7 @@ class QuantizerConfig(PosteriorConfig):
         """Raise InputError if the model has no codes, or if the objective has several samples, which are equal."""
         require(config.model.has_codes, "model", config.model.name, f"codes with posterior={self.name}")
         samples = config.objective.num_samples
-        require(samples == 1, "objective.num_samples", samples,
+        require(samples == 1 or not self.is_certain, "objective.num_samples", samples,
                 f"1 with posterior={self.name}, whose samples are all equal")  # fmt: skip
         parts = config.train.microbatches
         require(parts < 2 or not self.moves_codes, "train.microbatches", parts,
@@ -148,8 +161,13 @@ class QuantizerConfig(PosteriorConfig):
 
 @dataclasses.dataclass(frozen=True)
 class CodePriorConfig(PriorConfig):
-    """The base of densities of codes."""
+    """The base of densities of codes.
 
+    Attributes:
+      has_closed_kl: whether KL(q || p) of independent codes is in closed form.
+    """
+
+    has_closed_kl: ClassVar[bool] = False
     has_codes: ClassVar[bool] = True
     context: ClassVar[Mapping[str, str]] = {"model": "codes", "posterior": "fsq"}
 

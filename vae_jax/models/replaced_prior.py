@@ -92,8 +92,8 @@ class _ReplacedPrior:
         observed: Observed | None = None,
         index: Array | None = None,
     ) -> Latent:
-        del prior
-        return self.draw(name, self.prior, posterior, observed=observed, index=index)
+        replaced = None if prior is None else self.prior  # noise of a model has no prior
+        return self.draw(name, replaced, posterior, observed=observed, index=index)
 
 
 class WithPrior(nn.Module):

@@ -137,6 +137,16 @@ def layer_shapes(experiment: Experiment, params: Params) -> dict[str, LayerShape
     return latent_shapes(params, conditions_of(experiment.example_batch), model=experiment.model)
 
 
+def has_real_latents(experiment: Experiment, params: Params) -> bool:
+    """Return whether the value of every stochastic layer is real numbers; nothing is computed.
+
+    Args:
+      experiment: its model is traced with abstract arrays.
+      params: parameters of the model, or `Variables`.
+    """
+    return not any(layer.is_integer for layer in layer_shapes(experiment, params).values())
+
+
 def code_grid(experiment: Experiment, params: Params) -> CodeGrid | None:
     """Return the grid of codes of a model with one stochastic layer; None for another model. Nothing is computed.
 

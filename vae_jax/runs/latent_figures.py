@@ -19,15 +19,10 @@ Arrays = Mapping[str, np.ndarray]
 MAX_TRAVERSALS = 10  # latents in the figure of traversals
 
 
-def has_real_latents(experiment: Experiment, params: Params) -> bool:
-    """Return whether no layer of a model is integers, such as codes."""
-    return not any(layer.is_integer for layer in layer_shapes(experiment, params).values())
-
-
 def has_two_latents(experiment: Experiment, params: Params) -> bool:
     """Return whether the code of a model is two real numbers."""
-    real = has_real_latents(experiment, params)
-    return real and [layer.size for layer in layer_shapes(experiment, params).values()] == [2]
+    layers = layer_shapes(experiment, params).values()
+    return [(layer.size, layer.is_integer) for layer in layers] == [(2, False)]
 
 
 def plot_traversals(

@@ -26,6 +26,7 @@ from vae_jax.runs.decoding import (
     conditions_of,
     decode_codes,
     encode_examples,
+    has_real_latents,
     interpolate_linearly,
 )
 from vae_jax.runs.directory import RunDirectory
@@ -64,7 +65,7 @@ def plot_all(
     with refuse_lack_of_memory("a figure"):
         paths = plot_kind(experiment, params, directory, arrays, placement, key=key)
         few = _first(arrays, MAX_MAPPED)
-        is_real = latent_figures.has_real_latents(experiment, params)
+        is_real = has_real_latents(experiment, params)
         if is_real and ("y" in arrays or experiment.kind != "images"):
             paths.append(
                 latent_figures.plot_latent_map(experiment, params, directory, few, placement, key=preprocess_key(key))
@@ -158,7 +159,7 @@ def _plot_images(
         plot_samples(*context, arrays, placement, key=key, count=_drawn(experiment, 100), temperature=temperature),
         plot_reconstructions(*context, _first(arrays, shown), placement, key=of_preprocess),
     ]
-    is_real = latent_figures.has_real_latents(experiment, params)
+    is_real = has_real_latents(experiment, params)
     if is_real:
         few, count = _first(arrays, 1000), _drawn(experiment, latent_figures.MAX_TRAVERSALS, of_each=11)
         paths.append(latent_figures.plot_traversals(*context, few, placement, key=of_preprocess, count=count))

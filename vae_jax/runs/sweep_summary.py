@@ -12,7 +12,10 @@ from vae_jax.runs.scores import write_scores
 from vae_jax.runs.sweep import Trained
 from vae_jax.runtime import atomic_files
 
-SUMMARY_METRICS = ("elbo", "reconstruction", "kl", "nll", "bits_per_dim", "squared_error", "active_units")
+SUMMARY_METRICS = (
+    "elbo", "reconstruction", "kl", "nll", "bits_per_dim", "squared_error", "active_units", "code_perplexity",
+    "code_usage", "bits_per_code",
+)  # fmt: skip
 
 
 def evaluate_members(
