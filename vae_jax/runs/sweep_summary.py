@@ -11,7 +11,10 @@ from vae_jax.runs.members import Member
 from vae_jax.runs.sweep import Trained
 from vae_jax.runtime import atomic_files
 
-SUMMARY_METRICS = ("elbo", "reconstruction", "kl", "nll", "bits_per_dim", "squared_error", "active_units")
+SUMMARY_METRICS = (
+    "elbo", "reconstruction", "kl", "nll", "nll_unlabelled", "bits_per_dim", "squared_error", "active_units",
+    "classifier_error", "generative_error",
+)  # fmt: skip
 
 
 def evaluate_members(
