@@ -17,6 +17,7 @@ def data(tmp_path_factory):
     return path
 
 
+@pytest.mark.thorough
 def test_a_run_with_few_labels_has_every_command_and_the_same_bits_after_a_stop(data, tmp_path, call):
     run, other = tmp_path / "run", tmp_path / "other"
     settings = ["--data.name", data, "--model", "m2", "--model.num-classes", 3, "--data.labelled", 9, "--mesh.data", 1,
