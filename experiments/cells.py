@@ -1,7 +1,8 @@
 """Cells of a table of trained models: the seeds of a cell are trained in one program, evaluated, and summarized.
 
-A cell is a config and a directory, which has a run directory `seed=N` for each seed. Both its training and its table
-are resumable: what a directory contains is not computed again.
+A cell is a config and a directory, which has a run directory `seed=N` for each seed, or `SETTING=N` of another number
+that the members of one program may differ in. Both its training and its table are resumable: what a directory contains
+is not computed again.
 """
 
 import json
@@ -30,13 +31,16 @@ class Planned(NamedTuple):
     config: Config
 
 
-def run_table(planned: Sequence[Planned], seeds: int, write: Callable[[], tuple[Rows, str]]) -> dict[str, Any]:
+def run_table(
+    planned: Sequence[Planned], seeds: int, write: Callable[[], tuple[Rows, str]], *, varied: str = "seed"
+) -> dict[str, Any]:
     """Train and evaluate cells one after another, until SIGTERM or SIGINT.
 
     Args:
       planned: the cells, one or more.
       seeds: the number of seeds 0, 1, ... of each cell.
       write: called after each cell; writes the table of all results on disk, and returns its rows and its text.
+      varied: the setting that has the values 0, 1, ... instead of the seed.
 
     Returns:
       `status`, "done" or "interrupted"; `failures`, {directory: reason}; and `rows`.
@@ -45,7 +49,7 @@ def run_table(planned: Sequence[Planned], seeds: int, write: Callable[[], tuple[
     with signals.stop_on_signals() as stop:
         for i, cell in enumerate(planned, start=1):
             print(f"cell {i} of {len(planned)}: {cell.description}", file=sys.stderr)
-            failed = run_cell(cell.config, cell.directory, seeds, stop=stop)
+            failed = run_cell(cell.config, cell.directory, seeds, stop=stop, varied=varied)
             failures |= {str(cell.directory): reason for reason in failed}
             rows, text = write()
             if stop():
@@ -56,14 +60,16 @@ def run_table(planned: Sequence[Planned], seeds: int, write: Callable[[], tuple[
     return {"status": status, "failures": failures, "rows": rows}
 
 
-def run_cell(config: Config, directory: Path, seeds: int, *, stop: Callable[[], bool]) -> list[str]:
+def run_cell(
+    config: Config, directory: Path, seeds: int, *, stop: Callable[[], bool], varied: str = "seed"
+) -> list[str]:
     """Train and evaluate the unfinished seeds of a cell until `stop()` is true; return the reasons of failures."""
-    unfinished = [seed for seed in range(seeds) if not _is_finished(directory / f"seed={seed}", config)]
+    unfinished = [seed for seed in range(seeds) if not _is_finished(directory / f"{varied}={seed}", config)]
     if not unfinished:
         return []
     batch_size, most = config.train.batch_size, len(jax.devices())
     devices = max(n for n in range(1, most + 1) if len(unfinished) % n == batch_size % n == 0)
-    group = make_members(override(config, mesh__data=devices), {"seed": unfinished})
+    group = make_members(override(config, mesh__data=devices), {varied: unfinished})
     of_seeds = f"of-seeds={','.join(map(str, unfinished))}.json"
     timer = TrainingTimer(directory / f"clock-{of_seeds}", stop)
     trained = fit_group(group, directory, stop=timer)
@@ -85,19 +91,23 @@ def _is_finished(directory: Path, config: Config) -> bool:
     return evaluation is not None and evaluation["num_samples"] == config.evaluation.num_samples
 
 
-def summarize_cell(directory: Path, steps: int) -> dict[str, Any]:
+def summarize_cell(
+    directory: Path, steps: int, *, varied: str = "seed", metrics: Sequence[str] = ("nll", "elbo", "kl")
+) -> dict[str, Any]:
     """Return the numbers of a cell's evaluated seeds: means over seeds, and the seconds of all of them.
 
     Args:
       directory: the cell's directory.
       steps: the number of steps of a finished run; evaluations of other steps are not used.
+      varied: as for `run_table`.
+      metrics: the metrics that are summarized; one that the evaluations do not contain is left out.
 
     Returns:
-      `seeds`, 0 if no seed is evaluated; then nothing else. `nll`, `elbo` and `kl`, each {"mean", "sd"} in nats;
+      `seeds`, 0 if no seed is evaluated; then nothing else. Each metric, {"mean", "sd"};
       `nll_se`, the largest standard error over the test examples; `num_samples`; `active_units`, for each seed the
       number in each layer; `seconds` of training and `evaluation_seconds`, summed over seeds; `device`.
     """
-    paths = sorted(directory.glob("seed=*"), key=lambda path: int(path.name.partition("=")[2]))
+    paths = sorted(directory.glob(f"{varied}=*"), key=lambda path: int(path.name.partition("=")[2]))
     evaluations = [result for path in paths if (result := read_evaluation(path, steps)) is not None]
     if not evaluations:
         return {"seeds": 0}
@@ -107,7 +117,11 @@ def summarize_cell(directory: Path, steps: int) -> dict[str, Any]:
     )
     return {
         "seeds": len(evaluations),
-        **{name: mean_and_sd([result[name] for result in evaluations]) for name in ("nll", "elbo", "kl")},
+        **{
+            name: mean_and_sd([result[name] for result in evaluations])
+            for name in metrics
+            if all(name in result for result in evaluations)
+        },
         "nll_se": max(result["nll_se"] for result in evaluations),
         "num_samples": evaluations[0]["num_samples"],
         "active_units": [result.get("active_units_by_layer", [result["active_units"]]) for result in evaluations],

@@ -80,7 +80,7 @@ def test_samples_of_a_model_that_reads_labels(tmp_path, call):
     trained = call("train", "--workdir", run, "--data.name", tmp_path / "data.npz", *settings).result
     assert trained["status"] == "done"
     names = {path.stem for path in (run / "figures").iterdir()}
-    assert names == FIGURES | {"samples_by_class", "styles"}
+    assert names == FIGURES | {"samples_by_class", "styles", "reliability"}
 
     result = call("sample", run, "--count", 7, "--to", out).result
     assert np.load(result["labels"]).tolist() == [0, 0, 0, 1, 1, 2, 2]

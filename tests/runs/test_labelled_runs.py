@@ -1,6 +1,7 @@
 """Training with few labels: draws of the labels in one program, eight devices, and data that are refused."""
 
 import functools
+import types
 
 import chex
 import jax
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 from small_experiments import image_experiment, images
 
-from vae_jax.data import from_arrays
+from vae_jax.data import Records, from_arrays
 from vae_jax.errors import InputError
 from vae_jax.runs.experiment import at_numbers
-from vae_jax.runs.labels import labelled_examples
+from vae_jax.runs.labels import check_labels, labelled_examples
 from vae_jax.runs.programs import compile_program, place_initial_state
 from vae_jax.runtime import Placement, sharding
 
@@ -85,3 +86,26 @@ def test_data_with_other_or_too_few_labels_are_refused(y, mask, message):
     x = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
     with pytest.raises(InputError, match=f"^{message}"):
         image_experiment(from_arrays(x, y, mask=mask, holdout=0.3), **M2)
+
+
+def test_the_labels_of_a_stored_run_are_not_read():
+    """A run is opened with the description of its examples, whose labels were checked before the training."""
+    made = experiment()
+    described = types.SimpleNamespace(spec=made.training_data.spec)
+    check_labels(made.model, described, "arrays", made.labelled)
+
+
+class Streamed(Records):
+    """Records with labels that no file contains."""
+
+    spec = property(lambda self: experiment().training_data.spec)
+
+    def __init__(self):
+        pass
+
+
+@pytest.mark.fault
+def test_labels_that_are_streamed_cannot_be_chosen():
+    made = experiment()
+    with pytest.raises(InputError, match=r"^data\.labelled=8 needs the labels in memory; use data\.streaming=never$"):
+        check_labels(made.model, Streamed(), "arrays", made.labelled)

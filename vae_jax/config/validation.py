@@ -100,20 +100,13 @@ def any_of(options: Sequence[str]) -> str:
 
 def _check_labels(config: Config) -> None:
     data, training, model = config.data, config.train, config.model
-    for path, value in (("train.label_dropout", training.label_dropout), ("data.labelled", data.labelled)):
-        require_default(not value or model.reads_labels, path, value,
-                        f"with model={model.name}, which reads no labels",
-                        "use model=conditional, m2 or sdgm")  # fmt: skip
-    evaluation = config.evaluation
-    require_default(model.reads_labels or evaluation.class_samples == type(evaluation).class_samples,
-                    "evaluation.class_samples", evaluation.class_samples, f"with model={model.name}, which reads no "
-                    "labels", "use model=conditional, m2 or sdgm")  # fmt: skip
+    if not model.reads_labels:
+        for section, name in (("train", "label_dropout"), ("data", "labelled"), ("evaluation", "class_samples")):
+            _refuse_other_value(config, section, name, f"with model={model.name}, which reads no labels",
+                                "use model=conditional, m2 or sdgm")  # fmt: skip
     if not data.labelled:
-        for path, section, name in (("data.labelled_draw", data, "labelled_draw"),
-                                    ("train.labelled_share", training, "labelled_share")):  # fmt: skip
-            value = getattr(section, name)
-            require_default(value == getattr(type(section), name), path, value, "with data.labelled=0",
-                            "set data.labelled")  # fmt: skip
+        for section, name in (("data", "labelled_draw"), ("train", "labelled_share")):
+            _refuse_other_value(config, section, name, "with data.labelled=0", "set data.labelled")
         return
     classes = getattr(model, "num_classes", 1)  # a setting of each model that reads labels
     require(
@@ -126,6 +119,13 @@ def _check_labels(config: Config) -> None:
             "0 with data.streaming=always, since it needs all labels in memory")  # fmt: skip
     require(training.batch_size > 1, "train.batch_size", training.batch_size,
             "2 or more with data.labelled, for examples with a label and without one")  # fmt: skip
+
+
+def _refuse_other_value(config: Config, section: str, name: str, reason: str, remedy: str) -> None:
+    """Raise InputError unless a setting has its default."""
+    part = getattr(config, section)
+    value = getattr(part, name)
+    require_default(value == getattr(type(part), name), f"{section}.{name}", value, reason, remedy)
 
 
 def _check_unused_parts(config: Config) -> None:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vae_jax.config import Config
-from vae_jax.data import ArrayDataset, Dataset, LabelledRows
+from vae_jax.data import ArrayDataset, Dataset, LabelledRows, Records
 from vae_jax.distributions import label_mask
 from vae_jax.errors import InputError
 
@@ -45,9 +45,9 @@ def check_labels(model: Any, dataset: Dataset, name: str, labelled: LabelledRows
             f"data.name={name} has no labels, which the model reads; use data with labels, or another model, such as "
             "vae"
         )
+    if labelled is not None and isinstance(dataset, Records):
+        raise InputError(f"data.labelled={labelled.count} needs the labels in memory; use data.streaming=never")
     if not isinstance(dataset, ArrayDataset):
-        if labelled is not None:
-            raise InputError(f"data.labelled={labelled.count} needs the labels in memory; use data.streaming=never")
         return
     known = label_mask(dataset.arrays)
     labels = dataset.arrays["y"] if known is None else dataset.arrays["y"][known]

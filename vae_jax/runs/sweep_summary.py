@@ -13,8 +13,8 @@ from vae_jax.runs.sweep import Trained
 from vae_jax.runtime import atomic_files
 
 SUMMARY_METRICS = (
-    "elbo", "reconstruction", "kl", "nll", "bits_per_dim", "squared_error", "active_units", "code_perplexity",
-    "code_usage", "bits_per_code",
+    "elbo", "reconstruction", "kl", "nll", "nll_unlabelled", "bits_per_dim", "squared_error", "active_units",
+    "code_perplexity", "code_usage", "bits_per_code", "classifier_error", "generative_error",
 )  # fmt: skip
 
 
