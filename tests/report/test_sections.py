@@ -4,6 +4,7 @@ import base64
 import json
 import re
 
+import numpy as np
 import pytest
 from report_runs import ENVIRONMENT, EVALUATION, write_run
 
@@ -16,7 +17,7 @@ def plain(html):
 
 
 def test_the_headline_is_the_nll_with_its_error_and_its_number_of_samples():
-    shown = plain(sections.headline(EVALUATION))
+    shown = plain(sections.headline(EVALUATION, {}))
     assert shown.startswith(
         "Negative log-likelihood, −log p(x) 22.12 ± 0.19 nats per example, ± standard error "
         "importance sampling, K = 5,000 · 40 test examples"
@@ -32,15 +33,15 @@ def test_without_an_nll_the_headline_is_the_next_number_and_the_reason_is_stated
         for name, v in EVALUATION.items()
         if name not in ("nll", "nll_se", "ess", "num_samples") and "pareto" not in name
     }
-    assert "one posterior sample · 40 test examples" in plain(sections.headline(some))
+    assert "one posterior sample · 40 test examples" in plain(sections.headline(some, {}))
     point = {name: v for name, v in some.items() if not name.startswith(("elbo", "kl", "bits"))}
     point |= {"undefined": {"elbo": "a point has no density", "nll": "a point has no density"}}
     point |= {"warnings": ["likelihood=<b> is a density"]}
-    shown = sections.headline(point)
+    shown = sections.headline(point, {})
     assert plain(shown).startswith("Reconstruction, E log p(x|z) −18.00 ± 0.20")
     assert "Undefined: elbo, nll. A point has no density." in shown
     assert '<p class="note warning">Likelihood=&lt;b&gt; is a density.</p>' in shown
-    assert "no evaluation yet" in sections.headline({})
+    assert "no evaluation yet" in sections.headline({}, {})
 
 
 def test_annealed_importance_sampling_is_shown_with_its_error():
@@ -51,7 +52,10 @@ def test_annealed_importance_sampling_is_shown_with_its_error():
     assert (
         "annealed importance sampling 21.50 ± 0.25 nats per example, ± standard error "
         "1,000 distributions from the encoder, 16 chains · 30 test examples · BDMC gap 0.25"
-    ) in plain(sections.headline(both))
+    ) in plain(sections.headline(both, {}))
+    nll = np.arange(40.0)
+    assert "same examples: 14.50" in plain(sections.headline(both, {"nll": nll}))
+    assert "same examples" not in sections.headline(both, {"nll": nll[:30]})  # the first number is that of them
     shown = plain(sections.annealed(both))
     assert "100 from the encoder, 16 chains 30 21.50 ± 0.25 0.013 0.64 not computed not computed not computed" in shown
     assert "0.64 −22.00 −21.75 0.250 ± 0.125" in shown

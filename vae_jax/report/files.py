@@ -63,7 +63,7 @@ def _write(path: Path, text: str) -> Path:
 
 def _sections(run: RunContents) -> list[str]:
     return [
-        sections.headline(run.evaluation),
+        sections.headline(run.evaluation, run.scores),
         sections.curves(run.rows),
         sections.figures(run.figures),
         sections.protocol(run.evaluation),

@@ -34,7 +34,8 @@ h3 { font-size: 14px; margin: 0 0 6px; }
 .big .unit { font-size: 13px; }
 .big .protocol { margin-top: 6px; font-weight: 600; color: var(--ink); }
 .value { font-variant-numeric: tabular-nums; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 10px; margin-top: 14px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(190px, 45%), 1fr)); gap: 10px;
+  margin-top: 14px; }
 .card { padding: 10px 14px; }
 .card .label, .card .unit { font-size: 12px; line-height: 1.35; }
 .card .value { font-size: 20px; font-weight: 600; white-space: nowrap; }

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vae_jax.config import SECTIONS
 from vae_jax.report.charts import line_chart
 from vae_jax.report.command import changed_settings, nearest_preset, training_command
@@ -46,8 +48,13 @@ WIDE = 1.55  # ratio of width to height from which on a figure has a row for its
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def headline(evaluation: Mapping[str, Any]) -> str:
-    """Return the most important number with its error and its protocol, and cards with the other numbers."""
+def headline(evaluation: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> str:
+    """Return the most important number with its error and its protocol, and cards with the other numbers.
+
+    Args:
+      evaluation: evaluation.json; {} without one.
+      scores: {name: [N]}, its scores of each example; {} if they are unknown.
+    """
     if not evaluation:
         return note("This run has no evaluation yet: it is not finished. The same `vae-jax train` command resumes it.")
     examples = f"{evaluation['num_examples']:,} {evaluation['split']} examples"
@@ -58,7 +65,8 @@ def headline(evaluation: Mapping[str, Any]) -> str:
         name = "elbo" if "elbo" in evaluation else "reconstruction"
         big = [_big(CARDS[name][0], evaluation, name, f"one posterior sample · {examples}")]
     if annealed := evaluation.get("ais"):
-        big.append(_big_annealed(annealed[-1]))  # that of the most distributions
+        found = max(annealed, key=lambda entry: (entry["num_examples"], entry["num_distributions"]))
+        big.append(_big_annealed(found, evaluation, scores))
     cards = [_card(name, evaluation) for name in CARDS if name in evaluation]
     return element("div", *big, class_="hero") + element("div", *cards, class_="cards") + _remarks(evaluation)
 
@@ -70,11 +78,16 @@ def _big(title: str, values: Mapping[str, Any], name: str, protocol: str) -> str
     return element("div", label, _value(values, name, 2), unit, stated, class_="big")
 
 
-def _big_annealed(found: Mapping[str, Any]) -> str:
+def _big_annealed(found: Mapping[str, Any], evaluation: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> str:
+    """Return the estimate by annealed importance sampling, next to importance sampling of the same examples."""
     path = f"{found['num_distributions']:,} distributions from the {found['start']}, {found['num_chains']} chains"
     examples = f"{found['num_examples']:,} {found['split']} examples"
     bounds = f" · BDMC gap {number(found['bdmc']['gap'])}" if "bdmc" in found else ""
-    return _big("The same by annealed importance sampling", found, "nll", f"{path} · {examples}{bounds}")
+    protocol = f"{path} · {examples}{bounds}"
+    if "nll" in scores and found["split"] == evaluation["split"] and len(scores["nll"]) > found["num_examples"]:
+        mean = float(scores["nll"][: found["num_examples"]].mean())
+        protocol += f" · importance sampling of the same examples: {number(mean)}"
+    return _big("−log p(x) by annealed importance sampling", found, "nll", protocol)
 
 
 def _card(name: str, values: Mapping[str, Any]) -> str:
