@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from code_models import code_config
 from families import FAMILIES, batch_for
-from jitted import init, sample_terms
+from jitted import sample_terms
 from ladders import MLP, ladder
 from linear_gaussian import images, shifted_model
 from small_model import binary_images, small_model
@@ -19,6 +20,7 @@ from vae_jax.errors import InputError
 from vae_jax.inference import annealing, decode
 from vae_jax.inference.annealing import Annealing
 from vae_jax.inference.terms import log_weights
+from vae_jax.models.build import build_model
 
 STATIC = ("model", "settings")
 estimate = jax.jit(annealing.annealed_log_likelihood, static_argnames=STATIC)
@@ -154,10 +156,20 @@ def test_an_example_does_not_depend_on_the_others(gaussian):
     np.testing.assert_allclose(together.log_px[2:], alone.log_px, rtol=1e-4)
 
 
-def test_a_discrete_layer_is_refused():
-    model = FAMILIES["partly labelled"]
-    batch = batch_for(model)
-    params = init(model, jax.random.key(0), batch)["params"]
-    with pytest.raises(InputError, match=r"^layer 'y' is discrete, .* use importance sampling"):
+def of_codes(prior):
+    return build_model(code_config(prior=prior), (4, 4, 1)), {"x": jnp.zeros((2, 4, 4, 1))}
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: (FAMILIES["partly labelled"], batch_for(FAMILIES["partly labelled"])), "y"),
+        *((functools.partial(of_codes, f"{kind}-codes"), "z") for kind in ("uniform", "categorical", "transformer")),
+    ],
+)
+def test_a_discrete_layer_is_refused(make, name):
+    model, batch = make()
+    params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    with pytest.raises(InputError, match=rf"^layer '{name}' is discrete, .* use importance sampling"):
         jax.eval_shape(functools.partial(annealing.annealed_log_likelihood, model=model, settings=Annealing(2)),
                        params, jax.random.key(0), batch)  # fmt: skip

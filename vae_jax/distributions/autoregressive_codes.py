@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ class AutoregressiveCodes(Density):
       temperature: t; the logits are divided by it.
     """
 
+    is_discrete: ClassVar[bool] = True
     network: Callable[..., Any]
     count: int = dataclasses.field(metadata={"static": True})
     num_codes: int = dataclasses.field(metadata={"static": True})

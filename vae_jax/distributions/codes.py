@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import chex
 import jax
@@ -25,6 +26,7 @@ class ChosenCodes(Density):
     """
 
     is_certain = True
+    is_discrete: ClassVar[bool] = True
     indices: Array
     num_codes: int = dataclasses.field(metadata={"static": True})
     depth: int = dataclasses.field(default=1, metadata={"static": True})
@@ -74,6 +76,7 @@ class UniformCodes(Density):
       count: G, static.
     """
 
+    is_discrete: ClassVar[bool] = True
     num_codes: int = dataclasses.field(metadata={"static": True})
     count: int = dataclasses.field(metadata={"static": True})
     batch_shape = ()
@@ -112,6 +115,7 @@ class CategoricalCodes(Density):
       logits: [*batch, G, C], unnormalized log probabilities.
     """
 
+    is_discrete: ClassVar[bool] = True
     logits: Array
 
     @property

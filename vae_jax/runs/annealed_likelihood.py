@@ -80,15 +80,9 @@ def evaluate_annealed(
       InputError: the model has no density or a discrete layer, or there are too few examples.
       NotFiniteError: an estimate is not finite.
     """
-    if not has_density(experiment):
-        raise InputError(
-            "likelihood=ais needs a model whose posterior has a density, and this one is deterministic; evaluate it "
-            "without --likelihood ais"
-        )
     arrays = experiment.dataset(split).arrays
-    count, available = settings.num_examples or len(arrays["x"]), len(arrays["x"])
-    if not 0 < count <= available:
-        raise InputError(f"--ais.examples={count} must be from 1 to {available}, the examples of the split {split}")
+    available = len(arrays["x"])
+    count = _checked_count(experiment, settings, split, available)
     protocol = _protocol(experiment, settings, split, count, step)
     simulated = settings.num_simulated
     chunks = _Chunks(experiment, params, settings.annealing, placement, split, partial, protocol)
@@ -100,6 +94,19 @@ def evaluate_annealed(
         result["bdmc"] = _summarize_bounds(bounds)
     atomic_files.remove(partial)
     return result
+
+
+def _checked_count(experiment: Experiment, settings: AnnealedEvaluation, split: str, available: int) -> int:
+    """Return the number of examples; raise InputError if there are not as many, or the model has no density."""
+    if not has_density(experiment):
+        raise InputError(
+            "likelihood=ais needs a model whose posterior has a density, and this one is deterministic; evaluate it "
+            "without --likelihood ais"
+        )
+    count = available if settings.num_examples is None else settings.num_examples
+    if not 0 < count <= available:
+        raise InputError(f"--ais.examples={count} must be from 1 to {available}, the examples of the split {split}")
+    return count
 
 
 def _protocol(
