@@ -33,7 +33,6 @@ def config(small):
 
 
 @pytest.mark.fault
-@pytest.mark.thorough
 def test_a_run_stopped_between_restarts_ends_in_the_same_bytes(config, tmp_path):
     fit(config, tmp_path / "uninterrupted")
     calls = iter([False, False, True])

@@ -81,7 +81,7 @@ def test_training_stops_early_when_the_last_bounds_miss_the_best_before_them(sma
     run = TrainingRun(experiment, RunDirectory(tmp_path / "run"), placement, None, first_step=0, state=None)
     stopping = EarlyStopping()
     stopping.on_start(run)
-    for bound in (1.0, 3.0, None, -np.inf, 3.0, 4.0):  # a bound that is not finite is null in metrics.jsonl
+    for bound in (1.0, 3.0, None, [9.0], 3.0, 4.0):  # null is a bound that is not finite; a list, a damaged file
         stopping.on_row(run, 5, {"validation_bound": bound})
         stopping.on_row(run, 5, {"bound": 9.0})  # of the training
         stopping.on_steps(run)

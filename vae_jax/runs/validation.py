@@ -125,6 +125,6 @@ class EarlyStopping(Callback):
             run.stop("stopped early")
 
 
-def _comparable(value: float | None) -> float:
-    """Return a validation bound for comparisons: -inf if it is not finite (null in metrics.jsonl)."""
-    return value if value is not None and np.isfinite(value) else -np.inf
+def _comparable(value: Any) -> float:
+    """Return a validation bound for comparisons: -inf if it is not finite (null in metrics.jsonl) or no number."""
+    return value if isinstance(value, int | float) and np.isfinite(value) else -np.inf
