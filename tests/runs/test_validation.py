@@ -1,6 +1,5 @@
 """Validations: their bound, their pictures, and early stopping."""
 
-import numpy as np
 import pytest
 from training_runs import final_digest, fit, metric_rows
 
