@@ -18,6 +18,7 @@ from small_experiments import (
 
 from vae_jax.data import ArrayDataset
 from vae_jax.runs import (
+    class_figures,
     count_plots,
     curves,
     decoding,
@@ -30,6 +31,7 @@ from vae_jax.runs import (
 )
 
 MODULES = {
+    class_figures: ("reliability",),
     image_grids: (
         "samples",
         "reconstructions",
@@ -144,7 +146,7 @@ FIGURES = [
     (lambda: image_experiment(images()), IMAGES | {"latent_map"}),
     (lambda: image_experiment(images(), model__latent_dim=3), IMAGES - {"manifold", "prior_map"} | {"latent_map"}),
     (lambda: image_experiment(images(), model="conditional", model__num_classes=2, model__latent_dim=3),
-     IMAGES - {"manifold", "prior_map"} | {"latent_map", "samples_by_class", "styles"}),
+     IMAGES - {"manifold", "prior_map"} | {"latent_map", "samples_by_class", "styles", "reliability"}),
     (count_experiment, {"mean_variance", "zero_fractions", "latent_map", "prior_map"}),
     (lambda: count_experiment(counts(labels=False), model__latent_dim=3),
      {"mean_variance", "zero_fractions", "latent_map"}),
