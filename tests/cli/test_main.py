@@ -100,6 +100,7 @@ def test_help_of_a_command(command, capsys):
         "sample": "--count",
         "interpolate": "--frames",
         "export": "exported/*.jax",
+        "report": "comparison.html",
     }
     assert expected.get(command, "--split") in text
 

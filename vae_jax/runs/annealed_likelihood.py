@@ -81,23 +81,22 @@ def evaluate_annealed(
       NotFiniteError: an estimate is not finite.
     """
     arrays = experiment.dataset(split).arrays
-    available = len(arrays["x"])
-    count = _checked_count(experiment, settings, split, available)
+    count = _num_examples(experiment, settings, split, len(arrays["x"]))
     protocol = _protocol(experiment, settings, split, count, step)
-    simulated = settings.num_simulated
     chunks = _Chunks(experiment, params, settings.annealing, placement, split, partial, protocol)
     values = chunks.compute("data", {n: a[:count] for n, a in arrays.items()}, functools.partial(report, "examples"))
     result = {**protocol, **_summarize(values)}
-    if simulated:
-        conditions = {name: a[np.arange(simulated) % available] for name, a in arrays.items()}
+    if settings.num_simulated:
+        positions = np.arange(settings.num_simulated) % len(arrays["x"])
+        conditions = {name: a[positions] for name, a in arrays.items()}
         bounds = chunks.compute("simulated", conditions, functools.partial(report, "simulated examples"))
         result["bdmc"] = _summarize_bounds(bounds)
     atomic_files.remove(partial)
     return result
 
 
-def _checked_count(experiment: Experiment, settings: AnnealedEvaluation, split: str, available: int) -> int:
-    """Return the number of examples; raise InputError if there are not as many, or the model has no density."""
+def _num_examples(experiment: Experiment, settings: AnnealedEvaluation, split: str, available: int) -> int:
+    """Return the number of examples to evaluate; raise InputError if there are fewer, or the model has no density."""
     if not has_density(experiment):
         raise InputError(
             "likelihood=ais needs a model whose posterior has a density, and this one is deterministic; evaluate it "
