@@ -35,6 +35,7 @@ def test_data_without_labels_have_none_in_the_codes(trained_on_file, call):
         assert set(codes) == {"mean", "scale", "index"}
 
 
+@pytest.mark.thorough
 def test_codes_and_labels_of_counts(trained_on_counts, tmp_path, call):
     result = call("encode", trained_on_counts, "--split", "train", "--to", tmp_path).result
     with np.load(result["codes"], allow_pickle=False) as codes:

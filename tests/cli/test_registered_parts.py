@@ -100,6 +100,7 @@ def test_all_parts_together_train_resume_evaluate_and_export(train, call, tmp_pa
     assert "objective.power=2.0 differs from 0.5" in refused.err[-1]
 
 
+@pytest.mark.thorough
 def test_a_sweep_trains_values_of_a_batchable_setting_in_one_program(call, tmp_path):
     vary = ["--vary", "objective.power=0.1,1,10"]
     swept = call(*FIRST, "sweep", "--workdir", tmp_path / "sweep", *TOGETHER, *SMALL, *vary)

@@ -40,6 +40,7 @@ def test_a_stored_model_is_trained_again_only_if_settings_change(script, tmp_pat
     assert len(calls) == 3
 
 
+@pytest.mark.thorough
 def test_quick_run(tmp_path, data_dir):
     done = subprocess.run(
         [sys.executable, str(EXPERIMENTS / "gan_comparison.py"), "--quick", "--output", str(tmp_path)],

@@ -171,6 +171,7 @@ def test_a_sweep_that_is_stopped_behind_its_most_advanced_member_resumes(sweep_c
     assert [member.failure for member in fit_group(members, tmp_path)] == [None] * 2
 
 
+@pytest.mark.thorough
 def test_finished_members_are_not_trained_again_when_another_joins_them(sweep_config, tmp_path, dispatched):
     two, three = make_members(sweep_config, {"seed": [0, 1]}), make_members(sweep_config, {"seed": [0, 2, 1]})
     before = fit_group(two, tmp_path)
@@ -233,6 +234,7 @@ def test_a_member_that_diverges_does_not_stop_the_others(sweep_config, tmp_path,
 # Sweeps over experiments that are made by hand.
 
 
+@pytest.mark.thorough
 def test_a_sweep_over_numbers_of_hand_made_experiments_equals_separate_runs(one_device, tmp_path):
     calls = []
 
