@@ -318,7 +318,7 @@ def family_experiment(name):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["ladder", "partly labelled"])
+@pytest.mark.parametrize("name", [pytest.param("ladder", marks=pytest.mark.thorough), "partly labelled"])
 def test_a_family_is_trained_resumed_and_evaluated_like_any_model(name, tmp_path):
     experiment = family_experiment(name)
     complete = vae_jax.fit(experiment, tmp_path / "complete", callbacks=recording_callbacks())

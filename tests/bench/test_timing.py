@@ -44,6 +44,7 @@ def test_a_row_does_not_use_the_programs_that_another_row_has_compiled():
     assert misses == [True, False, True, False]
 
 
+@pytest.mark.thorough
 def test_a_benchmark_from_the_command_line(data_dir, tmp_path, call, monkeypatch):
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.01)
     monkeypatch.setattr(probes, "matrix_probe", lambda dtype, probe=probes.matrix_probe: probe(dtype, size=64))

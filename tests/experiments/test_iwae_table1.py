@@ -22,6 +22,7 @@ def script():
     return load("iwae_table1")
 
 
+@pytest.mark.thorough
 def test_a_signal_saves_and_the_same_command_resumes(script, tmp_path, monkeypatch, capsys):
     argv = ["--quick", "--layers", "1", "--k", "1", "--columns", "vae", "--seeds", "1", "--output", str(tmp_path)]
     run = script.Cell(1, 1, "vae", "quick", 0.9).directory(tmp_path) / "seed=0"

@@ -9,6 +9,7 @@ from scripts import load
 pytestmark = pytest.mark.usefixtures("digits_prepared")
 
 
+@pytest.mark.thorough
 def test_without_the_penalty_the_noise_vanishes(tmp_path, capsys):
     result = load("penalty").main(["--quick", "--epochs", "10", "--output", str(tmp_path)])
     capsys.readouterr()

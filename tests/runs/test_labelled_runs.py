@@ -26,6 +26,7 @@ def experiment(**settings):
     return image_experiment(images(), **M2, **settings)
 
 
+@pytest.mark.thorough
 def test_draws_of_the_labels_and_seeds_in_one_program_equal_separate_runs():
     template = experiment()
 
