@@ -188,4 +188,4 @@ def test_key_data_of_two_numbers_are_not_taken_for_the_keys_of_two_examples():
 
 def test_the_streams_of_a_run_differ():
     streams = [getattr(random, name) for name in dir(random) if name.endswith("_STREAM")]
-    assert len(set(streams)) == len(streams) == 5
+    assert len(set(streams)) == len(streams) == 6
