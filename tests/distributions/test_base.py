@@ -29,7 +29,7 @@ def test_expand_repeats_along_new_leading_axes_and_sum_event_sums_over_the_last(
     np.testing.assert_array_equal(base.sum_event(array, 2), 14)
 
 
-COMMON = ("normal", "categorical", "student t", "poisson", "colour mixture")  # each with its own kind of samples
+COMMON = ("normal", "categorical", "student t", "poisson", "colour mixture")  # different kinds of samples
 DRAWS = (1_000,)  # the shape of the samples of most tests, which share one compiled program for each distribution
 
 
