@@ -1,7 +1,5 @@
 """The transformer of codes: causality, the cache, equal probabilities at first, samples with and without the cache."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,17 +101,11 @@ def test_samples_with_and_without_the_cache_are_equal(small):
 
 
 @pytest.mark.thorough
-def test_the_cache_makes_a_thousand_samples_ten_times_faster():
+def test_a_thousand_samples_with_and_without_the_cache_are_equal():
     module, _, variables = transformer(49, 64, layers=2, heads=2, width=32)
     keys = jax.random.split(jax.random.key(3), 1000)
-    seconds, found = [], []
-    for sampler in samplers(module, 1000):
-        jax.block_until_ready(sampler(variables, keys))
-        start = time.perf_counter()
-        found.append(jax.block_until_ready(sampler(variables, keys)))
-        seconds.append(time.perf_counter() - start)
-    assert np.mean(found[0] == found[1]) > 0.999  # a rounding error may change one of 49,000 codes
-    assert seconds[1] > 10 * seconds[0], seconds
+    cached, slow = (sampler(variables, keys) for sampler in samplers(module, 1000))
+    assert np.mean(cached == slow) > 0.999  # a rounding error may change one of 49,000 codes
 
 
 def test_the_parameters_have_gradients(small):
