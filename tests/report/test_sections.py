@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from report_runs import ENVIRONMENT, EVALUATION, write_run
+from scripts import ROOT
 
 from vae_jax.report import read_contents, sections
 
@@ -71,6 +72,14 @@ def test_figures_are_in_the_file_in_order(tmp_path):
     assert base64.b64decode(sources[0]) == directory.figure("samples").read_bytes()
     assert 'width="6" height="4"' in html
     assert sections.figures([]) == ""
+
+
+def test_every_figure_of_a_run_has_a_caption():
+    source = "".join(path.read_text() for path in (ROOT / "vae_jax" / "runs").glob("*.py"))
+    saved = set(re.findall(r"^def save_(\w+)\(", source, re.MULTILINE))
+    no_figures_of_a_run = {"figure", "png", "curves", "rate_distortion", "comparison"}
+    assert saved - no_figures_of_a_run <= set(sections.FIGURES)
+    assert set(sections.FIGURES) - saved == {"codebook", "uniform_samples"}  # samples by another name
 
 
 def test_curves_are_those_of_the_metrics(tmp_path):
