@@ -101,6 +101,8 @@ def test_the_help_lists_all_names_and_the_settings_of_the_selected_choices(name,
         listed = re.search(rf"--{section} {{(.*?)}}", text)
         assert {word.strip() for word in listed[1].split(",")} == set(choices(section))
         assert f"`vae-jax train --{section} NAME --help` lists the settings of another choice." in text
+    assert "Duration, intervals and stopping of training." in text  # a section that is no choice
+    assert "Annotated" not in text  # the signature, with which dataclasses describe a class that has no description
     assert ("--objective.alpha FLOAT" in text) == (name == "renyi")
     assert "(default: 0.002)" in text  # of the preset, not of the schema
 

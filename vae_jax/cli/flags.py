@@ -5,6 +5,7 @@ class with these settings as fields is built for tyro.
 """
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
@@ -114,7 +115,7 @@ def options_with_settings(
         if len(settings) == 1 and section not in SECTIONS:  # the seed, which is no section
             fields.append((section, _annotated(settings[0]), values[section]))
         else:
-            part = _section_class(section, settings, values, command)
+            part = _section_class(section, settings, values, command, inspect.getdoc(getattr(config, section)))
             # The help is stated, because tyro would search for it in source code that a class made here does not have.
             fields.append((section, Annotated[part, tyro.conf.arg(help=part.__doc__)], part()))
     return _make_class(cls.__name__, fields, cls.__doc__, bases=(cls,))(**defaults)
@@ -137,9 +138,11 @@ def settings_of(options: Any, config: Config) -> dict[str, Any]:
     return values
 
 
-def _section_class(section: str, settings: Sequence[Setting], values: Mapping[str, Any], command: str) -> type:
-    """Return the class of a section; the field `name` holds the name of a choice."""
-    fields, text = [], ""
+def _section_class(
+    section: str, settings: Sequence[Setting], values: Mapping[str, Any], command: str, text: str | None
+) -> type:
+    """Return the class of a section, described by `text` or, if it is a choice, by the choice; `name` is its name."""
+    fields = []
     for setting in settings:
         name = setting.path.partition(".")[2]
         if section in SECTIONS and not name:
