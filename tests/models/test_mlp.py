@@ -71,6 +71,24 @@ def test_the_encoder_of_counts_reads_their_logarithm():
     np.testing.assert_allclose(found, plain.apply({"params": params}, jnp.log(1 + x)), rtol=1e-5)
 
 
+def test_a_gated_layer_is_multiplied_by_the_sigmoid_of_another_one():
+    encoder, decoder = MLPConfig(hidden=(4, 2), activation="relu", gated=True).build((3,), 3, training=False)
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    params = init(encoder, jax.random.key(1), x)["params"]
+    h = np.asarray(x)
+    for i, width in enumerate((4, 2)):
+        h = h @ params[f"layers_{i}"]["kernel"]  # biases start at 0
+        assert h.shape == (5, 2 * width)
+        h = np.maximum(h[:, :width], 0) / (1 + np.exp(-h[:, width:]))
+    np.testing.assert_allclose(encoder.apply({"params": params}, x), h, rtol=1e-5, atol=1e-6)
+    params = init(decoder, jax.random.key(1), h)["params"]
+    assert [params[f"Dense_{i}"]["kernel"].shape for i in range(3)] == [(2, 4), (2, 8), (4, 3)]
+    h = jnp.ones((1, 2)) @ params["Dense_0"]["kernel"]
+    h = jax.nn.relu(h[:, :2]) * jax.nn.sigmoid(h[:, 2:]) @ params["Dense_1"]["kernel"]
+    h = jax.nn.relu(h[:, :4]) * jax.nn.sigmoid(h[:, 4:]) @ params["Dense_2"]["kernel"]
+    np.testing.assert_allclose(decoder.apply({"params": params}, jnp.ones((1, 2))), h, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(3,), (4, 2), (2, 3, 1)])
 def test_the_settings_are_those_of_both_networks(shape):
     chosen = MLPConfig(hidden=(8, 6), activation="elu", compute_dtype="bfloat16")
@@ -88,6 +106,7 @@ def test_the_settings_are_those_of_both_networks(shape):
     ("settings", "reason"),
     [
         ({"model": "layered"}, "False with model=layered"),
+        ({"network__gated": True}, "False with network.gated, whose layers have two kernels"),
         (
             {"likelihood": "logistic-mixture", "preprocess": "scale"},
             "False with likelihood=logistic-mixture, whose dec",

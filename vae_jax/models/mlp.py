@@ -23,6 +23,14 @@ from vae_jax.models.networks import LayersConfig
 _glorot = nn.initializers.glorot_uniform()
 
 
+def _activate(h: Array, activation: Callable[[Array], Array], gated: bool) -> Array:
+    """Return act(h) of [..., W]; for a gated layer act(a) * sigmoid(b) of its outputs h = (a, b), [..., 2W]."""
+    if not gated:
+        return activation(h)
+    h, gate = jnp.split(h, 2, axis=-1)
+    return activation(h) * nn.sigmoid(gate)
+
+
 class MLPEncoder(nn.Module):
     """Dense layers over the flattened example; a tied decoder can use their kernels.
 
@@ -31,23 +39,26 @@ class MLPEncoder(nn.Module):
       activation: applied after each layer.
       dtype: of the computation; None for that of the input.
       log1p: whether the first layer receives log(1 + x), for counts.
+      gated: whether each layer is multiplied by the sigmoid of another one.
     """
 
     hidden: Sequence[int]
     activation: Callable[[Array], Array]
     dtype: Dtype | None = None
     log1p: bool = False
+    gated: bool = False
 
     def setup(self) -> None:
         """Create the layers."""
-        self.layers = [nn.Dense(width, dtype=self.dtype, kernel_init=_glorot) for width in self.hidden]
+        outputs = 2 if self.gated else 1
+        self.layers = [nn.Dense(outputs * width, dtype=self.dtype, kernel_init=_glorot) for width in self.hidden]
 
     def __call__(self, x: Array) -> Array:
         """Return the features [B, F'] of examples [B, *sides, C]."""
         h = x.reshape(x.shape[0], -1)  # [B, prod(sides)·C]
         h = jnp.log1p(h) if self.log1p else h
         for layer in self.layers:
-            h = self.activation(layer(h))
+            h = _activate(layer(h), self.activation, self.gated)
         return h
 
     def kernels(self) -> list[Array]:
@@ -64,6 +75,7 @@ class MLPDecoder(nn.Module):
       sides: the shape of x without its last axis: (H, W) for images, () for vectors.
       features: F, the number of outputs for each place.
       dtype: of the computation; None for that of the input.
+      gated: whether each hidden layer is multiplied by the sigmoid of another one.
     """
 
     hidden: Sequence[int]
@@ -71,6 +83,7 @@ class MLPDecoder(nn.Module):
     sides: tuple[int, ...]
     features: int
     dtype: Dtype | None = None
+    gated: bool = False
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
@@ -78,7 +91,8 @@ class MLPDecoder(nn.Module):
         # A sample axis of length one would turn the gradients' matrix products into batches of one, which are slower.
         h = z.reshape(*(length for length in z.shape[:-1] if length != 1), z.shape[-1])
         for width in self.hidden:
-            h = self.activation(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(h))
+            layer = nn.Dense(2 * width if self.gated else width, dtype=self.dtype, kernel_init=_glorot)
+            h = _activate(layer(h), self.activation, self.gated)
         size = math.prod(self.sides) * self.features
         out = nn.Dense(size, use_bias=False, dtype=self.dtype, kernel_init=_glorot)(h)
         return out.reshape(*z.shape[:-1], *self.sides, self.features)
@@ -122,19 +136,21 @@ class MLPConfig(LayersConfig):
 
     tied: bool = setting(False, "The decoder uses the transposed weight matrices of the encoder.")
     log1p: bool = setting(False, "The encoder reads log(1 + x), for counts.")
+    gated: bool = setting(False, "Each hidden layer is multiplied by the sigmoid of another one.")
 
     def build(self, shape: Shape, features: int, *, training: bool) -> tuple[nn.Module, nn.Module]:
         """Return `MLPEncoder`, and `MLPDecoder` or `TiedDecoder`."""
         *sides, _ = shape
         activation, dtype = self.activation_function, self.dtype(training=training)
-        encoder = MLPEncoder(self.hidden, activation, dtype, self.log1p)
+        encoder = MLPEncoder(self.hidden, activation, dtype, self.log1p, self.gated)
         if self.tied:  # a chain of the encoder's kernels, whose last product has as many rows as x has numbers
             return encoder, TiedDecoder(activation, tuple(sides), features, dtype)
-        return encoder, MLPDecoder(self.hidden[::-1], activation, tuple(sides), features, dtype)
+        return encoder, MLPDecoder(self.hidden[::-1], activation, tuple(sides), features, dtype, self.gated)
 
     def check(self, config: Config) -> None:
-        """Raise InputError if `tied` or `log1p` cannot be used with the other parts of the model."""
+        """Raise InputError if `tied` or `log1p` cannot be used with the other settings."""
         if self.tied:
+            require(not self.gated, "network.tied", True, "False with network.gated, whose layers have two kernels")
             for part in (config.model, config.posterior):
                 require(part.supports_tied, "network.tied", True, f"False with {part.section}={part.name}")
             likelihood = config.likelihood
