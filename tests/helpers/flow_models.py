@@ -20,11 +20,14 @@ PAIRS = {  # prior -> posterior: every choice is in one model
 }
 SETTINGS = {
     "prior": {
-        "mixture": {"components": 5}, "vamp": {"components": 40}, "coupling": {"layers": 2, "hidden": (6,)},
-        "spline": {"layers": 2, "hidden": (6,), "bins": 4}, "autoregressive": {"layers": 2, "hidden": (6,)},
+        "mixture": {"components": 5}, "vamp": {"components": 40},
+        "coupling": {"layers": 2, "hidden": (6,), "actnorm": True},
+        "spline": {"layers": 2, "hidden": (6,), "bins": 4, "actnorm": True},
+        "autoregressive": {"layers": 2, "hidden": (6,)},
     },
     "posterior": {
-        "planar": {"layers": 2}, "iaf": {"layers": 2, "hidden": (6,)}, "coupling": {"layers": 2, "hidden": (6,)},
+        "planar": {"layers": 2}, "iaf": {"layers": 2, "hidden": (6,), "actnorm": True},
+        "coupling": {"layers": 2, "hidden": (6,)},
     },
 }  # fmt: skip
 

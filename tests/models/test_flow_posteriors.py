@@ -19,8 +19,8 @@ def test_the_settings_are_those_of_the_modules():
     assert {"planar", "iaf", "coupling"} == FLOWS
     base = ConditionalNormal(3)
     for name, module in {"iaf": AutoregressiveTransforms, "coupling": AffineCouplings}.items():
-        found = choice("posterior", name, layers=2, hidden=(5,)).build(3)
-        assert found == FlowPosterior(base, module(3, 2, (5,)))
+        found = choice("posterior", name, layers=2, hidden=(5,), actnorm=True).build(3)
+        assert found == FlowPosterior(base, module(3, 2, (5,), actnorm=True))
     assert choice("posterior", "planar", layers=2).build(3) == FlowPosterior(base, PlanarTransforms(3, 2))
     with pytest.raises(NotImplementedError):
         FlowPosteriorConfig().build(3)

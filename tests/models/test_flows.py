@@ -11,10 +11,18 @@ from flow_models import PAIRS, SHAPE, B, D, binary_batch, pair_model
 
 from vae_jax import random
 from vae_jax.config import choice
-from vae_jax.distributions import from_means, from_posterior, from_prior, from_values, standard_normal
+from vae_jax.distributions import (
+    ElementwiseAffine,
+    Reverse,
+    from_means,
+    from_posterior,
+    from_prior,
+    from_values,
+    standard_normal,
+)
 from vae_jax.inference import bound, iwae, sampled_elbo
 from vae_jax.models import export
-from vae_jax.models.flows import AutoregressiveTransforms, FlowPosterior
+from vae_jax.models.flows import AffineCouplings, AutoregressiveTransforms, FlowPosterior, SplineCouplings
 from vae_jax.models.posteriors import ConditionalNormal
 from vae_jax.runtime import sharding
 
@@ -80,6 +88,15 @@ def test_an_odd_number_of_transforms_or_latents_starts_at_the_identity(size):
     np.testing.assert_allclose(q.mean(), q.base.mean(), rtol=1e-6)
     (kernel,) = module.apply(module.init(KEY, h), method="kernels")
     assert kernel.shape == (5, size)
+
+
+def test_each_transform_of_a_flow_follows_an_actnorm():
+    h = jnp.ones((2, 4))
+    for module in (AffineCouplings(3, 2, (4,), actnorm=True), AutoregressiveTransforms(3, 2, (4,), actnorm=True),
+                   SplineCouplings(3, 2, (4,), 4, 2.0, actnorm=True)):  # fmt: skip
+        transforms = module.apply(module.init(KEY, h), h)
+        kinds = [isinstance(part, ElementwiseAffine) for part in transforms if not isinstance(part, Reverse)]
+        assert kinds == [True, False] * 2
 
 
 @pytest.mark.parametrize(("prior", "posterior"), [("coupling", "iaf"), ("spline", "coupling"), ("mixture", "planar")])

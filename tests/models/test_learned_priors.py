@@ -21,10 +21,10 @@ def test_the_settings_are_those_of_the_modules():
     assert choice("prior", "vamp", components=3, inputs="reals").build(2, (4,)) == VampPrior(3, (4,), "reals")
     found = choice("prior", "coupling", layers=3, hidden=(5,)).build(2, (4,))
     assert found == FlowPrior(2, AffineCouplings(2, 3, (5,)))
-    found = choice("prior", "spline", layers=3, hidden=(5,), bins=4, bound=2.0).build(2, (4,))
-    assert found == FlowPrior(2, SplineCouplings(2, 3, (5,), 4, 2.0), inverted=True)
-    found = choice("prior", "autoregressive", layers=3, hidden=(5,)).build(2, (4,))
-    assert found == FlowPrior(2, AutoregressiveTransforms(2, 3, (5,)), inverted=True)
+    found = choice("prior", "spline", layers=3, hidden=(5,), bins=4, bound=2.0, actnorm=True).build(2, (4,))
+    assert found == FlowPrior(2, SplineCouplings(2, 3, (5,), 4, 2.0, actnorm=True), inverted=True)
+    found = choice("prior", "autoregressive", layers=3, hidden=(5,), actnorm=True).build(2, (4,))
+    assert found == FlowPrior(2, AutoregressiveTransforms(2, 3, (5,), actnorm=True), inverted=True)
 
 
 @pytest.mark.parametrize(("inputs", "range_"), [("unit-interval", (0, 1)), ("reals", (-9, 9)), ("counts", (0, 9))])

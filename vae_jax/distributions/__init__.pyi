@@ -1,4 +1,4 @@
-from .affine import LowerCholeskyAffine as LowerCholeskyAffine
+from .affine import ElementwiseAffine as ElementwiseAffine, LowerCholeskyAffine as LowerCholeskyAffine
 from .autoregressive import (
     MaskedAutoregressive as MaskedAutoregressive,
     autoregressive_masks as autoregressive_masks,

@@ -1,4 +1,4 @@
-"""The affine transform of a mean and a Cholesky factor, which gives standardized vectors a mean and a covariance."""
+"""Affine transforms: of a mean and a Cholesky factor, and of each number of a vector by itself."""
 
 import dataclasses
 
@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
+
+from vae_jax.distributions.base import expand
 
 
 @jax.tree_util.register_dataclass
@@ -37,3 +39,27 @@ class LowerCholeskyAffine:
     def _log_det(self, shape: tuple[int, ...]) -> Array:
         """Return the log determinant of L for each vector of a batch of a shape."""
         return jnp.broadcast_to(jnp.sum(jnp.log(jnp.diagonal(self.scale_tril))), shape)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ElementwiseAffine:
+    """z_d = e_d exp(s_d) + m_d. All examples share the transform.
+
+    Attributes:
+      shift: m, [D].
+      log_scale: s, [D].
+    """
+
+    shift: Array
+    log_scale: Array
+
+    def forward(self, e: Array) -> tuple[Array, Array]:
+        """Return z, [..., D], and log |det dz/de|, [...]."""
+        shift, log_scale = expand(e.shape, self.shift, self.log_scale)
+        return e * jnp.exp(log_scale) + shift, jnp.sum(log_scale, axis=-1)
+
+    def inverse(self, z: Array) -> tuple[Array, Array]:
+        """Return e, [..., D], and log |det de/dz|, [...]."""
+        shift, log_scale = expand(z.shape, self.shift, self.log_scale)
+        return (z - shift) * jnp.exp(-log_scale), -jnp.sum(log_scale, axis=-1)

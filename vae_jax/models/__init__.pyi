@@ -65,6 +65,7 @@ from .flow_posteriors import (
     PlanarPosteriorConfig as PlanarPosteriorConfig,
 )
 from .flows import (
+    ActNorm as ActNorm,
     AffineCouplings as AffineCouplings,
     AutoregressiveTransforms as AutoregressiveTransforms,
     FlowPosterior as FlowPosterior,

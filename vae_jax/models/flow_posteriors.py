@@ -7,7 +7,13 @@ import flax.linen as nn
 
 from vae_jax.config import Config, register, require, setting
 from vae_jax.models.choices import PosteriorConfig
-from vae_jax.models.flows import AffineCouplings, AutoregressiveTransforms, FlowPosterior, PlanarTransforms
+from vae_jax.models.flows import (
+    AffineCouplings,
+    AutoregressiveTransforms,
+    FlowPosterior,
+    PlanarTransforms,
+    actnorm_setting,
+)
 from vae_jax.models.posteriors import ConditionalNormal
 
 
@@ -58,10 +64,11 @@ class IAFPosteriorConfig(FlowPosteriorConfig):
 
     layers: int = setting(2, "Number of transforms.", above=0)
     hidden: tuple[int, ...] = setting((200,), "Widths of the network of each transform.", above=0)
+    actnorm: bool = actnorm_setting()
 
     def build_transforms(self, latent_dim: int) -> nn.Module:
         """Return `AutoregressiveTransforms`."""
-        return AutoregressiveTransforms(latent_dim, self.layers, self.hidden)
+        return AutoregressiveTransforms(latent_dim, self.layers, self.hidden, self.actnorm)
 
 
 @register("posterior", "coupling")
@@ -71,7 +78,8 @@ class CouplingPosteriorConfig(FlowPosteriorConfig):
 
     layers: int = setting(4, "Number of transforms.", above=0)
     hidden: tuple[int, ...] = setting((200,), "Widths of the network of each transform.", above=0)
+    actnorm: bool = actnorm_setting()
 
     def build_transforms(self, latent_dim: int) -> nn.Module:
         """Return `AffineCouplings`."""
-        return AffineCouplings(latent_dim, self.layers, self.hidden)
+        return AffineCouplings(latent_dim, self.layers, self.hidden, self.actnorm)

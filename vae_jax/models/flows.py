@@ -1,17 +1,19 @@
 """Flows as priors and posteriors: modules that hold the parameters of transforms, which start at the identity."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from vae_jax.config import setting
 from vae_jax.distributions import (
     AffineCoupling,
     Conditioner,
     Distribution,
+    ElementwiseAffine,
     Flow,
     Inverse,
     MaskedAutoregressive,
@@ -51,6 +53,32 @@ class ConditionerParameters(nn.Module):
         return Conditioner(tuple(kernels), tuple(biases), context)
 
 
+def actnorm_setting() -> bool:
+    """Return the setting `actnorm` of a choice that has a flow."""
+    return setting(False, "A learned shift and scale of each number precede each transform.")
+
+
+class ActNorm(nn.Module):
+    """A learned shift and scale of each number, initially the identity (after Kingma & Dhariwal, arXiv 1807.03039).
+
+    Attributes:
+      size: D, the dimension of z.
+    """
+
+    size: int
+
+    @nn.compact
+    def __call__(self) -> ElementwiseAffine:
+        """Return the transform."""
+        shift, log_scale = (self.param(name, nn.initializers.zeros, (self.size,)) for name in ("shift", "log_scale"))
+        return ElementwiseAffine(shift, log_scale)
+
+
+def _after_actnorms(transforms: Sequence[Transform], size: int) -> tuple[Transform, ...]:
+    """Return transforms with an `ActNorm` before each; to be called in a compact method."""
+    return tuple(part for transform in transforms for part in (ActNorm(size)(), transform))
+
+
 class AffineCouplings(nn.Module):
     """Affine coupling transforms (Dinh et al., arXiv 1605.08803).
 
@@ -58,18 +86,21 @@ class AffineCouplings(nn.Module):
       size: D, the dimension of z.
       layers: the number of transforms.
       hidden: the widths of the network of each.
+      actnorm: whether an `ActNorm` precedes each transform.
     """
 
     size: int
     layers: int
     hidden: tuple[int, ...]
+    actnorm: bool = False
 
     @nn.compact
     def __call__(self, h: Array | None = None) -> tuple[Transform, ...]:
         """Return the transforms; with features h [*batch, F] they also depend on these."""
         fixed = self.size // 2
         parts = (ConditionerParameters(fixed, self.hidden, 2 * (self.size - fixed)) for _ in range(self.layers))
-        return tuple(AffineCoupling(part(h), coupling_order(self.size, i)) for i, part in enumerate(parts))
+        transforms = tuple(AffineCoupling(part(h), coupling_order(self.size, i)) for i, part in enumerate(parts))
+        return _after_actnorms(transforms, self.size) if self.actnorm else transforms
 
 
 class SplineCouplings(nn.Module):
@@ -81,6 +112,7 @@ class SplineCouplings(nn.Module):
       hidden: the widths of the network of each.
       bins: the number of bins of each spline.
       bound: half of the length of the interval in which numbers change.
+      actnorm: whether an `ActNorm` precedes each transform.
     """
 
     size: int
@@ -88,6 +120,7 @@ class SplineCouplings(nn.Module):
     hidden: tuple[int, ...]
     bins: int
     bound: float
+    actnorm: bool = False
 
     @nn.compact
     def __call__(self, h: Array | None = None) -> tuple[Transform, ...]:
@@ -95,7 +128,11 @@ class SplineCouplings(nn.Module):
         fixed = self.size // 2
         outputs = (3 * self.bins - 1) * (self.size - fixed)
         parts = (ConditionerParameters(fixed, self.hidden, outputs) for _ in range(self.layers))
-        return tuple(SplineCoupling(part(h), coupling_order(self.size, i), self.bound) for i, part in enumerate(parts))
+        orders = (coupling_order(self.size, i) for i in range(self.layers))
+        transforms = tuple(
+            SplineCoupling(part(h), order, self.bound) for part, order in zip(parts, orders, strict=True)
+        )
+        return _after_actnorms(transforms, self.size) if self.actnorm else transforms
 
 
 class AutoregressiveTransforms(nn.Module):
@@ -105,11 +142,13 @@ class AutoregressiveTransforms(nn.Module):
       size: D, the dimension of z.
       layers: the number of transforms.
       hidden: the widths of the network of each.
+      actnorm: whether an `ActNorm` precedes each transform.
     """
 
     size: int
     layers: int
     hidden: tuple[int, ...]
+    actnorm: bool = False
 
     @nn.compact
     def __call__(self, h: Array | None = None) -> tuple[Transform, ...]:
@@ -117,6 +156,7 @@ class AutoregressiveTransforms(nn.Module):
         transforms: list[Transform] = []
         for i in range(self.layers):
             transforms += [Reverse()] if i else []
+            transforms += [ActNorm(self.size)()] if self.actnorm else []
             transforms.append(MaskedAutoregressive(ConditionerParameters(self.size, self.hidden, 2 * self.size)(h)))
         return tuple(transforms) if self.layers % 2 else (*transforms, Reverse())
 

@@ -13,7 +13,13 @@ from vae_jax.config import Config, register, require, setting
 from vae_jax.distributions import Distribution, GaussianMixture, Normal, Shape
 from vae_jax.errors import InputError
 from vae_jax.models.choices import PriorConfig, values_after
-from vae_jax.models.flows import AffineCouplings, AutoregressiveTransforms, FlowPrior, SplineCouplings
+from vae_jax.models.flows import (
+    AffineCouplings,
+    AutoregressiveTransforms,
+    FlowPrior,
+    SplineCouplings,
+    actnorm_setting,
+)
 
 Inputs = Literal["unit-interval", "reals", "counts"]
 
@@ -145,11 +151,12 @@ class CouplingPriorConfig(LearnedPriorConfig):
 
     layers: int = setting(8, "Number of transforms.", above=0)
     hidden: tuple[int, ...] = setting((256,), "Widths of the network of each transform.", above=0)
+    actnorm: bool = actnorm_setting()
 
     def build(self, latent_dim: int, shape: Shape) -> nn.Module:
         """Return a `FlowPrior`."""
         del shape
-        return FlowPrior(latent_dim, AffineCouplings(latent_dim, self.layers, self.hidden))
+        return FlowPrior(latent_dim, AffineCouplings(latent_dim, self.layers, self.hidden, self.actnorm))
 
 
 @register("prior", "spline")
@@ -161,11 +168,12 @@ class SplinePriorConfig(LearnedPriorConfig):
     hidden: tuple[int, ...] = setting((128,), "Widths of the network of each transform.", above=0)
     bins: int = setting(8, "Number of bins of each spline.", minimum=2, maximum=100)
     bound: float = setting(5.0, "Numbers of z outside of [-bound, bound] do not change.", above=0)
+    actnorm: bool = actnorm_setting()
 
     def build(self, latent_dim: int, shape: Shape) -> nn.Module:
         """Return a `FlowPrior` in which the density of a value needs no inverse of a spline."""
         del shape
-        transforms = SplineCouplings(latent_dim, self.layers, self.hidden, self.bins, self.bound)
+        transforms = SplineCouplings(latent_dim, self.layers, self.hidden, self.bins, self.bound, self.actnorm)
         return FlowPrior(latent_dim, transforms, inverted=True)
 
 
@@ -176,8 +184,10 @@ class AutoregressivePriorConfig(LearnedPriorConfig):
 
     layers: int = setting(2, "Number of transforms; with 1 each number of z is normal given those before it.", above=0)
     hidden: tuple[int, ...] = setting((256,), "Widths of the network of each transform.", above=0)
+    actnorm: bool = actnorm_setting()
 
     def build(self, latent_dim: int, shape: Shape) -> nn.Module:
         """Return a `FlowPrior` in which the density of a value needs no inverse of a network."""
         del shape
-        return FlowPrior(latent_dim, AutoregressiveTransforms(latent_dim, self.layers, self.hidden), inverted=True)
+        transforms = AutoregressiveTransforms(latent_dim, self.layers, self.hidden, self.actnorm)
+        return FlowPrior(latent_dim, transforms, inverted=True)
