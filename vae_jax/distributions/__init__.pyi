@@ -35,6 +35,7 @@ from .drawers import (
     from_means as from_means,
     from_posterior as from_posterior,
     from_prior as from_prior,
+    from_top_layers as from_top_layers,
     from_values as from_values,
 )
 from .flow import Flow as Flow, Inverse as Inverse, Reverse as Reverse, Transform as Transform
