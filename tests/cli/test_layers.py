@@ -1,7 +1,8 @@
-"""Commands on a model with several stochastic layers: the figure of `train` and `evaluate`, and cold samples."""
+"""Commands on a ladder: the figure of `train` and `evaluate`, cold samples, a learned prior of the highest layer."""
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from commands import read_png, snapshot
@@ -43,3 +44,20 @@ def test_training_and_evaluation_draw_the_layers_and_cold_samples_vary_less(ladd
         for t in (0.1, 1)
     )
     assert cold.std(axis=0).mean() < warm.std(axis=0).mean() / 2
+
+
+@pytest.mark.thorough
+def test_a_ladder_with_a_learned_prior_is_planned_sampled_and_exported(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", random_images(60, 6, 6, seed=0))
+    argv = ["--data.name", "images.npy", *LADDER, "--prior", "coupling", "--prior.layers", "2", "--prior.hidden", "4"]
+    assert call("plan", *argv).result["parameters"] > 0
+    trained = call("train", "--workdir", "run", *argv, "--evaluation.num-samples", "3").result
+    one = ["train", "--workdir", "eight", *argv, "--evaluation.num-samples", "3", "--mesh.data", "8"]
+    for name in ("elbo", "kl", "kl_1", "nll"):
+        assert call(*one).result[name] == pytest.approx(trained[name], rel=1e-3), name
+    samples = np.load(call("sample", "run", "--temperature", 0.5).result["samples"])
+    assert samples.shape == (100, 6, 6, 1)
+    call("export", "run")
+    exported = jax.export.deserialize((tmp_path / "run" / "exported" / "sampler.jax").read_bytes())
+    assert exported.call(jax.random.key_data(jax.random.split(jax.random.key(0), 3))).shape == (3, 6, 6, 1)

@@ -1,4 +1,4 @@
-from .affine import LowerCholeskyAffine as LowerCholeskyAffine
+from .affine import DiagonalAffine as DiagonalAffine, LowerCholeskyAffine as LowerCholeskyAffine
 from .autoregressive import (
     MaskedAutoregressive as MaskedAutoregressive,
     autoregressive_masks as autoregressive_masks,
@@ -54,5 +54,6 @@ from .latent import (
 from .logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .normal import Normal as Normal, standard_normal as standard_normal
 from .planar import Planar as Planar
+from .reshaped import Reshaped as Reshaped
 from .splines import rational_quadratic as rational_quadratic
 from .student_t import StudentT as StudentT

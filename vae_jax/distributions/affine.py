@@ -1,4 +1,4 @@
-"""The affine transform of a mean and a Cholesky factor, which gives standardized vectors a mean and a covariance."""
+"""Affine transforms, which give standardized vectors a mean, and standard deviations or a covariance."""
 
 import dataclasses
 
@@ -37,3 +37,31 @@ class LowerCholeskyAffine:
     def _log_det(self, shape: tuple[int, ...]) -> Array:
         """Return the log determinant of L for each vector of a batch of a shape."""
         return jnp.broadcast_to(jnp.sum(jnp.log(jnp.diagonal(self.scale_tril))), shape)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiagonalAffine:
+    """z = loc + σ e with σ = exp(log_scale). With e ~ N(0, I), z ~ N(loc, σ²). All examples share the transform.
+
+    Attributes:
+      loc: [D].
+      log_scale: [D], log σ.
+    """
+
+    loc: Array
+    log_scale: Array
+
+    def forward(self, e: Array) -> tuple[Array, Array]:
+        """Return z, [..., D], and log |det dz/de| = Σ_d log σ_d, [...]."""
+        z = jnp.broadcast_to(self.loc, e.shape) + jnp.broadcast_to(jnp.exp(self.log_scale), e.shape) * e
+        return z, self._log_det(e.shape[:-1])
+
+    def inverse(self, z: Array) -> tuple[Array, Array]:
+        """Return e = (z − loc) / σ, [..., D], and log |det de/dz|, [...]."""
+        e = (z - jnp.broadcast_to(self.loc, z.shape)) * jnp.broadcast_to(jnp.exp(-self.log_scale), z.shape)
+        return e, -self._log_det(z.shape[:-1])
+
+    def _log_det(self, shape: tuple[int, ...]) -> Array:
+        """Return Σ_d log σ_d for each vector of a batch of a shape."""
+        return jnp.broadcast_to(jnp.sum(self.log_scale), shape)

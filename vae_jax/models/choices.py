@@ -158,10 +158,12 @@ class PriorConfig(Choice):
 
     Attributes:
       has_codes: whether it is a distribution over integer codes.
+      is_of_posteriors: whether it is made of posteriors of inputs, so that it needs a single stochastic layer.
       context: the other choices of a config in which the prior can be used, if these are not the defaults.
     """
 
     has_codes: ClassVar[bool] = False
+    is_of_posteriors: ClassVar[bool] = False
     context: ClassVar[Mapping[str, str]] = {}
 
     def build(self, latent_dim: int, shape: Shape) -> nn.Module:
