@@ -49,10 +49,10 @@ class ModelConfig(Choice):
         raise NotImplementedError
 
 
-def require_separate_examples(config: Config) -> None:
-    """Raise InputError if the objective compares the codes of a batch, which needs a single stochastic layer."""
+def require_layers_allowed(config: Config) -> None:
+    """Raise InputError if the objective needs a model with a single stochastic layer of real numbers."""
     name = config.objective.name
-    require(not config.objective.compares_examples, "objective", name,
+    require(not config.objective.needs_single_layer, "objective", name,
             f"another objective with model={config.model.name}; {name} needs a single stochastic layer")  # fmt: skip
 
 

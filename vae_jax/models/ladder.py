@@ -11,7 +11,7 @@ from jax import Array, lax
 from vae_jax.config import Config, register, require, setting
 from vae_jax.distributions import Batch, Distribution, Draw, Latent, Shape, from_means
 from vae_jax.errors import InputError
-from vae_jax.models.choices import LikelihoodConfig, ModelConfig, require_separate_examples
+from vae_jax.models.choices import LikelihoodConfig, ModelConfig, require_layers_allowed
 from vae_jax.models.conv import Conv, over_merged_axes, space_to_depth
 from vae_jax.models.ladder_blocks import BlockStyle, Level, ResidualBlock, TopDownBlock
 from vae_jax.models.networks import ACTIVATIONS
@@ -268,7 +268,7 @@ class LadderSettings(ModelConfig):
                     f"one number, or {count} as in model.blocks")  # fmt: skip
         require(not config.prior.is_of_posteriors, "prior", config.prior.name,
                 f"another prior with model={self.name}: it is made of posteriors q(z|x) of one layer")  # fmt: skip
-        require_separate_examples(config)
+        require_layers_allowed(config)
 
 
 @register("model", "ladder")
