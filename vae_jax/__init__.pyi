@@ -44,6 +44,7 @@ from .distributions import (
     from_means as from_means,
     from_posterior as from_posterior,
     from_prior as from_prior,
+    from_top_layers as from_top_layers,
     from_values as from_values,
     kl_divergence as kl_divergence,
     standard_normal as standard_normal,

@@ -1,4 +1,4 @@
-"""The affine transform of a Cholesky factor: a Gaussian of full covariance, and numbers above the diagonal."""
+"""Affine transforms: Gaussians of full and of diagonal covariance, and numbers above the diagonal."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ import numpy as np
 import scipy.stats
 from flow_cases import cholesky, numbers
 
-from vae_jax.distributions.affine import LowerCholeskyAffine
+from vae_jax.distributions.affine import DiagonalAffine, LowerCholeskyAffine
 from vae_jax.distributions.flow import Flow
 from vae_jax.distributions.gaussian_mixture import GaussianMixture
-from vae_jax.distributions.normal import standard_normal
+from vae_jax.distributions.normal import Normal, standard_normal
 
 D = 4
 
@@ -35,6 +35,20 @@ def test_numbers_above_the_diagonal_have_no_effect():
     above = LowerCholeskyAffine(transform.loc, transform.scale_tril + jnp.triu(jnp.ones((D, D)), 1))
     np.testing.assert_array_equal(evaluate(transform, z)[0], evaluate(above, z)[0])
     np.testing.assert_array_equal(*(jax.jit(LowerCholeskyAffine.forward)(t, z)[0] for t in (transform, above)))
+
+
+def test_a_flow_of_the_diagonal_transform_alone_is_a_normal():
+    loc, log_scale, z = numbers(1, D), numbers(2, D, scale=0.5), numbers(3, 2, 5, D)
+
+    @jax.jit
+    def densities(transform, normal):
+        flow = Flow(standard_normal((D,)), (transform,))
+        sample, log_p = flow.sample_and_log_prob(jax.random.key(0), (7,))
+        return (flow.log_prob(z), log_p, sample), (normal.log_prob(z), normal.log_prob(sample),
+                                                   normal.sample(jax.random.key(0), (7,)))  # fmt: skip
+
+    for found, expected in zip(*densities(DiagonalAffine(loc, log_scale), Normal(loc, log_scale)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_flow_of_a_mixture_has_the_density_of_the_transformed_mixture():

@@ -11,7 +11,7 @@ from densities import B, D, gather, log_prob, mixture, normals
 
 from vae_jax.distributions import Deterministic, Normal, kl_divergence, standard_normal
 from vae_jax.distributions.base import Density
-from vae_jax.distributions.drawers import from_means, from_posterior, from_prior, from_values
+from vae_jax.distributions.drawers import from_means, from_posterior, from_prior, from_top_layers, from_values
 from vae_jax.errors import InputError
 
 K = 3
@@ -351,3 +351,36 @@ class TestLayers:
         z = [gather(draw("z", q, lambda: q, index=index).z) for index in (None, jnp.asarray(0), jnp.asarray(1))]
         assert np.all(z[0] != z[1])
         assert np.all(z[1] != z[2])
+
+
+class TestFromTopLayers:
+    def walk(self, draw):
+        """Three layers, each N(3 z, 1) of the one above; the last two are blocks of one name."""
+        upper = draw("upper", standard_normal((B, D)))
+        first, second = Normal(3 * upper.z, jnp.zeros((B, D))), None
+        first = draw("blocks", first, index=jnp.asarray(0))
+        second = draw("blocks", Normal(3 * first.z, jnp.zeros((B, D))), index=jnp.asarray(1))
+        return upper, first, second
+
+    @pytest.mark.parametrize(("kept", "blocks"), [(0, 0), (1, 0), (1, 1), (1, 2)])
+    def test_the_first_layers_have_their_values_and_the_others_are_drawn_given_these(self, kept, blocks):
+        values = {"upper": normals(1, B, D), "blocks": normals(2, 2, B, D)}
+        drawn = jax.jit(lambda *kept: self.walk(from_top_layers(KEY, B, values, {"upper": kept[0], "blocks": kept[1]})))
+        found, free = drawn(kept, blocks), self.walk(from_prior(KEY, B))
+        noise = [free[0].z, free[1].z - 3 * free[0].z, free[2].z - 3 * free[1].z]
+        upper = values["upper"] if kept else noise[0]
+        first = values["blocks"][0] if blocks > 0 else 3 * upper + noise[1]
+        second = values["blocks"][1] if blocks > 1 else 3 * first + noise[2]
+        for latent, expected in zip(found, (upper, first, second), strict=True):
+            np.testing.assert_allclose(latent.z, expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(latent.log_p, log_prob(latent.prior, latent.z), rtol=1e-5)
+
+    def test_a_layer_that_is_not_named_is_drawn(self):
+        found = self.walk(from_top_layers(KEY, B, {"upper": normals(1, B, D)}, {"upper": 1}))
+        np.testing.assert_array_equal(found[0].z, normals(1, B, D))
+        assert found[2].z.shape == (B, D)
+
+    @pytest.mark.fault
+    def test_a_kept_layer_without_a_value_is_refused(self):
+        with pytest.raises(ValueError, match="num_kept has layers without a value: blocks; pass their values"):
+            from_top_layers(KEY, B, {"upper": normals(1, B, D)}, {"upper": 1, "blocks": 1})

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions.affine import ElementwiseAffine, LowerCholeskyAffine
+from vae_jax.distributions.affine import DiagonalAffine, LowerCholeskyAffine
 from vae_jax.distributions.autoregressive import MaskedAutoregressive
 from vae_jax.distributions.conditioners import Conditioner
 from vae_jax.distributions.coupling import AffineCoupling, SplineCoupling, coupling_order
@@ -46,8 +46,8 @@ def cholesky(size, layer):
     return LowerCholeskyAffine(numbers(10 * layer + 1, size), scale_tril)
 
 
-def elementwise(size):
-    return ElementwiseAffine(numbers(30, size, scale=0.5), numbers(31, size, scale=0.1))
+def diagonal(size):
+    return DiagonalAffine(numbers(30, size, scale=0.5), numbers(31, size, scale=0.1))
 
 
 def planar(size, layer, batch):
@@ -62,7 +62,7 @@ TRANSFORMS = {
     "autoregressive": lambda size, batch: [autoregressive(size, 1, batch), Reverse(), autoregressive(size, 2, batch)],
     "inverse autoregressive": lambda size, batch: [Inverse(autoregressive(size, 1, batch))],
     "cholesky": lambda size, batch: [affine(size, 0, batch), cholesky(size, 1)],
-    "elementwise": lambda size, batch: [elementwise(size), affine(size, 0, batch)],
+    "diagonal": lambda size, batch: [diagonal(size), affine(size, 0, batch)],
     "planar": lambda size, batch: [planar(size, i, batch) for i in range(1, 4)],
 }
 

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.config import Config, override
+from vae_jax.data import from_arrays
 from vae_jax.models.build import build_model, init_params
 from vae_jax.models.ladder import Ladder
 from vae_jax.models.ladder_blocks import ResidualBlock, TopDownBlock
+from vae_jax.runs.experiment import build_experiment
 
 MLP = {"model": "ladder-mlp", "model__blocks": (2, 1), "model__encoder_blocks": (2, 1), "model__channels": (6, 5),
        "model__bottleneck": (4,), "model__latent_channels": (3, 2)}  # fmt: skip
@@ -62,3 +64,17 @@ def loop_parameters(params):
         for i in range(jax.tree.leaves(tree)[0].shape[0]):
             found[f"{target}_{level}_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], tree)
     return found
+
+
+@functools.cache
+def layered_experiment(count=24, **settings):
+    """Return (experiment, params) of a model with several layers of images 4x3; all parameters are random."""
+    x = np.random.default_rng(1).integers(0, 256, (count, 4, 3, 1), dtype=np.uint8)
+    base = {"preprocess": "scale", "likelihood": "bernoulli", "train__steps": 4, "train__batch_size": 8,
+            "train__log_every": 1, "train__evaluate_every": 0, "evaluation__num_samples": 0}  # fmt: skip
+    config = override(Config(), **base | settings)
+    experiment = build_experiment(config, source=from_arrays(x, holdout=0.3))
+    rng = np.random.default_rng(0)
+    return experiment, jax.tree.map(
+        lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype), experiment.abstract_state.params
+    )

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jitted import sample_terms
 from linear_gaussian import SHIFT, STRETCH, exact_model, images, shifted_model
-from random_terms import B, random_terms, with_kl
+from random_terms import B, K, change_layer, random_terms, with_kl
 
 from vae_jax.config import Config, choice, override
+from vae_jax.distributions import Latent
 from vae_jax.errors import InputError
 from vae_jax.inference import elbos
 from vae_jax.inference.terms import log_weights
@@ -69,6 +70,53 @@ def test_free_bits_of_each_layer_are_a_minimum_for_each_example_and_layer():
         InputError, match=r"^objective.per_layer=True must be False with model=vae; use ladder or ladder-"
     ):
         override(Config(), objective="free-bits", objective__per_layer=True)
+
+
+def test_the_weights_of_layers_are_proportional_to_size_and_mean_kl_and_have_no_gradient():
+    kl = jnp.asarray([[0.2, 3.0, 0.9, 1.1], [2.0, 0.5, 0.1, 4.0]])
+    terms = with_kl(random_terms(), kl)
+    terms = change_layer(terms, 1, z=jnp.zeros((K, B, 2, 5)))  # 10 latents; the first layer has 3
+    means = np.mean(np.asarray(kl), axis=1) * [3, 10]
+    found = elbos.balance_coefficients(terms)
+    np.testing.assert_allclose(found, 2 * means / means.sum(), rtol=1e-6)
+    assert float(found.mean()) == pytest.approx(1)
+    balanced = lambda kl, on: elbos.elbo(with_kl(terms, kl), beta=2.0, balance_layers=on)  # noqa: E731
+    np.testing.assert_allclose(balanced(kl, True), elbos.reconstruction(terms) - 2 * found @ kl, rtol=1e-6)
+    np.testing.assert_array_equal(balanced(kl, jnp.asarray(False)), elbos.elbo(terms, beta=2.0))
+    gradient = jax.grad(lambda kl: balanced(kl, True).sum())(kl)
+    np.testing.assert_allclose(gradient, jnp.broadcast_to(-2 * found[:, None], kl.shape), rtol=1e-6)
+    nothing = with_kl(terms, jnp.asarray([[0.0] * B, [-1.0] * B]))
+    np.testing.assert_array_equal(elbos.balance_coefficients(nothing), [1, 1])
+    blocks = {name: jnp.stack([getattr(terms.latents[0], name)] * 3) for name in ("z", "log_p", "log_q")}
+    stack = Latent("blocks", **blocks, kl=jnp.tile(kl[:1], (3, 1)))
+    np.testing.assert_allclose(elbos.balance_coefficients(terms._replace(latents=(stack,))), [1, 1, 1], rtol=1e-6)
+
+
+def test_layers_are_balanced_during_the_warm_up_alone():
+    terms = random_terms()
+    config = choice("objective", "elbo", balance_layers=True, warmup_steps=4)
+    at = jax.jit(lambda step: config.at(step, 10)(terms))
+    for step, weight in ((0, 0.25), (2, 0.75)):
+        expected = elbos.elbo(terms, beta=weight, balance_layers=True)
+        np.testing.assert_allclose(at(step), expected, rtol=1e-6)
+        assert np.abs(expected - elbos.elbo(terms, beta=weight)).max() > 0.01
+    for step in (3, 4, 99):
+        np.testing.assert_allclose(at(step), elbos.elbo(terms), rtol=1e-6)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"objective.balance_layers=True must be False with model=vae; use ladder or ladder-mlp for a KL of each"),
+        ({"model": "ladder"}, "objective.balance_layers=True has no effect with objective.warmup_steps=0; remove"),
+        ({"model": "ladder", "objective__warmup_steps": 5, "train__microbatches": 2},
+         "train.microbatches=2 must be 1 with objective=elbo, which compares all codes of a batch"),
+    ],
+)  # fmt: skip
+def test_balanced_layers_need_a_ladder_a_warm_up_and_a_complete_batch(settings, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        override(Config(), objective__balance_layers=True, **settings)
 
 
 def test_capacity_moves_the_kl_towards_it_from_both_sides():

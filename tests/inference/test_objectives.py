@@ -197,7 +197,8 @@ def test_the_settings_of_each_objective_are_the_arguments_of_its_function(name):
 
 def test_objectives_state_what_a_run_must_know_of_them():
     assert set(OBJECTIVES) == set(FUNCTIONS)
-    assert {name for name, cls in OBJECTIVES.items() if cls.compares_examples} == BATCH_OBJECTIVES
+    assert {name for name, cls in OBJECTIVES.items() if cls().compares_examples} == BATCH_OBJECTIVES
+    assert {name for name, cls in OBJECTIVES.items() if cls.needs_single_layer} == BATCH_OBJECTIVES
     assert {name for name, cls in OBJECTIVES.items() if not cls.needs_density} == {"reconstruction"}
     metrics = {name: cls.validation_metric for name, cls in OBJECTIVES.items()}
     assert metrics == dict.fromkeys(OBJECTIVES, "elbo") | {"reconstruction": "reconstruction"}

@@ -12,7 +12,7 @@ from flow_models import PAIRS, SHAPE, B, D, binary_batch, pair_model
 from vae_jax import random
 from vae_jax.config import choice
 from vae_jax.distributions import (
-    ElementwiseAffine,
+    DiagonalAffine,
     Reverse,
     from_means,
     from_posterior,
@@ -95,7 +95,7 @@ def test_each_transform_of_a_flow_follows_an_actnorm():
     for module in (AffineCouplings(3, 2, (4,), actnorm=True), AutoregressiveTransforms(3, 2, (4,), actnorm=True),
                    SplineCouplings(3, 2, (4,), 4, 2.0, actnorm=True)):  # fmt: skip
         transforms = module.apply(module.init(KEY, h), h)
-        kinds = [isinstance(part, ElementwiseAffine) for part in transforms if not isinstance(part, Reverse)]
+        kinds = [isinstance(part, DiagonalAffine) for part in transforms if not isinstance(part, Reverse)]
         assert kinds == [True, False] * 2
 
 

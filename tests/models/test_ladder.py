@@ -204,6 +204,74 @@ def test_layers_compute_in_bfloat16_and_densities_in_float32(settings):
     assert all(":bf16[" in line for line in products)
 
 
+PRIORS = {"coupling": {"prior__layers": 2, "prior__hidden": (6,)}, "mixture": {"prior__components": 3}}
+PRIORS |= {"autoregressive": PRIORS["coupling"], "spline": PRIORS["coupling"] | {"prior__bins": 3}}
+
+
+@pytest.mark.parametrize("prior", ["coupling", pytest.param("spline", marks=pytest.mark.thorough)])
+def test_a_flow_that_is_the_identity_is_the_normal_prior_of_the_highest_layer(prior):
+    model, params = ladder((4, 3, 1), **CONV)
+    other, others = ladder((4, 3, 1), **CONV, prior=prior, **PRIORS[prior])
+    assert set(others) - set(params) == {"top_prior"}
+    same = params | {"top_prior": jax.tree.map(jnp.zeros_like, others["top_prior"])}
+    x = jax.random.uniform(jax.random.key(3), (B, 4, 3, 1))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def numbers(params, model):
+        terms = sample_terms(params, jax.random.key(1), x, model=model, num_samples=K)
+        _, drawn = model.apply({"params": params}, from_prior(jax.random.key(1), B), method="decode")
+        return terms.log_px_z, terms.log_pz, terms.log_qz, terms.kl, [latent.z for latent in drawn]
+
+    found, expected = numbers(same, other), numbers(params, model)
+    sampled = expected[3].at[0].set(jnp.mean((expected[2] - expected[1]), axis=0) - jnp.sum(found[3][1:], axis=0))
+    for a, b in zip(found, (*expected[:3], sampled, expected[4]), strict=True):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), a, b)
+
+
+def test_the_highest_layer_is_a_scaled_value_of_the_learned_prior():
+    model, params = ladder((5,), **MLP)
+    other, others = ladder((5,), **MLP, prior="coupling", **PRIORS["coupling"])
+    both = params | {"top_prior": others["top_prior"]}
+
+    @jax.jit
+    def numbers(params):
+        _, (top, _) = model.apply({"params": params}, from_prior(jax.random.key(1), B), method="decode")
+        _, (drawn, _) = other.apply({"params": both}, from_prior(jax.random.key(1), B), method="decode")
+        m, s = top.prior.loc, top.prior.log_scale
+        density = other.top_prior.apply({"params": both["top_prior"]}, None)
+        noise = (drawn.z - jnp.broadcast_to(m, drawn.z.shape)) * jnp.broadcast_to(jnp.exp(-s), drawn.z.shape)
+        return drawn.log_p, density.log_prob(noise) - jnp.sum(s), top.log_p
+
+    found, expected, plain = numbers(params)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(found - plain).max() > 0.1
+
+
+@pytest.mark.parametrize("prior", ["mixture", *(pytest.param(p, marks=pytest.mark.thorough) for p in PRIORS)])
+def test_the_learned_prior_of_the_highest_layer_has_its_density_and_a_gradient(prior):
+    model, params = ladder((5,), **MLP, prior=prior, **PRIORS[prior])
+    x = jax.random.bernoulli(jax.random.key(3), 0.4, (B, 5)) * 1.0
+
+    @jax.jit
+    def numbers(params):
+        _, drawn = model.apply({"params": params}, from_prior(jax.random.key(5), B), method="decode")
+        values = {latent.name: latent.z for latent in drawn}
+        _, given = model.apply({"params": params}, from_values(values), method="decode")
+        loss = functools.partial(negative_bound, model=model, objective=elbo, num_samples=K)
+        return (
+            drawn[0].log_p,
+            given[0].log_p,
+            jax.value_and_grad(loss, has_aux=True)(params, jax.random.key(1), {"x": x}),
+        )
+
+    log_p, again, ((loss, metrics), gradient) = numbers(params)
+    np.testing.assert_allclose(log_p, again, rtol=1e-4, atol=1e-4)
+    parts = metrics["reconstruction"] - sum(metrics[f"kl_{i}"] for i in (1, 2, 3))
+    np.testing.assert_allclose(-loss, parts, rtol=1e-5)
+    for part in ("top_prior", "top_block"):
+        assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient[part])), part
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -212,6 +280,7 @@ def test_layers_compute_in_bfloat16_and_densities_in_float32(settings):
         ({"model__blocks": (2, 0)}, r"model.blocks=\(2, 0\) must be one or more numbers, the last"),
         ({"model__channels": (2, 2, 2)}, r"model.channels=\(2, 2, 2\) must be one number, or 2 as in model.blocks"),
         ({"objective": "beta-tc"}, "objective=beta-tc must be another objective with model=ladder; beta-tc needs a "),
+        ({"prior": "vamp"}, "prior=vamp must be another prior with model=ladder: it is made of posteriors"),
         ({"network": "conv"}, "network=conv has no effect with model=ladder; remove it or use another model"),
     ],
 )

@@ -12,6 +12,7 @@ from vae_jax.runs import (
     curves,
     image_grids,
     latent_map,
+    layer_figures,
     prepare_experiment,
     prior_map,
     vector_plots,
@@ -71,6 +72,8 @@ MODULES = {
         "manifold",
         "samples_by_class",
         "styles",
+        "top_layers",
+        "draws",
     ),
     count_plots: ("mean_variance", "zero_fractions"),
     vector_plots: ("marginals", "pairs"),
@@ -78,6 +81,7 @@ MODULES = {
     prior_map: ("prior_map",),
     class_figures: ("reliability",),
     curves: ("curves",),
+    layer_figures: ("layers",),
 }
 
 

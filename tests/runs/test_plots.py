@@ -68,6 +68,8 @@ FIGURES = [
     (lambda: image_experiment(images(), model__latent_dim=3), IMAGES - {"manifold", "prior_map"} | {"latent_map"}),
     (lambda: image_experiment(images(), model="conditional", model__num_classes=2, model__latent_dim=3),
      IMAGES - {"manifold", "prior_map"} | {"latent_map", "samples_by_class", "styles", "reliability"}),
+    (lambda: image_experiment(images(labels=False), model="layered", model__latent_dim=2, model__latent_layers=(3,)),
+     IMAGES - {"manifold", "prior_map"} | {"top_layers"}),
     (count_experiment, {"mean_variance", "zero_fractions", "latent_map", "prior_map"}),
     (lambda: count_experiment(counts(labels=False), model__latent_dim=3),
      {"mean_variance", "zero_fractions", "latent_map"}),

@@ -260,8 +260,12 @@ LADDER = {"model": "ladder-mlp", "model__blocks": (2,), "model__channels": (64,)
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("settings", "meshes"),
-    [({}, ((8, 1), (2, 4))), pytest.param(LADDER, ((1, 1), (1, 2)), marks=pytest.mark.thorough)],
-    ids=["vae", "ladder"],
+    [
+        ({}, ((8, 1), (2, 4))),
+        pytest.param(LADDER, ((1, 1), (1, 2)), marks=pytest.mark.thorough),
+        pytest.param(LADDER | {"prior": "coupling"}, ((1, 1), (1, 2)), marks=pytest.mark.thorough),
+    ],
+    ids=["vae", "ladder", "ladder with a prior"],
 )
 def test_a_sharded_state_gives_the_same_numbers(settings, meshes, small, wide, tmp_path):
     kept = {"mesh__data": 0, "train__ema_decay": 0.9, "train__save_every": 10, "schedule": "constant"}

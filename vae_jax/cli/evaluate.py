@@ -41,8 +41,9 @@ class AISOptions:
 class Evaluate(ExampleOptions):
     """Evaluate a run: ELBO and its parts, NLL by importance sampling with its error, active units, bits/dim.
 
-    With --likelihood ais only the NLL, by annealed importance sampling, with bounds of its error. evaluation.json and
-    report.html of the run receive it. The same command continues an interrupted one.
+    figures/layers.png shows KL and active units of each of several stochastic layers. With --likelihood ais only the
+    NLL, by annealed importance sampling, with bounds of its error. evaluation.json and report.html of the run receive
+    it. The same command continues an interrupted one.
     """
 
     per_example: bool = False
@@ -65,7 +66,7 @@ class Evaluate(ExampleOptions):
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run and return the numbers."""
     directory, options = parse_run_command("evaluate", Evaluate, argv)
-    from vae_jax.runs import RunDirectory, read_stored_run, restored_params, write_scores
+    from vae_jax.runs import RunDirectory, layer_shapes, plot_layers, read_stored_run, restored_params, write_scores
     from vae_jax.runtime import defaults
 
     stored = read_stored_run(RunDirectory(directory))
@@ -79,15 +80,20 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     run = open_for_examples(directory, options, **changes)
     if options.likelihood == "ais":
         return _evaluate_annealed(run, options)
-    folder = output_folder(options, run.directory) if options.per_example else None
+    has_layers = len(layer_shapes(run.experiment, run.experiment.abstract_state.params)) > 1
+    folder = output_folder(options, run.directory) if options.per_example or has_layers else None
     dataset, split, scores = read_examples(run, options), options.chosen_split, {}
     experiment, _, placement, changed = run
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
         result = evaluate_and_log(experiment, params, placement, split=split, receive=scores.update)
+        name = "layers" if options.label == "test" else f"layers-{options.label}"
+        figure = None if folder is None else plot_layers(experiment, params, folder, result, name)
     result = {"workdir": str(directory), "step": step} | result
     if options.data.name is not None:
         result["data"] = options.data.name
-    if folder is not None:
+    if figure is not None:
+        result["figure"] = str(figure)
+    if folder is not None and options.per_example:
         path = folder.scores(options.label)
         write_scores(path, scores, dataset)
         result["scores"] = str(path)

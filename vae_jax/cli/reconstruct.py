@@ -1,32 +1,49 @@
-"""`vae-jax reconstruct RUN`: images of a split and their reconstructions."""
+"""`vae-jax reconstruct RUN`: images of a split and their reconstructions, from all or from the top layers."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from vae_jax.cli.commands import register_command
 from vae_jax.cli.output import plot_split
-from vae_jax.cli.parsing import ExampleOptions, parse_run_command
+from vae_jax.cli.parsing import ExampleOptions, parse_run_command, require_positive
+from vae_jax.errors import InputError
 
 _DEFAULT_COUNT = 30
+_DEFAULT_DRAWS = 10  # also the default number of images, each of which has a row
 
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruct(ExampleOptions):
-    """Decode the codes of test images: figures/reconstructions.png."""
+    """Decode the codes of test images: figures/reconstructions.png.
+
+    With --keep-layers the stochastic layers below the top ones are drawn from the prior: figures/draws.png.
+    """
 
     count: int | None = None
-    """Number of images; default: 30, or all if there are fewer."""
+    """Number of images; default: 30, or 10 with --keep-layers, or all if there are fewer."""
+    keep_layers: int | None = None
+    """Number of stochastic layers, from the top, that have the means of their posterior; 0: samples of the model."""
+    draws: int | None = None
+    """Draws of the other layers for each image, with --keep-layers; default: 10."""
 
 
 @register_command("reconstruct", "test images and their reconstructions", arguments="RUN", order=70)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Plot reconstructions of a run; return the figure's path."""
     directory, options = parse_run_command("reconstruct", Reconstruct, argv)
-    from vae_jax.runs import plots
+    from vae_jax.runs import plot_draws, plots
 
+    plot, default = plots.plot_reconstructions, _DEFAULT_COUNT
+    if options.keep_layers is not None:
+        draws = _DEFAULT_DRAWS if options.draws is None else options.draws
+        require_positive(draws=draws)
+        plot, default = functools.partial(plot_draws, keep_layers=options.keep_layers, num_draws=draws), _DEFAULT_DRAWS
+    elif options.draws is not None:
+        raise InputError(f"--draws={options.draws} has no effect without --keep-layers; remove it or add --keep-layers")
     return plot_split(
         "reconstruct", directory, options,
-        flag="count", requested=options.count, default=_DEFAULT_COUNT,
-        plot=plots.plot_reconstructions,
+        flag="count", requested=options.count, default=default,
+        plot=plot,
     )  # fmt: skip

@@ -149,7 +149,15 @@ def _evaluate_result(
 ) -> dict[str, Any]:
     """Plot and evaluate a trained model, or read the evaluation of a run that was finished before."""
     from vae_jax.report import write_report
-    from vae_jax.runs import Interrupted, evaluation_protocol, keep_annealed, plots, read_evaluation, write_scores
+    from vae_jax.runs import (
+        Interrupted,
+        evaluation_protocol,
+        keep_annealed,
+        plot_layers,
+        plots,
+        read_evaluation,
+        write_scores,
+    )
 
     protocol = evaluation_protocol(experiment)
     read = functools.partial(read_evaluation, directory, outcome.step, protocol)
@@ -166,6 +174,7 @@ def _evaluate_result(
     except Interrupted:
         log("interrupted during the evaluation, after the training; the same command evaluates again")
         return {"status": "interrupted"}
+    plot_layers(experiment, outcome.params, directory, evaluation)
     write_scores(directory.scores("test"), scores, experiment.dataset("test"))
     kept = keep_annealed(directory, outcome.step)
     atomic_files.write_json(directory.evaluation, {"step": outcome.step, **evaluation, **kept})

@@ -1,4 +1,4 @@
-from .affine import ElementwiseAffine as ElementwiseAffine, LowerCholeskyAffine as LowerCholeskyAffine
+from .affine import DiagonalAffine as DiagonalAffine, LowerCholeskyAffine as LowerCholeskyAffine
 from .autoregressive import (
     MaskedAutoregressive as MaskedAutoregressive,
     autoregressive_masks as autoregressive_masks,
@@ -35,6 +35,7 @@ from .drawers import (
     from_means as from_means,
     from_posterior as from_posterior,
     from_prior as from_prior,
+    from_top_layers as from_top_layers,
     from_values as from_values,
 )
 from .flow import Flow as Flow, Inverse as Inverse, Reverse as Reverse, Transform as Transform
@@ -53,5 +54,6 @@ from .latent import (
 from .logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .normal import Normal as Normal, standard_normal as standard_normal
 from .planar import Planar as Planar
+from .reshaped import Reshaped as Reshaped
 from .splines import rational_quadratic as rational_quadratic
 from .student_t import StudentT as StudentT

@@ -1,4 +1,4 @@
-"""Affine transforms: of a mean and a Cholesky factor, and of each number of a vector by itself."""
+"""Affine transforms, which give standardized vectors a mean, and standard deviations or a covariance."""
 
 import dataclasses
 
@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
-
-from vae_jax.distributions.base import expand
 
 
 @jax.tree_util.register_dataclass
@@ -43,23 +41,27 @@ class LowerCholeskyAffine:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class ElementwiseAffine:
-    """z_d = e_d exp(s_d) + m_d. All examples share the transform.
+class DiagonalAffine:
+    """z = loc + σ e with σ = exp(log_scale). With e ~ N(0, I), z ~ N(loc, σ²). All examples share the transform.
 
     Attributes:
-      shift: m, [D].
-      log_scale: s, [D].
+      loc: [D].
+      log_scale: [D], log σ.
     """
 
-    shift: Array
+    loc: Array
     log_scale: Array
 
     def forward(self, e: Array) -> tuple[Array, Array]:
-        """Return z, [..., D], and log |det dz/de|, [...]."""
-        shift, log_scale = expand(e.shape, self.shift, self.log_scale)
-        return e * jnp.exp(log_scale) + shift, jnp.sum(log_scale, axis=-1)
+        """Return z, [..., D], and log |det dz/de| = Σ_d log σ_d, [...]."""
+        z = jnp.broadcast_to(self.loc, e.shape) + jnp.broadcast_to(jnp.exp(self.log_scale), e.shape) * e
+        return z, self._log_det(e.shape[:-1])
 
     def inverse(self, z: Array) -> tuple[Array, Array]:
-        """Return e, [..., D], and log |det de/dz|, [...]."""
-        shift, log_scale = expand(z.shape, self.shift, self.log_scale)
-        return (z - shift) * jnp.exp(-log_scale), -jnp.sum(log_scale, axis=-1)
+        """Return e = (z − loc) / σ, [..., D], and log |det de/dz|, [...]."""
+        e = (z - jnp.broadcast_to(self.loc, z.shape)) * jnp.broadcast_to(jnp.exp(-self.log_scale), z.shape)
+        return e, -self._log_det(z.shape[:-1])
+
+    def _log_det(self, shape: tuple[int, ...]) -> Array:
+        """Return Σ_d log σ_d for each vector of a batch of a shape."""
+        return jnp.broadcast_to(jnp.sum(self.log_scale), shape)

@@ -6,6 +6,7 @@
 | `from_prior` | sample of `p(z | layers above)`; the posterior is never called | samples |
 | `from_means` | mean of `q(z | layers above, x)` | embeddings, reconstructions |
 | `from_values` | given | decoding, interpolation, densities of given values |
+| `from_top_layers` | given in the top layers, else a sample of `p(z | layers above)` | what each layer contributes |
 
 The key of a layer is that of the example folded with the layer's name. The value therefore does not depend on the order
 in which a model asks for its layers.
@@ -247,3 +248,52 @@ def from_values(values: Mapping[str, Array], *, with_posterior: bool = False) ->
       without a value.
     """
     return _FromValues(values, with_posterior)
+
+
+@dataclasses.dataclass(frozen=True)
+class _FromTopLayers:
+    draw: _FromPrior
+    values: Mapping[str, Array]
+    num_kept: Mapping[str, int | Array]
+    posterior_first = False
+
+    def __call__(
+        self,
+        name: str,
+        prior: Distribution | None,
+        posterior: Posterior | None = None,
+        *,
+        observed: Observed | None = None,
+        index: Array | None = None,
+    ) -> Latent:
+        latent = self.draw(name, prior, posterior, observed=observed, index=index)
+        if prior is None or name not in self.num_kept:
+            return latent
+        value = self.values[name] if index is None else self.values[name][index]
+        is_kept = (0 if index is None else index) < self.num_kept[name]
+        return Latent(name, jnp.where(is_kept, value, latent.z)).with_prior(prior)
+
+
+def from_top_layers(
+    key: Array, num_examples: int, values: Mapping[str, Array], num_kept: Mapping[str, int | Array]
+) -> _FromTopLayers:
+    """Return a drawer of given values for some layers, and of z ~ p(z | layers above) for the others.
+
+    With the values of a walk `from_means` in the top layers, it shows what these layers determine of an example.
+
+    Args:
+      key: a typed key, or a key for each example, [N].
+      num_examples: N.
+      values: {name of a layer: [N, *event]}; of blocks inside of `nn.scan`, [L, N, *event].
+      num_kept: {name of a layer: whether its value is given, 0 or 1}; of blocks how many, the first ones. The layers
+        that it does not contain are drawn. The numbers can be traced, so that one program serves all.
+
+    Returns:
+      A drawer whose layers have values [N, *event], with `log_p`.
+
+    Raises:
+      ValueError: a layer of `num_kept` has no value.
+    """
+    if missing := sorted(set(num_kept) - set(values)):
+        raise ValueError(f"num_kept has layers without a value: {', '.join(missing)}; pass their values")
+    return _FromTopLayers(_FromPrior(random.example_keys(key, num_examples)), values, num_kept)

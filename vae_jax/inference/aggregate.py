@@ -116,6 +116,7 @@ class BetaTCConfig(WeightedConfig):
     """Settings of `beta_tc`."""
 
     compares_examples: ClassVar[bool] = True
+    needs_single_layer: ClassVar[bool] = True
     needs_independent_latents: ClassVar[bool] = True
 
     beta: float = setting(1.0, "Weight of the total correlation.", minimum=0, batchable=True)
@@ -181,6 +182,7 @@ class InfoVAEConfig(WeightedConfig):
     """Settings of `info_vae`."""
 
     compares_examples: ClassVar[bool] = True
+    needs_single_layer: ClassVar[bool] = True
     needs_normal_prior: ClassVar[bool] = True
 
     mmd_weight: float = setting(

@@ -5,11 +5,18 @@ import functools
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from vae_jax.config import Config, any_of, choices, register, require, setting
+from vae_jax.config import Config, any_of, choices, register, require, require_default, setting
 from vae_jax.inference.objectives import ObjectiveConfig, WeightedConfig, warm_up
-from vae_jax.inference.terms import Objective, Terms, check_terms, layer_kl, log_weights
+from vae_jax.inference.terms import Objective, Terms, check_terms, layer_kl, layer_sizes, log_weights
+
+
+def require_layer_divergences(config: Config, path: str, value: bool) -> None:
+    """Raise InputError for the value of a setting if the model has no KL of each layer given those above."""
+    usable = [name for name, cls in choices("model").items() if getattr(cls, "has_layer_divergences", False)]
+    require(config.model.has_layer_divergences, path, value,
+            f"False with model={config.model.name}; use {any_of(usable)} for a KL of each layer")  # fmt: skip
 
 
 def reconstruction(terms: Terms) -> Array:
@@ -39,15 +46,37 @@ class ReconstructionConfig(ObjectiveConfig):
         return reconstruction
 
 
-def elbo(terms: Terms, *, beta: float | Array = 1.0) -> Array:
+def balance_coefficients(terms: Terms) -> Array:
+    """Return γ_l = s_l m_l / (1/L Σ_j s_j m_j), with s_l latents in layer l and m_l the mean of its KL over the batch.
+
+    Their mean is 1. A layer that encodes much has a larger weight, so that others encode more. They have no gradient
+    (Vahdat & Kautz, arXiv 2007.03898; m_l alone: Vahdat et al., arXiv 1802.04920).
+
+    Args:
+      terms: log densities [K, B] with `kl` [L, B]. A negative m_l, which a mean over samples can be, counts as 0.
+
+    Returns:
+      [L]; 1 for all layers if no layer has a KL.
+
+    Raises:
+      ValueError: the terms have no KL (see `Terms.kl`).
+    """
+    shares = layer_sizes(terms) * jnp.maximum(jnp.mean(lax.stop_gradient(layer_kl(terms)), axis=1), 0)
+    mean = jnp.mean(shares)
+    return jnp.where(mean > 0, shares / jnp.where(mean > 0, mean, 1), 1)
+
+
+def elbo(terms: Terms, *, beta: float | Array = 1.0, balance_layers: bool | Array = False) -> Array:
     """Return E_q log p(x|z) - beta KL(q(z|x) || p(z)), with the KL of each layer in closed form where there is one.
 
     With beta = 1 it is a lower bound on log p(x) (Kingma & Welling, arXiv 1312.6114). Other weights are the beta-VAE
-    (Higgins et al., ICLR 2017).
+    (Higgins et al., ICLR 2017). With `balance_layers` the KL is Σ_l γ_l KL_l with the `balance_coefficients` γ_l of the
+    batch, which is no bound.
 
     Args:
       terms: log densities [K, B] with `kl` [L, B].
       beta: weight of the KL.
+      balance_layers: whether the layers have weights of the batch; a traced value is possible.
 
     Returns:
       [B], in nats.
@@ -55,7 +84,10 @@ def elbo(terms: Terms, *, beta: float | Array = 1.0) -> Array:
     Raises:
       ValueError: the terms have no KL (see `Terms.kl`).
     """
-    return reconstruction(terms) - beta * jnp.sum(layer_kl(terms), axis=0)
+    kl = layer_kl(terms)
+    if balance_layers is not False:
+        kl = kl * jnp.where(balance_layers, balance_coefficients(terms), 1)[:, None]
+    return reconstruction(terms) - beta * jnp.sum(kl, axis=0)
 
 
 @register("objective", "elbo")
@@ -63,10 +95,30 @@ def elbo(terms: Terms, *, beta: float | Array = 1.0) -> Array:
 class ELBOConfig(WeightedConfig):
     """Settings of `elbo`."""
 
+    balance_layers: bool = setting(
+        False,
+        "In the warm-up each stochastic layer of a ladder has a weight proportional to its number of latents and to the"
+        " batch mean of its KL, with mean 1; afterwards the weights are 1.",
+    )
+
+    @property
+    def compares_examples(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # it depends on a setting
+        """Whether the weights of the layers depend on all examples of a batch."""
+        return self.balance_layers
+
     def at(self, step: Array, num_examples: int) -> Objective:
-        """Return `elbo` with its weight at a step."""
+        """Return `elbo` with its weights at a step."""
         del num_examples
-        return functools.partial(elbo, beta=self.weight(step))
+        balance = step + 1 < self.warmup_steps if self.balance_layers else False
+        return functools.partial(elbo, beta=self.weight(step), balance_layers=balance)
+
+    def check(self, config: Config) -> None:
+        """Raise InputError if `balance_layers` is set without a warm-up, or if the model has no KL of each layer."""
+        super().check(config)
+        if self.balance_layers:
+            require_layer_divergences(config, "objective.balance_layers", True)
+            require_default(self.warmup_steps > 0, "objective.balance_layers", True, "with objective.warmup_steps=0",
+                            "set objective.warmup_steps")  # fmt: skip
 
 
 def sampled_elbo(terms: Terms, *, beta: float | Array = 1.0) -> Array:
@@ -146,9 +198,8 @@ class FreeBitsConfig(WeightedConfig):
     def check(self, config: Config) -> None:
         """Raise InputError if `per_layer` is set and the model has no KL of each layer."""
         super().check(config)
-        usable = [name for name, cls in choices("model").items() if getattr(cls, "has_layer_divergences", False)]
-        require(not self.per_layer or config.model.has_layer_divergences, "objective.per_layer", True,
-                f"False with model={config.model.name}; use {any_of(usable)} for a KL of each layer")  # fmt: skip
+        if self.per_layer:
+            require_layer_divergences(config, "objective.per_layer", True)
 
 
 def capacity(terms: Terms, *, capacity: float | Array, beta: float | Array = 1.0) -> Array:

@@ -17,8 +17,9 @@ class ObjectiveConfig(Choice):
     Attributes:
       num_samples: K, the posterior samples of each example.
       estimators: the names of the gradient estimators that the objective supports.
-      compares_examples: whether the value of an example depends on the codes of other examples of the batch, so that a
-        batch cannot be divided.
+      compares_examples: whether the value or the gradient of an example depends on the codes of other examples of the
+        batch, so that a batch cannot be divided.
+      needs_single_layer: whether the model must have a single stochastic layer.
       needs_density: whether the posterior must have a density.
       needs_normal_prior: whether the prior must be a normal distribution.
       needs_independent_latents: whether the dimensions of the posterior must be independent.
@@ -27,6 +28,7 @@ class ObjectiveConfig(Choice):
 
     estimators: ClassVar[tuple[str, ...]] = ("pathwise",)
     compares_examples: ClassVar[bool] = False
+    needs_single_layer: ClassVar[bool] = False
     needs_density: ClassVar[bool] = True
     needs_normal_prior: ClassVar[bool] = False
     needs_independent_latents: ClassVar[bool] = False

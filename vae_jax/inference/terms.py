@@ -10,6 +10,7 @@ codes of all examples of the batch.
 
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -86,6 +87,15 @@ def _layer_kl(latent: Latent) -> Array | None:
     else:
         kl = latent.kl if latent.kl.ndim < latent.log_q.ndim else jnp.mean(latent.kl, axis=-2)
     return kl if kl.ndim == 2 else kl[None]
+
+
+def layer_sizes(terms: Terms) -> Array:
+    """Return the number of latents of each stochastic layer, [L], in the order of the rows of `Terms.kl`."""
+    sizes = []
+    for latent in terms.latents:
+        lead = log_p(latent).shape  # [K, B], or [L, K, B] of blocks
+        sizes += [math.prod(latent.z.shape[len(lead) :])] * (1 if len(lead) == 2 else lead[0])
+    return jnp.asarray(sizes, jnp.float32)
 
 
 Objective = Callable[..., Array]  # (terms, **settings) -> a bound for each example, [B]

@@ -10,7 +10,7 @@ from jax import Array
 
 from vae_jax.config import Config, any_of, choices, register, require, setting
 from vae_jax.distributions import Batch, Categorical, Distribution, Draw, Latent, Shape
-from vae_jax.models.choices import ModelConfig, require_separate_examples
+from vae_jax.models.choices import ModelConfig, require_layers_allowed
 from vae_jax.models.priors import StandardNormalConfig
 from vae_jax.models.semi_supervised import SemiSupervisedVAE
 from vae_jax.models.vae import checked_examples
@@ -145,4 +145,4 @@ class AuxiliaryConfig(ModelConfig):
                 f"standard-normal with model={self.name}")  # fmt: skip
         require(objective.num_samples == 1, "objective.num_samples", objective.num_samples,
                 f"1 with model={self.name}, whose classifier reads the sample of a")  # fmt: skip
-        require_separate_examples(config)
+        require_layers_allowed(config)

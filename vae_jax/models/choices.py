@@ -49,10 +49,10 @@ class ModelConfig(Choice):
         raise NotImplementedError
 
 
-def require_separate_examples(config: Config) -> None:
-    """Raise InputError if the objective compares the codes of a batch, which needs a single stochastic layer."""
+def require_layers_allowed(config: Config) -> None:
+    """Raise InputError if the objective needs a model with a single stochastic layer of real numbers."""
     name = config.objective.name
-    require(not config.objective.compares_examples, "objective", name,
+    require(not config.objective.needs_single_layer, "objective", name,
             f"another objective with model={config.model.name}; {name} needs a single stochastic layer")  # fmt: skip
 
 
@@ -158,10 +158,12 @@ class PriorConfig(Choice):
 
     Attributes:
       has_codes: whether it is a distribution over integer codes.
+      is_of_posteriors: whether it is made of posteriors of inputs, so that it needs a single stochastic layer.
       context: the other choices of a config in which the prior can be used, if these are not the defaults.
     """
 
     has_codes: ClassVar[bool] = False
+    is_of_posteriors: ClassVar[bool] = False
     context: ClassVar[Mapping[str, str]] = {}
 
     def build(self, latent_dim: int, shape: Shape) -> nn.Module:

@@ -13,7 +13,7 @@ from jax import Array, lax
 from vae_jax.config import Config, any_of, choices, register, require, setting
 from vae_jax.distributions import Batch, ChosenCodes, Draw, Latent, Shape
 from vae_jax.errors import InputError
-from vae_jax.models.choices import ModelConfig, PosteriorConfig, PriorConfig, require_separate_examples
+from vae_jax.models.choices import ModelConfig, PosteriorConfig, PriorConfig, require_layers_allowed
 from vae_jax.models.vae import VAE
 
 
@@ -228,4 +228,4 @@ class CodesConfig(ModelConfig):
         objective = config.objective
         require(not objective.needs_normal_prior, "objective", objective.name,
                 f"another objective with model={self.name}; {objective.name} needs a normal prior")  # fmt: skip
-        require_separate_examples(config)
+        require_layers_allowed(config)

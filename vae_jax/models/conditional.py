@@ -162,6 +162,6 @@ class ConditionalConfig(ModelConfig):
         objective = config.objective
         require(not self.condition_prior or objective.needs_density, "model.condition_prior", True,
                 f"False with objective={objective.name}, which does not depend on p(z)")  # fmt: skip
-        require(not self.condition_prior or not objective.compares_examples, "model.condition_prior", True,
+        require(not self.condition_prior or not objective.needs_single_layer, "model.condition_prior", True,
                 f"False with objective={objective.name}, which compares q(z) with one p(z) for all "
                 "examples")  # fmt: skip

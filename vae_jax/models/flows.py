@@ -12,8 +12,8 @@ from vae_jax.config import setting
 from vae_jax.distributions import (
     AffineCoupling,
     Conditioner,
+    DiagonalAffine,
     Distribution,
-    ElementwiseAffine,
     Flow,
     Inverse,
     MaskedAutoregressive,
@@ -68,10 +68,10 @@ class ActNorm(nn.Module):
     size: int
 
     @nn.compact
-    def __call__(self) -> ElementwiseAffine:
+    def __call__(self) -> DiagonalAffine:
         """Return the transform."""
-        shift, log_scale = (self.param(name, nn.initializers.zeros, (self.size,)) for name in ("shift", "log_scale"))
-        return ElementwiseAffine(shift, log_scale)
+        loc, log_scale = (self.param(name, nn.initializers.zeros, (self.size,)) for name in ("loc", "log_scale"))
+        return DiagonalAffine(loc, log_scale)
 
 
 def _after_actnorms(transforms: Sequence[Transform], size: int) -> tuple[Transform, ...]:

@@ -11,10 +11,11 @@ from jax import Array, lax
 from vae_jax.config import Config, register, require, setting
 from vae_jax.distributions import Batch, Distribution, Draw, Latent, Shape, from_means
 from vae_jax.errors import InputError
-from vae_jax.models.choices import LikelihoodConfig, ModelConfig, require_separate_examples
+from vae_jax.models.choices import LikelihoodConfig, ModelConfig, require_layers_allowed
 from vae_jax.models.conv import Conv, over_merged_axes, space_to_depth
 from vae_jax.models.ladder_blocks import BlockStyle, Level, ResidualBlock, TopDownBlock
 from vae_jax.models.networks import ACTIVATIONS
+from vae_jax.models.priors import StandardNormalConfig
 from vae_jax.models.vae import checked_examples, likelihood_of, likelihood_parameters
 
 
@@ -30,12 +31,17 @@ class Ladder(nn.Module):
     computed by one `nn.scan`; level 1 is next to the data. Program size and compile time do not grow with the number of
     blocks of a level.
 
+    With `top_prior`, the prior of the highest layer is the density of m + σ e, where e has the density of this module.
+    Without it, it is N(m, σ²). With it, the KL of this layer is estimated from samples.
+
     Attributes:
       levels: the sizes of the levels, from the data upwards. The highest one has one block or more.
       style: what all blocks have in common.
       likelihood: the family of p(x|z).
       shape: of one example x.
       remat: whether the inside of a block is computed again for its gradient instead of being stored.
+      top_prior: any Linen module that returns a density of vectors of the numbers of the highest layer when it is
+        called with a function, which it may not use; None for a Normal.
     """
 
     levels: tuple[Level, ...]
@@ -43,6 +49,7 @@ class Ladder(nn.Module):
     likelihood: LikelihoodConfig
     shape: Shape
     remat: bool = False
+    top_prior: nn.Module | None = None
 
     def setup(self) -> None:
         """Create the parts, and the parameters that belong to none of them."""
@@ -110,7 +117,8 @@ class Ladder(nn.Module):
         num_levels = len(self.levels)
         known = (None,) * num_levels if evidence is None else evidence
         h = self.top_features if known[-1] is None else self.top_features.astype(known[-1].dtype)
-        h, latent = self.top_block(draw, "top", h, known[-1])
+        density = None if self.top_prior is None else self.top_prior(_refuse_posterior)
+        h, latent = self.top_block(draw, "top", h, known[-1], density=density)
         latents = [latent]
         for i in reversed(range(num_levels)):
             if i < num_levels - 1:
@@ -157,6 +165,11 @@ class Ladder(nn.Module):
         return likelihood_of(features, self.output_bias, self.likelihood_parameters, self.likelihood, self.shape)
 
 
+def _refuse_posterior(x: Array) -> Distribution:
+    del x
+    raise InputError("top_prior is made of posteriors of examples, which a ladder does not have; use another prior")
+
+
 def _for_each_level(numbers: tuple[int, ...], count: int) -> tuple[int, ...]:
     """Return a number for each level, given these or one number for all."""
     return numbers * count if len(numbers) == 1 else numbers
@@ -166,7 +179,7 @@ def _for_each_level(numbers: tuple[int, ...], count: int) -> tuple[int, ...]:
 class LadderSettings(ModelConfig):
     """The settings that deep hierarchies of images and of vectors share."""
 
-    parts: ClassVar[tuple[str, ...]] = ("likelihood",)
+    parts: ClassVar[tuple[str, ...]] = ("prior", "likelihood")
     has_layer_divergences: ClassVar[bool] = True
 
     blocks: tuple[int, ...] = setting(
@@ -239,7 +252,10 @@ class LadderSettings(ModelConfig):
             jnp.bfloat16 if training and self.compute_dtype == "bfloat16" else None,
         )
         levels = tuple(Level(*level) for level in sizes)
-        return Ladder(levels, style, config.likelihood, shape, remat=training and self.remat)
+        size, prior = math.prod(levels[-1].sides) * levels[-1].latent_channels, None
+        if not isinstance(config.prior, StandardNormalConfig):
+            prior = config.prior.build(size, shape)
+        return Ladder(levels, style, config.likelihood, shape, remat=training and self.remat, top_prior=prior)
 
     def check(self, config: Config) -> None:
         """Raise InputError if the numbers do not agree, or if the objective does not support several layers."""
@@ -250,7 +266,9 @@ class LadderSettings(ModelConfig):
             values = getattr(self, name)
             require(len(values) in (1, count), f"model.{name}", values,
                     f"one number, or {count} as in model.blocks")  # fmt: skip
-        require_separate_examples(config)
+        require(not config.prior.is_of_posteriors, "prior", config.prior.name,
+                f"another prior with model={self.name}: it is made of posteriors q(z|x) of one layer")  # fmt: skip
+        require_layers_allowed(config)
 
 
 @register("model", "ladder")

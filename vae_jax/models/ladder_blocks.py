@@ -7,7 +7,7 @@ precision of the data, because many small terms are added to the features.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 from flax.typing import Dtype
 from jax import Array
 
-from vae_jax.distributions import Draw, Latent, Normal
+from vae_jax.distributions import DiagonalAffine, Draw, Flow, Latent, Normal, Reshaped
 from vae_jax.models.conv import Conv, over_merged_axes
 
 ScaleHead = Literal["softplus", "log-scale"]
@@ -96,6 +96,13 @@ def add(a: Array, b: Array) -> Array:
     """Return a + b, of which one may lack leading axes, in the dtype of a."""
     shape = max(a.shape, b.shape, key=len)
     return jnp.broadcast_to(a, shape) + jnp.broadcast_to(b, shape).astype(a.dtype)
+
+
+def _scaled(density: Any, normal: Normal) -> Reshaped:
+    """Return the density of m + σ e [*event], of e with a density of vectors, for a Normal N(m, σ²) of one event."""
+    base, transforms = (density.base, density.transforms) if isinstance(density, Flow) else (density, ())
+    affine = DiagonalAffine(normal.loc.reshape(-1), normal.log_scale.reshape(-1))
+    return Reshaped(Flow(base, (*transforms, affine)), normal.loc.shape)
 
 
 class Bottleneck(nn.Module):
@@ -195,7 +202,13 @@ class TopDownBlock(nn.Module):
         self.residual = ResidualBlock(level, style, self.depth)
 
     def __call__(
-        self, draw: Draw, name: str, h: Array, evidence: Array | None, index: Array | None = None
+        self,
+        draw: Draw,
+        name: str,
+        h: Array,
+        evidence: Array | None,
+        index: Array | None = None,
+        density: Any = None,
     ) -> tuple[Array, Latent]:
         """Return the features for the next block, and the layer.
 
@@ -205,12 +218,14 @@ class TopDownBlock(nn.Module):
           h: [..., *sides, C], the features of the layers above; without leading axes in the highest layer.
           evidence: [B, *sides, C], the features of the encoder; None if `draw` needs no posterior.
           index: [], the number of the block inside of `nn.scan`.
+          density: of e [D], the D numbers of a layer without layers above. Its prior is the density of m + σ e with the
+            m and σ that `prior` returns; None for the Normal N(m, σ²).
         """
         outputs = self.prior(h).astype(h.dtype)
         parameters, features = jnp.split(outputs, [2 * self.level.latent_channels], axis=-1)
         prior = self._normal(parameters)
         posterior = None if evidence is None else lambda: self._posterior_of(h, evidence, prior)
-        latent = draw(name, prior, posterior, index=index)
+        latent = draw(name, prior if density is None else _scaled(density, prior), posterior, index=index)
         h = add(add(h, features), self.projection(latent.z))
         return self.residual(h), latent
 

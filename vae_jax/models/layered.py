@@ -9,7 +9,7 @@ from jax import Array
 from vae_jax.config import Config, any_of, choices, register, require, setting
 from vae_jax.distributions import Batch, Distribution, Draw, Latent, Shape
 from vae_jax.errors import InputError
-from vae_jax.models.choices import ModelConfig, require_separate_examples
+from vae_jax.models.choices import ModelConfig, require_layers_allowed
 from vae_jax.models.vae import VAE
 
 
@@ -118,4 +118,4 @@ class LayeredConfig(ModelConfig):
         usable = [name for name, cls in choices("posterior").items() if getattr(cls, "supports_layers", False)]
         require(config.posterior.supports_layers, "posterior", config.posterior.name,
                 f"{any_of(usable)} with model={self.name}")  # fmt: skip
-        require_separate_examples(config)
+        require_layers_allowed(config)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -119,6 +119,8 @@ class VampPrior(nn.Module):
 @dataclasses.dataclass(frozen=True)
 class VampConfig(LearnedPriorConfig):
     """A mixture of the posteriors of learned pseudo-inputs."""
+
+    is_of_posteriors: ClassVar[bool] = True
 
     components: int = setting(500, "Number of pseudo-inputs.", above=0)
     inputs: Literal["unit-interval", "reals", "counts"] = setting(

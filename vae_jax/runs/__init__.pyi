@@ -33,6 +33,13 @@ from .evaluation import (
 from .experiment import Experiment as Experiment, at_numbers as at_numbers, build_experiment as build_experiment
 from .fitted_prior import FitSettings as FitSettings, FittedPrior as FittedPrior, fit_prior as fit_prior
 from .labels import num_classes as num_classes, spread_classes as spread_classes
+from .layer_figures import plot_draws as plot_draws, plot_layers as plot_layers
+from .layers import (
+    LayerNumbers as LayerNumbers,
+    decode_top_layers as decode_top_layers,
+    layer_numbers as layer_numbers,
+    layers_from_top as layers_from_top,
+)
 from .loggers import print_json as print_json, read_metrics as read_metrics
 from .members import Member as Member, group_members as group_members, make_members as make_members
 from .opening import (

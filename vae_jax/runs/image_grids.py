@@ -221,6 +221,20 @@ def save_comparison(path: str | os.PathLike, groups: Sequence[Mapping[str, np.nd
     _save_sheet(path, _tile(cells, row_gaps=starts.tolist()), title=title, row_labels=labels)
 
 
+def save_top_layers(path: str | os.PathLike, rows: Mapping[str, np.ndarray]) -> None:
+    """Save labelled rows of images `[T, H, W, C]`, the first of them the originals."""
+    cells = np.stack([_to_uint8(images, 4) for images in rows.values()])
+    title = "Images decoded from their top layers; the prior draws the others"
+    _save_sheet(path, _tile(cells, row_gaps=(1,)), title=title, row_labels=list(rows))
+
+
+def save_draws(path: str | os.PathLike, originals: np.ndarray, draws: np.ndarray, *, title: str) -> None:
+    """Save P rows: `originals` `[P, H, W, C]`, and images drawn for each of them, `[P, S, H, W, C]`."""
+    cells = np.concatenate([_to_uint8(originals, 4)[:, None], _to_uint8(draws, 5)], axis=1)
+    columns = ["x", *(str(number) for number in range(1, cells.shape[1]))]
+    _save_sheet(path, _tile(cells, column_gaps=(1,)), title=title, column_labels=columns)
+
+
 def save_traversals(
     path: str | os.PathLike,
     frames: np.ndarray,

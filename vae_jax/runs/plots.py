@@ -19,6 +19,7 @@ from vae_jax.runs import (
     curves,
     image_grids,
     latent_figures,
+    layer_figures,
     vector_plots,
 )
 from vae_jax.runs.decoding import (
@@ -28,6 +29,7 @@ from vae_jax.runs.decoding import (
     encode_examples,
     has_real_latents,
     interpolate_linearly,
+    layer_shapes,
 )
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
@@ -175,6 +177,9 @@ def _plot_images(
     if code_grid(experiment, params) is not None:
         few, count = _first(arrays, MAX_MAPPED), _drawn(experiment, code_figures.MAX_DECODED)
         paths += code_figures.plot_codes(*context, few, placement, key=key, of_preprocess=of_preprocess, count=count)
+    if len(layer_shapes(experiment, params)) > 1:
+        few = _first(arrays, _drawn(experiment, 10, of_each=layer_figures.MAX_ROWS + 1))
+        paths.append(layer_figures.plot_top_layers(*context, few, placement, key=of_preprocess))
     if latent_figures.has_two_latents(experiment, params):
         one, side = _first(arrays, 1), math.isqrt(_drawn(experiment, 400))
         paths.append(latent_figures.plot_manifold(*context, one, placement, key=key, side=side))
