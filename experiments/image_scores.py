@@ -5,7 +5,7 @@ Compare them with each other and with the score of other real images, never with
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +20,7 @@ from vae_jax.config import Config, override
 from vae_jax.data import PreprocessConfig, ScaleConfig, ThresholdConfig
 from vae_jax.distributions import Batch
 from vae_jax.inference import Metrics, Params
+from vae_jax.metrics import frechet_distance, precision_recall
 from vae_jax.models import ConvEncoder
 from vae_jax.runs import mean_and_sd
 from vae_jax.training import TrainState, evaluate_examples, make_optimizer, make_train_step, train_steps
@@ -86,45 +87,6 @@ def train_classifier(
         return train_steps(state, data, steps, step=step, batch_size=batch_size, max_steps=steps)[0]
 
     return classifier, jax.jit(run)(state, {"x": images, "y": labels}).params
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Compute |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) of the means and covariances of features [N, F] and [M, F].
-
-    The trace of the matrix root is the sum of the square roots of the eigenvalues of C_a^½ C_b C_a^½. Computed in
-    float64 (Heusel et al., arXiv 1706.08500, with the features of another network).
-    """
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(cov_a)
-    root_a = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    product = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
-    trace = np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(np.maximum(product, 0)).sum()
-    return float(((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + trace)
-
-
-def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """Return (share of fake within real, share of real within fake) for features [N, F] and [M, F].
-
-    A point is within a set if it lies in one of the balls around the points of the set. The radius of a ball is the
-    distance to the k-th nearest neighbor in the set (Kynkäänniemi et al., arXiv 1904.06991).
-    """
-    real, fake = (points.astype(np.float64) for points in (real, fake))
-    return _share_inside(fake, real, k), _share_inside(real, fake, k)
-
-
-def _share_inside(points: np.ndarray, balls: np.ndarray, k: int) -> float:
-    # The nearest point of the set is the point itself at index 0, so that the k-th neighbor has index k.
-    radii = np.concatenate([np.partition(d, k, axis=1)[:, k] for d in _squared_distances(balls, balls)])
-    inside = [(d <= radii).any(axis=1) for d in _squared_distances(points, balls)]
-    return float(np.concatenate(inside).mean())
-
-
-def _squared_distances(a: np.ndarray, b: np.ndarray, chunk: int = 1000) -> Iterator[np.ndarray]:
-    """Yield |a_i - b_j|² for `chunk` rows i at a time, [chunk, M]."""
-    for start in range(0, len(a), chunk):
-        rows = a[start : start + chunk]
-        yield (rows**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * rows @ b.T
 
 
 def sharpness(x: np.ndarray) -> float:

@@ -16,7 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("errors", "kernels"),
     ("random",),
-    ("config", "distributions"),
+    ("config", "distributions", "metrics"),
     ("inference", "runtime"),
     ("data", "models"),
     ("training",),

@@ -32,6 +32,7 @@ def test_evaluate(trained, call):
         (["evaluate", "RUN", "--chunk", "-1"], ["evaluation.chunk=-1"]),
         (["evaluate", "RUN", "--likelihood", "ais", "--ais.chains", "0"], ["--ais.chains=0 must be greater than 0"]),
         (["evaluate", "RUN", "--likelihood", "ais", "--ais.examples", "400"], ["must be from 1 to 359"]),
+        (["evaluate", "RUN", "--likelihood", "optimized", "--optimized.steps", "0"], ["must be greater than 0"]),
     ],
 )
 def test_evaluate_refuses(argv, words, refuses):
@@ -86,3 +87,12 @@ def test_annealed_importance_sampling_is_stored_and_reported(copied, call, monke
     again = call(*argv, "--evaluation.num-samples", 6)  # another evaluation of the same weights keeps it
     assert again.result["num_samples"] == 6
     assert json.loads((directory / "evaluation.json").read_text())["ais"] == [ais]
+
+
+def test_the_gap_of_an_optimized_posterior_is_returned(copied, call):
+    directory, _ = copied
+    flags = ["--likelihood", "optimized", "--optimized.steps", 3, "--optimized.samples", 30, "--optimized.examples", 8]
+    done = call("evaluate", directory, *flags)
+    assert {"nll", "elbo", "optimized_elbo", "approximation_gap", "amortization_gap", "seconds"} <= set(done.result)
+    assert (done.result["num_examples"], done.result["evaluation_samples"], done.result["num_steps"]) == (8, 30, 3)
+    assert "optimized posteriors: 8 of 8 examples" in done.err

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from vae_jax.data import builders, catalog, splits
-from vae_jax.data.builders import MoonsGap
+from vae_jax.data.builders import MoonsGap, Sprites
 from vae_jax.data.loading import load, load_labels
 from vae_jax.data.moons import moon_parameters, render_moons
 from vae_jax.data.preparation import available
+from vae_jax.data.sprites import render_sprites, sprite_factors
 
 MD5 = {  # of the uncompressed archives
     "train-images-idx3-ubyte.gz": "6bbc9ace898e44ae57da46a324031adb",
@@ -130,3 +131,24 @@ def test_moons_are_prepared_on_first_use_and_listed(tmp_path):
     found = {entry["name"]: entry for entry in available(tmp_path)}["moons_full_half"]
     assert found["prepared"]
     assert (found["splits"], found["shape"]) == ({"train": 10_000, "test": 2_000}, [32, 32, 1])
+
+
+def test_some_sprites_are_stored_with_their_factors_in_order(tmp_path):
+    with catalog.silence_tfds():
+        import tensorflow_datasets as tfds
+
+        class Few(Sprites, skip_registration=True):
+            name = "few_sprites"
+            shape = (12, 20)
+            numbers = np.arange(7, 92_160, 9_001)
+
+        Few(data_dir=tmp_path).download_and_prepare(file_format="array_record")
+        records = list(tfds.data_source("few_sprites", split="train", data_dir=tmp_path))
+    factors = sprite_factors(Few.numbers)
+    images = load("few_sprites", "train", data_dir=tmp_path, holdout=0)
+    np.testing.assert_array_equal(images, render_sprites(factors, (12, 20)))
+    labels = load_labels("few_sprites", "train", data_dir=tmp_path, holdout=0)
+    np.testing.assert_array_equal(labels, factors.shape)
+    for name, column in list(factors._asdict().items())[1:]:
+        np.testing.assert_array_equal([record[name] for record in records], column)
+    assert len(Sprites.numbers) == 92_160

@@ -150,7 +150,7 @@ def test_damaged_data_sets_are_refused(digits_dir, damage, capfd):
     with refused(StorageError, f"data.name='digits' is damaged or incomplete ({named!r}: ", "prepare it again"):
         load("digits", "train", data_dir=digits_dir)
     listed = [entry["name"] for entry in available(digits_dir)]
-    assert listed == ["digits", "mnist", "moons", "moons_full_half", "moons_gap"]
+    assert listed == ["digits", "mnist", "moons", "moons_full_half", "moons_gap", "sprites"]
     assert capfd.readouterr() == ("", "")
 
 

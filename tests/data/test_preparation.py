@@ -27,6 +27,7 @@ def test_available_lists_the_built_in_datasets(tmp_path):
         ("moons", "1.0.0", False),
         ("moons_full_half", "1.0.0", False),
         ("moons_gap", "1.0.0", False),
+        ("sprites", "1.0.0", False),
     ]
 
 

@@ -15,8 +15,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 @register_command(
-    "data", "the data sets available; prepare NAME: write mnist, digits or moons to disk", arguments="list|prepare",
-    order=110,
+    "data", "the data sets available; prepare NAME: write mnist, digits, moons or sprites to disk",
+    arguments="list|prepare", order=110,
 )  # fmt: skip
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """List the data sets, or prepare one; return the list, or the description of the prepared data set."""
@@ -27,7 +27,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     for name, text in (("list", "list the data sets available"), ("prepare", "prepare a data set")):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--data-dir", help="folder of data sets; default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
-    command.add_argument("name", help="mnist; or digits, moons, moons_gap, moons_full_half, also made on first use")
+    names = "digits, sprites, moons, moons_gap, moons_full_half"
+    command.add_argument("name", help=f"mnist; or {names}, also made on first use")
     command.add_argument("--from", dest="source", metavar="DIR", help="folder with the official archives")
     options = parser.parse_args(argv)
     if options.command == "prepare":

@@ -38,12 +38,25 @@ class AISOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class OptimizedOptions:
+    """A posterior optimized for each example, with --likelihood optimized."""
+
+    steps: int = 500
+    """Steps of Adam from the posterior of the encoder."""
+    samples: int = 1000
+    """Samples of each posterior, for its ELBO and for the NLL."""
+    examples: int | None = None
+    """The first so many examples of the split; default: all."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate(ExampleOptions):
     """Evaluate a run: ELBO and its parts, NLL by importance sampling with its error, active units, bits/dim.
 
     figures/layers.png shows KL and active units of each of several stochastic layers. With --likelihood ais only the
     NLL, by annealed importance sampling, with bounds of its error. evaluation.json and report.html of the run receive
-    it. The same command continues an interrupted one.
+    it. The same command continues an interrupted one. With --likelihood optimized only the gap between NLL and ELBO, in
+    the part of the family of posteriors and that of the encoder.
     """
 
     per_example: bool = False
@@ -55,9 +68,11 @@ class Evaluate(ExampleOptions):
     """Samples decoded at a time; default: the run's evaluation.chunk."""
     batch_size: int | None = None
     """Examples at a time; default: the run's evaluation.batch_size."""
-    likelihood: Literal["importance", "ais"] = "importance"
-    """How -log p(x) is estimated: importance sampling, or annealed importance sampling, ais."""
+    likelihood: Literal["importance", "ais", "optimized"] = "importance"
+    """How -log p(x) is estimated: importance sampling; annealed importance sampling, ais; or importance sampling from a
+    posterior that is optimized for each example."""
     ais: AISOptions = dataclasses.field(default_factory=AISOptions)
+    optimized: OptimizedOptions = dataclasses.field(default_factory=OptimizedOptions)
 
 
 @register_command(
@@ -80,6 +95,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     run = open_for_examples(directory, options, **changes)
     if options.likelihood == "ais":
         return _evaluate_annealed(run, options)
+    if options.likelihood == "optimized":
+        return _evaluate_gap(run, options)
     has_layers = len(layer_shapes(run.experiment, run.experiment.abstract_state.params)) > 1
     folder = output_folder(options, run.directory) if options.per_example or has_layers else None
     dataset, split, scores = read_examples(run, options), options.chosen_split, {}
@@ -124,6 +141,26 @@ def _evaluate_annealed(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
         atomic_files.write_json(run.directory.evaluation, merge_annealed(evaluation, result))
         log(f"report: {write_report(run.directory)}")
     return {"workdir": str(run.directory), **result}
+
+
+def _evaluate_gap(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
+    """Return the parts of the gap between NLL and ELBO, with a posterior that is optimized for each example."""
+    from vae_jax.inference import PosteriorOptimization
+    from vae_jax.runs import evaluate_inference_gap, restored_params
+
+    optimized = options.optimized
+    require_positive(**{"optimized.steps": optimized.steps, "optimized.samples": optimized.samples})
+    settings = PosteriorOptimization(num_steps=optimized.steps, evaluation_samples=optimized.samples)
+    start = time.perf_counter()
+    read_examples(run, options)
+    with restored_params(run.experiment, run.directory, run.placement, log, changed=run.changed) as (step, params):
+        result = evaluate_inference_gap(
+            run.experiment, params, settings, split=options.chosen_split, placement=run.placement,
+            num_examples=optimized.examples,
+            report=lambda done, total: log(f"optimized posteriors: {done} of {total} examples"),
+        )  # fmt: skip
+    seconds = round(time.perf_counter() - start, 2)
+    return {"workdir": str(run.directory), "step": step, **result, "seconds": seconds}
 
 
 class _LikelihoodProgress:

@@ -25,8 +25,8 @@ class DataConfig:
 
     name: str = setting(
         "digits",
-        "digits, moons, mnist, another TFDS data set prepared as array_record, a .npy or .npz file, or a folder of "
-        "images.",
+        "digits, moons, sprites, mnist, another TFDS data set prepared as array_record, a .npy or .npz file, or a "
+        "folder of images.",
     )
     kind: Literal["auto", "images", "vectors", "counts"] = setting(
         "auto",

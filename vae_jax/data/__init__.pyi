@@ -34,4 +34,5 @@ from .preprocess import (
 from .records import Records as Records
 from .source import ArraySource as ArraySource, Source as Source, from_arrays as from_arrays, join_splits as join_splits
 from .splits import ALL as ALL, SPLITS as SPLITS
+from .sprites import Sprites as Sprites, render_sprites as render_sprites, sprite_factors as sprite_factors
 from .streaming import stream_batches as stream_batches

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import mnist
 
-from vae_jax.data import moons, splits
+from vae_jax.data import moons, splits, sprites
 from vae_jax.data.catalog import BUILTIN
 from vae_jax.data.idx import read_idx_pair
 
@@ -123,3 +123,43 @@ class MoonsGap(Moons, skip_registration=True):
 
     name = "moons_gap"
     phases = "gap"
+
+
+class Sprites(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """All combinations of the factors of `vae_jax.data.sprites` as binary images, in the order of their numbers.
+
+    The label is the shape, and each other factor is a feature. There is one split, train. A subclass
+    with a different `name` can set a different image `shape` (height, width) or other `numbers`. Nothing is downloaded.
+    """
+
+    name = "sprites"
+    VERSION = tfds.core.Version("1.0.0")
+    shape = (32, 32)
+    numbers = np.arange(sprites.NUM_SPRITES)
+
+    def _info(self):
+        others = sprites.Sprites._fields[1:]
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Squares, ellipses and hearts of all sizes, rotations and positions on a grid.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(shape=(*self.shape, 1), dtype=np.uint8),
+                    "label": tfds.features.ClassLabel(names=["square", "ellipse", "heart"]),
+                }
+                | dict.fromkeys(others, np.int32)
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing to download
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Examples:
+        for start in range(0, len(self.numbers), 1000):
+            numbers = self.numbers[start : start + 1000]
+            factors = sprites.sprite_factors(numbers)
+            images = sprites.render_sprites(factors, self.shape)
+            for key, image, label, *others in zip(numbers.tolist(), images, *factors, strict=True):
+                yield key, {"image": image, "label": int(label)} | dict(zip(factors._fields[1:], others, strict=True))

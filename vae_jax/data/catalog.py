@@ -60,6 +60,7 @@ BUILTIN = {
     "moons": Builtin("1.0.0", "Moons"),
     "moons_full_half": Builtin("1.0.0", "MoonsFullHalf"),
     "moons_gap": Builtin("1.0.0", "MoonsGap"),
+    "sprites": Builtin("1.0.0", "Sprites"),
 }
 
 Splits = Mapping[str, Mapping[str, Any]]  # {"train": {"x": ..., "y": ...}, "test": ...}

@@ -21,11 +21,11 @@ def load(
     """Return the examples x of one split, in the order of the source.
 
     Args:
-      name: One of: `digits`, `moons`, `moons_gap` or `moons_full_half` (prepared on first use); `mnist`, or another
-        TFDS dataset prepared as array_record under `data_dir` (`name`, `name/config`, `name:version`); a name of
-        `register_dataset`; a .npy or .npz file (see `load_file`); a folder of image files (see `load_folder`); a folder
-        of IDX archives, or the archive of the training images (see `load_archives`). A plain name is the name of a
-        dataset if there is one, else of a folder; `./name` is always a folder.
+      name: One of: `digits`, `sprites`, `moons`, `moons_gap` or `moons_full_half` (prepared on first use); `mnist`, or
+        another TFDS dataset prepared as array_record under `data_dir` (`name`, `name/config`, `name:version`); a name
+        of `register_dataset`; a .npy or .npz file (see `load_file`); a folder of image files (see `load_folder`); a
+        folder of IDX archives, or the archive of the training images (see `load_archives`). A plain name is the name of
+        a dataset if there is one, else of a folder; `./name` is always a folder.
       split: train, validation or test.
       data_dir: The folder of prepared datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
       holdout: The share of the training examples that is held out for a validation or test split that the source

@@ -49,6 +49,11 @@ from .importance import (
     negative_cubo as negative_cubo,
     renyi as renyi,
 )
+from .inference_gap import (
+    InferenceGap as InferenceGap,
+    PosteriorOptimization as PosteriorOptimization,
+    inference_gap as inference_gap,
+)
 from .labels import (
     Bounds as Bounds,
     label_weights as label_weights,

@@ -41,8 +41,15 @@ def _merge_sums(a: _Sums, b: _Sums) -> _Sums:
     return _Sums(largest, a.total * scale_a + b.total * scale_b, a.squares * scale_a**2 + b.squares * scale_b**2)
 
 
-def _pareto_shape(log_w: Array) -> Array | None:
-    """Return k̂ of log weights [K, B], [B]; None if K is too small."""
+def tail_shape(log_w: Array) -> Array | None:
+    """Return the shape of the tail of importance weights, see `pareto_shape`.
+
+    Args:
+      log_w: log weights [K, B].
+
+    Returns:
+      k̂, [B]; None if K is less than 25.
+    """
     count = tail_length(log_w.shape[0])
     if count < MIN_TAIL:
         return None
@@ -123,4 +130,4 @@ def importance_estimate(
         totals = _merge_sums(totals, part)
         every.append(log_w)
     log_px = totals.largest + jnp.log(totals.total / num_samples)
-    return Estimate(log_px, totals.total**2 / totals.squares, _pareto_shape(jnp.concatenate(every)))
+    return Estimate(log_px, totals.total**2 / totals.squares, tail_shape(jnp.concatenate(every)))
