@@ -1,5 +1,7 @@
 """Vector quantization: nearest codes, losses, moving averages, restarts and k-means, against NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ from vae_jax.models.vector_quantization import (
     CodebookLevel,
     VectorCodes,
     VectorQuantizer,
+    _added,
+    _multiplied,
     nearest_codes,
     restart_codes,
     start_by_kmeans,
@@ -62,6 +66,16 @@ def test_distances_are_float32_at_the_highest_precision_of_any_device():
     (product,) = (equation for equation in equations if equation.primitive.name == "dot_general")
     assert product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
     assert {v.aval.dtype for v in product.invars} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("form", [_added, _multiplied])
+def test_the_sums_of_each_code_are_those_of_a_loop_on_a_cpu_and_on_accelerators(form):
+    rows, indices = RNG.normal(size=(30, SIZE)).astype(np.float32), RNG.integers(0, CODES - 1, 30)
+    expected = np.zeros((CODES, SIZE))
+    for row, index in zip(rows, indices, strict=True):
+        expected[index] += row
+    found = jax.jit(functools.partial(form, num_codes=CODES))(rows, indices)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_vector_of_a_place_is_the_sum_over_the_levels():

@@ -9,6 +9,7 @@ from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
 from vae_jax.cli.output import open_for_examples, output_folder, read_examples
 from vae_jax.cli.parsing import ExampleOptions, parse_run_command, require_positive
+from vae_jax.errors import InputError
 from vae_jax.runtime import atomic_files
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Evaluate(ExampleOptions):
     report.html of the run receive it. The same command continues an interrupted one.
     """
 
+    prior: Literal["model", "fitted"] = "model"
+    """p(z) of the bounds: that of the model, or the density that `vae-jax fit-prior RUN` has fitted."""
     per_example: bool = False
     """Write scores-SPLIT.npz: reconstruction, kl, elbo and nll of each example, its index, file name and label; and
     log_qy and log_px_y given each class of a model that reads labels."""
@@ -65,7 +68,9 @@ class Evaluate(ExampleOptions):
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run and return the numbers."""
     directory, options = parse_run_command("evaluate", Evaluate, argv)
-    from vae_jax.runs import RunDirectory, read_stored_run, restored_params, write_scores
+    if options.prior == "fitted" and options.likelihood == "ais":
+        raise InputError("--prior=fitted has no effect with --likelihood=ais; remove one of them")
+    from vae_jax.runs import RunDirectory, read_fitted_prior, read_stored_run, restored_params, write_scores
     from vae_jax.runtime import defaults
 
     stored = read_stored_run(RunDirectory(directory))
@@ -83,8 +88,11 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     dataset, split, scores = read_examples(run, options), options.chosen_split, {}
     experiment, _, placement, changed = run
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
+        if options.prior == "fitted":
+            fitted = read_fitted_prior(run.directory, experiment, params, step=step)
+            experiment, params = fitted.replace_prior(experiment, params)
         result = evaluate_and_log(experiment, params, placement, split=split, receive=scores.update)
-    result = {"workdir": str(directory), "step": step} | result
+    result = {"workdir": str(directory), "step": step, "prior": options.prior} | result
     if options.data.name is not None:
         result["data"] = options.data.name
     if folder is not None:

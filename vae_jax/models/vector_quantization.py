@@ -1,6 +1,7 @@
 """Vector quantization: the code of a place is the number of the nearest vector of a codebook that is learned."""
 
 import dataclasses
+import functools
 from typing import ClassVar, Literal, NamedTuple
 
 import chex
@@ -20,8 +21,7 @@ def nearest_codes(z: Array, vectors: Array) -> Array:
     """Return argmin_c |z - v_c|², of equal distances the first, in float32 at the highest precision.
 
     |z|² is the same for all c, and the rest is one product of matrices, (z, 1) (-2 v, |v|²)^T. The vectors are centred
-    first: the difference of the large squares of numbers far from 0 has few digits. Two minima are faster than argmin
-    on a CPU.
+    first: the difference of the large squares of numbers far from 0 has few digits.
 
     Args:
       z: [..., D], of any dtype.
@@ -36,10 +36,7 @@ def nearest_codes(z: Array, vectors: Array) -> Array:
     z, vectors = z - jnp.broadcast_to(center, z.shape), vectors - jnp.broadcast_to(center, vectors.shape)
     columns = jnp.concatenate([-2 * vectors, jnp.sum(vectors**2, axis=-1, keepdims=True)], axis=-1)  # [C, D + 1]
     distances = jnp.matmul(_with_one(z), columns.T, precision=lax.Precision.HIGHEST)  # [..., C], without |z|²
-    is_nearest = distances <= jnp.min(distances, axis=-1, keepdims=True)
-    last = vectors.shape[0] - 1  # also where z is NaN
-    codes = jnp.broadcast_to(jnp.arange(last + 1, dtype=jnp.int32), distances.shape)
-    return jnp.min(jnp.where(is_nearest, codes, last), axis=-1)
+    return jnp.argmin(distances, axis=-1).astype(jnp.int32)
 
 
 def _with_one(z: Array) -> Array:
@@ -82,13 +79,25 @@ class CodebookLevel(NamedTuple):
 
 
 def _totals(r: Array, indices: Array, num_codes: int) -> tuple[Array, Array]:
-    """Return the number of encodings r [N, D] with each code, [C], and their sums, [C, D].
+    """Return the number of encodings r [N, D] with each code, [C], and their sums, [C, D], over all devices.
 
-    They are one product of matrices: a sum over the examples of all devices, in an order that does not change.
+    The order of a sum does not change from run to run. On a CPU each encoding is added to the sums of its code, without
+    a matrix [N, C]. An accelerator adds them in any order, so there the sums are one product of matrices.
     """
+    add, multiply = (functools.partial(each, num_codes=num_codes) for each in (_added, _multiplied))
+    totals = lax.platform_dependent(_with_one(r), indices, cpu=add, default=multiply)  # [C, D + 1]
+    return totals[:, -1], totals[:, :-1]
+
+
+def _added(rows: Array, indices: Array, *, num_codes: int) -> Array:
+    """Return the sums [C, D] of the rows [N, D] with each index."""
+    return jnp.zeros((num_codes, rows.shape[-1])).at[indices].add(rows)
+
+
+def _multiplied(rows: Array, indices: Array, *, num_codes: int) -> Array:
+    """Return the same as `_added` by a product of matrices."""
     chosen = jax.nn.one_hot(indices, num_codes, dtype=jnp.float32)  # [N, C]
-    totals = jnp.matmul(_with_one(r).T, chosen, precision=lax.Precision.HIGHEST)  # [D + 1, C]
-    return totals[-1], totals[:-1].T
+    return jnp.matmul(rows.T, chosen, precision=lax.Precision.HIGHEST).T
 
 
 def _ratio(sums: Array, counts: Array, otherwise: Array) -> Array:
