@@ -13,8 +13,9 @@ Each cell but the last encodes an image by about 128 bits:
 
 The rest is that of the preset `mnist-vq` with `prior=uniform-codes`: binarized MNIST, an MLP 784-512-512 and its
 mirror, 50 epochs. Then priors are fitted to the codes of the training images: `categorical-codes`, and
-`transformer-codes` with 2 layers by 2,500 updates with 128 images. The bound is -log p(x) <= -log p(x|z) - log p(z) on
-all 10,000 test images, in nats, and the negative ELBO for gumbel-softmax; smaller is better.
+`transformer-codes` with 2 layers of width 64 by 2,500 updates with 128 images. The bound is
+-log p(x) <= -log p(x|z) - log p(z) on all 10,000 test images, in nats, and the negative ELBO for gumbel-softmax;
+smaller is better.
 
 10,000 samples of each prior are decoded to the means of p(x|z). They are compared with the test images by the features
 of the classifier of gan_comparison.py: Fréchet distance, precision, recall and sharpness (see image_scores.py), for
@@ -74,7 +75,7 @@ CELLS: dict[str, dict[str, Any]] = {
 PRIORS: dict[str, PriorConfig] = {
     "uniform-codes": choice("prior", "uniform-codes"),
     "categorical-codes": choice("prior", "categorical-codes"),
-    "transformer-codes": choice("prior", "transformer-codes", layers=2),
+    "transformer-codes": choice("prior", "transformer-codes", layers=2, width=64),
 }
 METRICS = ("elbo", "elbo_se", "reconstruction", "code_perplexity", "code_usage", "bits_per_code")
 SHOWN = 16  # samples in a row of the figure

@@ -145,6 +145,27 @@ def test_dead_codes_restart_at_different_encodings_of_the_batch():
     np.testing.assert_allclose(np.asarray(found.sums)[[1, 3]], restarted / CODES, rtol=1e-6)
 
 
+def test_of_more_dead_codes_than_encodings_the_others_restart_in_the_next_step():
+    usage, vectors, r = jnp.zeros(CODES), jnp.zeros((CODES, SIZE)), RNG.normal(size=(3, SIZE)).astype(np.float32)
+    restart = jax.jit(restart_codes, static_argnums=2)
+    once = restart(CodebookLevel(vectors, usage, vectors), r, 0.1, jax.random.key(3))
+    assert len(np.unique(once.vectors[:3], axis=0)) == 3
+    np.testing.assert_array_equal(once.vectors[3:], np.zeros((2, SIZE)))
+    np.testing.assert_allclose(once.usage, [1 / CODES] * 3 + [0] * 2)
+    twice = restart(once, r + 10, 0.1, jax.random.key(4))
+    np.testing.assert_array_equal(twice.vectors[:3], once.vectors[:3])
+    assert len(np.unique(twice.vectors[3:], axis=0)) == 2
+    assert twice.vectors[3:].min() > 5
+
+
+def test_a_code_without_an_encoding_in_the_first_batch_restarts_at_one_of_the_second():
+    module, variables = quantizer(kmeans_steps=2, restart_below=0.5)
+    variables = variables | {"codebook": trained_once(module, variables, FEATURES[:2])[1]}  # 4 encodings, 5 codes
+    result, updated = trained_once(module, variables, 3 * FEATURES[2:4])
+    distances = np.abs(rows_of(result.encoding) - np.asarray(updated["offset"][0, -1])).max(axis=1)
+    assert np.sum(distances < 1e-5) == 1
+
+
 def test_kmeans_finds_separate_clusters_and_starts_the_codebook():
     centres = np.array([[0, 0], [20, 0], [0, 20]], np.float32)
     r = np.repeat(centres, 10, axis=0) + RNG.normal(size=(30, 2)).astype(np.float32)

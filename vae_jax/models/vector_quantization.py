@@ -132,8 +132,10 @@ def start_by_kmeans(r: Array, num_codes: int, steps: int | Array, key: Array) ->
     return lax.fori_loop(0, steps, iterate, r[_rows(jnp.arange(num_codes), r.shape[0], num_codes, key)])
 
 
-def restart_codes(level: CodebookLevel, r: Array, below: float, key: Array) -> CodebookLevel:
-    """Return the codebook with encodings of the batch in place of codes with a usage below `below` / C.
+def restart_codes(level: CodebookLevel, r: Array, below: float | Array, key: Array) -> CodebookLevel:
+    """Return the codebook with different encodings of the batch in place of codes with a usage below `below` / C.
+
+    If there are more such codes than encodings, the others restart in later steps: of equal vectors only one is used.
 
     Args:
       level: the codebook.
@@ -144,10 +146,11 @@ def restart_codes(level: CodebookLevel, r: Array, below: float, key: Array) -> C
     Returns:
       The codebook, in which a restarted code has the mean usage.
     """
-    num_codes = level.usage.shape[0]
+    num_codes, num_rows = level.usage.shape[0], r.shape[0]
     dead = level.usage < below / num_codes  # [C]
-    rows = _rows(jnp.cumsum(dead) - 1, r.shape[0], num_codes, key)
-    found = r[rows % r.shape[0]]
+    ranks = jnp.cumsum(dead) - 1
+    dead = dead & (ranks < num_rows)
+    found = r[_rows(ranks, num_rows, num_codes, key)]
     where = jnp.broadcast_to(dead[:, None], found.shape)
     return CodebookLevel(
         jnp.where(where, found, level.vectors),
@@ -256,14 +259,16 @@ class VectorQuantizer(nn.Module):
 
     def _started(self, q: int, r: Array) -> CodebookLevel:
         """Return the codebook of a level; at the first step that of k-means."""
-        vectors = lax.stop_gradient(self.codebook().vectors[q])
+        vectors, usage = lax.stop_gradient(self.codebook().vectors[q]), self.usage.value[q]
         first = self.updates.value == 0
         if self.kmeans_steps:
             steps = jnp.where(first, self.kmeans_steps, 0)  # a loop of 0 steps later: members of a sweep share one
             centres = start_by_kmeans(r, self.num_codes, steps, self._key(q))
             vectors = jnp.where(first, centres, vectors)
+            # Of more codes than encodings, the others start at equal ones; they restart in the next steps.
+            usage = jnp.where(first & (jnp.arange(self.num_codes) >= r.shape[0]), 0, usage)
         sums = jnp.where(first, vectors / self.num_codes, self.sums.value[q])
-        return CodebookLevel(vectors, self.usage.value[q], sums)
+        return CodebookLevel(vectors, usage, sums)
 
     def _moved(self, q: int, level: CodebookLevel, r: Array, chosen: Array) -> CodebookLevel:
         """Return the codebook of a level after a step with encodings r [N, D]: averages, then restarts."""
@@ -272,8 +277,10 @@ class VectorQuantizer(nn.Module):
         sums = self.decay * level.sums + (1 - self.decay) * sums
         vectors = _ratio(sums, usage, level.vectors) if self.update == "ema" else level.vectors
         moved = CodebookLevel(vectors, usage, sums)
-        key = jax.random.fold_in(self._key(q), 1)
-        return restart_codes(moved, r, self.restart_below, key) if self.restart_below else moved
+        if not self.restart_below:
+            return moved
+        below = jnp.where(self.updates.value == 0, 0, self.restart_below)  # k-means has used the encodings of step 0
+        return restart_codes(moved, r, below, jax.random.fold_in(self._key(q), 1))
 
     def _store(self, levels: list[CodebookLevel]) -> None:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *levels)
