@@ -13,7 +13,7 @@ Each cell but the last encodes an image by about 128 bits:
 
 The rest is that of the preset `mnist-vq` with `prior=uniform-codes`: binarized MNIST, an MLP 784-512-512 and its
 mirror, 50 epochs. Then priors are fitted to the codes of the training images: `categorical-codes`, and
-`transformer-codes` with 2 layers of width 64 by 2,500 updates with 128 images. The bound is
+`transformer-codes` with 2 layers of width 64 by 2,000 updates with 128 images. The bound is
 -log p(x) <= -log p(x|z) - log p(z) on all 10,000 test images, in nats, and the negative ELBO for gumbel-softmax;
 smaller is better.
 
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the cells, write and print the tables, and return the numbers."""
     parser = argparse.ArgumentParser(description="Quantizers of equal size and their priors.")
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
-    parser.add_argument("--updates", type=int, default=2500, help="updates of a fitted prior")
+    parser.add_argument("--updates", type=int, default=2000, help="updates of a fitted prior")
     parser.add_argument("--quick", action="store_true", help="a small size, to try the program")
     parser.add_argument("--output", type=Path, default=Path("runs/codes"))
     options = parser.parse_args(argv)
