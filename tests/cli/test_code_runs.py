@@ -39,6 +39,12 @@ def test_the_commands_on_a_run_with_codes(tmp_path, call):
     fitted = call("fit-prior", run, "--prior", "transformer-codes", "--prior.layers", 1, "--prior.width", 8,
                   "--steps", 4, "--batch-size", 8).result  # fmt: skip
     assert fitted["train"]["uniform_log_prob"] == pytest.approx(-PLACES * np.log(LEVELS))
+    own, replaced = (call("evaluate", run, "--split", "validation", "--prior", name).result
+                     for name in ("model", "fitted"))  # fmt: skip
+    assert own["kl"] == pytest.approx(PLACES * np.log(LEVELS))
+    assert replaced["kl"] == pytest.approx(-fitted["validation"]["log_prob"], abs=3e-3)  # other draws of the pixels
+    assert abs(replaced["kl"] - own["kl"]) > 1e-2
+    assert replaced["reconstruction"] == pytest.approx(own["reconstruction"], rel=1e-5)
     samples = call("sample", run, "--prior", "fitted", "--count", 5).result
     assert np.load(samples["samples"]).shape == (5, 6, 6, 1)
 
@@ -56,6 +62,7 @@ def test_the_commands_on_a_run_with_codes(tmp_path, call):
         ("sample", run, "--codes", encoded, "--prior", "fitted"): "--prior and --temperature have no effect",
         ("interpolate", run): "codes of the model are integers",
         ("fit-prior", run, "--prior", "mixture"): "for codes that are integers",
+        ("evaluate", run, "--prior", "fitted", "--likelihood", "ais"): "--prior=fitted has no effect with --likelihood",
     }
     for argv, words in refusals.items():
         check_refusal(call, tmp_path, list(argv), words)

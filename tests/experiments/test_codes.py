@@ -1,34 +1,46 @@
-"""experiments/codes.py: cells of equal size, the continuous model next to them, and a run with --quick."""
+"""experiments/codes.py: cells of equal size, and a run with --quick whose numbers and images are stored."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 from scripts import load
 
 pytestmark = pytest.mark.usefixtures("digits_prepared")
 
 
-def test_the_cells_have_about_128_bits_and_the_networks_of_a_vae():
+def test_the_cells_have_about_128_bits():
     script = load("codes")
     for name in script.CELLS:
         config = script.config_of(name)
         bits = config.model.places * config.posterior.depth * math.log2(config.posterior.num_codes)
         assert 126 <= bits <= 128
         assert config.prior.name == "uniform-codes"
-        other = script.continuous(config)
-        assert (other.model.name, other.posterior.name, other.network) == ("vae", "gaussian", config.network)
-    assert script.continuous(script.config_of("fsq")).model.latent_dim == 48
-    assert script.continuous(script.config_of("residual-vq")).model.latent_dim == 8 * 16
 
 
 @pytest.mark.thorough
-def test_a_quick_run_writes_the_table(tmp_path):
+def test_a_quick_run_writes_bounds_and_scores_and_repeats_nothing(tmp_path, monkeypatch):
     script = load("codes")
-    arguments = ["--quick", "--cells", "fsq", "--updates", "2", "--rounds", "1", "--output", str(tmp_path)]
-    (row,) = script.main(arguments)["rows"]
-    assert row["uniform-codes"]["bits_per_code"] == pytest.approx(math.log2(240))
-    assert row["step"] > 0
-    for prior in script.PRIORS:
-        nats = 16 * row[prior]["bits_per_code"] * math.log(2)
-        assert row[prior]["bound"] == pytest.approx(nats - row["reconstruction"], rel=1e-5)
-    assert (tmp_path / "table.md").read_text().splitlines()[2].startswith("| fsq | ")
+    monkeypatch.setitem(
+        script.PRIORS, "transformer-codes", script.choice("prior", "transformer-codes", layers=1, width=8)
+    )
+    argv = ["--quick", "--cells", "fsq", "--updates", "2", "--output", str(tmp_path)]
+    result = script.main(argv)
+    of_prior = result["cells"]["fsq"]
+    assert of_prior["uniform-codes"]["bits_per_code"] == pytest.approx(math.log2(240))
+    for numbers in of_prior.values():
+        nats = 16 * numbers["bits_per_code"] * math.log(2)
+        assert -numbers["elbo"] == pytest.approx(nats - numbers["reconstruction"], rel=1e-5)
+    assert len(result["scores"]) == 5
+    text = (tmp_path / "codes.md").read_text()
+    assert text.splitlines()[2].startswith("| fsq | ")
+    assert text.count("| fsq, reconstructions |") == 2
+    assert (tmp_path / "codes.png").stat().st_size > 1000
+    with np.load(tmp_path / "fsq" / "transformer-codes.npz", allow_pickle=False) as images:
+        assert images["samples"].shape == (200, 8, 8, 1)
+
+    monkeypatch.setattr(script, "fit_prior", None)
+    monkeypatch.setattr(script, "compare", lambda *arguments: {name: result[name] for name in
+                                                               ("scores", "classifier_accuracy")})  # fmt: skip
+    assert json.dumps(script.main(argv)) == json.dumps(result)

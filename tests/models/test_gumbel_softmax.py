@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from code_models import code_config
 from jitted import init, log_likelihood, loss_and_statistics, sample_terms
 
-from vae_jax.distributions import GumbelNoise, from_means, from_posterior, from_values, kl_divergence
+from vae_jax.distributions import GumbelNoise, Variables, from_means, from_posterior, from_values, kl_divergence
 from vae_jax.errors import InputError
 from vae_jax.inference import elbo, sampled_elbo
 from vae_jax.models import build_model
@@ -136,10 +137,39 @@ def test_a_prior_without_a_closed_form_has_no_gradient(model):
         jax.grad(lambda p: loss_and_statistics(p, jax.random.key(0), X, model=relaxed, objective=elbo)[0])(params)
 
 
+def test_the_temperature_falls_by_a_constant_factor_in_training_steps_alone(model):
+    annealed = {"posterior__final_temperature": 0.175, "posterior__annealing_steps": 2}
+    built = build_model(code_config(prior="categorical-codes", **GUMBEL, **annealed), SHAPE)
+    params, variables = model[1], init(built, jax.random.key(0), X)
+    statistics = {"temperature": variables["temperature"]}
+    assert "temperature" not in init(model[0], jax.random.key(0), X)
+
+    @jax.jit
+    def step(statistics):
+        losses = lambda p: loss_and_statistics(  # noqa: E731
+            Variables(p, statistics), jax.random.key(0), X, model=built, objective=elbo
+        )
+        (_, (_, new)), gradient = jax.value_and_grad(lambda p: (losses(p)[0], losses(p)[1:]), has_aux=True)(params)
+        return new, gradient
+
+    found, gradients = [], []
+    for _ in range(4):
+        evidence = built.apply({"params": params} | statistics, {"x": X}, method="encode")  # nothing is counted
+        found.append(float(evidence.temperature))
+        statistics, gradient = step(statistics)
+        gradients.append(gradient)
+    second = model[0].clone(posterior=model[0].posterior.clone(temperature=0.35))
+    loss = lambda p: loss_and_statistics(p, jax.random.key(0), X, model=second, objective=elbo)[0]  # noqa: E731
+    chex.assert_trees_all_close(gradients[1], jax.jit(jax.grad(loss))(params), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found, [0.7, 0.35, 0.175, 0.175], rtol=1e-6)
+
+
 @pytest.mark.fault
 def test_parts_that_do_not_fit_are_refused():
     code_config(**GUMBEL, objective="iwae", objective__num_samples=3)
     with pytest.raises(InputError, match=r"^prior=transformer-codes must be uniform-codes or categorical-codes with"):
         code_config(**GUMBEL, prior="transformer-codes")
+    with pytest.raises(InputError, match=r"^posterior.final_temperature=0.1 has no effect with posterior.annealing_st"):
+        code_config(**GUMBEL, posterior__final_temperature=0.1)
     with pytest.raises(InputError, match=r"^estimator=sticking-the-landing must be pathwise with posterior=gumbel-so"):
         code_config(**GUMBEL, objective="sampled-elbo", estimator="sticking-the-landing")

@@ -1,5 +1,7 @@
 """Vector quantization: nearest codes, losses, moving averages, restarts and k-means, against NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ from vae_jax.models.vector_quantization import (
     CodebookLevel,
     VectorCodes,
     VectorQuantizer,
+    _added,
+    _multiplied,
     nearest_codes,
     restart_codes,
     start_by_kmeans,
@@ -62,6 +66,16 @@ def test_distances_are_float32_at_the_highest_precision_of_any_device():
     (product,) = (equation for equation in equations if equation.primitive.name == "dot_general")
     assert product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
     assert {v.aval.dtype for v in product.invars} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("form", [_added, _multiplied])
+def test_the_sums_of_each_code_are_those_of_a_loop_on_a_cpu_and_on_accelerators(form):
+    rows, indices = RNG.normal(size=(30, SIZE)).astype(np.float32), RNG.integers(0, CODES - 1, 30)
+    expected = np.zeros((CODES, SIZE))
+    for row, index in zip(rows, indices, strict=True):
+        expected[index] += row
+    found = jax.jit(functools.partial(form, num_codes=CODES))(rows, indices)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_vector_of_a_place_is_the_sum_over_the_levels():
@@ -129,6 +143,27 @@ def test_dead_codes_restart_at_different_encodings_of_the_batch():
     assert len(set(positions)) == 2
     np.testing.assert_allclose(found.usage[jnp.array([1, 3])], 1 / CODES)
     np.testing.assert_allclose(np.asarray(found.sums)[[1, 3]], restarted / CODES, rtol=1e-6)
+
+
+def test_of_more_dead_codes_than_encodings_the_others_restart_in_the_next_step():
+    usage, vectors, r = jnp.zeros(CODES), jnp.zeros((CODES, SIZE)), RNG.normal(size=(3, SIZE)).astype(np.float32)
+    restart = jax.jit(restart_codes, static_argnums=2)
+    once = restart(CodebookLevel(vectors, usage, vectors), r, 0.1, jax.random.key(3))
+    assert len(np.unique(once.vectors[:3], axis=0)) == 3
+    np.testing.assert_array_equal(once.vectors[3:], np.zeros((2, SIZE)))
+    np.testing.assert_allclose(once.usage, [1 / CODES] * 3 + [0] * 2)
+    twice = restart(once, r + 10, 0.1, jax.random.key(4))
+    np.testing.assert_array_equal(twice.vectors[:3], once.vectors[:3])
+    assert len(np.unique(twice.vectors[3:], axis=0)) == 2
+    assert twice.vectors[3:].min() > 5
+
+
+def test_a_code_without_an_encoding_in_the_first_batch_restarts_at_one_of_the_second():
+    module, variables = quantizer(kmeans_steps=2, restart_below=0.5)
+    variables = variables | {"codebook": trained_once(module, variables, FEATURES[:2])[1]}  # 4 encodings, 5 codes
+    result, updated = trained_once(module, variables, 3 * FEATURES[2:4])
+    distances = np.abs(rows_of(result.encoding) - np.asarray(updated["offset"][0, -1])).max(axis=1)
+    assert np.sum(distances < 1e-5) == 1
 
 
 def test_kmeans_finds_separate_clusters_and_starts_the_codebook():

@@ -9,6 +9,7 @@ from vae_jax.cli.commands import register_command
 from vae_jax.cli.messages import log
 from vae_jax.cli.output import open_for_examples, output_folder, read_examples
 from vae_jax.cli.parsing import ExampleOptions, parse_run_command, require_positive
+from vae_jax.errors import InputError
 from vae_jax.runtime import atomic_files
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Evaluate(ExampleOptions):
     the part of the family of posteriors and that of the encoder.
     """
 
+    prior: Literal["model", "fitted"] = "model"
+    """p(z) of the bounds: that of the model, or the density that `vae-jax fit-prior RUN` has fitted."""
     per_example: bool = False
     """Write scores-SPLIT.npz: reconstruction, kl, elbo and nll of each example, its index, file name and label; and
     log_qy and log_px_y given each class of a model that reads labels."""
@@ -81,7 +84,9 @@ class Evaluate(ExampleOptions):
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run and return the numbers."""
     directory, options = parse_run_command("evaluate", Evaluate, argv)
-    from vae_jax.runs import RunDirectory, layer_shapes, plot_layers, read_stored_run, restored_params, write_scores
+    if options.prior == "fitted" and options.likelihood != "importance":
+        raise InputError(f"--prior=fitted has no effect with --likelihood={options.likelihood}; remove one of them")
+    from vae_jax.runs import RunDirectory, read_stored_run
     from vae_jax.runtime import defaults
 
     stored = read_stored_run(RunDirectory(directory))
@@ -92,20 +97,26 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         for name in ("num_samples", "chunk", "batch_size")
         if (value := getattr(options, name)) is not None
     }
-    run = open_for_examples(directory, options, **changes)
-    if options.likelihood == "ais":
-        return _evaluate_annealed(run, options)
-    if options.likelihood == "optimized":
-        return _evaluate_gap(run, options)
-    has_layers = len(layer_shapes(run.experiment, run.experiment.abstract_state.params)) > 1
-    folder = output_folder(options, run.directory) if options.per_example or has_layers else None
+    evaluate = {"importance": _evaluate_sampled, "ais": _evaluate_annealed, "optimized": _evaluate_gap}
+    return evaluate[options.likelihood](open_for_examples(directory, options, **changes), options)
+
+
+def _evaluate_sampled(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
+    """Return the bounds, the NLL by importance sampling and the other numbers; write the files that belong to them."""
+    from vae_jax.runs import layer_shapes, plot_layers, read_fitted_prior, restored_params, write_scores
+
+    experiment, directory, placement, changed = run
+    has_layers = len(layer_shapes(experiment, experiment.abstract_state.params)) > 1
+    folder = output_folder(options, directory) if options.per_example or has_layers else None
     dataset, split, scores = read_examples(run, options), options.chosen_split, {}
-    experiment, _, placement, changed = run
-    with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
+    with restored_params(experiment, directory, placement, log, changed=changed) as (step, params):
+        if options.prior == "fitted":
+            fitted = read_fitted_prior(directory, experiment, params, step=step)
+            experiment, params = fitted.replace_prior(experiment, params)
         result = evaluate_and_log(experiment, params, placement, split=split, receive=scores.update)
         name = "layers" if options.label == "test" else f"layers-{options.label}"
         figure = None if folder is None else plot_layers(experiment, params, folder, result, name)
-    result = {"workdir": str(directory), "step": step} | result
+    result = {"workdir": str(directory), "step": step, "prior": options.prior} | result
     if options.data.name is not None:
         result["data"] = options.data.name
     if figure is not None:

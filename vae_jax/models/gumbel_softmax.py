@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vae_jax.config import Config, any_of, choices, register, require, setting
+from vae_jax.config import Config, any_of, choices, register, require, require_default, setting
 from vae_jax.distributions import Draw, GumbelCodes, GumbelNoise, Latent
 from vae_jax.models.codes import PlaceProjection, QuantizerConfig, straight_through
 from vae_jax.models.vector_quantization import VectorCodes
@@ -22,12 +22,12 @@ class Relaxed:
     Attributes:
       logits: [B, P, C], of q(z|x).
       codebook: the vectors of the codes, with one level.
-      temperature: t of the relaxation softmax((logits + noise) / t), static.
+      temperature: t of the relaxation softmax((logits + noise) / t), [].
     """
 
     logits: Array
     codebook: VectorCodes
-    temperature: float = dataclasses.field(metadata={"static": True})
+    temperature: float | Array
 
     def walk(self, draw: Draw, prior: Any) -> tuple[Latent, Array]:
         """Return the layer "z" of codes, and their vectors [..., P, D].
@@ -70,7 +70,10 @@ class GumbelQuantizer(nn.Module):
       places: P.
       num_codes: C.
       size: D, of the vector of a code.
-      temperature: of the relaxation.
+      temperature: t_0, of the relaxation at the first step.
+      final_temperature: t_1, from step N on.
+      annealing_steps: N; at step n the temperature is t_0 (t_1 / t_0)^(n / N). 0: it is t_0 at all steps. The steps are
+        counted in the collection "temperature", which changes in training steps alone.
       from_places: see `PlaceProjection`.
     """
 
@@ -78,10 +81,14 @@ class GumbelQuantizer(nn.Module):
     num_codes: int
     size: int
     temperature: float = 1.0
+    final_temperature: float = 0.5
+    annealing_steps: int = 0
     from_places: bool = False
 
     def setup(self) -> None:
-        """Create the dense layer and the codebook."""
+        """Create the dense layer, the codebook and the counter of steps."""
+        if self.annealing_steps:
+            self.steps = self.variable("temperature", "steps", jnp.zeros, (), jnp.int32)
         self.projection = PlaceProjection(self.places, self.num_codes, self.from_places)
         self.vectors = self.param("vectors", nn.initializers.normal(1.0), (self.num_codes, self.size))
 
@@ -90,8 +97,17 @@ class GumbelQuantizer(nn.Module):
         return VectorCodes(self.vectors[None])
 
     def __call__(self, features: Array) -> Relaxed:
-        """Return the posterior of features [B, F]."""
-        return Relaxed(self.projection(features), self.codebook(), self.temperature)
+        """Return the posterior of features [B, F]; a training step is counted."""
+        return Relaxed(self.projection(features), self.codebook(), self._next_temperature())
+
+    def _next_temperature(self) -> float | Array:
+        """Return the temperature of this step."""
+        if not self.annealing_steps:
+            return self.temperature
+        done = jnp.minimum(self.steps.value / self.annealing_steps, 1.0)
+        if self.is_mutable_collection("temperature") and not self.is_initializing():
+            self.steps.value += 1
+        return self.temperature * (self.final_temperature / self.temperature) ** done
 
 
 @register("posterior", "gumbel-softmax")
@@ -106,6 +122,10 @@ class GumbelSoftmaxConfig(QuantizerConfig):
     temperature: float = setting(
         1.0, "Temperature of the relaxation: a smaller one has less bias and more variance.", above=0
     )
+    final_temperature: float = setting(0.5, "Temperature of the relaxation after annealing_steps.", above=0)
+    annealing_steps: int = setting(
+        0, "Steps in which temperature becomes final_temperature, by a constant factor; 0: it is constant.", minimum=0
+    )
 
     @property
     def num_codes(self) -> int:
@@ -114,14 +134,18 @@ class GumbelSoftmaxConfig(QuantizerConfig):
 
     def build(self, latent_dim: int) -> GumbelQuantizer:
         """Return a `GumbelQuantizer` of `latent_dim` places."""
-        return GumbelQuantizer(latent_dim, self.codebook_size, self.code_dim, self.temperature)
+        schedule = self.temperature, self.final_temperature, self.annealing_steps
+        return GumbelQuantizer(latent_dim, self.codebook_size, self.code_dim, *schedule)
 
     def check(self, config: Config) -> None:
-        """Raise InputError if the KL has no closed form, or if the estimator evaluates given codes."""
+        """Raise InputError for a KL without a closed form, an estimator of given codes, or an unused setting."""
         super().check(config)
         usable = [name for name, cls in choices("prior").items() if getattr(cls, "has_closed_kl", False)]
         require(config.prior.name in usable, "prior", config.prior.name,
                 f"{any_of(usable)} with posterior={self.name}, whose KL must be in closed form; fit another one by "
                 "`vae-jax fit-prior`")  # fmt: skip
+        default = type(self)().final_temperature
+        require_default(self.annealing_steps > 0 or self.final_temperature == default, "posterior.final_temperature",
+                        self.final_temperature, "with posterior.annealing_steps=0", "set annealing_steps")  # fmt: skip
         require(config.estimator.name == "pathwise", "estimator", config.estimator.name,
                 f"pathwise with posterior={self.name}")  # fmt: skip

@@ -1,6 +1,7 @@
 """Vector quantization: the code of a place is the number of the nearest vector of a codebook that is learned."""
 
 import dataclasses
+import functools
 from typing import ClassVar, Literal, NamedTuple
 
 import chex
@@ -20,8 +21,7 @@ def nearest_codes(z: Array, vectors: Array) -> Array:
     """Return argmin_c |z - v_c|², of equal distances the first, in float32 at the highest precision.
 
     |z|² is the same for all c, and the rest is one product of matrices, (z, 1) (-2 v, |v|²)^T. The vectors are centred
-    first: the difference of the large squares of numbers far from 0 has few digits. Two minima are faster than argmin
-    on a CPU.
+    first: the difference of the large squares of numbers far from 0 has few digits.
 
     Args:
       z: [..., D], of any dtype.
@@ -36,10 +36,7 @@ def nearest_codes(z: Array, vectors: Array) -> Array:
     z, vectors = z - jnp.broadcast_to(center, z.shape), vectors - jnp.broadcast_to(center, vectors.shape)
     columns = jnp.concatenate([-2 * vectors, jnp.sum(vectors**2, axis=-1, keepdims=True)], axis=-1)  # [C, D + 1]
     distances = jnp.matmul(_with_one(z), columns.T, precision=lax.Precision.HIGHEST)  # [..., C], without |z|²
-    is_nearest = distances <= jnp.min(distances, axis=-1, keepdims=True)
-    last = vectors.shape[0] - 1  # also where z is NaN
-    codes = jnp.broadcast_to(jnp.arange(last + 1, dtype=jnp.int32), distances.shape)
-    return jnp.min(jnp.where(is_nearest, codes, last), axis=-1)
+    return jnp.argmin(distances, axis=-1).astype(jnp.int32)
 
 
 def _with_one(z: Array) -> Array:
@@ -82,13 +79,25 @@ class CodebookLevel(NamedTuple):
 
 
 def _totals(r: Array, indices: Array, num_codes: int) -> tuple[Array, Array]:
-    """Return the number of encodings r [N, D] with each code, [C], and their sums, [C, D].
+    """Return the number of encodings r [N, D] with each code, [C], and their sums, [C, D], over all devices.
 
-    They are one product of matrices: a sum over the examples of all devices, in an order that does not change.
+    The order of a sum does not change from run to run. On a CPU each encoding is added to the sums of its code, without
+    a matrix [N, C]. An accelerator adds them in any order, so there the sums are one product of matrices.
     """
+    add, multiply = (functools.partial(each, num_codes=num_codes) for each in (_added, _multiplied))
+    totals = lax.platform_dependent(_with_one(r), indices, cpu=add, default=multiply)  # [C, D + 1]
+    return totals[:, -1], totals[:, :-1]
+
+
+def _added(rows: Array, indices: Array, *, num_codes: int) -> Array:
+    """Return the sums [C, D] of the rows [N, D] with each index."""
+    return jnp.zeros((num_codes, rows.shape[-1])).at[indices].add(rows)
+
+
+def _multiplied(rows: Array, indices: Array, *, num_codes: int) -> Array:
+    """Return the same as `_added` by a product of matrices."""
     chosen = jax.nn.one_hot(indices, num_codes, dtype=jnp.float32)  # [N, C]
-    totals = jnp.matmul(_with_one(r).T, chosen, precision=lax.Precision.HIGHEST)  # [D + 1, C]
-    return totals[-1], totals[:-1].T
+    return jnp.matmul(rows.T, chosen, precision=lax.Precision.HIGHEST).T
 
 
 def _ratio(sums: Array, counts: Array, otherwise: Array) -> Array:
@@ -123,8 +132,10 @@ def start_by_kmeans(r: Array, num_codes: int, steps: int | Array, key: Array) ->
     return lax.fori_loop(0, steps, iterate, r[_rows(jnp.arange(num_codes), r.shape[0], num_codes, key)])
 
 
-def restart_codes(level: CodebookLevel, r: Array, below: float, key: Array) -> CodebookLevel:
-    """Return the codebook with encodings of the batch in place of codes with a usage below `below` / C.
+def restart_codes(level: CodebookLevel, r: Array, below: float | Array, key: Array) -> CodebookLevel:
+    """Return the codebook with different encodings of the batch in place of codes with a usage below `below` / C.
+
+    If there are more such codes than encodings, the others restart in later steps: of equal vectors only one is used.
 
     Args:
       level: the codebook.
@@ -135,10 +146,11 @@ def restart_codes(level: CodebookLevel, r: Array, below: float, key: Array) -> C
     Returns:
       The codebook, in which a restarted code has the mean usage.
     """
-    num_codes = level.usage.shape[0]
+    num_codes, num_rows = level.usage.shape[0], r.shape[0]
     dead = level.usage < below / num_codes  # [C]
-    rows = _rows(jnp.cumsum(dead) - 1, r.shape[0], num_codes, key)
-    found = r[rows % r.shape[0]]
+    ranks = jnp.cumsum(dead) - 1
+    dead = dead & (ranks < num_rows)
+    found = r[_rows(ranks, num_rows, num_codes, key)]
     where = jnp.broadcast_to(dead[:, None], found.shape)
     return CodebookLevel(
         jnp.where(where, found, level.vectors),
@@ -247,14 +259,16 @@ class VectorQuantizer(nn.Module):
 
     def _started(self, q: int, r: Array) -> CodebookLevel:
         """Return the codebook of a level; at the first step that of k-means."""
-        vectors = lax.stop_gradient(self.codebook().vectors[q])
+        vectors, usage = lax.stop_gradient(self.codebook().vectors[q]), self.usage.value[q]
         first = self.updates.value == 0
         if self.kmeans_steps:
             steps = jnp.where(first, self.kmeans_steps, 0)  # a loop of 0 steps later: members of a sweep share one
             centres = start_by_kmeans(r, self.num_codes, steps, self._key(q))
             vectors = jnp.where(first, centres, vectors)
+            # Of more codes than encodings, the others start at equal ones; they restart in the next steps.
+            usage = jnp.where(first & (jnp.arange(self.num_codes) >= r.shape[0]), 0, usage)
         sums = jnp.where(first, vectors / self.num_codes, self.sums.value[q])
-        return CodebookLevel(vectors, self.usage.value[q], sums)
+        return CodebookLevel(vectors, usage, sums)
 
     def _moved(self, q: int, level: CodebookLevel, r: Array, chosen: Array) -> CodebookLevel:
         """Return the codebook of a level after a step with encodings r [N, D]: averages, then restarts."""
@@ -263,8 +277,10 @@ class VectorQuantizer(nn.Module):
         sums = self.decay * level.sums + (1 - self.decay) * sums
         vectors = _ratio(sums, usage, level.vectors) if self.update == "ema" else level.vectors
         moved = CodebookLevel(vectors, usage, sums)
-        key = jax.random.fold_in(self._key(q), 1)
-        return restart_codes(moved, r, self.restart_below, key) if self.restart_below else moved
+        if not self.restart_below:
+            return moved
+        below = jnp.where(self.updates.value == 0, 0, self.restart_below)  # k-means has used the encodings of step 0
+        return restart_codes(moved, r, below, jax.random.fold_in(self._key(q), 1))
 
     def _store(self, levels: list[CodebookLevel]) -> None:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *levels)
