@@ -23,6 +23,8 @@ from .codes import (
     straight_through as straight_through,
 )
 from .conditional import (
+    BaseConditionalConfig as BaseConditionalConfig,
+    BaseConditionalVAE as BaseConditionalVAE,
     ConditionalConfig as ConditionalConfig,
     ConditionalVAE as ConditionalVAE,
     LabelPrior as LabelPrior,
@@ -118,6 +120,10 @@ from .priors import StandardNormal as StandardNormal, StandardNormalConfig as St
 from .replaced_prior import FittedCodes as FittedCodes, StandardizedPrior as StandardizedPrior, WithPrior as WithPrior
 from .semi_supervised import SemiSupervisedConfig as SemiSupervisedConfig, SemiSupervisedVAE as SemiSupervisedVAE
 from .vae import VAE as VAE, VAEConfig as VAEConfig, with_output_bias as with_output_bias
+from .vector_conditions import (
+    VectorConditionalConfig as VectorConditionalConfig,
+    VectorConditionalVAE as VectorConditionalVAE,
+)
 from .vector_quantization import (
     ResidualVectorConfig as ResidualVectorConfig,
     VectorCodes as VectorCodes,

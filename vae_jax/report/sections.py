@@ -40,6 +40,7 @@ FIGURES = {  # name: what the figure shows, in the order of the report
     "samples_by_class": "Samples of each class, a row each",
     "uniform_samples": "Decoded codes with equal probabilities",
     "reconstructions": "Test examples, each with its reconstruction",
+    "transfer": "Test examples, and their codes decoded under another condition",
     "styles": "A test example, and its code decoded with the label of each class",
     "interpolations": "Images decoded between the codes of two test images",
     "traversals": "One latent varied from −3 to 3, the others fixed; the latents that vary most",

@@ -32,7 +32,12 @@ from .evaluation import (
 )
 from .experiment import Experiment as Experiment, at_numbers as at_numbers, build_experiment as build_experiment
 from .fitted_prior import FitSettings as FitSettings, FittedPrior as FittedPrior, fit_prior as fit_prior
-from .labels import num_classes as num_classes, spread_classes as spread_classes
+from .labels import (
+    condition_dim as condition_dim,
+    labelled_examples as labelled_examples,
+    num_classes as num_classes,
+    spread_classes as spread_classes,
+)
 from .loggers import print_json as print_json, read_metrics as read_metrics
 from .members import Member as Member, group_members as group_members, make_members as make_members
 from .opening import (
