@@ -9,13 +9,13 @@ Cells:
     vae            p(x) without labels: the NLL with which that of conditional is compared, and M1 of m1+m2
     conditional    p(x|y) with all labels: the generative classifier argmax p(x|y), and samples of each class
     m2             M2 of Kingma et al., arXiv 1406.5298: an unknown label is summed out
-    m1+m2          M2 on the codes of M1, which is vae: their posterior means
+    m1+m2          M2 on the codes of M1, which is vae: in each step new samples of their posteriors
     sdgm           the skip deep generative model of Maaløe et al., arXiv 1602.05473: M2 with an auxiliary variable
 
 The published errors of the classifier with 100 labels are 11.97 ± 1.71 % (M2), 3.33 ± 0.14 % (M1+M2) and 1.32 ± 0.07 %
 (SDGM). The protocol:
 - All 60,000 training images. Each time an image is used, each pixel is sampled again from Bernoulli(pixel/255).
-- vae and conditional have equal networks, 784-500-500-50 and the mirror, batches of 200, and equally many steps. The
+- vae and conditional have equal networks, 784-200-200-50 and the mirror, batches of 200, and equally many steps. The
   others have the networks, batches and numbers of steps of `PROTOCOLS`; a batch has 100 images without a label and 10
   with one, one of each class. Everywhere gelu between layers; the embedding of a label has 16 numbers.
 - An epoch is 60,000 images without a label; Adam with the learning rate 1e-3 and cosine decay to 0.
@@ -41,6 +41,7 @@ import cells
 import jax
 import label_checks
 import numpy as np
+import sampled_codes
 from cells import number
 
 from vae_jax.config import Config, override
@@ -78,11 +79,11 @@ class Protocol(NamedTuple):
 
 PROTOCOLS = {
     "classifier": Protocol((200, 200), 0, 10, 2000),
-    "vae": Protocol((500, 500), 200, 0, 30),
-    "conditional": Protocol((500, 500), 200, 0, 30),
-    "m2": Protocol((200, 200), 100, 10, 6),
-    "m1+m2": Protocol((500,), 100, 10, 16),
-    "sdgm": Protocol((256, 256), 100, 10, 8),
+    "vae": Protocol((200, 200), 200, 0, 15),
+    "conditional": Protocol((200, 200), 200, 0, 15),
+    "m2": Protocol((200, 200), 100, 10, 4),
+    "m1+m2": Protocol((500,), 100, 10, 8),
+    "sdgm": Protocol((200, 200), 100, 10, 4),
 }
 
 
@@ -163,7 +164,8 @@ def config_of(cell: Cell, *, data: str, options: argparse.Namespace) -> Config:
         share = protocol.labelled / (protocol.unlabelled + protocol.labelled)
         settings |= {"data__labelled": cell.labels, "train__labelled_share": min(share, 0.99)}
     if cell.name == "m1+m2":
-        settings |= {"preprocess": "identity", "likelihood": "learned-gaussian", "data__data_dir": None}
+        preprocess = sampled_codes.SampledCodesConfig.name
+        settings |= {"preprocess": preprocess, "likelihood": "learned-gaussian", "data__data_dir": None}
     if cell.name != "vae":
         settings["evaluation__class_samples"] = options.class_samples
     if cell.name == "sdgm":
@@ -172,7 +174,7 @@ def config_of(cell: Cell, *, data: str, options: argparse.Namespace) -> Config:
 
 
 def write_codes(vae: Cell, output: Path) -> str:
-    """Return the file of the codes of M1 and their labels, which is written if it does not exist."""
+    """Return the file of the posteriors of M1 and the labels, which is written if it does not exist."""
     path = vae.directory(output) / "codes.npz"
     if path.exists():
         return str(path)
@@ -181,7 +183,8 @@ def write_codes(vae: Cell, output: Path) -> str:
         for split in ("train", "test"):
             examples, key = run.experiment.dataset(split).arrays, run.experiment.evaluation_key(split)
             codes = encode_examples(run.experiment, params, key, examples, run.placement, with_seen=False)
-            arrays |= {f"x_{split}": codes["mean"], f"y_{split}": examples["y"]}
+            x = np.concatenate([codes["mean"], codes["scale"]], axis=1)
+            arrays |= {f"x_{split}": x, f"y_{split}": examples["y"]}
     atomic_files.write_file(path, lambda file: np.savez(file, **arrays))
     return str(path)
 

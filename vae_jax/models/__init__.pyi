@@ -55,6 +55,7 @@ from .export import (
     sample_codes as sample_codes,
     split_codes as split_codes,
 )
+from .film import FiLM as FiLM
 from .finite_scalars import (
     FiniteScalarConfig as FiniteScalarConfig,
     FiniteScalarQuantizer as FiniteScalarQuantizer,

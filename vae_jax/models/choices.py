@@ -60,7 +60,14 @@ def require_separate_examples(config: Config) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig(Choice):
-    """The base of all pairs of encoder and decoder."""
+    """The base of all pairs of encoder and decoder.
+
+    Attributes:
+      supports_film: whether both modules accept embeddings of a condition, [B, E] or [E], as a second argument, which
+        modulate their layers. The decoder's codes are [..., B, D] then.
+    """
+
+    supports_film: ClassVar[bool] = False
 
     @property
     def activation_function(self) -> Callable[[Array], Array]:

@@ -1,18 +1,18 @@
 """VAEs of examples x given a condition: the base of all of them, and the one given labels y."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from vae_jax.config import Config, register, require, setting
+from vae_jax.config import Config, any_of, choices, register, require, setting
 from vae_jax.distributions import Batch, Distribution, Draw, Latent, Normal, Shape, label_mask
 from vae_jax.errors import InputError
 from vae_jax.models.choices import ModelConfig
 from vae_jax.models.priors import StandardNormalConfig
-from vae_jax.models.vae import VAE
+from vae_jax.models.vae import VAE, check_part
 
 
 class LabelPrior(nn.Module):
@@ -43,16 +43,22 @@ class BaseConditionalVAE(VAE):
       condition_encoder: whether the posterior reads the features of the encoder and the embedding, [B, F' + E].
       condition_prior: whether `prior` is called with the embedding, such as `LabelPrior`.
       condition_decoder: whether the decoder reads z and the embedding, [..., D + E].
+      film: whether encoder and decoder are called with the embedding as a second argument, which modulates their
+        layers, instead; see `NetworkConfig.supports_film`.
     """
 
     embedding: int
     condition_encoder: bool = True
     condition_prior: bool = True
     condition_decoder: bool = True
+    film: bool = False
 
     def setup(self) -> None:
         """Check the parts, and create the parameters that belong to none of them."""
         super().setup()
+        if self.film:
+            check_part("encoder", self.encoder, "x", "condition")
+            check_part("decoder", self.decoder, "z", "condition")
         if self.condition_encoder or self.condition_prior or self.condition_decoder:
             self.create_embeddings()
 
@@ -81,13 +87,19 @@ class BaseConditionalVAE(VAE):
         batch = {} if batch is None else batch
         prior = self.prior(self.embedding_of(batch) if self.condition_prior else self._posterior_of)
         latent = draw("z", prior, None if evidence is None else lambda: evidence)
-        z = self._joined(latent.z, batch) if self.condition_decoder else latent.z
-        return self._likelihood_of(z), (latent,)
+        if not self.condition_decoder:
+            return self._likelihood_of(latent.z), (latent,)
+        if self.film:
+            return self._likelihood_of(latent.z, self.embedding_of(batch)), (latent,)
+        return self._likelihood_of(self._joined(latent.z, batch)), (latent,)
 
-    def _features_of(self, batch: Batch) -> Array:
-        """Return the features that the posterior reads, [B, F' + E]."""
-        features = super()._features_of(batch)
-        return self._joined(features, batch) if self.condition_encoder else features
+    def _features_of(self, batch: Batch, *context: Array) -> Array:
+        """Return the features that the posterior reads, [B, F' + E], or [B, F'] with `film`."""
+        if not self.condition_encoder:
+            return super()._features_of(batch, *context)
+        if self.film:
+            return super()._features_of(batch, *context, self.embedding_of(batch))
+        return self._joined(super()._features_of(batch, *context), batch)
 
     def _joined(self, h: Array, batch: Batch) -> Array:
         """Return h [..., F] with the embeddings of the conditions, [..., F + E]."""
@@ -146,6 +158,11 @@ class BaseConditionalConfig(ModelConfig):
         True, "The prior p(z|c) depends on the condition: a normal distribution that starts at N(0, I)."
     )
     condition_decoder: bool = setting(True, "The decoder p(x|z, c) reads the condition.")
+    condition_by: Literal["concatenation", "film"] = setting(
+        "concatenation",
+        "How encoder and decoder read the condition: concatenation, next to the features of the encoder and next to z; "
+        "film, a scale and a shift of the features of each layer.",
+    )
 
     def fields(self, config: Config, shape: Shape, *, training: bool) -> dict[str, Any]:
         """Return the attributes of the `BaseConditionalVAE`; arguments as for `build`."""
@@ -162,6 +179,7 @@ class BaseConditionalConfig(ModelConfig):
             "condition_encoder": self.condition_encoder,
             "condition_prior": self.condition_prior,
             "condition_decoder": self.condition_decoder,
+            "film": self.condition_by == "film",
         }
 
     def check(self, config: Config) -> None:
@@ -172,12 +190,24 @@ class BaseConditionalConfig(ModelConfig):
                 "vae")  # fmt: skip
         require(isinstance(config.prior, StandardNormalConfig), "prior", config.prior.name,
                 f"standard-normal with model={self.name}, whose p(z|c) is a normal distribution")  # fmt: skip
+        if self.condition_by == "film":
+            self._check_film(config)
         objective = config.objective
         require(not self.condition_prior or objective.needs_density, "model.condition_prior", True,
                 f"False with objective={objective.name}, which does not depend on p(z)")  # fmt: skip
         require(not self.condition_prior or not objective.compares_examples, "model.condition_prior", True,
                 f"False with objective={objective.name}, which compares q(z) with one p(z) for all "
                 "examples")  # fmt: skip
+
+    def _check_film(self, config: Config) -> None:
+        """Raise InputError if the networks have no layers that a condition modulates."""
+        usable = [name for name, cls in choices("network").items() if getattr(cls, "supports_film", False)]
+        require(config.network.supports_film, "network", config.network.name,
+                f"{any_of(usable)} with model.condition_by=film")  # fmt: skip
+        require(getattr(config.network, "hidden", True), "network.hidden", "()",
+                "one or more widths with model.condition_by=film")  # fmt: skip
+        require(self.condition_encoder or self.condition_decoder, "model.condition_by", "film",
+                "concatenation if neither encoder nor decoder reads the condition")  # fmt: skip
 
 
 @register("model", "conditional")

@@ -18,6 +18,7 @@ from jax import Array
 from vae_jax.config import Config, register, require, setting
 from vae_jax.distributions import Shape
 from vae_jax.models.choices import values_after
+from vae_jax.models.film import FiLM
 from vae_jax.models.networks import LayersConfig
 
 _glorot = nn.initializers.glorot_uniform()
@@ -41,13 +42,14 @@ class MLPEncoder(nn.Module):
     def setup(self) -> None:
         """Create the layers."""
         self.layers = [nn.Dense(width, dtype=self.dtype, kernel_init=_glorot) for width in self.hidden]
+        self.modulations = [FiLM(self.dtype) for _ in self.hidden]
 
-    def __call__(self, x: Array) -> Array:
-        """Return the features [B, F'] of examples [B, *sides, C]."""
+    def __call__(self, x: Array, condition: Array | None = None) -> Array:
+        """Return the features [B, F'] of examples [B, *sides, C]; a condition [B, E] or [E] modulates each layer."""
         h = x.reshape(x.shape[0], -1)  # [B, prod(sides)·C]
         h = jnp.log1p(h) if self.log1p else h
-        for layer in self.layers:
-            h = self.activation(layer(h))
+        for layer, modulate in zip(self.layers, self.modulations, strict=True):
+            h = self.activation(modulate(layer(h), condition))
         return h
 
     def kernels(self) -> list[Array]:
@@ -73,15 +75,22 @@ class MLPDecoder(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
-        """Return the features [..., *sides, F] of codes [..., D]."""
+    def __call__(self, z: Array, condition: Array | None = None) -> Array:
+        """Return the features [..., *sides, F] of codes [..., D]; a condition [B, E] or [E] modulates each layer."""
         # A sample axis of length one would turn the gradients' matrix products into batches of one, which are slower.
-        h = z.reshape(*(length for length in z.shape[:-1] if length != 1), z.shape[-1])
-        for width in self.hidden:
-            h = self.activation(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(h))
+        h = _without_axes_of_one(z)
+        given = None if condition is None else _without_axes_of_one(condition)
+        for i, width in enumerate(self.hidden):
+            h = nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(h)
+            h = self.activation(FiLM(self.dtype, name=f"modulations_{i}")(h, given))
         size = math.prod(self.sides) * self.features
         out = nn.Dense(size, use_bias=False, dtype=self.dtype, kernel_init=_glorot)(h)
         return out.reshape(*z.shape[:-1], *self.sides, self.features)
+
+
+def _without_axes_of_one(h: Array) -> Array:
+    """Return h [..., F] without the leading axes of length 1."""
+    return h.reshape(*(length for length in h.shape[:-1] if length != 1), h.shape[-1])
 
 
 class TiedDecoder(nn.Module):
@@ -119,6 +128,8 @@ class TiedDecoder(nn.Module):
 @dataclasses.dataclass(frozen=True)
 class MLPConfig(LayersConfig):
     """Fully connected networks."""
+
+    supports_film: ClassVar[bool] = True
 
     tied: bool = setting(False, "The decoder uses the transposed weight matrices of the encoder.")
     log1p: bool = setting(False, "The encoder reads log(1 + x), for counts.")
