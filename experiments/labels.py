@@ -5,19 +5,24 @@
 
 Cells:
 
+    classifier     the classifier of m2 alone, with the labelled images and no others
+    vae            p(x) without labels: the NLL with which that of conditional is compared, and M1 of m1+m2
     conditional    p(x|y) with all labels: the generative classifier argmax p(x|y), and samples of each class
     m2             M2 of Kingma et al., arXiv 1406.5298: an unknown label is summed out
-    m1+m2          M2 on the codes of M1, a VAE that is trained without labels: their posterior means
+    m1+m2          M2 on the codes of M1, which is vae: in each step new samples of their posteriors
     sdgm           the skip deep generative model of Maaløe et al., arXiv 1602.05473: M2 with an auxiliary variable
 
 The published errors of the classifier with 100 labels are 11.97 ± 1.71 % (M2), 3.33 ± 0.14 % (M1+M2) and 1.32 ± 0.07 %
-(SDGM). The rest is equal in all cells:
-- All 60,000 training images. Each time an image is used, each pixel is sampled again from Bernoulli(pixel/255). Batches
-  of 200, half of them labelled, equally many of each class.
-- Networks 784-500-500 and their mirror, softplus between layers, 50 latents; the embedding of a label has 16 numbers.
-- `--epochs` passes over 60,000 images, Adam with the learning rate 1e-3 and cosine decay to 0.
+(SDGM). The protocol:
+- All 60,000 training images. Each time an image is used, each pixel is sampled again from Bernoulli(pixel/255).
+- vae and conditional have equal networks, 784-200-200-50 and the mirror, batches of 200, and equally many steps. The
+  others have the networks, batches and numbers of steps of `PROTOCOLS`; a batch has 100 images without a label and 10
+  with one, one of each class. Everywhere gelu between layers; the embedding of a label has 16 numbers.
+- An epoch is 60,000 images without a label; Adam with the learning rate 1e-3 and cosine decay to 0.
 - Evaluation on all 10,000 test images: the error of q(y|x) and that of p(y|x) = p(x|y) / Σ p(x|y) with
   `--class-samples` samples for each class, expected calibration errors, and -log p(x) summed over the classes.
+- 1,000 samples of draw 0, equally many of each class, whose class a convolutional classifier confirms or not. It is
+  trained on all training images and labels.
 
 The `--draws` of the labels of a cell are trained in one program, with the same seed. DIR (runs/labels) contains a run
 directory for each draw, table.md and table.json with all cells found there, and for each cell of images CELL.png: ten
@@ -26,6 +31,7 @@ resumes, and trains and evaluates nothing twice; a larger `--draws` adds to the 
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,36 +39,67 @@ from typing import Any, NamedTuple
 
 import cells
 import jax
+import label_checks
 import numpy as np
+import sampled_codes
 from cells import number
 
 from vae_jax.config import Config, override
 from vae_jax.errors import VaeJaxError
-from vae_jax.runs import encode_examples, image_grids, open_run, restored_params, sample_means
+from vae_jax.runs import (
+    encode_examples,
+    image_grids,
+    mean_and_sd,
+    open_run,
+    restored_params,
+    sample_means,
+    spread_classes,
+)
 from vae_jax.runtime import atomic_files
 
-NAMES = ("conditional", "m2", "m1+m2", "sdgm")
+NAMES = ("classifier", "vae", "conditional", "m2", "m1+m2", "sdgm")
+FEW_LABELS = ("classifier", "m2", "m1+m2", "sdgm")
+WITH_SAMPLES = ("conditional", "m2", "sdgm")
 DRAWS = "data.labelled_draw"
 PUBLISHED = {"m2": "11.97 ± 1.71", "m1+m2": "3.33 ± 0.14", "sdgm": "1.32 ± 0.07"}
 METRICS = (
     "classifier_error", "generative_error", "classifier_calibration_error", "nll_unlabelled", "nll", "elbo", "kl",
 )  # fmt: skip
+SAMPLES = 1000  # whose class the trained classifier confirms
+
+
+class Protocol(NamedTuple):
+    """The networks and the training of a cell: widths, rows of a batch without a label and with one, and epochs."""
+
+    hidden: tuple[int, ...]
+    unlabelled: int
+    labelled: int
+    epochs: int
+
+
+PROTOCOLS = {
+    "classifier": Protocol((200, 200), 0, 10, 2000),
+    "vae": Protocol((200, 200), 200, 0, 15),
+    "conditional": Protocol((200, 200), 200, 0, 15),
+    "m2": Protocol((200, 200), 100, 10, 4),
+    "m1+m2": Protocol((500,), 100, 10, 8),
+    "sdgm": Protocol((200, 200), 100, 10, 4),
+}
 
 
 class Size(NamedTuple):
-    """The data and the networks of a table."""
+    """The data of a table, their training images, and the networks if they are not those of `PROTOCOLS`."""
 
     data: str
     holdout: float
-    steps_per_epoch: int
-    batch_size: int
-    hidden: tuple[int, ...]
+    images: int
+    hidden: tuple[int, ...] | None
     latent_dim: int
 
 
 SIZES = {
-    "mnist": Size("mnist", 0.0, 300, 200, (500, 500), 50),
-    "quick": Size("digits", 0.1, 13, 100, (16,), 4),
+    "mnist": Size("mnist", 0.0, 60_000, None, 50),
+    "quick": Size("digits", 0.1, 1_300, (16,), 4),
 }
 
 
@@ -76,84 +113,116 @@ class Cell(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """The number of training steps."""
-        return self.epochs * SIZES[self.size].steps_per_epoch
+        """The number of training steps; those of the classifier each use all labelled images."""
+        rows = PROTOCOLS[self.name].unlabelled
+        return self.epochs * SIZES[self.size].images // rows if rows else self.epochs
 
     def directory(self, output: Path) -> Path:
         """Return the folder of the cell's runs, which has a subfolder for each draw of the labels."""
-        return output / f"{self.size},labels={self.labels},epochs={self.epochs}" / self.name
+        return output / f"{self.name},labels={self.labels},epochs={self.epochs},{self.size}"
 
-    def codes(self, output: Path) -> Path:
-        """Return the file of the codes of M1."""
-        return self.directory(output) / "codes.npz"
+    def run(self, output: Path) -> Path:
+        """Return the directory of the run of draw 0."""
+        return self.directory(output) / f"{DRAWS}=0"
 
 
-def shared_settings(cell: Cell, *, num_samples: int, class_samples: int) -> dict[str, Any]:
-    """Return the settings of all models that are trained for a cell."""
-    size = SIZES[cell.size]
-    return {
+def make_cell(name: str, options: argparse.Namespace) -> Cell:
+    """Return the cell that the options of the command describe."""
+    labels = options.labels if name in FEW_LABELS else 0
+    return Cell(name, labels, options.epochs or PROTOCOLS[name].epochs, "quick" if options.quick else "mnist")
+
+
+def config_of(cell: Cell, *, data: str, options: argparse.Namespace) -> Config:
+    """Return the settings of a cell's training and evaluation, except for the draw and the devices.
+
+    Args:
+      cell: the cell.
+      data: the data set, or the file of codes of m1+m2.
+      options: K of the NLL, and for each class, and the folder of prepared data sets.
+    """
+    size, protocol = SIZES[cell.size], PROTOCOLS[cell.name]
+    model = {"classifier": "m2", "m1+m2": "m2"}.get(cell.name, cell.name)
+    every = max(1, min(500, cell.steps // 10))
+    settings = {
+        "data__name": data,
+        "data__data_dir": options.data_dir,
         "data__holdout": size.holdout,
-        "network": "mlp",
-        "network__hidden": size.hidden,
-        "network__activation": "softplus",
+        "model": model,
         "model__latent_dim": size.latent_dim,
+        "network": "mlp",
+        "network__hidden": size.hidden or protocol.hidden,
+        "network__activation": "gelu",
         "optimizer__learning_rate": 1e-3,
         "train__steps": cell.steps,
-        "train__batch_size": size.batch_size,
-        "train__log_every": size.steps_per_epoch,
+        "train__batch_size": protocol.unlabelled + protocol.labelled,
+        "train__log_every": every,
         "train__evaluate_every": 0,
-        "train__save_every": 5 * size.steps_per_epoch,
-        "evaluation__num_samples": num_samples,
-    } | ({"evaluation__class_samples": class_samples} if class_samples else {})
-
-
-def config_of(cell: Cell, output: Path, *, num_samples: int, class_samples: int, data_dir: str | None = None) -> Config:
-    """Return the settings of a cell's training and evaluation, except for the draw and the devices."""
-    shared = shared_settings(cell, num_samples=num_samples, class_samples=class_samples)
-    data = {"data__name": SIZES[cell.size].data, "data__data_dir": data_dir}
-    labelled = {"data__labelled": cell.labels}
-    if cell.name == "conditional":
-        return override(Config(), **shared, **data, model="conditional")
+        "train__save_every": 5 * every,
+        "evaluation__num_samples": options.num_samples,
+    }
+    if cell.name in FEW_LABELS:
+        share = protocol.labelled / (protocol.unlabelled + protocol.labelled)
+        settings |= {"data__labelled": cell.labels, "train__labelled_share": min(share, 0.99)}
     if cell.name == "m1+m2":
-        vectors = {"preprocess": "identity", "likelihood": "learned-gaussian", "data__name": str(cell.codes(output))}
-        return override(Config(), **shared, **labelled, **vectors, model="m2")
-    auxiliary = {"model__auxiliary_dim": SIZES[cell.size].latent_dim} if cell.name == "sdgm" else {}
-    return override(Config(), **shared, **data, **labelled, **auxiliary, model=cell.name)
+        preprocess = sampled_codes.SampledCodesConfig.name
+        settings |= {"preprocess": preprocess, "likelihood": "learned-gaussian", "data__data_dir": None}
+    if cell.name != "vae":
+        settings["evaluation__class_samples"] = options.class_samples
+    if cell.name == "sdgm":
+        settings["model__auxiliary_dim"] = size.latent_dim
+    return override(Config(), **settings)
 
 
-def train_m1(cell: Cell, output: Path, *, data_dir: str | None) -> bool:
-    """Train M1, and write the codes of all images and their labels; return whether they are written."""
-    path, folder = cell.codes(output), cell.directory(output) / "m1"
+def write_codes(vae: Cell, output: Path) -> str:
+    """Return the file of the posteriors of M1 and the labels, which is written if it does not exist."""
+    path = vae.directory(output) / "codes.npz"
     if path.exists():
-        return True
-    shared = shared_settings(cell, num_samples=1, class_samples=0)
-    config = override(Config(), **shared, data__name=SIZES[cell.size].data, data__data_dir=data_dir)
-    planned = [cells.Planned(f"M1 of {cell.name}, {cell.epochs} epochs", folder, config)]
-    if cells.run_table(planned, 1, lambda: ([], ""))["status"] != "done":
-        return False
-    run, arrays = open_run(folder / "seed=0"), {}
+        return str(path)
+    run, arrays = open_run(vae.run(output)), {}
     with restored_params(run.experiment, run.directory, run.placement, changed=run.changed) as (_, params):
         for split in ("train", "test"):
             examples, key = run.experiment.dataset(split).arrays, run.experiment.evaluation_key(split)
             codes = encode_examples(run.experiment, params, key, examples, run.placement, with_seen=False)
-            arrays |= {f"x_{split}": codes["mean"], f"y_{split}": examples["y"]}
+            x = np.concatenate([codes["mean"], codes["scale"]], axis=1)
+            arrays |= {f"x_{split}": x, f"y_{split}": examples["y"]}
     atomic_files.write_file(path, lambda file: np.savez(file, **arrays))
-    return True
+    return str(path)
 
 
-def all_rows(requested: Sequence[Cell], output: Path) -> list[tuple[Cell, dict[str, Any]]]:
-    """Return the rows of all cells with the requested labels, epochs and size, and of every other cell that was run."""
-    kinds = {(cell.labels, cell.epochs, cell.size) for cell in requested}
-    for path in output.glob("*,labels=*,epochs=*"):
-        size, labels, epochs = path.name.split(",")
-        kinds.add((int(labels.partition("=")[2]), int(epochs.partition("=")[2]), size))
-    table = [Cell(name, *kind) for kind in sorted(kinds) for name in NAMES]
-    summaries = [
-        cells.summarize_cell(cell.directory(output), cell.steps, varied=DRAWS, metrics=METRICS) for cell in table
-    ]
-    rows = [(cell, cell._asdict() | summary) for cell, summary in zip(table, summaries, strict=True)]
-    shown = {(cell.labels, cell.epochs, cell.size) for cell in requested}
-    return [(cell, row) for cell, row in rows if row["seeds"] or (cell.labels, cell.epochs, cell.size) in shown]
+def run_classifier(cell: Cell, config: Config, output: Path, draws: int) -> None:
+    """Train the classifier of the labelled images for each draw that has no result, and write results.json."""
+    path = cell.directory(output) / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for draw in range(draws):
+        if str(draw) not in results:
+            results[str(draw)] = label_checks.supervised_error(override(config, data__labelled_draw=draw))
+            atomic_files.write_json(path, results)
+
+
+def row_of(cell: Cell, output: Path) -> dict[str, Any]:
+    """Return the numbers of a cell on disk; `seeds` is 0 if there are none."""
+    folder = cell.directory(output)
+    if cell.name != "classifier":
+        row = cells.summarize_cell(folder, cell.steps, varied=DRAWS, metrics=METRICS)
+        path = folder / "samples.json"
+        return cell._asdict() | row | (json.loads(path.read_text()) if path.exists() else {})
+    path = folder / "results.json"
+    results = list(json.loads(path.read_text()).values()) if path.exists() else []
+    means = {
+        name: mean_and_sd([result[name] for result in results]) for name in METRICS if results and name in results[0]
+    }
+    return cell._asdict() | {"seeds": len(results)} | means
+
+
+def all_cells(requested: Sequence[Cell], output: Path) -> list[Cell]:
+    """Return the requested cells, those on disk, and the other cells of MNIST with their default epochs."""
+    found = {*requested}
+    for path in output.glob("*,labels=*,epochs=*,*"):
+        name, labels, epochs, size = path.name.split(",")
+        found.add(Cell(name, int(labels.partition("=")[2]), int(epochs.partition("=")[2]), size))
+    for name in set(NAMES) - {cell.name for cell in found}:
+        found.add(requested[0]._replace(name=name, epochs=PROTOCOLS[name].epochs))
+    return sorted(found, key=lambda cell: (cell.size, NAMES.index(cell.name), cell.labels, cell.epochs))
 
 
 def _percent(row: dict[str, Any], name: str) -> str:
@@ -166,77 +235,97 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table."""
     titles = [
         "model", "labels", "error of q(y\\|x), %", "published, %", "error of p(y\\|x), %", "calibration error of "
-        "q(y\\|x), %", "-log p(x)", "draws", "data", "epochs", "seconds of training", "seconds of evaluation", "device",
+        "q(y\\|x), %", "-log p(x\\|y)", "-log p(x)", "samples confirmed, %", "draws", "data", "epochs",
+        "seconds of training", "seconds of evaluation", "device",
     ]  # fmt: skip
     table = []
     for row in rows:
-        labels = "all" if row["name"] == "conditional" else row["labels"]
-        line = [row["name"], labels, "not run", PUBLISHED.get(row["name"], ""), *[""] * 4, SIZES[row["size"]].data]
-        line += [row["epochs"], *[""] * 3]
-        if row["seeds"]:
-            line[2] = _percent(row, "classifier_error")
-            line[4:8] = [
-                _percent(row, "generative_error"), _percent(row, "classifier_calibration_error"),
-                number(**row.get("nll_unlabelled", {"mean": None})), row["seeds"],
-            ]  # fmt: skip
-            line[10:] = [f"{row['seconds']:.0f}", f"{row['evaluation_seconds']:.0f}", row["device"]]
-        table.append(line)
+        name, seeds = row["name"], row["seeds"]
+        labels = row["labels"] if name in FEW_LABELS else {"vae": "none"}.get(name, "all")
+        errors = [_percent(row, metric) for metric in METRICS[:3]]
+        nll = [number(**row[metric]) if metric in row else "" for metric in ("nll", "nll_unlabelled")]
+        nll = ["", nll[0]] if name == "vae" else nll
+        confirmed = f"{100 * row['confirmed']:.1f}" if "confirmed" in row else ""
+        seconds = [f"{row[key]:.0f}" if key in row else "" for key in ("seconds", "evaluation_seconds")]
+        error = errors[0] if seeds else "not run"
+        cells_of_row = [name, labels, error, PUBLISHED.get(name, ""), *errors[1:], *nll, confirmed, seeds or ""]
+        table.append([*cells_of_row, SIZES[row["size"]].data, row["epochs"], *seconds, row.get("device", "")])
     note = (
-        "Errors on all test examples, mean ± sd over draws of the labels. -log p(x) of m1+m2 is that of codes in nats, "
-        "which is not comparable with that of images. The published errors are those of 100 labels."
+        "Errors on all test examples, mean ± sd over draws of the labels. The likelihoods of m1+m2 are those of codes, "
+        "which are not comparable with those of images. An epoch of classifier is a step with all labelled images. The "
+        "published errors are those of 100 labels."
     )
     return "\n".join([*cells.markdown_table(titles, table), "", note]) + "\n"
 
 
 def save_samples(cell: Cell, output: Path) -> None:
-    """Save ten samples of each class of a model of images, of draw 0."""
-    path, run = output / f"{cell.name}.png", open_run(cell.directory(output) / f"{DRAWS}=0")
-    labels = np.repeat(np.arange(10, dtype=np.int32), 10)
+    """Save ten samples of each class of draw 0, and what fraction of more samples a classifier confirms."""
+    path, found = output / f"{cell.name}.png", cell.directory(output) / "samples.json"
+    if path.exists() and found.exists():
+        return
+    run = open_run(cell.run(output))
+    count = SAMPLES if cell.size == "mnist" else 100
+    labels = spread_classes(count, 10)
     with restored_params(run.experiment, run.directory, run.placement, changed=run.changed) as (_, params):
-        images = sample_means(
-            run.experiment, params, jax.random.key(0), len(labels), run.placement, conditions={"y": labels}
-        )
-    image_grids.save_samples_by_class(path, images, labels)
+        draw = functools.partial(sample_means, run.experiment, params, jax.random.key(0), placement=run.placement)
+        images = draw(count, conditions={"y": labels})
+    shown = np.concatenate([np.flatnonzero(labels == label)[:10] for label in range(10)])
+    image_grids.save_samples_by_class(path, images[shown], labels[shown])
+    assert run.experiment.config is not None, "open_run requires it"
+    steps = 2000 if cell.size == "mnist" else 100
+    samples = np.rint(images * 255).astype(np.uint8)
+    confirmed = label_checks.confirm_classes(samples, labels, run.experiment.config, steps=steps)
+    atomic_files.write_json(found, confirmed | {"samples": count})
 
 
 def write(requested: Sequence[Cell], output: Path) -> tuple[cells.Rows, str]:
     """Write table.json, table.md and the figures of the requested cells; return the rows and the table."""
-    found = all_rows(requested, output)
-    rows = [row for _, row in found]
+    for cell in requested:
+        if cell.name in WITH_SAMPLES and row_of(cell, output)["seeds"]:
+            save_samples(cell, output)
+    rows = [row_of(cell, output) for cell in all_cells(requested, output)]
     text = markdown(rows)
     cells.write_table(output, rows, text)
-    for cell, row in found:
-        if cell in requested and row["seeds"] and cell.name != "m1+m2":
-            save_samples(cell, output)
     return rows, text
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the requested cells; write the table and the figures, print the table, and return its rows."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cells", nargs="+", choices=NAMES, default=NAMES, help="models")
     parser.add_argument("--labels", type=int, default=100, help="number of labels, as many of each class")
-    parser.add_argument("--epochs", type=int, default=100, help="passes over the training images")
+    parser.add_argument("--epochs", type=int, help="passes over the training images; default: those of each cell")
     parser.add_argument("--draws", type=int, default=5, help="number of draws of the labels, trained in one program")
     parser.add_argument("--num-samples", type=int, default=100, help="K of the NLL given the label")
-    parser.add_argument("--class-samples", type=int, default=100, help="K of p(x|y) for each class")
+    parser.add_argument("--class-samples", type=int, default=20, help="K of p(x|y) for each class")
     parser.add_argument("--quick", action="store_true", help="small digits and networks, to test the code")
     parser.add_argument("--data-dir", help="folder of prepared data sets")
     parser.add_argument("--output", type=Path, default=Path("runs/labels"), help="folder for runs and results")
     options = parser.parse_args(argv)
     for name in ("labels", "epochs", "draws", "num_samples", "class_samples"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}={getattr(options, name)} must be 1 or more")
-    output, size = options.output.resolve(), "quick" if options.quick else "mnist"
-    requested = [Cell(name, options.labels, options.epochs, size) for name in options.cells]
-    samples = {"num_samples": options.num_samples, "class_samples": options.class_samples}
-    rows, failures = [], {}
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')}={value} must be 1 or more")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the requested cells; write the table and the figures, print the table, and return its rows."""
+    options = parse(argv)
+    output, rows, failures = options.output.resolve(), [], {}
+    requested = [make_cell(name, options) for name in options.cells]
+    vae = make_cell("vae", options)
+    if "m1+m2" in options.cells and vae not in requested:
+        requested = [vae, *requested]
     for cell in requested:
-        if cell.name == "m1+m2" and not train_m1(cell, output, data_dir=options.data_dir):
-            return {"output": str(output), "status": "interrupted", "failures": failures, "rows": rows}
-        config = config_of(cell, output, **samples, data_dir=options.data_dir)
+        data = write_codes(vae, output) if cell.name == "m1+m2" else SIZES[cell.size].data
+        config = config_of(cell, data=data, options=options)
+        if cell.name == "classifier":
+            run_classifier(cell, config, output, options.draws)
+            rows = write(requested, output)[0]
+            continue
         planned = [cells.Planned(f"{cell.name}, {cell.epochs} epochs", cell.directory(output), config)]
-        draws = 1 if cell.name == "conditional" else options.draws
+        draws = options.draws if cell.name in FEW_LABELS else 1
         done = cells.run_table(planned, draws, lambda: write(requested, output), varied=DRAWS)
         rows, failures = done["rows"], failures | done["failures"]
         if done["status"] != "done":

@@ -18,10 +18,11 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.thorough
-def test_a_run_with_few_labels_has_every_command_and_the_same_bits_after_a_stop(data, tmp_path, call):
+@pytest.mark.parametrize("model", [["m2"], ["sdgm", "--model.auxiliary-dim", 2, "--model.auxiliary-hidden", 8]])
+def test_a_run_with_few_labels_has_every_command_and_the_same_bits_after_a_stop(model, data, tmp_path, call):
     run, other = tmp_path / "run", tmp_path / "other"
-    settings = ["--data.name", data, "--model", "m2", "--model.num-classes", 3, "--data.labelled", 9, "--mesh.data", 1,
-                "--evaluation.class-samples", 2, *SMALL, *STEPS]  # fmt: skip
+    settings = ["--data.name", data, "--model", *model, "--model.num-classes", 3, "--data.labelled", 9,
+                "--mesh.data", 1, "--evaluation.class-samples", 2, *SMALL, *STEPS]  # fmt: skip
     first = call("train", "--workdir", run, *settings, "--train.steps", 5).result
     assert 0 <= first["classifier_error"] <= 1
     result = call("train", "--workdir", run, *settings, "--train.steps", 10).result

@@ -41,7 +41,7 @@ def test_the_command_trains_evaluates_and_summarizes(sweep, call, tmp_path):
         ([], "--vary is empty; give SETTING=VALUE,VALUE,..."),
         (["seed"], "--vary=seed must be SETTING=VALUE,VALUE,..."),
         (["objective.betta=1,2"], "objective.betta is not a setting; did you mean 'objective.beta'?"),
-        (["network.hidden=1,2"], "network.hidden cannot be varied; use a setting that is a number or a name"),
+        (["network.hidden=1,2"], "network.hidden cannot be varied; vary a number, a name, or True and False"),
         (["seed=1", "seed=2"], "--vary=seed is given twice"),
         (["seed=1,2", "--vary", "objective.beta=1,2"], "--vary is given twice; give it once"),
         (["seed=a,b"], "seed='a' must be of type int"),

@@ -102,6 +102,7 @@ def test_a_text_is_parsed_as_the_type_of_its_setting():
     assert parse_setting("objective", "elbow") == "elbow"  # the choice is checked when it is made
     assert parse_setting("data.name", "moons") == "moons"
     assert parse_setting("objective.alpha", "0.5") == 0.5  # of any choice
+    assert [parse_setting("model.condition_prior", text) for text in ("True", "false")] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,12 @@ def test_a_text_is_parsed_as_the_type_of_its_setting():
     [
         ("seed", "a", "seed='a' must be of type int"),
         ("objective.betta", "1", "objective.betta is not a setting; did you mean 'objective.beta'?"),
-        ("network.hidden", "1", "network.hidden cannot be varied; use a setting that is a number or a name"),
-        ("network.tied", "1", "network.tied cannot be varied; use a setting that is a number or a name"),
+        (
+            "network.hidden",
+            "1",
+            "network.hidden cannot be varied; vary a number, a name, or True and False",
+        ),
+        ("network.tied", "1", "network.tied='1' must be of type bool"),
     ],
 )
 def test_a_text_that_is_no_value_is_refused(path, text, message):

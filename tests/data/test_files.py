@@ -217,6 +217,18 @@ def test_the_mask_of_an_npz_is_read_along(tmp_path, order):
         files.load_file(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize("key", ["conditions", "condition", "covariates"])
+def test_the_conditions_of_an_npz_are_read_along(tmp_path, key):
+    x, c = random_images(6, 4, 5), np.arange(12.0).reshape(6, 2)
+    np.savez(tmp_path / "x.npz", **{"x_train": x, f"{key}_train": c, "test_x": x[:3], f"test_{key}": c[3:]})
+    parts = files.load_file(tmp_path / "x.npz").parts
+    np.testing.assert_array_equal(parts["train"].arrays["c"], c)
+    np.testing.assert_array_equal(parts["test"].arrays["c"], c[3:])
+    np.savez(tmp_path / "x.npz", x=x, **{key: c[:5]})
+    with refused(InputError, f"({key}.npy) has shape [5, 2] and dtype float64; use numbers [6, C]"):
+        files.load_file(tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_two_axes_are_vectors_or_counts(tmp_path, order, monkeypatch):
     monkeypatch.setattr(kinds, "CHUNK", 100)

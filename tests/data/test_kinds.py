@@ -5,7 +5,7 @@ import pytest
 from inputs import random_images, refused
 
 from vae_jax.data import kinds
-from vae_jax.data.kinds import KINDS, check_examples, check_labels, check_mask, infer_kind
+from vae_jax.data.kinds import KINDS, check_conditions, check_examples, check_labels, check_mask, infer_kind
 from vae_jax.data.loading import load
 from vae_jax.data.source import from_arrays
 from vae_jax.errors import InputError
@@ -117,6 +117,19 @@ def test_a_mask_has_the_shape_of_the_examples_or_of_the_labels():
     for bad in (np.full(5, 2), np.full(5, 0.5), np.full(5, "a")):
         with refused(InputError, "mask has dtype ", "other than 0 and 1; use bool"):
             check_mask(bad, (5, 2), "mask")
+
+
+def test_conditions_are_vectors_of_finite_numbers():
+    found = check_conditions(np.array([3, 0, 255], np.uint8), 3, "c")
+    np.testing.assert_array_equal(found, [[3], [0], [255]])
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(check_conditions(np.eye(3), 3, "c"), np.eye(3))
+    for bad in (np.ones(2), np.ones((3, 1, 1)), np.ones((3, 0)), np.array(["a", "b", "c"])):
+        with refused(InputError, f"c has shape {list(bad.shape)} and dtype {bad.dtype}; use numbers [3, C]"):
+            check_conditions(bad, 3, "c")
+    for bad in (np.nan, 1e39):
+        with refused(InputError, "c has numbers that are not finite in float32; use a mask for unknown conditions"):
+            check_conditions(np.full(3, bad), 3, "c")
 
 
 PIXELS = random_images(20, 16, 12)

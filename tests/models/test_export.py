@@ -246,6 +246,22 @@ def test_programs_of_a_model_with_classes_receive_labels():
     assert len({row.tobytes() for row in np.asarray(expected[1])}) == 4  # equal codes, other labels
 
 
+def test_programs_of_a_model_with_vectors_receive_them():
+    model, params = perturbed_model(model="conditional-vector", model__condition_dim=2)
+    programs = export.export_programs(params, model=model, shape=IMAGES)
+    keys, z, c = jax.random.split(jax.random.key(3), 3), jnp.ones((3, 3)), jnp.array([[1.0, 2], [0, -1], [1, jnp.nan]])
+    known = {"c": c[:2]}
+    decode, sample = functools.partial(export.decode, model=model), functools.partial(export.sample, model=model)
+    decoded = jnp.concatenate([decode(params, z[:2], known), decode(params, z[:1], {})])
+    np.testing.assert_allclose(programs["decoder"].call(z, c), decoded, rtol=1e-5, atol=1e-6)
+    assert len({row.tobytes() for row in np.asarray(decoded)}) == 3  # equal codes, other conditions, and none
+    found = programs["sampler"].call(jax.random.key_data(keys[:2]), c[:2])
+    np.testing.assert_allclose(found, sample(params, keys[:2], known), rtol=1e-5, atol=1e-6)
+    x = jnp.ones((2, *IMAGES))
+    wanted = export.encode(params, {"x": x, **known}, model=model)["mean"]
+    np.testing.assert_allclose(programs["encoder"].call(x, c[:2])["mean"], wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.fault
 def test_a_model_that_reads_labels_is_refused_in_one_sentence():
     params = init_params(Conditional(), jax.random.key(0), {"x": jnp.ones((1, 6)), "y": jnp.zeros(1, int)})["params"]

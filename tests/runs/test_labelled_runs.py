@@ -13,7 +13,7 @@ from small_experiments import image_experiment, images
 from vae_jax.data import Records, from_arrays
 from vae_jax.errors import InputError
 from vae_jax.runs.experiment import at_numbers
-from vae_jax.runs.labels import check_labels, labelled_examples
+from vae_jax.runs.labels import check_conditions, labelled_examples
 from vae_jax.runs.programs import compile_program, place_initial_state
 from vae_jax.runtime import Placement, sharding
 
@@ -93,7 +93,7 @@ def test_the_labels_of_a_stored_run_are_not_read():
     """A run is opened with the description of its examples, whose labels were checked before the training."""
     made = experiment()
     described = types.SimpleNamespace(spec=made.training_data.spec)
-    check_labels(made.model, described, "arrays", made.labelled)
+    check_conditions(made.model, described, "arrays", made.labelled)
 
 
 class Streamed(Records):
@@ -109,4 +109,4 @@ class Streamed(Records):
 def test_labels_that_are_streamed_cannot_be_chosen():
     made = experiment()
     with pytest.raises(InputError, match=r"^data\.labelled=8 needs the labels in memory; use data\.streaming=never$"):
-        check_labels(made.model, Streamed(), "arrays", made.labelled)
+        check_conditions(made.model, Streamed(), "arrays", made.labelled)

@@ -51,6 +51,13 @@ def test_a_plain_function_as_objective_is_not_divided_because_it_may_compare_exa
     assert num_microbatches(with_training(experiment, microbatches=4), one_device) == 4
 
 
+def test_each_class_of_an_unknown_label_counts_as_a_sample(make_experiment, one_device):
+    few = {"data__labelled": 10, "train__batch_size": 400}
+    for model, parts in (("m2", 4), ("conditional", 1)):
+        experiment, _ = make_experiment(model=model, **few)
+        assert num_microbatches(experiment, one_device) == parts
+
+
 def test_an_experiment_with_another_training_shares_the_data_and_changes_its_config(make_experiment):
     experiment, _ = make_experiment()
     other = with_training(experiment, batch_size=7)

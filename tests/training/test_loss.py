@@ -119,6 +119,13 @@ def test_the_share_of_labels_is_hidden_that_the_probability_states(probability):
     np.testing.assert_array_equal(hide_labels(key, batch | {"mask": known}, probability)["mask"], shown & known)
 
 
+def test_conditions_are_hidden_like_labels():
+    key, x = jax.random.key(3), binary_images(16)
+    masks = [hide_labels(key, {"x": x, name: a}, 0.5)["mask"] for name, a in (("y", jnp.zeros(16, int)),
+                                                                              ("c", jnp.ones((16, 2))))]  # fmt: skip
+    np.testing.assert_array_equal(*masks)
+
+
 def test_labels_are_hidden_by_the_keys_of_the_examples_on_any_devices_and_in_any_parts():
     model, params = small_model(model="conditional", model__num_classes=3)
     loss = jax.jit(make_loss(model, lambda step: elbos.elbo, label_dropout=0.5))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.cli.commands import register_command
+from vae_jax.cli.conditions import repeat_condition
 from vae_jax.cli.messages import log
 from vae_jax.cli.output import output_folder
 from vae_jax.cli.parsing import OutputOptions, parse_run_command, require_positive
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _MAX_TEMPERATURE = 100.0
 _MAX_SHOWN = 100  # decoded codes in a figure
+_FILES = {"y": "labels", "c": "conditions"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Sample(OutputOptions):
 
     Images are the means of p(x|z), in figures/samples.png. Counts and vectors are samples of x; the figure compares
     them with the data. Samples of a model that reads labels are equally many of each class, in the order of labels.npy;
-    their figure is figures/samples_by_class.png.
+    their figure is figures/samples_by_class.png. Those of a model that reads vectors have the conditions of the test
+    examples, in the order of conditions.npy.
     """
 
     count: int = 100
@@ -43,8 +46,9 @@ class Sample(OutputOptions):
     temperature: float = 1.0
     """Factor of the standard deviations of p(z): of its normal distributions, of the components of a mixture, of the
     noise of a flow."""
-    condition: int | None = None
-    """Class of all samples, of a model that reads labels; default: each class in turn."""
+    condition: str | None = None
+    """What all samples are given: a class, numbers such as 0.3,1.2, or none; default: each class in turn, or the
+    conditions of the test examples."""
     codes: Path | None = None
     """A file of `vae-jax encode`, of which all codes are decoded in place of codes from the prior."""
 
@@ -65,8 +69,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
 
     run = open_run(directory)
     experiment, _, placement, changed = run
-    labels = _labels(experiment, options)
-    given = None if options.codes is None else _read_codes(options, labels)
+    conditions = _conditions(run, options)
+    given = None if options.codes is None else _read_codes(experiment, options)
     folder, key = output_folder(options, run.directory), jax.random.key(options.seed)
     sample = _sample_images if experiment.kind == "images" else _sample_numbers
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
@@ -76,8 +80,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         if given is not None:
             samples, figures = _decode(experiment, params, given, placement, folder)
         else:
-            samples, figures = sample(run._replace(experiment=experiment), params, key, options, labels, folder)
-    arrays = {"samples": samples} | ({} if labels is None else {"labels": labels})
+            samples, figures = sample(run._replace(experiment=experiment), params, key, options, conditions, folder)
+    arrays = {"samples": samples} | {_FILES[name]: array for name, array in conditions.items()}
     paths = {name: folder.path / f"{name}.npy" for name in arrays}
     for name, array in arrays.items():
         atomic_files.write_file(paths[name], lambda file, array=array: np.save(file, array, allow_pickle=False))
@@ -86,29 +90,29 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     return described | written | {"figures": [str(path) for path in figures]}
 
 
-def _labels(experiment: "Experiment", options: Sample) -> "np.ndarray | None":
-    """Return the labels of the samples, int32 [N]; None for a model that reads no labels.
+def _conditions(run: "OpenedRun", options: Sample) -> "dict[str, np.ndarray]":
+    """Return what the samples are given: labels {"y": int32 [N]}, vectors {"c": float32 [N, C]}, or nothing.
 
     Raises:
-      InputError: `--condition` is no class of the model.
+      InputError: see `repeat_condition`.
     """
     import numpy as np
 
-    from vae_jax.runs import num_classes, spread_classes
+    from vae_jax.runs import check_data, condition_dim, num_classes, spread_classes
 
-    classes, condition = num_classes(experiment.model), options.condition
-    if classes is None:
-        if condition is not None:
-            raise InputError(f"--condition={condition} has no effect with a model that reads no labels; remove it")
-        return None
-    if condition is None:
-        return spread_classes(options.count, classes)
-    if not 0 <= condition < classes:
-        raise InputError(f"--condition={condition} must be at least 0 and less than model.num_classes={classes}")
-    return np.full(options.count, condition, np.int32)
+    experiment, count = run.experiment, options.count
+    if options.condition is not None:
+        return repeat_condition(experiment, options.condition, count)
+    if (classes := num_classes(experiment.model)) is not None:
+        return {"y": spread_classes(count, classes)}
+    if condition_dim(experiment.model) is None:
+        return {}
+    check_data(run)
+    conditions = experiment.dataset("test").arrays["c"]
+    return {"c": conditions[np.arange(count) % len(conditions)]}
 
 
-def _read_codes(options: Sample, labels: "np.ndarray | None") -> "np.ndarray":
+def _read_codes(experiment: "Experiment", options: Sample) -> "np.ndarray":
     """Return the codes of a file of `encode`, or the means of its posteriors, [N, D].
 
     Raises:
@@ -116,9 +120,11 @@ def _read_codes(options: Sample, labels: "np.ndarray | None") -> "np.ndarray":
     """
     import numpy as np
 
+    from vae_jax.runs import condition_dim, num_classes
+
     if options.prior != "model" or options.temperature != 1:
         raise InputError("--prior and --temperature have no effect with --codes; remove them")
-    if labels is not None:
+    if num_classes(experiment.model) is not None or condition_dim(experiment.model) is not None:
         raise InputError("--codes needs a model that reads no labels; use `vae-jax sample RUN` with --condition")
     try:
         with np.load(str(options.codes), allow_pickle=False) as arrays:
@@ -158,7 +164,7 @@ def _sample_images(
     params: "Params",
     key: "Array",
     options: Sample,
-    labels: "np.ndarray | None",
+    conditions: "dict[str, np.ndarray]",
     folder: "RunDirectory",
 ) -> "tuple[np.ndarray, list[Path]]":
     """Return means of p(x|z), uint8 [N, H, W, C], and their figure."""
@@ -167,16 +173,15 @@ def _sample_images(
     from vae_jax.runs import image_grids, sample_means
 
     count, temperature = options.count, options.temperature
-    conditions = _conditions(labels)
     images = sample_means(
         run.experiment, params, key, count, run.placement, conditions=conditions, temperature=temperature
     )
-    if labels is None or options.condition is not None:
+    if "y" not in conditions or options.condition is not None:
         figure = folder.figure("samples")
         image_grids.save_samples(figure, images)
     else:
         figure = folder.figure("samples_by_class")
-        image_grids.save_samples_by_class(figure, images, labels)
+        image_grids.save_samples_by_class(figure, images, conditions["y"])
     return np.rint(images * 255).astype(np.uint8), [figure]
 
 
@@ -185,7 +190,7 @@ def _sample_numbers(
     params: "Params",
     key: "Array",
     options: Sample,
-    labels: "np.ndarray | None",
+    conditions: "dict[str, np.ndarray]",
     folder: "RunDirectory",
 ) -> "tuple[np.ndarray, list[Path]]":
     """Return samples of x [N, *shape], and figures that compare others with the test examples, or those of the class.
@@ -198,20 +203,15 @@ def _sample_numbers(
 
     check_data(run)
     experiment, placement, temperature = run.experiment, run.placement, options.temperature
-    conditions = _conditions(labels)
     samples = sample_examples(
         experiment, params, key, options.count, placement, conditions=conditions, temperature=temperature
     )
     arrays = experiment.dataset("test").arrays
-    if options.condition is not None:
-        chosen = arrays["y"] == options.condition
+    if "y" in conditions and options.condition is not None:
+        chosen = arrays["y"] == conditions["y"][0]
         arrays = {name: array[chosen] for name, array in arrays.items()}
     figures = []
     if len(arrays["x"]):
         figures = plots.plot_kind(experiment, params, folder, arrays, placement, key=key, temperature=temperature)
     counts = getattr(experiment.preprocess, "values", "") == "counts"
     return samples.astype(np.int64) if counts else samples, figures
-
-
-def _conditions(labels: "np.ndarray | None") -> "dict[str, np.ndarray]":
-    return {} if labels is None else {"y": labels}

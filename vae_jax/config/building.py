@@ -128,26 +128,30 @@ def replace_unvalidated(config: Config, values: Mapping[str, Any]) -> Config:
     return dataclasses.replace(config, **parts, **top)
 
 
-def parse_setting(path: str, text: str) -> int | float | str:
+_TRUTH = {"true": True, "false": False}
+
+
+def parse_setting(path: str, text: str) -> bool | int | float | str:
     """Return the value that a text has as a setting, such as one of the values that a sweep varies.
 
     Args:
-      path: name "section.field" of a setting that is a number or a name, of any registered choice.
+      path: name "section.field" of a setting that is a number, a name, True or False, of any registered choice.
       text: the value as text.
 
     Returns:
-      A number for a numeric setting, the text itself for a name. The range is not checked.
+      A number for a numeric setting, a bool for True or False in any case, the text itself for a name. The range is not
+      checked.
 
     Raises:
-      InputError: the name is not a setting, the setting is neither a number nor a name, or the text is not a number.
+      InputError: the name is not a setting, the setting is of another type, or the text is not of its type.
     """
     annotations = {setting.path: setting.annotation for setting in all_settings()}
     if path not in annotations:
         raise InputError(f"{path} is not a setting{suggestion(path, annotations)}")
     kind = str if typing.get_origin(annotations[path]) is Literal else annotations[path]
-    if kind not in (int, float, str):
-        raise InputError(f"{path} cannot be varied; use a setting that is a number or a name")
+    if kind not in (bool, int, float, str):
+        raise InputError(f"{path} cannot be varied; vary a number, a name, or True and False")
     try:
-        return kind(text)
-    except ValueError:
+        return _TRUTH[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
         raise InputError(f"{path}={text!r} must be of type {kind.__name__}") from None

@@ -122,8 +122,8 @@ class TrainConfig:
     )
     label_dropout: float = setting(
         0.0,
-        "Probability that a training step hides the label of an example from a model that reads labels, so that the "
-        "model can also be sampled without a label.",
+        "Probability that a training step hides the label or the vector of an example from a model that reads it, so "
+        "that the model can also be sampled without one.",
         minimum=0,
         below=1,
     )

@@ -101,7 +101,8 @@ def any_of(options: Sequence[str]) -> str:
 def _check_labels(config: Config) -> None:
     data, training, model = config.data, config.train, config.model
     if not model.reads_labels:
-        for section, name in (("train", "label_dropout"), ("data", "labelled"), ("evaluation", "class_samples")):
+        settings = (("data", "labelled"), ("evaluation", "class_samples"))
+        for section, name in settings if model.reads_vectors else (("train", "label_dropout"), *settings):
             _refuse_other_value(config, section, name, f"with model={model.name}, which reads no labels",
                                 "use model=conditional, m2 or sdgm")  # fmt: skip
     if not data.labelled:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vae_jax.data.source import Source
 
-Arrays = Mapping[str, np.ndarray]  # {"x": [N, ...], "y": [N], "mask": [N, ...]}; only "x" is in every data set
+Arrays = Mapping[str, np.ndarray]  # {"x": [N, ...], "y": [N], "mask": [N, ...], "c": [N, C]}; only "x" is in each
 
 
 class Summary(NamedTuple):
@@ -88,8 +88,8 @@ class ArrayDataset:
     """A data set in memory. `from_arrays` checks and converts arrays of a user.
 
     Attributes:
-      arrays: {"x": uint8 [N, H, W, C], float32 [N, D] or int32 [N, D]}, with "y", int32 [N], and "mask", bool [N, ...],
-        if the source has them.
+      arrays: {"x": uint8 [N, H, W, C], float32 [N, D] or int32 [N, D]}, with "y", int32 [N], "mask", bool [N, ...],
+        and "c", float32 [N, C], if the source has them.
       kind: a name in `KINDS`.
       origin: where each example is from, {name: [N]}; `index`, its position among all examples of the source, and for
         images of a folder `file_name`, their paths relative to it. No model reads these arrays.

@@ -21,7 +21,12 @@ from vae_jax.errors import InputError, StorageError, VaeJaxError
 from vae_jax.runtime import host
 
 # Words in the keys of a .npz file, such as x, x_train or train_images, in any case; the first has precedence.
-WORDS = {"x": ("x", "images", "imgs", "image", "data"), "y": ("y", "labels", "label"), "mask": ("mask",)}
+WORDS = {
+    "x": ("x", "images", "imgs", "image", "data"),
+    "y": ("y", "labels", "label"),
+    "mask": ("mask",),
+    "c": ("conditions", "condition", "covariates"),
+}
 SPLIT_WORDS = {"train": ("", "train"), "validation": ("validation", "val", "valid"), "test": ("test",)}
 GIB = 1 << 30
 
@@ -53,8 +58,9 @@ def load_file(path: Path, kind: str = "auto") -> LoadedParts:
 
     Args:
       path: The file. The array of a .npy file is x. Those of a .npz file are x (key `x`, `images`, `imgs`, `image` or
-        `data`, or the only array except the others), y (key `y`, `labels` or `label`) and mask (key `mask`),
-        as for `from_arrays`. The keys of splits have their name before or after it: `x_train`, `test_images`.
+        `data`, or the only array except the others), y (key `y`, `labels` or `label`), mask (key `mask`) and c (key
+        `conditions`, `condition` or `covariates`), as for `from_arrays`. The keys of splits have their name before or
+        after it: `x_train`, `test_images`.
       kind: images, vectors or counts; auto infers it as `infer_kind`.
 
     Returns:
@@ -110,6 +116,8 @@ def _load_archive(archive: zipfile.ZipFile, num_bytes: int, kind: str, where: st
             if name == "y":
                 array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
                 arrays[name] = kinds.check_labels(array, len(arrays["x"]), where_member)
+            elif name == "c":
+                arrays[name] = kinds.check_conditions(array, len(arrays["x"]), where_member)
             else:
                 arrays[name] = kinds.check_mask(array, arrays["x"].shape, where_member)
         parts[split] = ArrayDataset(arrays, kind)

@@ -256,6 +256,29 @@ def check_labels(labels: np.ndarray, num_examples: int, where: str) -> np.ndarra
     return labels.astype(np.int32, copy=False)
 
 
+def check_conditions(conditions: np.ndarray, num_examples: int, where: str) -> np.ndarray:
+    """Return conditions as they are stored, float32 [N, C].
+
+    Args:
+      conditions: finite numbers, [N] or [N, C].
+      num_examples: N.
+      where: the conditions, at the start of an error message.
+
+    Raises:
+      InputError: the conditions are not a vector of finite numbers for each example.
+    """
+    shape, is_real = conditions.shape, conditions.dtype.kind in "biuf"
+    if not is_real or len(shape) not in (1, 2) or shape[0] != num_examples or conditions.size == 0:
+        raise InputError(
+            f"{where} has shape {list(shape)} and dtype {conditions.dtype}; use numbers [{num_examples}, C]"
+        )
+    with np.errstate(over="ignore"):
+        stored = conditions.astype(np.float32, copy=False).reshape(num_examples, -1)
+    if not np.isfinite(stored).all():
+        raise InputError(f"{where} has numbers that are not finite in float32; use a mask for unknown conditions")
+    return stored
+
+
 def check_mask(mask: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarray:
     """Return a mask as it is stored, bool [N] (of the labels) or bool of the shape of the stored examples.
 

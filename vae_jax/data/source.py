@@ -11,7 +11,7 @@ from vae_jax.data import kinds, splits
 from vae_jax.data.dataset import ArrayDataset, Arrays, Dataset
 from vae_jax.errors import InputError, NoExamplesError
 
-NAMES = ("x", "y", "mask")  # of the arrays of a data set
+NAMES = ("x", "y", "mask", "c")  # of the arrays of a data set
 
 
 class Source(Protocol):
@@ -126,6 +126,7 @@ def from_arrays(
     x: Any,
     y: Any = None,
     mask: Any = None,
+    c: Any = None,
     *,
     kind: str = "auto",
     holdout: float = 0.1,
@@ -139,10 +140,12 @@ def from_arrays(
         uint8, bool, or floats in [0, 1], which are stored as uint8; vectors [N, D], finite floats, stored as float32;
         counts [N, D], integers of at least 0, stored as int32. A sparse matrix is converted to an array.
       y: labels, integers [N]; None if there are none.
-      mask: bools: [N], which examples have a known label, or of the shape of x; None if there is none.
+      mask: bools: [N], which examples have a known label or condition, or of the shape of x; None if there is none.
+      c: conditions, finite numbers [N] or [N, C], stored as float32 [N, C]; None if there are none.
       kind: images, vectors or counts; auto infers it as `infer_kind`.
       holdout: fraction of the training examples that is held out for validation, and for test, if they are None.
-      validation: {"x": ..., "y": ..., "mask": ...} of the validation examples, with the same names as for training.
+      validation: {"x": ..., "y": ..., "mask": ..., "c": ...} of the validation examples, with the same names as for
+        training.
       test: the same of the test examples.
 
     Returns:
@@ -151,7 +154,7 @@ def from_arrays(
     Raises:
       InputError: the arrays contradict each other, or have another shape, dtype or values than their kind.
     """
-    train = {name: array for name, array in zip(NAMES, (x, y, mask), strict=True) if array is not None}
+    train = {name: array for name, array in zip(NAMES, (x, y, mask, c), strict=True) if array is not None}
     given = {"train": train, "validation": validation, "test": test}
     return from_splits({part: arrays for part, arrays in given.items() if arrays is not None}, kind=kind,
                        holdout=holdout)  # fmt: skip
@@ -168,8 +171,8 @@ def from_splits(
     """Return the source of arrays by split.
 
     Args:
-      parts: {"train": {"x": ..., "y": ..., "mask": ...}, "validation": ..., "test": ...}; only the x of the split train
-        is required. Arrays as for `from_arrays`.
+      parts: {"train": {"x": ..., "y": ..., "mask": ..., "c": ...}, "validation": ..., "test": ...}; only the x of the
+        split train is required. Arrays as for `from_arrays`.
       kind: as for `from_arrays`.
       holdout: as for `from_arrays`.
       name: a short name for messages.
@@ -199,7 +202,7 @@ def _stored(arrays: Any, kind: str, prefix: str) -> tuple[dict[str, np.ndarray],
     """Return the arrays of one split as they are stored, and their kind."""
     if not isinstance(arrays, Mapping) or "x" not in arrays or set(arrays) - set(NAMES):
         found = f"the arrays {sorted(map(str, arrays))}" if isinstance(arrays, Mapping) else type(arrays).__name__
-        raise InputError(f'{prefix}examples are {found}; use {{"x": ...}}, with "y" and "mask" if there are any')
+        raise InputError(f'{prefix}examples are {found}; use {{"x": ...}}, with "y", "mask" and "c" if there are any')
     numbers = {name: _as_array(array, prefix + name) for name, array in arrays.items()}
     x = numbers["x"]
     is_inferred = kind == "auto"
@@ -211,6 +214,8 @@ def _stored(arrays: Any, kind: str, prefix: str) -> tuple[dict[str, np.ndarray],
         stored["y"] = kinds.check_labels(numbers["y"], len(x), f"{prefix}y")
     if "mask" in numbers:
         stored["mask"] = kinds.check_mask(numbers["mask"], stored["x"].shape, f"{prefix}mask")
+    if "c" in numbers:
+        stored["c"] = kinds.check_conditions(numbers["c"], len(x), f"{prefix}c")
     return stored, kind
 
 
@@ -229,8 +234,9 @@ def _check_equal(arrays: Arrays, train: Arrays, prefix: str) -> None:
             f"{prefix}examples have the arrays {', '.join(arrays)}, but training examples have {', '.join(train)}; "
             "use the same"
         )
-    if arrays["x"].shape[1:] != train["x"].shape[1:]:
-        raise InputError(
-            f"{prefix}x has examples of shape {list(arrays['x'].shape[1:])}, but training examples have shape "
-            f"{list(train['x'].shape[1:])}; use the same"
-        )
+    for name in {"x", "c"} & arrays.keys():
+        if arrays[name].shape[1:] != train[name].shape[1:]:
+            raise InputError(
+                f"{prefix}{name} has examples of shape {list(arrays[name].shape[1:])}, but training examples have "
+                f"shape {list(train[name].shape[1:])}; use the same"
+            )

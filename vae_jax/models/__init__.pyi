@@ -23,6 +23,8 @@ from .codes import (
     straight_through as straight_through,
 )
 from .conditional import (
+    BaseConditionalConfig as BaseConditionalConfig,
+    BaseConditionalVAE as BaseConditionalVAE,
     ConditionalConfig as ConditionalConfig,
     ConditionalVAE as ConditionalVAE,
     LabelPrior as LabelPrior,
@@ -53,6 +55,7 @@ from .export import (
     sample_codes as sample_codes,
     split_codes as split_codes,
 )
+from .film import FiLM as FiLM
 from .finite_scalars import (
     FiniteScalarConfig as FiniteScalarConfig,
     FiniteScalarQuantizer as FiniteScalarQuantizer,
@@ -119,6 +122,10 @@ from .priors import StandardNormal as StandardNormal, StandardNormalConfig as St
 from .replaced_prior import FittedCodes as FittedCodes, StandardizedPrior as StandardizedPrior, WithPrior as WithPrior
 from .semi_supervised import SemiSupervisedConfig as SemiSupervisedConfig, SemiSupervisedVAE as SemiSupervisedVAE
 from .vae import VAE as VAE, VAEConfig as VAEConfig, with_output_bias as with_output_bias
+from .vector_conditions import (
+    VectorConditionalConfig as VectorConditionalConfig,
+    VectorConditionalVAE as VectorConditionalVAE,
+)
 from .vector_quantization import (
     ResidualVectorConfig as ResidualVectorConfig,
     VectorCodes as VectorCodes,

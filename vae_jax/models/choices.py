@@ -25,6 +25,7 @@ class ModelConfig(Choice):
       parts: the sections of the config that describe parts of the model. The others must have their defaults.
       supports_tied: whether a decoder of the model may use the kernels of the encoder.
       reads_labels: whether the model reads labels y of the classes 0, ..., `num_classes` - 1, a setting of it.
+      reads_vectors: whether the model reads conditions c of `condition_dim` numbers, a setting of it.
       has_layer_divergences: whether there are several layers, each with a KL in closed form given the layers above.
       has_codes: whether the latent is a grid of integer codes.
     """
@@ -34,6 +35,7 @@ class ModelConfig(Choice):
     parts: ClassVar[tuple[str, ...]] = ("network", "posterior", "prior", "likelihood")
     supports_tied: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = False
+    reads_vectors: ClassVar[bool] = False
 
     def build(self, config: Config, shape: Shape, *, training: bool) -> nn.Module:
         """Return the model.
@@ -58,7 +60,14 @@ def require_layers_allowed(config: Config) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig(Choice):
-    """The base of all pairs of encoder and decoder."""
+    """The base of all pairs of encoder and decoder.
+
+    Attributes:
+      supports_film: whether both modules accept embeddings of a condition, [B, E] or [E], as a second argument, which
+        modulate their layers. The decoder's codes are [..., B, D] then.
+    """
+
+    supports_film: ClassVar[bool] = False
 
     @property
     def activation_function(self) -> Callable[[Array], Array]:

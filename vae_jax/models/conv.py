@@ -16,6 +16,7 @@ from vae_jax import kernels
 from vae_jax.config import Config, register, require, setting
 from vae_jax.distributions import Shape
 from vae_jax.errors import InputError
+from vae_jax.models.film import FiLM
 from vae_jax.models.networks import LayersConfig
 
 
@@ -111,6 +112,11 @@ def _apply_blocks(h: Array, first: int, net: "ConvEncoder | ConvDecoder") -> Arr
     return h
 
 
+def _at_places(condition: Array | None) -> Array | None:
+    """Return embeddings [B, E] or [E] as [B, 1, 1, E], for feature maps."""
+    return None if condition is None else condition.reshape(-1, 1, 1, condition.shape[-1])
+
+
 class ConvEncoder(nn.Module):
     """A convolutional encoder: for each level, 2x2 squares become pixels, then blocks follow.
 
@@ -133,11 +139,12 @@ class ConvEncoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Return the features [B, F] of images [B, H, W, C]."""
-        h = 2 * x - 1
+    def __call__(self, x: Array, condition: Array | None = None) -> Array:
+        """Return the features [B, F] of images [B, H, W, C]; a condition [B, E] or [E] modulates each level."""
+        given, h = _at_places(condition), 2 * x - 1
         for level, width in enumerate(self.channels):
             h = nn.Dense(width, dtype=self.dtype)(space_to_depth(h))
+            h = FiLM(self.dtype)(h, given)
             h = _apply_blocks(h, level * self.blocks, self)
         return self.activation(h).reshape(h.shape[0], -1)
 
@@ -173,11 +180,16 @@ class ConvDecoder(nn.Module):
     from_places: bool = False
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
-        """Return the image features [..., H, W, F] of codes [..., D]."""
-        return over_merged_axes(self._decode, z, 1)
+    def __call__(self, z: Array, condition: Array | None = None) -> Array:
+        """Return the features [..., H, W, F] of codes [..., D]; a condition [B, E] or [E] modulates each level."""
+        if condition is None:
+            return over_merged_axes(self._decode, z, 1)
+        size = condition.shape[-1]
+        both = jnp.concatenate([z, jnp.broadcast_to(condition, (*z.shape[:-1], size)).astype(z.dtype)], axis=-1)
+        return over_merged_axes(lambda h: self._decode(h[:, :-size], h[:, -size:]), both, 1)
 
-    def _decode(self, z: Array) -> Array:
+    def _decode(self, z: Array, condition: Array | None = None) -> Array:
+        given = _at_places(condition)
         sides = [[-(-side // 2**i) for side in self.sides] for i in range(len(self.channels) + 1)]
         if self.from_places:
             h = nn.Dense(self.channels[-1], dtype=self.dtype)(z.reshape(z.shape[0], *sides[-1], -1))
@@ -185,7 +197,7 @@ class ConvDecoder(nn.Module):
             h = nn.Dense(math.prod(sides[-1]) * self.channels[-1], dtype=self.dtype)(z)
             h = h.reshape(-1, *sides[-1], self.channels[-1])
         for level, i in enumerate(reversed(range(len(self.channels)))):
-            h = _apply_blocks(h, level * self.blocks, self)
+            h = _apply_blocks(FiLM(self.dtype)(h, given), level * self.blocks, self)
             width = self.channels[i - 1] if i else self.output_channels or self.features
             h = depth_to_space(nn.Dense(4 * width, dtype=self.dtype)(self.activation(h)), *sides[i])
         return Conv(self.features, dtype=self.dtype)(self.activation(h)) if self.output_channels else h
@@ -196,6 +208,7 @@ class ConvDecoder(nn.Module):
 class ConvConfig(LayersConfig):
     """Convolutional networks, for images."""
 
+    supports_film: ClassVar[bool] = True
     residual: ClassVar[bool] = False  # whether the blocks have a residual connection
 
     hidden: tuple[int, ...] = setting(

@@ -211,6 +211,7 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
       sampler: Threefry key data uint32 [B, 2] -> float32 [B, *shape], see `sample`
 
     Programs of a model with the attribute `num_classes` receive labels int32 [B] as a second argument; -1 is no label.
+    Those of a model with the attribute `condition_dim` receive conditions float32 [B, condition_dim]; NaN is none.
     `Exported.serialize` turns a program into bytes. `jax.export.deserialize` loads them without this package and
     without Flax, for as long as JAX guarantees compatibility.
 
@@ -225,12 +226,12 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
       {name: program}.
 
     Raises:
-      InputError: a method of the model reads more of a batch than x, or than x and labels of `num_classes` classes.
+      InputError: a method of the model reads more of a batch than x, or than x and such labels or conditions.
     """
     (size,) = symbolic_shape("B")
     params = jax.tree.map(jnp.asarray, params)  # a traced index works on arrays of JAX only
     _check_reads_known_arrays(params, model, shape)
-    layers = latent_shapes(params, _labels_of(model, 1), model=model).values()
+    layers = latent_shapes(params, _conditions_of(model, 1), model=model).values()
     num_latents = sum(layer.size for layer in layers)
     code_dtype = jnp.int32 if all(layer.is_integer for layer in layers) else jnp.float32
     clipped = {"value_range": value_range}
@@ -239,34 +240,39 @@ def export_programs(params: Any, *, model: Any, shape: Shape, value_range: Range
         "decoder": (functools.partial(_decode_z, **clipped), (size, num_latents), code_dtype),
         "sampler": (functools.partial(_sample_from_key_data, **clipped), (size, 2), jnp.uint32),
     }
-    labels = (jax.ShapeDtypeStruct((size,), jnp.int32),) if _labels_of(model, 1) else ()
+    given = [array for name, array in _conditions_of(model, 1).items() if name != "mask"]
+    conditions = [jax.ShapeDtypeStruct((size, *array.shape[1:]), array.dtype) for array in given]
     with jax.default_matmul_precision("highest"):
         return {
             name: export(jax.jit(functools.partial(function, params, model=model)), platforms=PLATFORMS)(
-                jax.ShapeDtypeStruct(argument, dtype), *labels
+                jax.ShapeDtypeStruct(argument, dtype), *conditions
             )
             for name, (function, argument, dtype) in signatures.items()
         }
 
 
-def _labels_of(model: Any, count: int) -> Batch:
-    """Return labels {"y": [B], ...} of a model that reads them, see `ConditionalVAE`; {} for another model."""
-    return _as_labels(jnp.zeros(count, jnp.int32)) if hasattr(model, "num_classes") else {}
+def _conditions_of(model: Any, count: int) -> Batch:
+    """Return labels {"y": [B], ...} or conditions {"c": [B, C]} of a model that reads them; {} for another model."""
+    if hasattr(model, "num_classes"):
+        return _as_conditions(jnp.zeros(count, jnp.int32))
+    return _as_conditions(jnp.zeros((count, model.condition_dim))) if hasattr(model, "condition_dim") else {}
 
 
-def _as_labels(y: Array | None) -> Batch:
-    """Return the arrays of a batch for labels [B], of which -1 is no label; {} for no array."""
-    return {} if y is None else {"y": jnp.maximum(y, 0), "mask": y >= 0}
+def _as_conditions(given: Array | None) -> Batch:
+    """Return the arrays of a batch for labels [B], of which -1 is no label, or conditions [B, C]; {} for no array."""
+    if given is None:
+        return {}
+    return {"c": given} if given.ndim == 2 else {"y": jnp.maximum(given, 0), "mask": given >= 0}
 
 
 def _check_reads_known_arrays(params: Any, model: Any, shape: Shape) -> None:
     """Raise InputError if `encode` or `decode` reads an array of the batch that a program does not receive."""
-    labels = _labels_of(model, 1)
+    conditions = _conditions_of(model, 1)
     try:
         jax.eval_shape(
-            lambda params, x: encode(params, {**labels, "x": x}, model=model), params, jnp.zeros((1, *shape))
+            lambda params, x: encode(params, {**conditions, "x": x}, model=model), params, jnp.zeros((1, *shape))
         )
-        latent_shapes(params, labels, model=model)
+        latent_shapes(params, conditions, model=model)
     except KeyError as error:
         raise InputError(
             f"model {type(model).__name__} reads batch[{error.args[0]!r}], but an exported program receives x, codes "
@@ -274,16 +280,16 @@ def _check_reads_known_arrays(params: Any, model: Any, shape: Shape) -> None:
         ) from None
 
 
-def _encode_x(params: Any, x: Array, y: Array | None = None, *, model: Any) -> dict[str, Array]:
-    return encode(params, {"x": x, **_as_labels(y)}, model=model)
+def _encode_x(params: Any, x: Array, given: Array | None = None, *, model: Any) -> dict[str, Array]:
+    return encode(params, {"x": x, **_as_conditions(given)}, model=model)
 
 
-def _decode_z(params: Any, z: Array, y: Array | None = None, *, model: Any, value_range: Range | None) -> Array:
-    return decode(params, z, _as_labels(y), model=model, value_range=value_range)
+def _decode_z(params: Any, z: Array, given: Array | None = None, *, model: Any, value_range: Range | None) -> Array:
+    return decode(params, z, _as_conditions(given), model=model, value_range=value_range)
 
 
 def _sample_from_key_data(
-    params: Any, key_data: Array, y: Array | None = None, *, model: Any, value_range: Range | None
+    params: Any, key_data: Array, given: Array | None = None, *, model: Any, value_range: Range | None
 ) -> Array:
     keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
-    return sample(params, keys, _as_labels(y), model=model, value_range=value_range)
+    return sample(params, keys, _as_conditions(given), model=model, value_range=value_range)

@@ -18,6 +18,7 @@ from jax import Array
 from vae_jax.config import Config, register, require, setting
 from vae_jax.distributions import Shape
 from vae_jax.models.choices import values_after
+from vae_jax.models.film import FiLM
 from vae_jax.models.networks import LayersConfig
 
 _glorot = nn.initializers.glorot_uniform()
@@ -52,13 +53,14 @@ class MLPEncoder(nn.Module):
         """Create the layers."""
         outputs = 2 if self.gated else 1
         self.layers = [nn.Dense(outputs * width, dtype=self.dtype, kernel_init=_glorot) for width in self.hidden]
+        self.modulations = [FiLM(self.dtype) for _ in self.hidden]
 
-    def __call__(self, x: Array) -> Array:
-        """Return the features [B, F'] of examples [B, *sides, C]."""
+    def __call__(self, x: Array, condition: Array | None = None) -> Array:
+        """Return the features [B, F'] of examples [B, *sides, C]; a condition [B, E] or [E] modulates each layer."""
         h = x.reshape(x.shape[0], -1)  # [B, prod(sides)·C]
         h = jnp.log1p(h) if self.log1p else h
-        for layer in self.layers:
-            h = _activate(layer(h), self.activation, self.gated)
+        for layer, modulate in zip(self.layers, self.modulations, strict=True):
+            h = _activate(modulate(layer(h), condition), self.activation, self.gated)
         return h
 
     def kernels(self) -> list[Array]:
@@ -86,16 +88,23 @@ class MLPDecoder(nn.Module):
     gated: bool = False
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
-        """Return the features [..., *sides, F] of codes [..., D]."""
+    def __call__(self, z: Array, condition: Array | None = None) -> Array:
+        """Return the features [..., *sides, F] of codes [..., D]; a condition [B, E] or [E] modulates each layer."""
         # A sample axis of length one would turn the gradients' matrix products into batches of one, which are slower.
-        h = z.reshape(*(length for length in z.shape[:-1] if length != 1), z.shape[-1])
-        for width in self.hidden:
+        h = _without_axes_of_one(z)
+        given = None if condition is None else _without_axes_of_one(condition)
+        for i, width in enumerate(self.hidden):
             layer = nn.Dense(2 * width if self.gated else width, dtype=self.dtype, kernel_init=_glorot)
-            h = _activate(layer(h), self.activation, self.gated)
+            modulate = FiLM(self.dtype, name=f"modulations_{i}")
+            h = _activate(modulate(layer(h), given), self.activation, self.gated)
         size = math.prod(self.sides) * self.features
         out = nn.Dense(size, use_bias=False, dtype=self.dtype, kernel_init=_glorot)(h)
         return out.reshape(*z.shape[:-1], *self.sides, self.features)
+
+
+def _without_axes_of_one(h: Array) -> Array:
+    """Return h [..., F] without the leading axes of length 1."""
+    return h.reshape(*(length for length in h.shape[:-1] if length != 1), h.shape[-1])
 
 
 class TiedDecoder(nn.Module):
@@ -133,6 +142,8 @@ class TiedDecoder(nn.Module):
 @dataclasses.dataclass(frozen=True)
 class MLPConfig(LayersConfig):
     """Fully connected networks."""
+
+    supports_film: ClassVar[bool] = True
 
     tied: bool = setting(False, "The decoder uses the transposed weight matrices of the encoder.")
     log1p: bool = setting(False, "The encoder reads log(1 + x), for counts.")

@@ -61,7 +61,7 @@ class SemiSupervisedConfig(ConditionalConfig):
     """A VAE of examples of which few have a label, with a classifier: M2."""
 
     condition_prior: bool = setting(
-        False, "The prior p(z|y) depends on the label: a normal distribution that starts at N(0, I)."
+        False, "The prior p(z|c) depends on the condition: a normal distribution that starts at N(0, I)."
     )
     classifier_weight: float = setting(
         50.0,
@@ -73,4 +73,9 @@ class SemiSupervisedConfig(ConditionalConfig):
         """Return the `SemiSupervisedVAE`, whose classifier is a second encoder."""
         classifier, _ = config.network.build(shape, config.likelihood.num_features(shape[-1]), training=training)
         fields = self.fields(config, shape, training=training)
-        return SemiSupervisedVAE(**fields, classifier=classifier, classifier_weight=self.classifier_weight)
+        return SemiSupervisedVAE(
+            **fields,
+            num_classes=self.num_classes,
+            classifier=classifier,
+            classifier_weight=self.classifier_weight,
+        )

@@ -48,8 +48,8 @@ class VAE(nn.Module):
 
     def setup(self) -> None:
         """Check the parts, and create the parameters that belong to none of them."""
-        for name, arguments in _PARTS.items():
-            _check_part(name, getattr(self, name), arguments)
+        for name, argument in _PARTS.items():
+            check_part(name, getattr(self, name), argument)
         if not isinstance(self.likelihood, LikelihoodConfig):
             kind = type(self.likelihood).__name__
             raise InputError(f'likelihood is a {kind}; use `vae_jax.choice("likelihood", NAME)`')
@@ -84,10 +84,11 @@ class VAE(nn.Module):
         checked_examples(batch["x"], self.shape)
         return self.posterior(self._features_of(batch))
 
-    def _features_of(self, batch: Batch) -> Array:
-        """Return the features that the posterior reads, [B, F']."""
+    def _features_of(self, batch: Batch, *context: Array) -> Array:
+        """Return the features that the posterior reads, [B, F']; the context is what the encoder reads besides x."""
         x = batch["x"]
-        return self.encoder(x).astype(x.dtype)  # densities have the precision of the data, for any dtype of the layers
+        # Densities have the precision of the data, for any dtype of the layers.
+        return self.encoder(x, *context).astype(x.dtype)
 
     def decode(
         self, draw: Draw, evidence: Distribution | None = None, batch: Batch | None = None
@@ -114,12 +115,12 @@ class VAE(nn.Module):
         """Return q(z|x) of inputs x [N, *shape]."""
         return self.encode({"x": x})
 
-    def _likelihood_of(self, z: Array) -> Any:
-        """Return p(x|z) for codes z [..., D]."""
+    def _likelihood_of(self, z: Array, *context: Array) -> Any:
+        """Return p(x|z) for codes z [..., D]; the context is what the decoder reads besides z."""
         if self._is_tied:
             features = self.decoder(z, [*self.encoder.kernels(), *self.posterior.kernels()])
         else:
-            features = self.decoder(z)
+            features = self.decoder(z, *context)
         if features.shape != (expected := (*z.shape[:-1], *self.output_bias.shape)):
             raise InputError(
                 f"decoder returned shape {list(features.shape)} for codes {list(z.shape)}; return {list(expected)}"
@@ -190,10 +191,19 @@ def likelihood_of(
     return likelihood.distribution(features + jnp.broadcast_to(output_bias, features.shape), parameters, shape)
 
 
-def _check_part(name: str, part: Any, argument: str) -> None:
-    """Raise InputError unless a part is a Linen module that can be called with one argument, or two if it is tied."""
+def check_part(name: str, part: Any, *arguments: str) -> None:
+    """Raise InputError unless a part of a model is a Linen module that can be called with the arguments.
+
+    Args:
+      name: the name of the part, for the error.
+      part: the part.
+      *arguments: the names of the arguments; a tied decoder has `kernels` in addition.
+
+    Raises:
+      InputError: it is a function, a module of another kind, or one with other arguments.
+    """
     check_linen(name, part)
-    arguments = (argument, "kernels") if getattr(part, "uses_encoder_kernels", False) else (argument,)
+    arguments = (*arguments, "kernels") if getattr(part, "uses_encoder_kernels", False) else arguments
     try:
         inspect.signature(type(part).__call__).bind(part, *arguments)
     except TypeError as error:

@@ -42,6 +42,7 @@ FIGURES = {  # name: what the figure shows, in the order of the report
     "reconstructions": "Test examples, each with its reconstruction",
     "top_layers": "Test images decoded from their top layers, a row for each number of these; the rest is drawn",
     "draws": "Test images, each with images that have the same top layers and other draws of the layers below",
+    "transfer": "Test examples, and their codes decoded under another condition",
     "styles": "A test example, and its code decoded with the label of each class",
     "interpolations": "Images decoded between the codes of two test images",
     "traversals": "One latent varied from −3 to 3, the others fixed; the latents that vary most",

@@ -33,7 +33,12 @@ from .evaluation import (
 from .experiment import Experiment as Experiment, at_numbers as at_numbers, build_experiment as build_experiment
 from .fitted_prior import FitSettings as FitSettings, FittedPrior as FittedPrior, fit_prior as fit_prior
 from .inference_gap import evaluate_inference_gap as evaluate_inference_gap
-from .labels import num_classes as num_classes, spread_classes as spread_classes
+from .labels import (
+    condition_dim as condition_dim,
+    labelled_examples as labelled_examples,
+    num_classes as num_classes,
+    spread_classes as spread_classes,
+)
 from .layer_figures import plot_draws as plot_draws, plot_layers as plot_layers
 from .layers import (
     LayerNumbers as LayerNumbers,

@@ -15,7 +15,7 @@ from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Params, decode, encode
 from vae_jax.runs.decoding import encode_examples, layer_shapes
 from vae_jax.runs.experiment import Experiment
-from vae_jax.runs.labels import num_classes
+from vae_jax.runs.labels import reads_conditions
 from vae_jax.runs.sampling import sample_posterior
 from vae_jax.runtime import Placement
 
@@ -110,7 +110,7 @@ def _has_moments(experiment: Experiment, params: Params) -> bool:
     """Return whether mean and scale describe q(z|x): it is a Normal, or has one value; nothing is computed.
 
     Raises:
-      InputError: p(z) depends on the label.
+      InputError: p(z) depends on the condition.
     """
     found: list[bool] = []
 
@@ -118,10 +118,10 @@ def _has_moments(experiment: Experiment, params: Params) -> bool:
         evidence = encode(params, batch, model=experiment.model)
         _, latents = decode(params, from_posterior(key, 1), evidence, batch, model=experiment.model)
         for latent in latents.values():
-            if num_classes(experiment.model) is not None and latent.prior.batch_shape:
+            if reads_conditions(experiment.model) and latent.prior.batch_shape:
                 raise InputError(
-                    f"model {type(experiment.model).__name__} has a p(z) that depends on labels, and a prior is fitted "
-                    "to the codes of all examples; train it with model.condition_prior=False"
+                    f"model {type(experiment.model).__name__} has a p(z) that depends on conditions, and a prior is "
+                    "fitted to the codes of all examples; train it with model.condition_prior=False"
                 )
             is_certain = getattr(latent.posterior, "is_certain", latent.log_q is None)
             found.append(type(latent.posterior) is Normal or is_certain)

@@ -39,7 +39,7 @@ from vae_jax.distributions import Batch, Variables
 from vae_jax.errors import InputError
 from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise, sample_terms
 from vae_jax.models import LikelihoodConfig, build_model, with_output_bias
-from vae_jax.runs.labels import check_labels, labelled_examples, labelled_rows
+from vae_jax.runs.labels import check_conditions, labelled_examples, labelled_rows
 from vae_jax.training import (
     Loss,
     TrainState,
@@ -133,7 +133,7 @@ class Experiment:
           StorageError: the data cannot be read.
         """
         found = join_splits(self.source) if split == ALL else self.source.split(split)
-        check_labels(self.model, found, self.source.name)
+        check_conditions(self.model, found, self.source.name)
         if split != "train" and not self._can_read(found):
             shapes = [{n: list(s.shape) for n, s in d.spec.items()} for d in (found, self.training_data)]
             raise InputError(
@@ -330,7 +330,7 @@ def build_experiment(
         config.preprocess.check_data(experiment.training_data)
     _check_kind(config, experiment.kind)
     experiment = _with_model(experiment, config)
-    check_labels(experiment.model, experiment.training_data, experiment.source.name, experiment.labelled)
+    check_conditions(experiment.model, experiment.training_data, experiment.source.name, experiment.labelled)
     return experiment
 
 

@@ -180,18 +180,22 @@ def save_reconstructions(
     *,
     columns: int = 10,
     title: str = "Reconstructions",
+    below: str = "reconstruction",
 ) -> None:
-    """Save originals `[N, H, W, C]`, each above its reconstruction, in rows of at most `columns` pairs."""
+    """Save originals `[N, H, W, C]`, each above its reconstruction, in rows of at most `columns` pairs.
+
+    The label of the rows of originals is "original", that of the other rows is `below`.
+    """
     if np.shape(originals) != np.shape(reconstructed):
         raise ValueError(
             f"originals has shape {list(np.shape(originals))} and reconstructed {list(np.shape(reconstructed))}; "
             "pass the same shape"
         )
     columns = min(columns, len(originals))
-    above, below = (_table(_to_uint8(images, 4), columns) for images in (originals, reconstructed))
-    cells = np.stack([above, below], axis=1).reshape(-1, *above.shape[1:])
+    upper, lower = (_table(_to_uint8(images, 4), columns) for images in (originals, reconstructed))
+    cells = np.stack([upper, lower], axis=1).reshape(-1, *upper.shape[1:])
     tiles = _tile(cells, row_gaps=range(2, len(cells), 2))
-    _save_sheet(path, tiles, title=title, row_labels=["original", "reconstruction"] * len(above))
+    _save_sheet(path, tiles, title=title, row_labels=["original", below] * len(upper))
 
 
 def save_interpolations(

@@ -1,4 +1,4 @@
-"""Labels of the examples of a model that reads them: which classes there are, and whether the data have them."""
+"""Labels and other conditions that a model reads: which classes there are, and whether the data have them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +17,23 @@ def num_classes(model: Any) -> int | None:
     return getattr(model, "num_classes", None)
 
 
+def condition_dim(model: Any) -> int | None:
+    """Return the number of numbers of a condition that a model reads, its attribute `condition_dim`; None if none."""
+    return getattr(model, "condition_dim", None)
+
+
+def reads_conditions(model: Any) -> bool:
+    """Return whether a model reads labels, or vectors of numbers, in addition to x."""
+    return num_classes(model) is not None or condition_dim(model) is not None
+
+
 def spread_classes(count: int, classes: int) -> np.ndarray:
     """Return labels int32 [count] in ascending order, equally many of each class if `count` is a multiple."""
     return np.sort(np.arange(count, dtype=np.int32) % classes)
 
 
-def check_labels(model: Any, dataset: Dataset, name: str, labelled: LabelledRows | None = None) -> None:
-    """Raise InputError unless a model that reads labels can read those of a data set.
+def check_conditions(model: Any, dataset: Dataset, name: str, labelled: LabelledRows | None = None) -> None:
+    """Raise InputError unless a model that reads labels or vectors can read those of a data set.
 
     The values of labels that are streamed from disk are not read.
 
@@ -35,8 +45,11 @@ def check_labels(model: Any, dataset: Dataset, name: str, labelled: LabelledRows
 
     Raises:
       InputError: there are no labels, labels of other classes, or too few of a class; or training sees some labels
-        alone, and the examples are streamed, or their mask is one of numbers of x.
+        alone, and the examples are streamed, or their mask is one of numbers of x; or there are no conditions, or those
+        of another size.
     """
+    if (size := condition_dim(model)) is not None:
+        _check_vectors(size, dataset, name)
     classes = num_classes(model)
     if classes is None:
         return
@@ -62,6 +75,18 @@ def check_labels(model: Any, dataset: Dataset, name: str, labelled: LabelledRows
         )
     if labelled is not None:
         _check_labelled(labelled, dataset.arrays, name)
+
+
+def _check_vectors(size: int, dataset: Dataset, name: str) -> None:
+    """Raise InputError unless each example has a condition of so many numbers."""
+    if "c" not in dataset.spec:
+        raise InputError(
+            f"data.name={name} has no conditions, which the model reads; use a .npz file with an array `conditions` "
+            "[N, C], or another model, such as vae"
+        )
+    (found,) = dataset.spec["c"].shape
+    if found != size:
+        raise InputError(f"model.condition_dim={size} must be {found}, the numbers of a condition of data.name={name}")
 
 
 def labelled_rows(config: Config) -> LabelledRows | None:

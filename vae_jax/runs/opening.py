@@ -33,7 +33,7 @@ from vae_jax.runs.changes import (
 from vae_jax.runs.config_file import StoredRun, read_stored_run
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment, build_experiment
-from vae_jax.runs.labels import check_labels, num_classes
+from vae_jax.runs.labels import check_conditions, reads_conditions
 from vae_jax.runs.programs import is_streamed, num_microbatches
 from vae_jax.runs.restoring import refuse_lost_checkpoints
 from vae_jax.runs.step_folders import check_path
@@ -269,10 +269,10 @@ def check_experiment(
         changes += changed_data(before, now, settings, directory, allow_change)
     if training.patience:
         experiment.dataset("validation")  # raises if there are none: training could never stop early
-    if num_classes(experiment.model) is not None:
-        check_labels(experiment.model, experiment.training_data, experiment.source.name, experiment.labelled)
+    if reads_conditions(experiment.model):
+        check_conditions(experiment.model, experiment.training_data, experiment.source.name, experiment.labelled)
         for split in experiment.held_out:
-            experiment.dataset(split)  # raises if the labels are of other classes
+            experiment.dataset(split)  # raises if the conditions are of another kind
     check_path(directory.path)
     atomic_files.check_writable(directory.path)
     return changes

@@ -102,7 +102,7 @@ def preview_images(
     pictures = {"samples": image_grids.image_grid(samples, min(6, len(samples)))}
     if arrays and len(arrays["x"]):
         few = _first(arrays, _drawn(experiment, len(arrays["x"]), of_each=2))
-        seen, decoded = _reconstruct(experiment, params, preprocess_key(key), few, placement)
+        seen, decoded = _reconstruct(experiment, params, preprocess_key(key), few, placement, conditions_of(few))
         pictures["reconstructions"] = image_grids.image_grid(np.concatenate([seen, decoded]), len(seen))
     return pictures
 
@@ -123,11 +123,11 @@ def _sample_images(
 
 
 def _reconstruct(
-    experiment: Experiment, params: Params, key: Array, arrays: Arrays, placement: Placement | None
+    experiment: Experiment, params: Params, key: Array, arrays: Arrays, placement: Placement | None, conditions: Arrays
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the preprocessed examples, and the decoded means of their posteriors."""
+    """Return the preprocessed examples, and the means of their posteriors decoded under conditions."""
     codes = encode_examples(experiment, params, key, arrays, placement)
-    decoded = decode_codes(experiment, params, codes["mean"], placement, conditions=conditions_of(arrays))
+    decoded = decode_codes(experiment, params, codes["mean"], placement, conditions=conditions)
     return codes["seen"], decoded
 
 
@@ -272,8 +272,41 @@ def plot_reconstructions(
     key: Array,
 ) -> Path:
     """Save figures/reconstructions.png: each preprocessed image and the decoded mean of its posterior."""
-    seen, decoded = _reconstruct(experiment, params, key, arrays, placement)
+    seen, decoded = _reconstruct(experiment, params, key, arrays, placement, conditions_of(arrays))
     return save_figure(directory, "reconstructions", lambda path: image_grids.save_reconstructions(path, seen, decoded))
+
+
+def plot_transfer(
+    experiment: Experiment,
+    params: Params,
+    directory: Directory,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    *,
+    key: Array,
+    conditions: Arrays,
+) -> Path:
+    """Save figures/transfer.png: each preprocessed image, and the mean of its posterior decoded under other conditions.
+
+    Args:
+      experiment: its model reads conditions.
+      params: parameters of the model, or `Variables`.
+      directory: the run's directory.
+      arrays: stored examples, {"x": [N, H, W, C], ...}, which are encoded under the conditions that they have.
+      placement: the devices; None for those of the parameters.
+      key: random key of the preprocessing.
+      conditions: the other conditions, such as labels {"y": [N]}; {} for none.
+
+    Returns:
+      The path of the figure.
+    """
+    seen, decoded = _reconstruct(experiment, params, key, arrays, placement, conditions)
+    title = "Codes under another condition"
+    return save_figure(
+        directory,
+        "transfer",
+        lambda path: image_grids.save_reconstructions(path, seen, decoded, title=title, below="transferred"),
+    )
 
 
 def plot_interpolations(

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from vae_jax.data import Records
 from vae_jax.inference import Metrics
 from vae_jax.runs.experiment import Experiment, max_skips, with_data_of
+from vae_jax.runs.labels import num_classes
 from vae_jax.runtime import Placement, defaults
 from vae_jax.training import Loss, Step, TrainState, make_train_step, train_steps
 
@@ -27,14 +28,18 @@ Program = Callable[[TrainState, Data, Array | int], tuple[TrainState, Metrics]]
 
 
 def num_microbatches(experiment: Experiment, placement: Placement) -> int:
-    """Return the number of microbatches of a step: train.microbatches, or the number that suits the devices."""
+    """Return the number of microbatches of a step: train.microbatches, or the number that suits the devices.
+
+    A model with a classifier decodes each sample once for each class.
+    """
     parts = experiment.objective, experiment.model
     unknown = (None, False)  # a plain function may compare examples; a model does so if it states it
     compares = [getattr(part, "compares_examples", default) for part, default in zip(parts, unknown, strict=True)]
+    classes = num_classes(experiment.model) if hasattr(experiment.model, "classify") else None
     return defaults.num_microbatches(
         experiment.training.microbatches,
         batch_size=experiment.training.batch_size,
-        num_samples=experiment.num_samples,
+        num_samples=experiment.num_samples * (classes or 1),
         divisible=compares == [False, False],
         mesh=placement.mesh,
     )

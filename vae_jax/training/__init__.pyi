@@ -2,6 +2,7 @@ from .classification import (
     Reliability as Reliability,
     posterior_of_classes as posterior_of_classes,
     reliability as reliability,
+    summarize_classes as summarize_classes,
 )
 from .evaluator import Evaluator as Evaluator
 from .example_batches import evaluate_examples as evaluate_examples, padded_batches as padded_batches

@@ -36,22 +36,23 @@ def unprocessed(key: Array, batch: Batch) -> Batch:
 
 
 def hide_labels(key: Array, batch: Batch, probability: float) -> Batch:
-    """Return a batch in which the label of each example is hidden with a probability: its mask is False.
+    """Return a batch in which the condition of each example is hidden with a probability: its mask is False.
 
     Args:
       key: a typed key, or keys [B] of the examples.
-      batch: {"x": [B, ...], "y": [B]}, and the mask of the labels, bool [B], if there is one.
+      batch: {"x": [B, ...]} with labels "y" [B] or conditions "c" [B, C], and their mask, bool [B], if there is one.
       probability: at least 0 and less than 1.
 
     Returns:
       The batch with the mask, bool [B].
 
     Raises:
-      InputError: the batch has no labels, or a mask of the numbers of x.
+      InputError: the batch has no labels or conditions, or a mask of the numbers of x.
     """
     known = label_mask(batch)
-    if "y" not in batch or (known is None and "mask" in batch):
-        missing = "a mask of the numbers of x" if "y" in batch else "no labels y"
+    has_conditions = "y" in batch or "c" in batch
+    if not has_conditions or (known is None and "mask" in batch):
+        missing = "a mask of the numbers of x" if has_conditions else "no labels y"
         raise InputError(f"train.label_dropout={probability} must be 0 for examples with {missing}")
     size = batch_size(batch)
     shown = random.bits(random.example_keys(key, size), (size,)) >= np.uint32(probability * 2**32)
