@@ -65,7 +65,7 @@ class Evaluate(ExampleOptions):
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run and return the numbers."""
     directory, options = parse_run_command("evaluate", Evaluate, argv)
-    from vae_jax.runs import RunDirectory, read_stored_run, restored_params, write_scores
+    from vae_jax.runs import RunDirectory, read_stored_run, reduction_note, restored_params, write_scores
     from vae_jax.runtime import defaults
 
     stored = read_stored_run(RunDirectory(directory))
@@ -82,6 +82,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     folder = output_folder(options, run.directory) if options.per_example else None
     dataset, split, scores = read_examples(run, options), options.chosen_split, {}
     experiment, _, placement, changed = run
+    if note := reduction_note(experiment, placement):
+        log(note)
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
         result = evaluate_and_log(experiment, params, placement, split=split, receive=scores.update)
     result = {"workdir": str(directory), "step": step} | result

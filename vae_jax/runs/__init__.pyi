@@ -35,6 +35,7 @@ from .fitted_prior import FitSettings as FitSettings, FittedPrior as FittedPrior
 from .labels import num_classes as num_classes, spread_classes as spread_classes
 from .loggers import print_json as print_json, read_metrics as read_metrics
 from .members import Member as Member, group_members as group_members, make_members as make_members
+from .memory import reduction_note as reduction_note
 from .opening import (
     OpenedRun as OpenedRun,
     check_data as check_data,
