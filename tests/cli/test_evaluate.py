@@ -8,16 +8,20 @@ from commands import snapshot
 from inputs import random_images
 
 from vae_jax.runs import plots
+from vae_jax.runtime import host
 
 
-def test_evaluate(trained, call):
+def test_evaluate(trained, call, monkeypatch):
     directory, _, out, _ = trained
     first, before = json.loads(out.splitlines()[-1]), snapshot(directory)
     result = call("evaluate", directory).result  # on eight devices
     for name in ("reconstruction", "kl", "elbo", "nll", "nll_se", "ess"):
         assert result[name] == pytest.approx(first[name], rel=1e-5), name
-    other = call("evaluate", directory, "--split", "validation", "--num-samples", 0).result
-    assert (other["split"], other["num_examples"]) == ("validation", 144)
+    monkeypatch.setattr(host, "free_memory", lambda devices=1: 0)
+    reduced = call("evaluate", directory, "--split", "validation", "--num-samples", 0)
+    assert any("do not fit in the free memory; the evaluation uses 8 and 1, with" in line for line in reduced.err)
+    other = reduced.result
+    assert (other["split"], other["num_examples"], other["batch_size"]) == ("validation", 144, 8)
     assert "nll" not in other
     assert snapshot(directory) == before
 

@@ -12,6 +12,7 @@ from commands import FIGURES, check_refusal, read_png, snapshot
 from vae_jax.cli import train
 from vae_jax.runs import RunDirectory, callbacks, plots
 from vae_jax.runs.loggers import read_metrics
+from vae_jax.runtime import host
 from vae_jax.training import evaluator
 
 
@@ -34,10 +35,12 @@ def test_training_ends_with_an_evaluation_and_figures(trained):
     assert "Traceback" not in err
 
 
-def test_the_same_command_again_prints_the_same_results(trained, call):
+def test_the_same_command_again_prints_the_same_results(trained, call, monkeypatch):
     directory, argv, out, _ = trained
     before = snapshot(directory)
+    monkeypatch.setattr(host, "free_memory", lambda devices=1: 0)  # an evaluation would not fit
     again = call(*argv)
+    assert any("do not fit in the free memory; the evaluation uses 1 and 1, with" in line for line in again.err)
     assert "all 20 steps are finished" in again.err[-1]
     first = json.loads(out.splitlines()[-1])
     assert again.result == {name: value for name, value in first.items() if name not in ("train_seconds", "seconds")}

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from built_models import built, random_images
+from built_models import built, model_config, random_images
 from jitted import apply
 
 from vae_jax.config import Config, override
+from vae_jax.distributions import Normal
 from vae_jax.errors import InputError
+from vae_jax.models.build import build_model, init_params
 from vae_jax.models.conv import ConvConfig, ResidualConfig, depth_to_space, space_to_depth
 
 
@@ -113,3 +115,49 @@ def test_without_output_channels_a_decoder_ends_in_a_change_of_resolution():
     variables = jax.jit(decoder.init)(jax.random.key(1), jnp.zeros((2, 3)))
     assert "Conv_0" not in variables["params"]
     assert variables["params"]["Dense_2"]["kernel"].shape == (6, 28)
+
+
+@pytest.mark.parametrize("network", ["conv", "residual"])
+def test_the_code_of_a_place_and_the_pixels_there_do_not_depend_on_distant_ones(network):
+    """A level of 2x2 pixels and one 3x3 convolution: 4 pixels away."""
+    shape, numbers = (5, 23, 1), 2
+    settings = {"network__hidden": (4,), "network__spatial_code": True, "network__output_channels": 2}
+    model, params = built(network, shape, model__latent_dim=numbers, **settings)
+    x, first = random_images(shape), jnp.zeros((2, 3, 12, numbers)).at[:, 1, 0].set(1.0).reshape(2, -1)
+    q, back = jax.vjp(lambda x: apply(model, params, x, method="encode"), x)
+    assert q.loc.shape == q.log_scale.shape == (2, 3 * 12 * numbers)  # odd sides: half of them, rounded up
+    (to_pixels,) = back(Normal(first, first))
+    assert not np.any(to_pixels[:, :, 4:])
+    assert np.any(to_pixels[:, :, :2])
+    z = jax.random.normal(jax.random.key(0), (3, 2, 3 * 12 * numbers))
+    p, back = jax.vjp(lambda z: apply(model, params, z, method="decode").logits, z)
+    assert p.shape == (3, 2, *shape)
+    (to_codes,) = back(jnp.zeros_like(p).at[:, :, :, -1].set(1.0))
+    to_codes = to_codes.reshape(3, 2, 3, 12, numbers)
+    assert not np.any(to_codes[:, :, :, :9])
+    assert np.any(to_codes[:, :, :, 11])
+
+
+def test_places_share_the_layers_of_a_spatial_code():
+    """A larger image has more numbers in its code, and no more parameters."""
+    kernels = []
+    for shape in ((4, 6, 3), (9, 7, 3)):
+        model = build_model(model_config(network="conv", network__spatial_code=True), shape)
+        x = np.zeros((1, *shape), np.float32)
+        params = jax.eval_shape(lambda model=model, x=x: init_params(model, jax.random.key(0), {"x": x}))["params"]
+        kernels.append({name: jax.tree.map(jnp.shape, params[name]) for name in ("encoder", "posterior", "decoder")})
+    assert kernels[0] == kernels[1]
+    assert kernels[0]["decoder"]["Dense_0"]["kernel"] == (3, 6)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("section", "choice"), [("model", "layered"), ("model", "conditional"), ("posterior", "iaf")], ids=str
+)
+def test_parts_that_have_no_spatial_code_refuse_it(section, choice):
+    settings = {"network": "conv", "network__hidden": (4,), "network__spatial_code": True}
+    assert override(Config(), **settings, posterior="fixed-noise").network.spatial_code  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(InputError, match=rf"^network\.spatial_code=True must be False with {section}={choice}$"):
+        override(Config(), **settings, **{section: choice})
+    with pytest.raises(InputError, match=r"^network\.spatial_code has no effect with network=mlp"):
+        override(Config(), network__spatial_code=True)

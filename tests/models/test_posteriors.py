@@ -17,6 +17,7 @@ from vae_jax.models.posteriors import (
     FixedNoiseConfig,
     GaussianPosteriorConfig,
     PointMass,
+    SpatialPosterior,
 )
 
 H = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
@@ -34,6 +35,20 @@ def test_the_mean_is_a_dense_layer_whose_kernel_a_tied_decoder_receives(module):
     np.testing.assert_allclose(q.mean(), H @ params["mean"]["kernel"], rtol=1e-5, atol=1e-6)
     (kernel,) = module.apply({"params": params}, method="kernels")
     np.testing.assert_array_equal(kernel, params["mean"]["kernel"])
+
+
+@pytest.mark.parametrize("module", [ConditionalNormal(3, scale_head="log-scale"), FixedNoise(3, 0.4), PointMass(3)])
+def test_a_posterior_is_shared_by_the_places_of_a_feature_map(module):
+    features = np.random.default_rng(1).normal(size=(2, 4, 5)).astype(np.float32)  # of 4 places
+    spatial = SpatialPosterior(4, module)
+    params = init(spatial, jax.random.key(0), features.reshape(2, -1))["params"]
+    q = spatial.apply({"params": params}, features.reshape(2, -1))
+    assert q.batch_shape == (2,)
+    for place in range(4):
+        one = module.apply({"params": params["posterior"]}, features[:, place])
+        for moment in ("mean", "stddev"):
+            found = getattr(q, moment)()[:, 3 * place : 3 * place + 3]
+            np.testing.assert_allclose(found, getattr(one, moment)(), rtol=1e-5, atol=1e-6)
 
 
 def test_the_scale_is_one_at_first_constant_or_zero():

@@ -39,6 +39,9 @@ def test_an_evaluation_that_does_not_fit_is_computed_in_smaller_parts_with_the_s
     ):  # fmt: skip
         free(size)
         assert memory.evaluation_sizes(experiment, one_device) == sizes
+        note = memory.reduction_note(experiment, one_device)
+        assert (note is None) == (sizes == (40, 10))
+        assert note is None or f"the evaluation uses {sizes[0]} and {sizes[1]}, with the same results" in note
         if size in (None, 20 * one):
             result = evaluation.evaluate_run(experiment, params, split="test", placement=one_device)
             assert (result["batch_size"], result["chunk"], result["num_samples"]) == (*sizes, 12)

@@ -103,12 +103,21 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
 
 def _evaluate_sampled(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
     """Return the bounds, the NLL by importance sampling and the other numbers; write the files that belong to them."""
-    from vae_jax.runs import layer_shapes, plot_layers, read_fitted_prior, restored_params, write_scores
+    from vae_jax.runs import (
+        layer_shapes,
+        plot_layers,
+        read_fitted_prior,
+        reduction_note,
+        restored_params,
+        write_scores,
+    )
 
     experiment, directory, placement, changed = run
     has_layers = len(layer_shapes(experiment, experiment.abstract_state.params)) > 1
     folder = output_folder(options, directory) if options.per_example or has_layers else None
     dataset, split, scores = read_examples(run, options), options.chosen_split, {}
+    if note := reduction_note(experiment, placement):
+        log(note)
     with restored_params(experiment, directory, placement, log, changed=changed) as (step, params):
         if options.prior == "fitted":
             fitted = read_fitted_prior(directory, experiment, params, step=step)

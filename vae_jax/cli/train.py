@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     start = time.perf_counter()
     multihost.initialize(**dataclasses.asdict(options.distributed))
     with signals.stop_on_signals() as received, signals.save_on_signal() as requested:
-        from vae_jax.runs import RunDirectory, default_callbacks, fit, likelihood_warnings
+        from vae_jax.runs import RunDirectory, default_callbacks, fit, likelihood_warnings, reduction_note
 
         directory = RunDirectory(options.workdir or f"runs/{options.preset}")
         stop, save = multihost.any_process(received), multihost.any_process(requested)
@@ -89,6 +89,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         log(_description(experiment, placement, directory))
         for warning in likelihood_warnings(experiment):
             log(f"warning: {warning}")
+        if note := reduction_note(experiment, placement):
+            log(note)
         callbacks = default_callbacks(stop, save)
         outcome = fit(experiment, directory, placement, callbacks, allow_change=allowed, profile=profile)
         trained = time.perf_counter() - start

@@ -24,6 +24,7 @@ class ModelConfig(Choice):
     Attributes:
       parts: the sections of the config that describe parts of the model. The others must have their defaults.
       supports_tied: whether a decoder of the model may use the kernels of the encoder.
+      supports_spatial: whether the code of the model may be a map, see `NetworkConfig.code_places`.
       reads_labels: whether the model reads labels y of the classes 0, ..., `num_classes` - 1, a setting of it.
       reads_vectors: whether the model reads conditions c of `condition_dim` numbers, a setting of it.
       has_layer_divergences: whether there are several layers, each with a KL in closed form given the layers above.
@@ -34,6 +35,7 @@ class ModelConfig(Choice):
     has_codes: ClassVar[bool] = False
     parts: ClassVar[tuple[str, ...]] = ("network", "posterior", "prior", "likelihood")
     supports_tied: ClassVar[bool] = False
+    supports_spatial: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = False
     reads_vectors: ClassVar[bool] = False
 
@@ -105,6 +107,18 @@ class NetworkConfig(Choice):
         """
         del shape
 
+    def code_places(self, shape: Shape) -> int:
+        """Return P, the number of places of the code: 1 for a code without places, which is the default.
+
+        A code with several places is a map: z has `model.latent_dim` numbers at each place of the last feature map. The
+        decoder reads the numbers of all places side by side.
+
+        Args:
+          shape: shape (*sides, C) of one example x.
+        """
+        del shape
+        return 1
+
     def check_values(self, preprocess: Any, kind: str) -> None:
         """Raise InputError if the network cannot read what the preprocessing returns; it can, unless overridden.
 
@@ -122,6 +136,8 @@ class PosteriorConfig(Choice):
       has_density: whether q(z|x) has a density. A point has none; then there is no KL and no bound on log p(x).
       supports_tied: whether the module has a method `kernels`, which a decoder that uses the encoder's kernels needs.
       supports_layers: whether `build_layer` builds a density between two stochastic layers.
+      supports_spatial: whether the module maps features [..., F] of any leading axes to a distribution over independent
+        numbers [..., latent_dim], so that the places of a feature map can share it.
       is_flow: whether q(z|x) is a flow, whose dimensions depend on each other.
       has_codes: whether it is a distribution over integer codes.
     """
@@ -129,6 +145,7 @@ class PosteriorConfig(Choice):
     has_density: ClassVar[bool] = True
     supports_tied: ClassVar[bool] = False
     supports_layers: ClassVar[bool] = False
+    supports_spatial: ClassVar[bool] = False
     is_flow: ClassVar[bool] = False
     has_codes: ClassVar[bool] = False
 

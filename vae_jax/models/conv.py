@@ -228,6 +228,11 @@ class ConvConfig(LayersConfig):
         "faster and enough for binary images.",
         minimum=0,
     )
+    spatial_code: bool = setting(
+        False,
+        "z is a map: model.latent_dim numbers at each place of the last level, encoded from the features of this place "
+        "and decoded by layers that all places share. False: z is one vector, by dense layers over all places.",
+    )
     remat: bool = setting(
         False,
         "Rematerialization: the backward pass computes the activations inside a block again, which needs less memory "
@@ -246,7 +251,7 @@ class ConvConfig(LayersConfig):
         encoder = ConvEncoder(self.hidden, self.blocks, activation, residual, dtype, remat)
         decoder = ConvDecoder(
             self.hidden, self.blocks, activation, (height, width), features, self.output_channels, residual, dtype,
-            remat,
+            remat, self.spatial_code,
         )  # fmt: skip
         return encoder, decoder
 
@@ -255,11 +260,17 @@ class ConvConfig(LayersConfig):
         height, width = (-(-side // 2 ** len(self.hidden)) for side in shape[:2])
         return height, width
 
+    def code_places(self, shape: Shape) -> int:
+        """Return the number of places of the last level if the code is a map, otherwise 1."""
+        return math.prod(self.places(shape)) if self.spatial_code else 1
+
     def check(self, config: Config) -> None:
-        """Raise InputError unless there is a level."""
-        del config
+        """Raise InputError unless there is a level, or if another part does not support a code that is a map."""
         require(len(self.hidden) > 0, "network.hidden", "()",
                 f"one or more numbers of channels with network={self.name}, for example (32, 64)")  # fmt: skip
+        for part in (config.model, config.posterior):
+            require(not self.spatial_code or part.supports_spatial, "network.spatial_code", True,
+                    f"False with {part.section}={part.name}")  # fmt: skip
 
 
 @register("network", "residual")

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -93,12 +94,32 @@ class PointMass(nn.Module):
         return [self.variables["params"]["mean"]["kernel"]]
 
 
+class SpatialPosterior(nn.Module):
+    """q(z|x) of a code that is a map: the numbers of a place are independent of the features of the other places.
+
+    Attributes:
+      places: P, the number of places of the encoder's feature map.
+      posterior: from the features [..., F] of a place to a distribution over its numbers [..., D], which are
+        independent.
+    """
+
+    places: int
+    posterior: nn.Module
+
+    @nn.compact
+    def __call__(self, h: Array) -> Any:
+        """Return q(z|x) over codes [B, P D] for the features of P places side by side, h [B, P F]."""
+        q = self.posterior(h.reshape(h.shape[0], self.places, -1))
+        return jax.tree.map(lambda parameter: parameter.reshape(h.shape[0], -1), q)
+
+
 @register("posterior", "gaussian")
 @dataclasses.dataclass(frozen=True)
 class GaussianPosteriorConfig(PosteriorConfig):
     """z = m + σ e with e ~ N(0, I); m and σ are outputs of the encoder."""
 
     supports_tied: ClassVar[bool] = True
+    supports_spatial: ClassVar[bool] = True
     supports_layers: ClassVar[bool] = True
 
     scale_head: Literal["log-variance", "log-scale"] = setting(
@@ -123,6 +144,7 @@ class FixedNoiseConfig(PosteriorConfig):
     """z = m + noise_scale e with e ~ N(0, I)."""
 
     supports_tied: ClassVar[bool] = True
+    supports_spatial: ClassVar[bool] = True
 
     noise_scale: float = setting(1.0, "Standard deviation of the noise of the code.", above=0)
 
@@ -138,6 +160,7 @@ class DeterministicConfig(PosteriorConfig):
 
     has_density: ClassVar[bool] = False
     supports_tied: ClassVar[bool] = True
+    supports_spatial: ClassVar[bool] = True
 
     def build(self, latent_dim: int) -> nn.Module:
         """Return a `PointMass`."""

@@ -20,6 +20,7 @@ from vae_jax.config import Config, register, setting
 from vae_jax.distributions import Batch, Distribution, Draw, Latent, Shape, from_means
 from vae_jax.errors import InputError
 from vae_jax.models.choices import LikelihoodConfig, ModelConfig
+from vae_jax.models.posteriors import SpatialPosterior
 
 
 class VAE(nn.Module):
@@ -219,17 +220,21 @@ class VAEConfig(ModelConfig):
     """A VAE with one stochastic layer."""
 
     supports_tied: ClassVar[bool] = True
+    supports_spatial: ClassVar[bool] = True
 
-    latent_dim: int = setting(50, "Dimension of the code z.", above=0)
+    latent_dim: int = setting(
+        50, "Dimension of the code z; with network.spatial_code that of each place of the map.", above=0
+    )
 
     def build(self, config: Config, shape: Shape, *, training: bool) -> VAE:
         """Return the `VAE`."""
         encoder, decoder = config.network.build(shape, config.likelihood.num_features(shape[-1]), training=training)
+        places, posterior = config.network.code_places(shape), config.posterior.build(self.latent_dim)
         return VAE(
             encoder=encoder,
             decoder=decoder,
-            posterior=config.posterior.build(self.latent_dim),
-            prior=config.prior.build(self.latent_dim, shape),
+            posterior=posterior if places == 1 else SpatialPosterior(places, posterior),
+            prior=config.prior.build(places * self.latent_dim, shape),
             likelihood=config.likelihood,
             shape=shape,
         )

@@ -48,6 +48,7 @@ from .layers import (
 )
 from .loggers import print_json as print_json, read_metrics as read_metrics
 from .members import Member as Member, group_members as group_members, make_members as make_members
+from .memory import reduction_note as reduction_note
 from .opening import (
     OpenedRun as OpenedRun,
     check_data as check_data,

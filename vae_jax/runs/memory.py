@@ -121,6 +121,23 @@ def evaluation_sizes(experiment: Experiment, placement: Placement) -> Sizes:
     return Sizes(batch_size if fitting == rows else fitting * devices, _reduced(chunk, max(1, limit // fitting)))
 
 
+def reduction_note(experiment: Experiment, placement: Placement) -> str | None:
+    """Return a line about the sizes that `evaluation_sizes` reduces; None if the evaluation fits as it is set.
+
+    Args:
+      experiment: what is evaluated.
+      placement: the devices.
+    """
+    asked = Sizes(experiment.evaluation.batch_size, defaults.evaluation_chunk(experiment.evaluation.chunk))
+    used = evaluation_sizes(experiment, placement)
+    if used == asked:
+        return None
+    return (
+        f"evaluation.batch_size={asked.batch_size} and evaluation.chunk={asked.chunk} do not fit in the free memory; "
+        f"the evaluation uses {used.batch_size} and {used.chunk}, with the same results"
+    )
+
+
 def decoding_batch(experiment: Experiment, placement: Placement, batch_size: int) -> int:
     """Return a number of examples that are encoded or decoded at once, reduced where they do not fit in the memory."""
     return _reduced(batch_size, max_samples(experiment, placement))
