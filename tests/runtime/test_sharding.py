@@ -211,8 +211,9 @@ def test_a_program_with_a_static_number_of_steps_trains_the_same(small, tmp_path
         {"objective": "sampled-elbo", "objective__num_samples": 5, "preprocess": "dynamic-binarization",
          "likelihood": "bernoulli", "train__ema_decay": 0.9, "optimizer__clip_norm": 1.0},
         {"network": "conv", "network__hidden": (4, 8)},
+        {"network": "conv", "network__hidden": (4,), "network__spatial_code": True},
     ],
-    ids=["mlp", "K=5", "conv"],
+    ids=["mlp", "K=5", "conv", "spatial"],
 )  # fmt: skip
 def test_devices_communicate_only_by_all_reduce(settings, small, tmp_path):
     prepared = opening.prepare_experiment(small(mesh__data=8, **settings), tmp_path / "run")

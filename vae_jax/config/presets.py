@@ -123,9 +123,9 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "network.activation": "gelu",
         "network.spatial_code": True,
         "likelihood": "logistic-mixture",
-        "objective.warmup_steps": 1500,  # without it many numbers collapse, and images are too smooth
+        "objective.warmup_steps": 1000,  # without it many numbers collapse, and images are too smooth
         "optimizer.learning_rate": 4e-3,
-        "train.steps": 3000,
+        "train.steps": 2000,
         "train.batch_size": 16,  # with a spatial code each image is 256 examples or more
         "evaluation.num_samples": 20,
         "evaluation.chunk": 10,
