@@ -51,7 +51,7 @@ def test_samples_under_vectors_of_numbers(data, tmp_path, call, without_figures)
 
 
 @pytest.mark.thorough
-def test_a_run_given_vectors_has_the_same_bits_after_a_stop_and_in_a_sweep(data, tmp_path, call):
+def test_a_run_given_vectors_has_the_same_bits_after_a_stop_and_numbers_on_devices_and_in_a_sweep(data, tmp_path, call):
     settings = ["--data.name", data, "--model", "conditional-vector", "--model.condition-dim", 2, *SETTINGS,
                 "--schedule", "constant"]  # fmt: skip
     results = [
@@ -63,9 +63,13 @@ def test_a_run_given_vectors_has_the_same_bits_after_a_stop_and_in_a_sweep(data,
     undisturbed = call("train", "--workdir", tmp_path / "other", *settings, "--train.steps", 10).result
     assert undisturbed["nll"] == results[1]["nll"] != results[0]["nll"]
     assert set(call("export", tmp_path / "run").result["programs"]) == {"encoder", "decoder", "sampler"}
+    devices = [word if i != settings.index("--mesh.data") + 1 else 2 for i, word in enumerate(settings)]
+    call("train", "--workdir", tmp_path / "devices", *devices, "--train.steps", 10)
+    on_devices = call("evaluate", tmp_path / "devices").result
+    assert on_devices["nll"] == pytest.approx(undisturbed["nll"], rel=1e-3)
     call("sweep", "--workdir", tmp_path / "sweep", *settings, "--train.steps", 10, "--vary", "seed=0,1")
-    again = call("evaluate", tmp_path / "sweep" / "seed=0").result
-    assert again["nll"] == pytest.approx(undisturbed["nll"], rel=1e-3)
+    in_sweep = call("evaluate", tmp_path / "sweep" / "seed=0").result
+    assert in_sweep["nll"] == pytest.approx(undisturbed["nll"], rel=1e-3)
 
 
 def test_images_are_decoded_under_another_class_or_none(data, tmp_path, call, without_figures, monkeypatch):

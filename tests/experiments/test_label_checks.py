@@ -29,8 +29,7 @@ def test_the_error_of_the_classifier_is_that_of_the_labelled_images_alone(script
 @pytest.mark.thorough
 def test_the_classes_of_images_are_confirmed_and_other_classes_are_not(script):
     test = build_experiment(CONFIG).dataset("test").arrays
-    found = script.confirm_classes(test["x"], test["y"], CONFIG, steps=150)
-    assert found["accuracy"] == found["confirmed"] > 0.9
-    wrong = script.confirm_classes(test["x"], (test["y"] + 1) % 10, CONFIG, steps=150)
-    assert wrong["confirmed"] < 0.1
-    assert np.isclose(wrong["accuracy"], found["accuracy"])
+    is_right = np.arange(len(test["y"])) % 2 == 0
+    found = script.confirm_classes(test["x"], np.where(is_right, test["y"], (test["y"] + 1) % 10), CONFIG, steps=60)
+    assert found["accuracy"] > 0.8
+    assert abs(found["confirmed"] - is_right.mean() * found["accuracy"]) < 0.1

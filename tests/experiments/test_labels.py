@@ -32,9 +32,9 @@ def test_every_cell_has_the_stated_protocol(script, tmp_path):
         assert config.model.name == {"m1+m2": "m2", "classifier": "m2"}.get(name, name)
         assert (config.likelihood.name == "learned-gaussian") == (name == "m1+m2")
         if name not in ("vae", "conditional", "classifier"):
-            rows = 110 - round(110 * config.train.labelled_share)
-            assert (config.train.batch_size, rows) == (110, 100)
-            assert config.train.steps == cell.epochs * 600
+            rows = config.train.batch_size
+            assert (round(rows * config.train.labelled_share), rows) == (10, 60)
+            assert config.train.steps * 50 == cell.epochs * 60_000
         assert name == "vae" or config.evaluation.class_samples == 20
     same = [script.config_of(script.make_cell(name, options), data="mnist", options=options)
             for name in ("vae", "conditional")]  # fmt: skip
@@ -71,7 +71,7 @@ def test_the_table_contains_the_results_on_disk(script, tmp_path, monkeypatch):
         "| conditional | all |  |  | 2.00 |  | 82.00 | 84.50 | 98.7 | 1 | mnist | 50 | 120 | 30 | an abacus |",
         "| vae | none |  |  |  |  |  | 82.00 |  | 1 | mnist | 50 | 120 | 30 | an abacus |",
         "| classifier | 100 | 21.00 ± 1.41 |  |  |  |  |  |  | 2 | mnist | 2000 |  |  |  |",
-        "| sdgm | 100 | not run | 1.32 ± 0.07 |  |  |  |  |  |  | mnist | 4 |  |  |  |",
+        "| sdgm | 100 | not run | 1.32 ± 0.07 |  |  |  |  |  |  | mnist | 3 |  |  |  |",
     ):
         assert lines.count(line) == 1, text
     assert text.count("not run") == 2
@@ -106,5 +106,5 @@ def test_quick_runs_of_models_of_images_have_a_figure(script, tmp_path, capsys):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.size[0] > 100
         (row,) = (row for row in result["rows"] if row["name"] == name)
-        assert 0 <= row["confirmed"] <= 1
+        assert ("confirmed" in row) == (name == "conditional")
     capsys.readouterr()
