@@ -9,7 +9,7 @@ A cell is a quantizer and 2^6, 2^8, 2^10, 2^11, 2^12 or 2^14 codes:
     vq               moving averages, a start by k-means, and restarts of codes that are hardly used
     vq, no restarts  moving averages and a random start, as van den Oord et al., arXiv 1711.00937
 
-Binarized MNIST, an MLP 784-256 and its mirror, 16 places, vectors of 8 numbers for VQ, 1,500 steps with 64 images,
+Binarized MNIST, an MLP 784-256 and its mirror, 16 places, vectors of 8 numbers for VQ, 1,000 steps with 64 images,
 Adam with a learning rate of 0.002, seed 0, and no prior. The numbers are those of the 10,000 test images, 160,000
 codes:
 
@@ -56,7 +56,7 @@ def config_of(quantizer: str, bits: int, *, quick: bool = False) -> Config:
     size = {"posterior__levels": LEVELS[bits]} if quantizer == "fsq" else {"posterior__codebook_size": 2**bits}
     config = override(
         PRESETS["mnist-vq"], prior="uniform-codes", network__hidden=(256,), optimizer__learning_rate=2e-3,
-        train__steps=1500, train__batch_size=64, train__evaluate_every=0, train__save_every=500,
+        train__steps=1000, train__batch_size=64, train__evaluate_every=0, train__save_every=500,
         train__log_every=100, evaluation__num_samples=1, evaluation__batch_size=250, **QUANTIZERS[quantizer], **size,
     )  # fmt: skip
     if not quick:

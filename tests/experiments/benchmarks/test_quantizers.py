@@ -8,7 +8,7 @@ from scripts import load
 
 def test_a_cell_is_compared_with_a_vae_of_the_same_networks():
     script = load("benchmarks/quantizers")
-    sizes = {"fsq": 48, "vq": 256, "vq-gradient": 256, "residual-vq": 128, "gumbel-softmax": 256}
+    sizes = {"fsq": 48, "vq": 256, "vq-gradient": 256, "residual-vq": 128, "gumbel-softmax": 256, "fsq-8": 24}
     for name, size in sizes.items():
         config = script.codes.config_of(name)
         other = script.continuous(config)
