@@ -51,6 +51,7 @@ def test_the_table_has_mean_and_sd_over_seeds(script, tmp_path):
     assert json.loads((tmp_path / "table.json").read_text()) == rows
 
 
+@pytest.mark.thorough
 def test_a_quick_run_is_measured_once(script, tmp_path, capsys, monkeypatch):
     argv = ["--quick", "--methods", "beta-tc-vae", "--weights", "3", "--seeds", "2", "--steps", "2"]
     result = script.main([*argv, "--output", str(tmp_path)])
