@@ -2,7 +2,7 @@
 
 The images are the 92,160 sprites of `vae_jax.data.sprites`, 32x32 binary pixels: three shapes, 6 sizes, 20 rotations
 and 16x16 positions. Each model is a 1024-256-256-10 MLP and its mirror with a Bernoulli likelihood, trained with Adam
-and batches of 128 on 96 % of the images. The seeds and weights of one method are one program, a sweep.
+and batches of 256 on 96 % of the images. The seeds and weights of one method are one program, a sweep.
 
     beta-vae      E log p(x|z) - β KL                     objective elbo,     over objective.beta
     beta-tc-vae   E log p(x|z) - I - β TC - Σ KL_d        objective beta-tc,  over objective.beta
@@ -65,7 +65,7 @@ class Method(NamedTuple):
 
 METHODS = {
     "beta-vae": Method({"objective": "elbo"}, "objective.beta", (1.0, 2.0, 4.0)),
-    "beta-tc-vae": Method({"objective": "beta-tc"}, "objective.beta", (2.0, 4.0)),
+    "beta-tc-vae": Method({"objective": "beta-tc"}, "objective.beta", (2.0, 4.0, 8.0)),
     "mmd-vae": Method({"objective": "info-vae", "objective__beta": 0.0}, "objective.mmd_weight", (100.0, 1000.0)),
 }
 METRICS = {  # heading: name
@@ -105,7 +105,7 @@ def config_of(method: str, size: Size, *, steps: int, data_dir: str | None = Non
         Config(), data__name=size.data, data__data_dir=data_dir, data__holdout=0.02, preprocess="threshold",
         network="mlp", network__hidden=size.hidden, network__activation="relu", model__latent_dim=10,
         likelihood="bernoulli", **METHODS[method].settings, optimizer__learning_rate=1e-3, schedule="cosine",
-        train__steps=steps, train__batch_size=128, train__log_every=min(250, steps), train__evaluate_every=0,
+        train__steps=steps, train__batch_size=256, train__log_every=min(250, steps), train__evaluate_every=0,
         train__save_every=min(500, steps), evaluation__num_samples=0,
     )  # fmt: skip
 

@@ -61,7 +61,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gan import Discriminator, Gan, gan_step, generate, init_gan
-from image_scores import BATCH, DOMAINS, Scorer, score_tables, score_text, summarize, train_classifier
+from image_scores import BATCH, DOMAINS, Scorer, score_tables, score_text, summarize
 from jax import Array
 
 from vae_jax import random
@@ -73,7 +73,15 @@ from vae_jax.inference import Params, encode
 from vae_jax.models import VAE
 from vae_jax.runs import Experiment, build_experiment, image_grids, mean_and_sd
 from vae_jax.runtime import atomic_files
-from vae_jax.training import Evaluator, TrainState, evaluate_examples, make_optimizer, make_train_step, train_steps
+from vae_jax.training import (
+    Evaluator,
+    TrainState,
+    evaluate_examples,
+    make_optimizer,
+    make_train_step,
+    train_classifier,
+    train_steps,
+)
 
 DISPATCH = 250  # steps in one program
 
@@ -284,14 +292,14 @@ def markdown(result: dict[str, Any]) -> str:
 def make_scorer(settings: Settings, images: np.ndarray, labels: np.ndarray, test: np.ndarray) -> Scorer:
     """Return the scorer of a classifier that is trained on the first training images, against test images."""
     split = settings.classifier_images
-    classifier, params = train_classifier(
+    trained = train_classifier(
         images[:split],
         labels[:split],
         channels=settings.classifier_channels,
         steps=settings.classifier_steps,
         max_shift=settings.classifier_shift,
     )
-    return Scorer(classifier, params, test[: settings.count])
+    return Scorer(trained.module, trained.params, test[: settings.count])
 
 
 def plot(path: Path, panels: dict[str, np.ndarray]) -> None:

@@ -6,24 +6,19 @@ Compare them with each other and with the score of other real images, never with
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
-from vae_jax import random
-from vae_jax.config import Config, override
 from vae_jax.data import PreprocessConfig, ScaleConfig, ThresholdConfig
 from vae_jax.distributions import Batch
-from vae_jax.inference import Metrics, Params
+from vae_jax.inference import Params
 from vae_jax.metrics import frechet_distance, precision_recall
-from vae_jax.models import ConvEncoder
+from vae_jax.models import ImageClassifier
 from vae_jax.runs import mean_and_sd
-from vae_jax.training import TrainState, evaluate_examples, make_optimizer, make_train_step, train_steps
+from vae_jax.training import evaluate_examples
 
 BATCH = 500  # images evaluated in one dispatch
 # {domain: preprocessing before the scores are computed}
@@ -33,60 +28,6 @@ SCORES = ("frechet_distance", "precision", "recall", "sharpness")
 _DIGITS = {"frechet_distance": 2, "precision": 3, "recall": 3, "sharpness": 3}  # decimal places in the tables
 
 Scores = dict[str, dict[str, float]]  # {domain: {score: value}}
-
-
-class Classifier(nn.Module):
-    """A convolutional classifier: images [B, H, W, C] -> (features [B, 64], logits [B, classes])."""
-
-    channels: tuple[int, ...]
-    classes: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        h = ConvEncoder(self.channels, blocks=1, activation=jax.nn.relu, residual=False)(x)
-        features = jax.nn.relu(nn.Dense(64)(h))
-        return features, nn.Dense(self.classes)(features)
-
-
-def shift(keys: Array, images: Array, max_shift: int) -> Array:
-    """Roll each of the images [B, H, W, C] by a random offset of up to `max_shift` pixels in both directions.
-
-    Each image has a key, [B].
-    """
-    offset = jax.vmap(lambda key: jax.random.randint(key, (2,), -max_shift, max_shift + 1))(keys)
-    return jax.vmap(lambda image, offset: jnp.roll(image, offset, (0, 1)))(images, offset)
-
-
-def train_classifier(
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    channels: tuple[int, ...],
-    steps: int,
-    max_shift: int,
-    batch_size: int = 128,
-) -> tuple[Classifier, Params]:
-    """Train a classifier on uint8 images [N, H, W, C] and labels [N] with cross entropy and random shifts."""
-    classifier = Classifier(channels, int(labels.max()) + 1)
-    optimizer = make_optimizer(override(Config(), optimizer__learning_rate=2e-3, train__steps=steps))
-    key, blank = jax.random.key(0), jnp.zeros((1, *images.shape[1:]))
-    params = jax.jit(classifier.init)(jax.random.fold_in(key, random.INIT_STREAM), blank)["params"]
-    zero = jnp.zeros((), jnp.int32)
-    state = TrainState(zero, params, {}, optimizer.init(params), (), key, zero)
-
-    def loss(
-        params: Params, statistics: dict[str, Any], keys: Array, batch: Batch, step: Array
-    ) -> tuple[Array, tuple[Metrics, dict[str, Any]]]:
-        del step
-        x = ScaleConfig()(keys, {"x": shift(keys, batch["x"], max_shift)})["x"]
-        _, logits = classifier.apply({"params": params}, x)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])), ({}, statistics)
-
-    def run(state: TrainState, data: Batch) -> TrainState:
-        step = make_train_step(loss, optimizer)
-        return train_steps(state, data, steps, step=step, batch_size=batch_size, max_steps=steps)[0]
-
-    return classifier, jax.jit(run)(state, {"x": images, "y": labels}).params
 
 
 def sharpness(x: np.ndarray) -> float:
@@ -99,7 +40,7 @@ def sharpness(x: np.ndarray) -> float:
 class Scorer:
     """Scores of uint8 images [N, H, W, C] against test images, from a classifier's features, in each of `DOMAINS`."""
 
-    def __init__(self, classifier: Classifier, params: Params, test: np.ndarray):
+    def __init__(self, classifier: ImageClassifier, params: Params, test: np.ndarray):
         def classify(params: Params, keys: Array, batch: Batch, preprocess: PreprocessConfig) -> dict[str, Array]:
             x = preprocess(keys, batch)["x"]
             features, logits = classifier.apply({"params": params}, x)

@@ -84,7 +84,7 @@ def test_each_example_has_a_posterior_and_does_not_read_others():
     np.testing.assert_allclose(both.elbo[0], swapped.elbo[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["ladder", "codes", "flow"])
+@pytest.mark.parametrize("kind", [pytest.param("ladder", marks=pytest.mark.thorough), "codes", "flow"])
 def test_models_without_one_gaussian_posterior_are_refused(kind):
     if kind == "ladder":
         model, params = ladder((6,), **MLP)

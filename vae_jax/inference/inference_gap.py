@@ -22,6 +22,8 @@ from vae_jax.inference.terms import Terms
 
 _START, _STEPS, _EVALUATION = range(3)  # streams of the keys of an example
 
+_Offsets = tuple[Array, Array]
+
 
 @dataclasses.dataclass(frozen=True)
 class PosteriorOptimization:
@@ -81,48 +83,67 @@ def inference_gap(
     """
     keys = random.example_keys(key, batch_size(batch))
     name, start = _encoder_posterior(params, random.fold_in(keys, _START), batch, model)
-
-    def log_weights(loc: Array, log_scale: Array, keys: Array, first: int | Array, count: int) -> Array:
-        """Return log p(x, z) - log q(z), [count, B], of samples whose numbers begin with `first`."""
-        numbers = first + jnp.arange(count)
-        noise = random.normal(random.fold_in(keys[None], numbers[:, None]), (count, *loc.shape), loc.dtype)
-        z = loc[None] + jnp.exp(log_scale)[None] * noise  # [count, B, D]
-        p_x, layers = decode(params, from_values({name: z}), None, batch, model=model)
-        terms = Terms(p_x.log_prob(batch["x"]), tuple(layers.values()))
-        q = Normal(lax.stop_gradient(loc), lax.stop_gradient(log_scale), event_ndims=1)
-        return terms.log_px_z + terms.log_pz - q.log_prob(z)
-
-    def evaluate(loc: Array, log_scale: Array) -> Array:
-        """Return the K log weights, [K, B]."""
-        eval_keys, chunk = random.fold_in(keys, _EVALUATION), min(settings.chunk, settings.evaluation_samples)
-        full, rest = divmod(settings.evaluation_samples, chunk)
-        parts = lax.map(lambda i: log_weights(loc, log_scale, eval_keys, i * chunk, chunk), jnp.arange(full))
-        last = log_weights(loc, log_scale, eval_keys, full * chunk, rest) if rest else parts[:0, 0]
-        return jnp.concatenate([parts.reshape(-1, parts.shape[-1]), last])
-
-    def loss(offsets: tuple[Array, Array], keys: Array) -> Array:
-        log_w = log_weights(*_moved(start, offsets), keys, 0, settings.num_samples)
-        return -jnp.sum(jnp.mean(log_w, axis=0))
-
-    optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, max(settings.num_steps, 1)))
-
-    def step(carry: tuple[Any, Any], number: Array) -> tuple[tuple[Any, Any], None]:
-        offsets, state = carry
-        gradient = jax.grad(loss)(offsets, random.fold_in(random.fold_in(keys, _STEPS), number))
-        updates, state = optimizer.update(gradient, state)
-        return (optax.apply_updates(offsets, updates), state), None
-
-    zero = jnp.zeros_like(start.loc), jnp.zeros_like(start.loc)
-    (offsets, _), _ = lax.scan(step, (zero, optimizer.init(zero)), jnp.arange(settings.num_steps))
-    log_w = evaluate(*_moved(start, offsets))
-    elbo = jnp.mean(evaluate(start.loc, start.log_scale), axis=0)
+    posteriors = _Posteriors(params, batch, model, settings, name, start)
+    offsets = posteriors.optimize(random.fold_in(keys, _STEPS))
+    eval_keys = random.fold_in(keys, _EVALUATION)
+    log_w = posteriors.evaluate(offsets, eval_keys)
+    elbo = jnp.mean(posteriors.evaluate(posteriors.zero, eval_keys), axis=0)
     return InferenceGap(elbo, jnp.mean(log_w, axis=0), log_mean_exp(log_w), tail_shape(log_w))
 
 
-def _moved(start: Normal, offsets: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Return mean and log standard deviation [B, D] at some offsets from the encoder's, in its standard deviations."""
-    loc, log_scale = offsets
-    return start.loc + jnp.exp(start.log_scale) * loc, start.log_scale + log_scale
+class _Posteriors(NamedTuple):
+    """The Gaussian posteriors of a batch, as offsets from those of the encoder in its standard deviations.
+
+    Offsets are those of the means and of the log standard deviations, [B, D] each.
+    """
+
+    params: Params
+    batch: Batch
+    model: Any
+    settings: PosteriorOptimization
+    name: str
+    start: Normal
+
+    @property
+    def zero(self) -> _Offsets:
+        """The offsets of the encoder."""
+        return jnp.zeros_like(self.start.loc), jnp.zeros_like(self.start.loc)
+
+    def log_weights(self, offsets: _Offsets, keys: Array, first: int | Array, count: int) -> Array:
+        """Return log p(x, z) - log q(z), [count, B], of samples whose numbers begin with `first`."""
+        loc = self.start.loc + jnp.exp(self.start.log_scale) * offsets[0]
+        log_scale = self.start.log_scale + offsets[1]
+        numbers = first + jnp.arange(count)
+        noise = random.normal(random.fold_in(keys[None], numbers[:, None]), (count, *loc.shape), loc.dtype)
+        z = loc[None] + jnp.exp(log_scale)[None] * noise  # [count, B, D]
+        p_x, layers = decode(self.params, from_values({self.name: z}), None, self.batch, model=self.model)
+        terms = Terms(p_x.log_prob(self.batch["x"]), tuple(layers.values()))
+        q = Normal(lax.stop_gradient(loc), lax.stop_gradient(log_scale), event_ndims=1)
+        return terms.log_px_z + terms.log_pz - q.log_prob(z)
+
+    def evaluate(self, offsets: _Offsets, keys: Array) -> Array:
+        """Return the K log weights, [K, B]."""
+        chunk = min(self.settings.chunk, self.settings.evaluation_samples)
+        full, rest = divmod(self.settings.evaluation_samples, chunk)
+        parts = lax.map(lambda i: self.log_weights(offsets, keys, i * chunk, chunk), jnp.arange(full))
+        last = self.log_weights(offsets, keys, full * chunk, rest) if rest else parts[:0, 0]
+        return jnp.concatenate([parts.reshape(-1, parts.shape[-1]), last])
+
+    def optimize(self, keys: Array) -> _Offsets:
+        """Return the offsets of the optimized posteriors."""
+        settings = self.settings
+        optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, max(settings.num_steps, 1)))
+
+        def loss(offsets: _Offsets, keys: Array) -> Array:
+            return -jnp.sum(jnp.mean(self.log_weights(offsets, keys, 0, settings.num_samples), axis=0))
+
+        def step(carry: tuple[Any, Any], number: Array) -> tuple[tuple[Any, Any], None]:
+            offsets, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(offsets, random.fold_in(keys, number)), state)
+            return (optax.apply_updates(offsets, updates), state), None
+
+        start = self.zero, optimizer.init(self.zero)
+        return lax.scan(step, start, jnp.arange(settings.num_steps))[0][0]
 
 
 def _encoder_posterior(params: Params, keys: Array, batch: Batch, model: Any) -> tuple[str, Normal]:

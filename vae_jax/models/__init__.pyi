@@ -77,6 +77,7 @@ from .flows import (
     SplineCouplings as SplineCouplings,
 )
 from .gumbel_softmax import GumbelQuantizer as GumbelQuantizer, GumbelSoftmaxConfig as GumbelSoftmaxConfig
+from .image_classifier import ImageClassifier as ImageClassifier
 from .ladder import (
     Ladder as Ladder,
     LadderConfig as LadderConfig,

@@ -52,6 +52,23 @@ def evaluate_inference_gap(
       InputError: the model has no density, or its posterior is no diagonal Gaussian, or there are too few examples.
       NotFiniteError: an estimate is not finite.
     """
+    arrays = _chosen_examples(experiment, split, num_examples)
+    count = len(arrays["x"])
+    terms = functools.partial(gap_terms, model=experiment.model, preprocess=experiment.preprocess, settings=settings)
+    replicated = NamedSharding(placement.mesh, PartitionSpec())
+    program = jax.jit(terms, out_shardings=replicated, compiler_options=placement.compiler_options)
+    values = evaluate_examples(
+        program, params, experiment.evaluation_key(split), arrays,
+        batch_size=_batch_size(experiment, placement, settings), placement=placement.batch,
+        report=lambda done: report(done, count),
+    )  # fmt: skip
+    shared = {name: value for name, value in evaluation_protocol(experiment).items() if name != "num_samples"}
+    protocol = {"split": split, "num_examples": count, **dataclasses.asdict(settings), **shared}
+    return {**_summarize(values), **protocol}
+
+
+def _chosen_examples(experiment: Experiment, split: str, num_examples: int | None) -> dict[str, np.ndarray]:
+    """Return the examples to evaluate; raise InputError if there are fewer, or the model has no density."""
     if not has_density(experiment):
         raise InputError("likelihood=optimized needs a model whose posterior has a density; use another model")
     arrays = experiment.dataset(split).arrays
@@ -61,17 +78,7 @@ def evaluate_inference_gap(
         raise InputError(
             f"--optimized.examples={count} must be from 1 to {available}, the examples of the split {split}"
         )
-    terms = functools.partial(gap_terms, model=experiment.model, preprocess=experiment.preprocess, settings=settings)
-    replicated = NamedSharding(placement.mesh, PartitionSpec())
-    program = jax.jit(terms, out_shardings=replicated, compiler_options=placement.compiler_options)
-    values = evaluate_examples(
-        program, params, experiment.evaluation_key(split), {name: array[:count] for name, array in arrays.items()},
-        batch_size=_batch_size(experiment, placement, settings), placement=placement.batch,
-        report=lambda done: report(done, count),
-    )  # fmt: skip
-    shared = {name: value for name, value in evaluation_protocol(experiment).items() if name != "num_samples"}
-    protocol = {"split": split, "num_examples": count, **dataclasses.asdict(settings), **shared}
-    return {**_summarize(values), **protocol}
+    return {name: array[:count] for name, array in arrays.items()}
 
 
 def _batch_size(experiment: Experiment, placement: Placement, settings: PosteriorOptimization) -> int:

@@ -6,6 +6,7 @@ from .classification import (
 )
 from .evaluator import Evaluator as Evaluator
 from .example_batches import evaluate_examples as evaluate_examples, padded_batches as padded_batches
+from .image_classifier import TrainedClassifier as TrainedClassifier, train_classifier as train_classifier
 from .loss import Loss as Loss, Preprocess as Preprocess, make_loss as make_loss, unprocessed as unprocessed
 from .many_steps import train_steps as train_steps
 from .metrics import (
