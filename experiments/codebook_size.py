@@ -7,7 +7,8 @@ A cell is a quantizer and 2^6, 2^8, 2^10, 2^11, 2^12 or 2^14 codes:
 
     fsq              levels of Mentzer et al., arXiv 2309.15505: 8x8, 8x6x5, 8x5x5x5, 8x8x6x5, 7x5x5x5x5, 8x8x8x6x5
     vq               moving averages, a start by k-means, and restarts of codes that are hardly used
-    vq, no restarts  moving averages and a random start, as van den Oord et al., arXiv 1711.00937
+    vq, no restarts  moving averages and a random start, vectors from N(0, I)
+    vq, gradient     the same, but the optimizer moves the vectors (van den Oord et al., arXiv 1711.00937)
 
 Binarized MNIST, an MLP 784-256 and its mirror, 16 places, vectors of 8 numbers for VQ, 1,000 steps with 64 images,
 Adam with a learning rate of 0.002, seed 0, and no prior. The numbers are those of the 10,000 test images, 160,000
@@ -44,10 +45,12 @@ LEVELS = {
     14: (8, 8, 8, 6, 5),
 }  # bits -> levels with about 2^bits codes
 VQ = {"posterior": "vq", "posterior__code_dim": 8}
+_RANDOM = {"posterior__restart_below": 0.0, "posterior__kmeans_steps": 0}
 QUANTIZERS: dict[str, dict[str, Any]] = {
     "fsq": {"posterior": "fsq"},
     "vq": VQ,
-    "vq, no restarts": VQ | {"posterior__restart_below": 0.0, "posterior__kmeans_steps": 0},
+    "vq, no restarts": VQ | _RANDOM,
+    "vq, gradient": VQ | _RANDOM | {"posterior__update": "gradient"},
 }
 
 
