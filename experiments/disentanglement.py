@@ -1,4 +1,4 @@
-"""Does each factor of variation have one number of the code? β-VAE, β-TC-VAE and MMD-VAE on sprites of known factors.
+"""Does one latent represent each factor of variation? β-VAE, β-TC-VAE and MMD-VAE on sprites of known factors.
 
 The images are the 92,160 sprites of `vae_jax.data.sprites`, 32x32 binary pixels: three shapes, 6 sizes, 20 rotations
 and 16x16 positions. Each model is a 1024-256-256-10 MLP and its mirror with a Bernoulli likelihood, trained with Adam
@@ -22,7 +22,7 @@ The code of an image is the mean of q(z|x). The metrics are those of `vae_jax.me
     python experiments/disentanglement.py --output runs/disentanglement
 
 The same command continues an interrupted run. The output folder contains table.md, table.json, a run directory for each
-model, and traversals.png: the decoded codes of one image for each method and weight of seed 0, of which one number
+model, and traversals.png: the decoded codes of one image for each method and weight of seed 0, of which one latent
 varies in each row, those of the largest variance first.
 """
 
@@ -165,7 +165,7 @@ def run_method(
 
 
 def traverse(member: Trained, images: Images) -> np.ndarray:
-    """Return decoded codes [SHOWN, FRAMES, H, W, 1] of the first image, one number varied in each row."""
+    """Return decoded codes [SHOWN, FRAMES, H, W, 1] of the first image, one latent varied in each row."""
     experiment, _, params, _ = member
     codes = encode_examples(experiment, params, jax.random.key(0), {"x": images.x[:2000]}, with_seen=False)["mean"]
     scale = codes.std(axis=0)
@@ -214,7 +214,7 @@ def write(output: Path, steps: int) -> tuple[cells.Rows, str]:
             frames = np.load(path, allow_pickle=False)
             groups.append({f"{method} {weight:g}, {i}": images for i, images in enumerate(frames, start=1)})
     if groups:
-        title = "Traversals: in each row one number of a code varies, the largest variance first"
+        title = "Traversals: in each row one latent varies, the largest variance first"
         image_grids.save_comparison(output / "traversals.png", groups, title=title)
     return rows, text
 

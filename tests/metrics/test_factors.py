@@ -19,7 +19,7 @@ FACTORS = np.array(list(itertools.product(range(3), range(4), range(5))) * 20)[
     np.random.default_rng(0).permutation(1200)
 ]
 NOISE = np.random.default_rng(1).normal(size=(1200, 2))
-PERFECT = np.concatenate([FACTORS * [1.0, -2.0, 0.5], NOISE], axis=1)  # a number for each factor, and two others
+PERFECT = np.concatenate([FACTORS * [1.0, -2.0, 0.5], NOISE], axis=1)  # a latent for each factor, and two others
 ROTATED = PERFECT @ np.linalg.qr(np.random.default_rng(2).normal(size=(5, 5)))[0]
 
 
@@ -45,11 +45,11 @@ def test_mutual_information_of_discrete_codes_is_that_of_scikit_learn():
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_a_number_for_each_factor_has_a_gap_of_1_and_none_if_each_factor_has_two():
-    exact = np.concatenate([FACTORS, np.zeros((1200, 1))], axis=1).astype(float)  # with a number that is constant
+def test_a_latent_for_each_factor_has_a_gap_of_1_and_none_if_each_factor_has_two():
+    exact = np.concatenate([FACTORS, np.zeros((1200, 1))], axis=1).astype(float)  # with a latent that is constant
     assert mutual_information_gap(exact, FACTORS) == pytest.approx(1, abs=1e-12)
     assert mutual_information_gap(np.repeat(exact, 2, axis=1), FACTORS) == pytest.approx(0, abs=1e-12)
-    # One of three factors has a second number that contains all of it.
+    # One of three factors has a second latent that contains all of it.
     two = np.concatenate([exact, exact[:, :1]], axis=1)
     assert mutual_information_gap(two, FACTORS) == pytest.approx(2 / 3, abs=1e-12)
 
@@ -81,9 +81,9 @@ def test_predictability_of_a_category_whose_numbers_have_no_order():
 def test_disentanglement_and_completeness_of_known_importances():
     assert disentanglement_completeness(np.eye(3)) == pytest.approx((1, 1))
     assert disentanglement_completeness(np.ones((4, 3))) == pytest.approx((0, 0))
-    # Two numbers for each factor: each number has one factor, but a factor has half of 4 numbers.
+    # Two latents for each factor: each latent has one factor, but a factor has half of 4 latents.
     assert disentanglement_completeness(np.repeat(np.eye(2), 2, axis=0)) == pytest.approx((1, 0.5))
-    # A number without importance has no weight; the first row has 3 of 4 parts of the sum.
+    # A latent without importance has no weight; the first row has 3 of 4 parts of the sum.
     importance = np.array([[3.0, 0], [0.5, 0.5], [0, 0]])
     assert disentanglement_completeness(importance)[0] == pytest.approx(0.75)
 
@@ -98,8 +98,8 @@ def test_dci_of_separate_and_of_rotated_codes():
 def test_the_score_of_votes_for_separate_and_for_rotated_codes():
     assert factor_vae_score(PERFECT, FACTORS, num_votes=100) == 1
     assert factor_vae_score(ROTATED, FACTORS, num_votes=100) < 0.75
-    assert factor_vae_score(PERFECT / 100, FACTORS, num_votes=100) == 0  # all numbers are inactive
-    # An inactive number has the smallest variance everywhere, relative to rounding: it must not have votes.
+    assert factor_vae_score(PERFECT / 100, FACTORS, num_votes=100) == 0  # all latents are inactive
+    # An inactive latent has the smallest variance everywhere, relative to rounding: it must not have votes.
     with_dead = np.concatenate([PERFECT, np.full((1200, 1), 1e-3)], axis=1)
     assert factor_vae_score(with_dead, FACTORS, num_votes=100) == 1
 

@@ -1,6 +1,6 @@
-"""Metrics of codes of examples whose factors of variation are known: is each factor in one number of the code?
+"""Metrics of codes of examples whose factors of variation are known: does one latent represent each factor?
 
-Codes are numbers [N, D], such as the means of q(z|x). Factors are integers [N, F], one column for each factor.
+Codes are values of D latents, [N, D], such as the means of q(z|x). Factors are integers [N, F], a column for each one.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-BINS = 20  # of equal width, from the smallest to the largest number of a code
+BINS = 20  # of equal width, from the smallest to the largest value of a latent
 
 
 def factor_metrics(
@@ -59,15 +59,15 @@ def _check(codes: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def mutual_information(codes: np.ndarray, factors: np.ndarray, *, bins: int = BINS) -> np.ndarray:
-    """Estimate I(z_d; v_f) = Σ p(z, v) log p(z, v) / (p(z) p(v)) of each number of a code and each factor, by counts.
+    """Estimate I(z_d; v_f) = Σ p(z, v) log p(z, v) / (p(z) p(v)) of each latent and each factor, by counts.
 
-    A number of the code is replaced by its bin of a histogram of equally wide bins. The estimate is too high in
+    The value of a latent is replaced by its bin of a histogram of equally wide bins. The estimate is too high in
     expectation, by about (bins - 1) (values - 1) / 2N.
 
     Args:
       codes: [N, D].
       factors: integers [N, F], each with two values or more.
-      bins: bins of each number of a code.
+      bins: bins of each latent.
 
     Returns:
       [D, F], in nats.
@@ -130,11 +130,11 @@ def mutual_information_gap(codes: np.ndarray, factors: np.ndarray, *, bins: int 
 
 
 def attribute_predictability(codes: np.ndarray, factors: np.ndarray, *, categories: Sequence[int] = ()) -> float:
-    """Return the SAP score: the mean over factors of S_1 - S_2, the two largest scores of single numbers of the code.
+    """Return the SAP score: the mean over factors of S_1 - S_2, the two largest scores of single latents.
 
-    S is the fraction of variance that least squares explain: R² of the factor from the number of the code, and for a
-    category R² of the number from the category. Kumar et al., arXiv 1711.00848, also have R², but for categories the
-    accuracy of thresholds.
+    S is the fraction of variance that least squares explain: R² of the factor from the latent, and for a category R²
+    of the latent from the category. Kumar et al., arXiv 1711.00848, also have R², but for categories the accuracy of
+    thresholds.
 
     Args:
       codes: [N, D], with D of 2 or more.
@@ -150,7 +150,7 @@ def attribute_predictability(codes: np.ndarray, factors: np.ndarray, *, categori
     codes, factors = _check(codes, factors)
     centered = codes - codes.mean(axis=0)
     variance = np.mean(centered**2, axis=0)
-    safe = np.where(variance > 0, variance, 1)  # a constant number explains nothing: its scores are 0 / 1
+    safe = np.where(variance > 0, variance, 1)  # a constant latent explains nothing: its scores are 0 / 1
     scores = np.empty((codes.shape[1], factors.shape[1]))
     for f, column in enumerate(factors.T):
         if f in categories:
@@ -168,8 +168,8 @@ class DCI(NamedTuple):
     """Disentanglement, completeness and informativeness.
 
     Attributes:
-      disentanglement: 1 if each number of the code is important for one factor at most.
-      completeness: 1 if each factor has one important number of the code.
+      disentanglement: 1 if each latent is important for one factor at most.
+      completeness: 1 if each factor has one important latent.
       informativeness: the mean accuracy of the predicted factors.
     """
 
@@ -181,8 +181,8 @@ class DCI(NamedTuple):
 def dci(codes: np.ndarray, factors: np.ndarray, *, trees: int = 20, seed: int = 0) -> DCI:
     """Return DCI with importances R [D, F] of random forests that predict factors (Eastwood & Williams, ICLR 2018).
 
-    The forests of scikit-learn classify the values of a factor, and each split of a tree chooses among all numbers of
-    the code. They are trained on the first half of the examples; the accuracy is that of the second half.
+    The forests of scikit-learn classify the values of a factor, and each split of a tree chooses among all latents.
+    They are trained on the first half of the examples; the accuracy is that of the second half.
 
     Args:
       codes: [N, D], in random order.
@@ -243,19 +243,19 @@ def factor_vae_score(
 ) -> float:
     """Return the score of Kim & Mnih, arXiv 1802.05983: the accuracy of votes for the factor that was fixed.
 
-    A vote is the number of the code with the smallest variance, relative to that over all examples, among examples that
-    have one value of one factor. A classifier maps each number to the factor that it was most often the vote for.
+    A vote is the latent with the smallest variance, relative to that over all examples, among examples that
+    have one value of one factor. A classifier maps each latent to the factor that it was most often the vote for.
 
     Args:
       codes: [N, D].
       factors: integers [N, F], each with two values or more.
       num_votes: votes for training, and as many other ones for the accuracy.
       batch_size: examples of a vote, drawn with replacement.
-      min_variance: numbers of the code with a smaller variance over all examples have no votes.
+      min_variance: latents with a smaller variance over all examples have no votes.
       seed: of the votes.
 
     Returns:
-      The accuracy; 0 if all numbers have a smaller variance.
+      The accuracy; 0 if all latents have a smaller variance.
 
     Raises:
       ValueError: a factor has only one value.

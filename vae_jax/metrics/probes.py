@@ -40,8 +40,8 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """Fit multinomial logistic regression to codes and labels by L-BFGS.
 
-    It minimizes 1/N Σ -log softmax(z W + b)_y + l2/2 |W|² for codes z that are scaled to the mean 0 and the variance 1
-    of each number. The scaling is part of the weights that are returned.
+    It minimizes 1/N Σ -log softmax(z W + b)_y + l2/2 |W|² for codes z whose latents are scaled to the mean 0 and the
+    variance 1. The scaling is part of the weights that are returned.
 
     Args:
       codes: [N, D].
