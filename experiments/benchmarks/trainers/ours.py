@@ -12,7 +12,7 @@ VERSIONS = ("jax", "flax", "optax")
 
 
 def _network(task: dict[str, Any]) -> dict[str, Any]:
-    """Return a config, and the settings of the network that replace its own."""
+    """Return a config, and the settings of the network that replace those of the config."""
     from vae_jax.config import PRESETS
 
     hidden = tuple(task["hidden"])
