@@ -12,7 +12,7 @@ A cell is a `ladder-mlp`, images as vectors, with one setting that differs from 
     no-warm-up        the weight of the KL is 1 from the first step on
     free-bits         the first 0.2 nats of each layer have no cost
     balanced          weights of the layers during the warm-up, `objective.balance_layers`
-    skip-quantile     updates with a gradient of twice the running 0.9 quantile of its norm are skipped
+    skip-quantile     updates with a gradient of over four times the 0.9 quantile of the last 100 norms are skipped
     coupling-prior    the prior of the highest layer is a flow with four affine couplings of width 64
     layers-1          one layer, in one level; layers-2 and layers-3: one in each level
     layers-12         four layers in each of three levels; layers-24: eight
@@ -161,7 +161,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         line = [row["name"], row["layers"], row["data"], row["epochs"], f"{row['rate']:g}"]
         if row["seeds"]:
-            shares = [row[f"kl_{i}"]["mean"] for i in range(1, row["layers"] + 1) if f"kl_{i}" in row]
+            names = [f"kl_{i}" for i in range(1, row["layers"] + 1)] if row["layers"] > 1 else ["kl"]
+            shares = [row[name]["mean"] for name in names]
             line += [
                 number(**row["nll"]), number(row["nll_se"]), row["num_samples"], number(**row["elbo"]),
                 number(**row["kl"]), " ".join(f"{share:.1f}" for share in shares), cells.mean_active_units(row),

@@ -1,11 +1,12 @@
 """The speed of vae_jax and of comparable trainers on one machine: seconds per epoch, and seconds to a test ELBO.
 
-There are two models, trained with batch 128 and Adam at 1e-3 on the pixel intensities of MNIST. `--model mlp` is the
+There are three models, trained with batch 128 and Adam at 1e-3 on the pixel intensities of MNIST. `--model mlp` is the
 VAE of the PyTorch examples: 784-400-20 and its mirror with relu. `--model residual` is the network of the preset
 mnist-conv: two levels of residual blocks with 16 and 32 channels, 50 latents, gelu; in PyTorch
-(`trainers/torch_networks.py`) it is the same function with the same number of parameters. Each row is one way of
-training, implemented in a file of `trainers/`. A row is available with both models, platforms and precisions unless
-stated otherwise:
+(`trainers/torch_networks.py`) it is the same function with the same number of parameters. `--model ladder` is the
+network of the preset mnist-ladder-mlp, five stochastic layers of 64, 32, 16, 8 and 4 latents, and the same function in
+PyTorch. Each row is one way of training, implemented in a file of `trainers/`. A row is available with all models,
+platforms and precisions unless stated otherwise:
 
     vae_jax           `runs.compile_program`, as `vae-jax train` runs it, from its first weights: one dispatch for each
                       epoch of 469 steps; every loss and gradient is checked to be finite, and the metrics of every step
@@ -143,6 +144,7 @@ from peer_workers import Worker, environment_python
 MODELS = {
     "mlp": {"network": "mlp", "hidden": [400], "latent_dim": 20, "activation": "relu"},
     "residual": {"network": "residual", "hidden": [16, 32], "latent_dim": 50, "activation": "gelu"},
+    "ladder": {"network": "ladder-mlp", "hidden": [512, 256, 128, 64, 32], "latent_dims": [64, 32, 16, 8, 4]},
 }
 PLATFORMS, PRECISIONS = ("cpu", "gpu"), ("float32", "bfloat16")
 BATCH_SIZE, LEARNING_RATE = 128, 1e-3

@@ -191,7 +191,10 @@ def test_an_experiment_that_is_made_by_hand_is_planned(make_experiment):
 def test_a_plan_from_the_command_line(data_dir, call, monkeypatch):
     monkeypatch.setattr(probes, "matrix_probe", lambda dtype, probe=probes.matrix_probe: probe(dtype, size=64))
 
+    compiled = []
+
     def memory(experiment, placement):
+        compiled.append(experiment.training.batch_size)
         return dict.fromkeys(("temporary", "total"), 1000 * experiment.training.batch_size)
 
     monkeypatch.setattr(plan, "program_memory", memory)
@@ -207,6 +210,7 @@ def test_a_plan_from_the_command_line(data_dir, call, monkeypatch):
     ]  # not a divisor of save_every
     done = call(*argv, "--mesh.data", 1)
     one = done.result
+    assert len(compiled) == len(set(compiled)) <= 4
     assert one["parameters"] == 64 * 8 + 8 + 2 * (8 * 2 + 2) + 2 * 8 + 8 + 8 * 64 + 64
     assert one["fits"] is True
     assert one["checkpoint_copy_bytes"] == one["state_bytes"]

@@ -8,12 +8,12 @@ import optax
 import pytest
 
 from vae_jax.bench import plan, variants
-from vae_jax.config import TrainConfig
+from vae_jax.config import Config, TrainConfig, override
 from vae_jax.data import from_arrays
 from vae_jax.distributions import Normal, from_means, standard_normal
 from vae_jax.errors import InputError
 from vae_jax.inference import sample_terms, sampled_elbo
-from vae_jax.runs import Experiment
+from vae_jax.runs import Experiment, build_experiment
 from vae_jax.runs.programs import compile_program
 from vae_jax.runtime import Placement, sharding
 
@@ -116,6 +116,17 @@ def test_the_program_that_is_measured_is_the_one_that_trains(make_experiment):
     row = variants.make_row("program", experiment, placement)
     assert row.experiment is experiment
     assert row.call is compile_program(experiment, placement)
+
+
+def test_variants_of_layers_change_the_settings_of_a_ladder():
+    settings = {"model": "ladder-mlp", "model__blocks": (2,), "model__channels": (6,), "model__bottleneck": (4,),
+                "train__batch_size": 8, "train__log_every": 5, "train__evaluate_every": 0}  # fmt: skip
+    x = np.random.default_rng(0).integers(0, 256, (40, 3, 3, 1), np.uint8)
+    base = build_experiment(override(Config(), **settings), source=from_arrays(x, holdout=0))
+    placement = Placement(sharding.make_mesh(1))
+    model = lambda name: variants.make_row(name, base, placement).experiment.config.model  # noqa: E731
+    assert (model("bfloat16").compute_dtype, model("remat").remat) == ("bfloat16", True)
+    assert variants._wider(base, 3) == {"model.channels": (18,), "model.bottleneck": (12,)}
 
 
 @pytest.mark.parametrize("network", ["mlp", "tied", "residual"])

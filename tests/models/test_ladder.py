@@ -247,7 +247,8 @@ def test_the_highest_layer_is_a_scaled_value_of_the_learned_prior():
     assert np.abs(found - plain).max() > 0.1
 
 
-@pytest.mark.parametrize("prior", ["mixture", *(pytest.param(p, marks=pytest.mark.thorough) for p in PRIORS)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("prior", PRIORS)
 def test_the_learned_prior_of_the_highest_layer_has_its_density_and_a_gradient(prior):
     model, params = ladder((5,), **MLP, prior=prior, **PRIORS[prior])
     x = jax.random.bernoulli(jax.random.key(3), 0.4, (B, 5)) * 1.0

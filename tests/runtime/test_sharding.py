@@ -257,6 +257,9 @@ def test_a_state_sharded_over_n_devices_uses_1_nth_of_the_memory_on_each(wide, t
 
 LADDER = {"model": "ladder-mlp", "model__blocks": (2,), "model__channels": (64,), "model__bottleneck": (16,)}
 
+BALANCED = LADDER | {"prior": "coupling", "prior__hidden": (8,), "objective__balance_layers": True,
+                     "objective__warmup_steps": 50}  # fmt: skip
+
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
@@ -264,9 +267,9 @@ LADDER = {"model": "ladder-mlp", "model__blocks": (2,), "model__channels": (64,)
     [
         ({}, ((8, 1), (2, 4))),
         pytest.param(LADDER, ((1, 1), (1, 2)), marks=pytest.mark.thorough),
-        pytest.param(LADDER | {"prior": "coupling"}, ((1, 1), (1, 2)), marks=pytest.mark.thorough),
+        pytest.param(BALANCED, ((1, 1), (4, 2)), marks=pytest.mark.thorough),
     ],
-    ids=["vae", "ladder", "ladder with a prior"],
+    ids=["vae", "ladder", "ladder with a learned prior and balanced layers"],
 )
 def test_a_sharded_state_gives_the_same_numbers(settings, meshes, small, wide, tmp_path):
     kept = {"mesh__data": 0, "train__ema_decay": 0.9, "train__save_every": 10, "schedule": "constant"}

@@ -12,8 +12,8 @@ def largest_batch(
     """Return the largest batch found with memory_of(batch) <= limit, by a secant search.
 
     Memory is nearly linear in the batch. Each guess therefore lies on the line through the largest batch that fits and
-    the smallest that does not, or through the two batches nearest to the limit. The search ends within 2 % of the
-    largest batch, or after `MAX_PROGRAMS` calls of `memory_of`.
+    the smallest that does not, or through the two batches nearest to the limit. The search ends when the line meets the
+    limit within 2 % of the largest batch that fits, or after `MAX_PROGRAMS` calls of `memory_of`.
 
     Args:
       memory_of: Returns the bytes of memory that a batch size needs. It compiles a program, so it is slow.
@@ -43,6 +43,8 @@ def largest_batch(
         if high is not None and low and high - low <= max(multiple, RELATIVE_TOLERANCE * low):
             break
         guess = _guess(measured, limit) / multiple
+        if len(measured) > 2 and low and guess * multiple - low <= max(multiple, RELATIVE_TOLERANCE * low):
+            break
         first, last = low / multiple + 1, (high / multiple - 1) if high else max_units
         before = len(measured)
         measure(min(max(guess, first), last))

@@ -206,15 +206,20 @@ def _planned_memory(
     # A copy of the state is made while a checkpoint is written.
     copy = cost_analysis.tree_bytes(state_shapes(experiment, placement), on_device=True)
 
+    start = experiment.training.batch_size * rows
+
     def memory_of(batch: int) -> int:
-        return memory(with_training(experiment, batch_size=batch // rows), placement).get("total", 0) + copy
+        of_batch = used  # its program is compiled already
+        if batch != start:
+            of_batch = memory(with_training(experiment, batch_size=batch // rows), placement)
+        return of_batch.get("total", 0) + copy
 
     fits = batch = None
     if limit is not None and used:
         fits = used["total"] + copy <= limit
         batch = largest_batch(
             memory_of,
-            start=experiment.training.batch_size * rows,
+            start=start,
             limit=limit,
             multiple=rows * placement.mesh.size * (experiment.training.microbatches or 1),
             max_batch=len(experiment.training_data),

@@ -185,7 +185,9 @@ def _pmap(name: str, experiment: Experiment, placement: Placement) -> Row:
 Make = Callable[[str, Experiment, Placement], Row]
 
 DEVICES = "mesh.data"  # the setting of which the variants change the placement, not the experiment
-# name: (settings that it changes, function that makes its row from the experiment with these settings)
+WIDTHS = "network.hidden"
+# name: (settings that it changes, function that makes its row from the experiment with these settings). A model whose
+# layers are no network has settings of the same names, such as model.remat of a ladder.
 _FIXED: dict[str, tuple[Mapping[str, Any], Make]] = {
     BASELINE: ({}, program_row),
     "per-step": ({"train.log_every": 1, "train.save_every": 1}, program_row),
@@ -205,7 +207,7 @@ _NUMBERED: dict[str, tuple[str, Make]] = {
     "microbatches": ("train.microbatches", program_row),
     "batch": ("train.batch_size", program_row),
     "samples": ("objective.num_samples", program_row),
-    "width": ("network.hidden", program_row),  # all widths times N
+    "width": (WIDTHS, program_row),  # all widths times N
 }
 DEFAULT = (
     *_FIXED,
@@ -253,12 +255,12 @@ def make_row(name: str, base: Experiment, placement: Placement) -> Row:
         settings, make = _FIXED[name]
     else:
         setting, make = _NUMBERED[kind]
-        settings = {setting: _times(base, int(count)) if kind == "width" else int(count)}
+        settings = _wider(base, int(count)) if setting == WIDTHS else {setting: int(count)}
     if DEVICES in settings:
         experiment = base
         placement = Placement(sharding.make_mesh(int(count), placement.mesh.shape["fsdp"]))
     else:
-        experiment = with_settings(base, settings)
+        experiment = with_settings(base, {_path_in(base, path): value for path, value in settings.items()})
     size, parts = experiment.training.batch_size, num_microbatches(experiment, placement)
     if size % parts:
         raise InputError(f"train.microbatches={parts} must be a divisor of train.batch_size={size}")
@@ -270,10 +272,20 @@ def make_row(name: str, base: Experiment, placement: Placement) -> Row:
     return make(name, experiment, placement)
 
 
-def _times(base: Experiment, factor: int) -> tuple[int, ...]:
-    """Return the widths of the network times a factor; () without a network that has widths."""
-    widths = () if base.config is None else flatten(base.config).get("network.hidden", ())
-    return tuple(factor * width for width in widths)
+def _path_in(base: Experiment, path: str) -> str:
+    """Return the path of a setting of the network, or that of the model if its layers are no network."""
+    name = path.removeprefix("network.")
+    config = base.config
+    if config is None or "network" in config.model.parts or not hasattr(config.model, name):
+        return path
+    return f"model.{name}"
+
+
+def _wider(base: Experiment, factor: int) -> dict[str, tuple[int, ...]]:
+    """Return the widths of the network, or of the model, times a factor; () without a network that has widths."""
+    found = {} if base.config is None else flatten(base.config)
+    of_model = [path for path in ("model.channels", "model.bottleneck") if path in found]
+    return {path: tuple(factor * width for width in found.get(path, ())) for path in of_model or [WIDTHS]}
 
 
 def with_settings(base: Experiment, settings: Mapping[str, Any]) -> Experiment:

@@ -11,6 +11,26 @@ REQUIREMENTS = ()  # the package of this repository, in the Python that runs the
 VERSIONS = ("jax", "flax", "optax")
 
 
+def _network(task: dict[str, Any]) -> dict[str, Any]:
+    """Return a config, and the settings of the network that replace those of the config."""
+    from vae_jax.config import PRESETS
+
+    hidden = tuple(task["hidden"])
+    if task["network"] == "ladder-mlp":
+        sizes = {"model__channels": hidden, "model__bottleneck": hidden, "model__blocks": (1,) * len(hidden)}
+        latents = {"model__latent_channels": tuple(task["latent_dims"]), "model__compute_dtype": task["precision"]}
+        return {"config": PRESETS["mnist-ladder-mlp"], "objective__warmup_steps": 0} | sizes | latents
+    plain = {"network__output_channels": 0} if task["network"] == "residual" else {}  # as in the preset mnist-conv
+    return plain | {
+        "config": PRESETS["mnist-400"],
+        "network": task["network"],
+        "network__hidden": hidden,
+        "network__activation": task["activation"],
+        "network__compute_dtype": task["precision"],
+        "model__latent_dim": task["latent_dim"],
+    }
+
+
 def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[str, Callable[[], tuple]]:
     """Return {row: make}, where make() returns the functions (epoch, test_elbo) that peers.py calls."""
 
@@ -18,18 +38,13 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
         import jax
         import numpy as np
 
-        from vae_jax.config import PRESETS, override
+        from vae_jax.config import override
         from vae_jax.data import from_arrays
         from vae_jax.runs import build_experiment, compile_program, make_evaluator, place_initial_state
         from vae_jax.runtime import Placement
 
         config = override(
-            PRESETS["mnist-400"],
-            network=task["network"],
-            network__hidden=tuple(task["hidden"]),
-            network__activation=task["activation"],
-            network__compute_dtype=task["precision"],
-            model__latent_dim=task["latent_dim"],
+            **_network(task),
             preprocess="scale",
             objective="elbo",
             objective__num_samples=1,

@@ -42,13 +42,15 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
     def divergence(mu, logvar):
         return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
 
-    def loss_from_logits(logits, mu, logvar, x):
-        return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") + divergence(mu, logvar)
+    def loss_from_outputs(x, logits, *posterior):
+        """Return the loss, given the mean and log variance of q(z|x), or the KL of each example of a hierarchy."""
+        kl = divergence(*posterior) if len(posterior) == 2 else posterior[0].sum()
+        return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") + kl
 
     def test_elbo_of(model) -> Callable[[], float]:
         @torch.no_grad()
         def test_elbo() -> float:
-            return -sum(loss_from_logits(*model(x), x).item() for x in test_images.split(1000)) / len(test_images)
+            return -sum(loss_from_outputs(x, *model(x)).item() for x in test_images.split(1000)) / len(test_images)
 
         return test_elbo
 
@@ -94,7 +96,7 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
             self.total = torch.zeros((), device=device)
 
             def loss_of(x):
-                return loss_from_logits(*forward(model, x), x)
+                return loss_from_outputs(x, *forward(model, x))
 
             self.loss_of = torch.compile(loss_of) if compiled else loss_of
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scripts import EXPERIMENTS, load
 
+from vae_jax.config import PRESETS
+
 SCRIPT = EXPERIMENTS / "benchmarks" / "peers.py"
 
 
@@ -73,9 +75,24 @@ def test_the_residual_model_is_trained_in_bfloat16(images, peers):
     assert loss("bfloat16") == pytest.approx(loss("float32"), rel=0.02)
 
 
+@pytest.mark.thorough
+def test_the_ladder_is_that_of_the_preset(images):
+    result = run(images, "vae_jax", options=["--model", "ladder", "--overlap"])
+    (entry,), task = result["rows"], result["task"]
+    config = PRESETS["mnist-ladder-mlp"]
+    assert (task["network"], tuple(task["hidden"])) == ("ladder-mlp", config.model.channels)
+    assert tuple(task["latent_dims"]) == config.model.latent_channels
+    assert entry["test_elbo"] == pytest.approx(-48, abs=6)  # 64 pixels of noise
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("model", "rows"), [("mlp", ("torch-example", "torch-loader", "torch-plain")), ("residual", ("torch-plain",))]
+    ("model", "rows"),
+    [
+        ("mlp", ("torch-example", "torch-loader", "torch-plain")),
+        ("residual", ("torch-plain",)),
+        ("ladder", ("torch-plain",)),
+    ],
 )
 def test_rows_in_torch_train_the_same_model_on_the_same_images(images, model, rows, precision):
     pytest.importorskip("torch")
