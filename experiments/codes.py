@@ -24,7 +24,7 @@ grey and for thresholded images. The row `training images` is the best score tha
 `reconstructions` that of the decoder: the means of p(x|z) of the codes of 10,000 training images.
 
 Results of 2026-11-30 (two shared cores, Python 3.11, jax 0.10.2, seed 0), bounds in nats; Fréchet distances of grey
-images: training images 2.39, reconstructions of fsq 14.5. The other cells, and the distances of fsq-8, are not measured:
+images: training images 2.39, reconstructions of fsq 14.5. Other cells and the distances of fsq-8 are not measured:
 
                  -log p(x|z)   uniform           categorical       transformer
     fsq              43.00     130.69 ± 0.18     127.46 ± 0.19     123.35 ± 0.21
