@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("digits_prepared")
 @pytest.fixture
 def script():
     with own_choices():
+        load("sampled_codes")  # registers its preprocessing again, which labels.py imports
         yield load("labels")
 
 
