@@ -42,7 +42,7 @@ def test_quick_run_after_an_interruption(tmp_path, monkeypatch, capsys):
     densities = stored["log_densities"]["autoencoder"]
     assert all(np.isfinite(value["mean"]) for value in densities.values())
     with np.load(tmp_path / "vae-0" / "images.npz", allow_pickle=False) as images:
-        assert {name: images[name].shape for name in ROWS} == dict.fromkeys(ROWS, (300, 8, 8, 1))
+        assert {name: images[name].shape for name in ROWS} == dict.fromkeys(ROWS, (200, 8, 8, 1))
         assert all((images[name] != images["N(0, I)"]).any() for name in ROWS if name != "N(0, I)")
     text = (tmp_path / "prior_samples.md").read_text()
     assert all(text.count(f"| {row} |") == 2 for row in result["scores"])
