@@ -21,7 +21,6 @@ def test_the_error_of_the_classifier_is_that_of_the_labelled_images_alone(script
     found = script.supervised_error(CONFIG)
     assert found["classifier_error_se"] > 0
     assert 0.05 < found["classifier_error"] < 0.4  # 0.9 at random
-    assert script.supervised_error(CONFIG) == found
     other = script.supervised_error(override(CONFIG, data__labelled_draw=1))
     assert other["classifier_error"] != found["classifier_error"]
 
