@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from image_scores import Scorer, train_classifier
 from jax import Array
 
 from vae_jax import random
@@ -24,6 +23,7 @@ from vae_jax.training import (
     make_optimizer,
     make_train_step,
     summarize_classes,
+    train_classifier,
     train_steps,
 )
 
@@ -95,7 +95,6 @@ def confirm_classes(samples: np.ndarray, labels: np.ndarray, config: Config, *, 
     """
     experiment = build_experiment(config)
     train, test = experiment.training_data.read_all(), experiment.dataset("test").arrays
-    network = {"channels": (32, 64), "steps": steps, "max_shift": 2 if experiment.shape[0] > 16 else 0}
-    scorer = Scorer(*train_classifier(train["x"], train["y"], **network), test["x"])
-    found = scorer.classify(samples, "grey")["label"]
-    return {"confirmed": float((found == labels).mean()), "accuracy": scorer.accuracy(test["y"], "grey")}
+    max_shift = 2 if experiment.shape[0] > 16 else 0
+    classifier = train_classifier(train["x"], train["y"], steps=steps, max_shift=max_shift)
+    return {"confirmed": classifier.accuracy(samples, labels), "accuracy": classifier.accuracy(test["x"], test["y"])}
