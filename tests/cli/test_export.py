@@ -34,6 +34,7 @@ def test_export(copied, call):
         np.testing.assert_allclose(decoder.call(z), decoding.decode_codes(experiment, params, z, placement), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_decoder_of_counts_is_not_clipped_to_the_range_of_images(trained_on_counts, tmp_path, call):
     result = call("export", trained_on_counts, "--to", tmp_path).result
     assert (result["kind"], result["preprocess"]) == ("counts", "identity")

@@ -110,6 +110,7 @@ def test_a_sweep_trains_values_of_a_batchable_setting_in_one_program(call, tmp_p
     assert len({row[-1] for row in rows}) == 3
 
 
+@pytest.mark.thorough
 def test_plan_and_help_know_the_parts(call, capsys):
     planned = call(*FIRST, "plan", *TOGETHER, *SMALL[2:]).result
     assert planned["parameters"] > 0

@@ -82,7 +82,8 @@ def test_the_image_feature_of_another_dataset_is_found(tmp_path):
     np.testing.assert_array_equal(load("other", "test", data_dir=tmp_path, holdout=0.2), x[held_out])
     with refused(InputError, "data.name='other' has no labels; use "):
         load_labels("other", "train", data_dir=tmp_path)
-    assert available(tmp_path)[-1] == {
+    (found,) = [entry for entry in available(tmp_path) if entry["name"] == "other"]
+    assert found == {
         "name": "other",
         "version": "2.0.0",
         "prepared": True,

@@ -81,6 +81,7 @@ def test_the_table_contains_the_results_on_disk(script, tmp_path, monkeypatch):
     assert shown == [cell]
 
 
+@pytest.mark.thorough
 def test_a_quick_run_of_two_stages_is_resumed_and_not_trained_again(script, tmp_path, capsys):
     argv = ["--quick", "--cells", "m1+m2", "--labels", "20", "--epochs", "1", "--draws", "2", "--output", str(tmp_path),
             "--num-samples", "2", "--class-samples", "2"]  # fmt: skip

@@ -27,7 +27,7 @@ def test_every_cell_has_one_change(script):
     for name, settings in flat.items():
         changes[name] = {path for path, value in settings.items() if path not in base or base[path] != value}
     assert changes.pop("base") == set()
-    assert changes["coupling-prior"] == {"prior", "prior.layers", "prior.hidden"}
+    assert changes["coupling-prior"] == {"prior", "prior.layers", "prior.hidden", "prior.actnorm"}
     assert changes["free-bits"] == {"objective", "objective.free_bits", "objective.per_layer"}
     assert changes["skip-quantile"] == {"optimizer.skip_quantile", "train.nonfinite"}
     for name, changed in changes.items():
@@ -64,6 +64,7 @@ def test_the_table_contains_the_results_on_disk_and_the_failed_seeds(script, tmp
     assert (tmp_path / "table.md").read_text() == text
 
 
+@pytest.mark.thorough
 def test_one_epoch_is_trained_and_evaluated_once(script, tmp_path, capsys):
     argv = ["--cells", "layers-1", "--epochs", "1", "--seeds", "1", "--num-samples", "2", "--output", str(tmp_path)]
     result = script.main(argv)

@@ -110,7 +110,7 @@ def test_a_model_without_a_single_vector_as_code_and_codes_that_are_not_finite_a
     with pytest.raises(InputError, match=rf"^model LayeredVAE has the stochastic layers z1 \[2\], z2 \[3\]; {reason}"):
         codes.code_size(experiment, initial_params(experiment))
     labelled = image_experiment(model="conditional", model__num_classes=2)
-    with pytest.raises(InputError, match=r"^model ConditionalVAE has a p\(z\) that depends on labels"):
+    with pytest.raises(InputError, match=r"^model ConditionalVAE has a p\(z\) that depends on conditions"):
         CodeReader(labelled, initial_params(labelled))
     x = np.array(numbers(1, 40, 2))
     experiment, params = known_experiment(x)

@@ -303,6 +303,7 @@ def test_sharded_parameters_are_gathered_and_activations_are_not(wide, tmp_path)
     assert gathered == sharded == {(64, 64)}  # 64 pixels by 64 units
 
 
+@pytest.mark.thorough
 def test_a_run_saved_on_one_mesh_resumes_on_another(wide, tmp_path):
     wide = override(wide, train__log_every=2, train__save_every=4)
     fit(override(wide, mesh__fsdp=4, train__steps=4), tmp_path / "run")

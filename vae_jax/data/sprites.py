@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import numpy as np
 
 SAMPLES = 4  # per pixel in each direction
@@ -49,7 +48,6 @@ def sprite_factors(numbers: np.ndarray) -> Sprites:
     Raises:
       ValueError: a number is out of range.
     """
-    chex.assert_rank(numbers, 1)
     return Sprites(*np.unravel_index(numbers, SIZES))
 
 
@@ -65,7 +63,6 @@ def render_sprites(sprites: Sprites, shape: tuple[int, int] = (32, 32)) -> np.nd
     Returns:
       The images, 0 and 255, uint8 [N, H, W, 1].
     """
-    chex.assert_equal_shape(sprites)
     images = np.empty((len(sprites.shape), *shape, 1), np.uint8)
     for number, contains in enumerate((_in_square, _in_ellipse, _in_heart)):
         (chosen,) = np.nonzero(sprites.shape == number)
