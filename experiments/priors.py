@@ -19,8 +19,8 @@ A cell is a prior p(z), or PRIOR+POSTERIOR with a flow as q(z|x):
 Where no posterior is named, it is a normal distribution with a diagonal covariance. The rest is equal in all cells:
 - All 60,000 training images. Each time an image is used, in training and evaluation, each pixel is sampled again from
   Bernoulli(pixel/255). Batches of 100.
-- The library's `mlp`, without gates: encoder 784-300-300-40 and its mirror, SiLU between layers, 40 latents, Bernoulli
-  likelihood.
+- The library's `mlp`: encoder 784-300-300-40 and its mirror, SiLU between layers, 40 latents, Bernoulli likelihood.
+  With `--gated` each hidden layer is multiplied by the sigmoid of another one.
 - 60 epochs (`--epochs`) of Adam with the learning rate 1e-3 and cosine decay to 0. The weight of the KL increases
   linearly during the first 10 epochs, or during the first half of the training if that is shorter.
 - Evaluation on all 10,000 test images: NLL = -log p(x) by importance sampling with K = 5000 (`--num-samples`), ELBO and
@@ -78,10 +78,12 @@ class Size(NamedTuple):
     steps_per_epoch: int  # batches of 100
     hidden: tuple[int, ...]
     latent_dim: int
+    gated: bool = False
 
 
 SIZES = {
     "mnist": Size("mnist", 0.0, 600, (300, 300), 40),
+    "mnist-gated": Size("mnist", 0.0, 600, (300, 300), 40, gated=True),
     "quick": Size("digits", 0.1, 13, (16,), 4),
 }
 
@@ -126,6 +128,7 @@ def config_of(cell: Cell, *, num_samples: int, data_dir: str | None = None) -> C
         network="mlp",
         network__hidden=size.hidden,
         network__activation="silu",
+        network__gated=size.gated,
         prior=cell.prior,
         **PRIORS[cell.prior],
         posterior=cell.posterior,
@@ -165,11 +168,13 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table."""
     titles = [
         "prior", "posterior", "NLL, mean ± sd", "standard error", "K", "ELBO", "KL", "active units", "seeds", "data",
-        "epochs", "seconds of training", "seconds of evaluation", "device",
+        "gated", "epochs", "seconds of training", "seconds of evaluation", "device",
     ]  # fmt: skip
     table = []
     for row in rows:
-        line = [row["prior"], row["posterior"], "not run", *[""] * 6, SIZES[row["size"]].data, row["epochs"]]
+        size = SIZES[row["size"]]
+        gates = "yes" if size.gated else "no"
+        line = [row["prior"], row["posterior"], "not run", *[""] * 6, size.data, gates, row["epochs"]]
         if row["seeds"]:
             line[2:9] = [
                 number(**row["nll"]), number(row["nll_se"]), row["num_samples"], number(**row["elbo"]),
@@ -205,10 +210,11 @@ def write(requested: Sequence[Cell], output: Path) -> tuple[cells.Rows, str]:
     rows = [row for _, row in found]
     text = markdown(rows)
     cells.write_table(output, rows, text)
-    size = requested[0].size  # images of one shape
-    ran = [cell for cell, row in found if row["seeds"] and cell.size == size]
+    data = SIZES[requested[0].size].data  # images of one shape
+    ran = [cell for cell, row in found if row["seeds"] and SIZES[cell.size].data == data]
     if ran:
-        groups = [{f"{cell.name}, {cell.epochs} epochs": samples_of(cell, output)} for cell in ran]
+        gates = {cell: ", gated" if SIZES[cell.size].gated else "" for cell in ran}
+        groups = [{f"{cell.name}{gates[cell]}, {cell.epochs} epochs": samples_of(cell, output)} for cell in ran]
         image_grids.save_comparison(output / "priors.png", groups, title="Decoded samples of each prior")
     return rows, text
 
@@ -220,14 +226,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training images")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, 0, 1, ..., trained in one program")
     parser.add_argument("--num-samples", type=int, default=5000, help="K of the NLL")
-    parser.add_argument("--quick", action="store_true", help="small digits and networks, to test the code")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--gated", action="store_true", help="gated hidden layers")
+    kind.add_argument("--quick", action="store_true", help="small digits and networks, to test the code")
     parser.add_argument("--data-dir", help="folder of prepared data sets")
     parser.add_argument("--output", type=Path, default=Path("runs/priors"), help="folder for runs and results")
     options = parser.parse_args(argv)
     for name in ("epochs", "seeds", "num_samples"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}={getattr(options, name)} must be 1 or more")
-    requested = [Cell(name, options.epochs, "quick" if options.quick else "mnist") for name in options.cells]
+    size = "quick" if options.quick else "mnist-gated" if options.gated else "mnist"
+    requested = [Cell(name, options.epochs, size) for name in options.cells]
     planned = [
         cells.Planned(
             f"{cell.name}, {cell.epochs} epochs",

@@ -28,20 +28,20 @@ def test_every_cell_has_the_stated_protocol_and_its_densities(script):
         assert config.objective.warmup_steps == 6000
         rates = [make_schedule(config)(step) for step in (0, 18_000, 36_000)]
         np.testing.assert_allclose(rates, [1e-3, 5e-4, 0], atol=1e-9)
-        assert (config.network.hidden, config.model.latent_dim) == ((300, 300), 40)
+        assert (config.network.hidden, config.network.gated, config.model.latent_dim) == ((300, 300), False, 40)
         assert config.evaluation.num_samples == 5000
     assert len(configs) == len(set(configs)) == 10
     assert (configs["coupling"].prior.layers, configs["coupling"].prior.hidden) == (8, (256,))
     assert configs["vamp"].prior.components == 500
-    few = script.config_of(script.Cell("vamp", 4, "mnist"), num_samples=5)
-    assert few.objective.warmup_steps == 1200
+    few = script.config_of(script.Cell("vamp", 4, "mnist-gated"), num_samples=5)
+    assert (few.objective.warmup_steps, few.network.gated) == (1200, True)
 
 
 def test_the_table_contains_the_results_on_disk(script, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(script, "samples_of", lambda cell, output: shown.append(cell) or np.zeros((16, 4, 4, 1)))
     cell, other, short = (script.Cell(*c) for c in (("vamp", 60, "mnist"), ("coupling+iaf", 60, "mnist"),
-                                                    ("vamp", 2, "mnist")))  # fmt: skip
+                                                    ("vamp", 2, "mnist-gated")))  # fmt: skip
     for run, nlls in ((cell, [82.0, 83.0]), (other, [81.5]), (short, [95.0])):
         for seed, nll in enumerate(nlls):
             evaluated = {"step": run.steps, "nll": nll, "nll_se": 0.2, "elbo": -86.0, "kl": 25.0, "active_units": 30,
@@ -54,10 +54,10 @@ def test_the_table_contains_the_results_on_disk(script, tmp_path, monkeypatch):
     lines = text.splitlines()
     numbers, vamp = "0.20 | 5000 | -86.00", "| vamp | gaussian |"
     for line in (
-        f"{vamp} 82.50 ± 0.71 | {numbers} ± 0.00 | 25.00 ± 0.00 | 30 | 2 | mnist | 60 | 120 | 30 | an abacus |",
-        f"| coupling | iaf | 81.50 | {numbers} | 25.00 | 30 | 1 | mnist | 60 | 120 | 30 | an abacus |",
-        f"{vamp} 95.00 | {numbers} | 25.00 | 30 | 1 | mnist | 2 | 120 | 30 | an abacus |",
-        "| spline | gaussian | not run |  |  |  |  |  |  | mnist | 60 |  |  |  |",
+        f"{vamp} 82.50 ± 0.71 | {numbers} ± 0.00 | 25.00 ± 0.00 | 30 | 2 | mnist | no | 60 | 120 | 30 | an abacus |",
+        f"| coupling | iaf | 81.50 | {numbers} | 25.00 | 30 | 1 | mnist | no | 60 | 120 | 30 | an abacus |",
+        f"{vamp} 95.00 | {numbers} | 25.00 | 30 | 1 | mnist | yes | 2 | 120 | 30 | an abacus |",
+        "| spline | gaussian | not run |  |  |  |  |  |  | mnist | no | 60 |  |  |  |",
     ):
         assert lines.count(line) == 1, line
     assert text.count("not run") == 8  # the other cells of 60 epochs
