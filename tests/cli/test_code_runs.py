@@ -63,6 +63,7 @@ def test_the_commands_on_a_run_with_codes(tmp_path, call):
         ("interpolate", run): "codes of the model are integers",
         ("fit-prior", run, "--prior", "mixture"): "for codes that are integers",
         ("evaluate", run, "--prior", "fitted", "--likelihood", "ais"): "--prior=fitted has no effect with --likelihood",
+        ("evaluate", run, "--prior", "fitted", "--likelihood", "optimized"): "--prior=fitted has no effect",
     }
     for argv, words in refusals.items():
         check_refusal(call, tmp_path, list(argv), words)

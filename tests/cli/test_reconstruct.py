@@ -21,6 +21,7 @@ def test_the_figure_grows_with_the_number_of_images(copied, call):
         (["reconstruct", "RUN", "--count", "360"], ["--count=360", "at most 359: the split test has 359 image"]),
         (["reconstruct", "RUN", "--count", "0"], ["--count=0"]),
         (["reconstruct", "RUN", "--draws", "3"], ["--draws=3 has no effect without --keep-layers; remove it or add"]),
+        (["reconstruct", "RUN", "--keep-layers", "0", "--condition", "1"], ["--keep-layers and --condition excl"]),
         (["reconstruct", "RUN", "--keep-layers", "0", "--draws", "0"], ["--draws=0 must be greater than 0"]),
         (["reconstruct", "RUN", "--keep-layers", "2"], ["keep_layers=2 must be from 0 to 1, the number of stochast"]),
     ],

@@ -128,9 +128,8 @@ class SplineCouplings(nn.Module):
         fixed = self.size // 2
         outputs = (3 * self.bins - 1) * (self.size - fixed)
         parts = (ConditionerParameters(fixed, self.hidden, outputs) for _ in range(self.layers))
-        orders = (coupling_order(self.size, i) for i in range(self.layers))
         transforms = tuple(
-            SplineCoupling(part(h), order, self.bound) for part, order in zip(parts, orders, strict=True)
+            SplineCoupling(part(h), coupling_order(self.size, i), self.bound) for i, part in enumerate(parts)
         )
         return _after_actnorms(transforms, self.size) if self.actnorm else transforms
 
