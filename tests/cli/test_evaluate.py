@@ -93,10 +93,13 @@ def test_annealed_importance_sampling_is_stored_and_reported(copied, call, monke
     assert json.loads((directory / "evaluation.json").read_text())["ais"] == [ais]
 
 
-def test_the_gap_of_an_optimized_posterior_is_returned(copied, call):
+def test_the_gap_of_an_optimized_posterior_is_stored_and_reported(copied, call):
     directory, _ = copied
     flags = ["--likelihood", "optimized", "--optimized.steps", 3, "--optimized.samples", 30, "--optimized.examples", 8]
     done = call("evaluate", directory, *flags)
     assert {"nll", "elbo", "optimized_elbo", "approximation_gap", "amortization_gap", "seconds"} <= set(done.result)
     assert (done.result["num_examples"], done.result["evaluation_samples"], done.result["num_steps"]) == (8, 30, 3)
     assert "optimized posteriors: 8 of 8 examples" in done.err
+    (stored,) = json.loads((directory / "evaluation.json").read_text())["optimized"]
+    assert stored == {name: value for name, value in done.result.items() if name != "workdir"}
+    assert "Gap between NLL and ELBO" in (directory / "report.html").read_text()

@@ -63,6 +63,14 @@ def test_annealed_importance_sampling_is_shown_with_its_error():
     assert sections.annealed(EVALUATION) == ""
 
 
+def test_the_gap_between_nll_and_elbo_is_shown_in_its_parts():
+    parts = {"elbo": -25.0, "optimized_elbo": -23.0, "nll": 22.5, "approximation_gap": 0.5, "amortization_gap": 2.0}
+    found = parts | {f"{name}_se": 0.25 for name in parts} | {"split": "test", "num_examples": 1000}
+    shown = plain(sections.inference_gap({"optimized": [found | {"num_steps": 500, "evaluation_samples": 1000}]}))
+    assert "500 steps, K = 1,000 1,000 test −25.00 ± 0.25 −23.00 ± 0.25 22.50 ± 0.25 0.50 ± 0.25 2.00 ± 0.25" in shown
+    assert sections.inference_gap(EVALUATION) == ""
+
+
 def test_figures_are_in_the_file_in_order(tmp_path):
     directory = write_run(tmp_path / "run", figures=("curves", "mine", "reconstructions", "samples"))
     directory.figure("broken").write_text("no PNG")

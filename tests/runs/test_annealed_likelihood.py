@@ -1,7 +1,5 @@
 """vae_jax/runs/annealed_likelihood.py: results, chunks that are not computed twice, and refusals."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -9,8 +7,8 @@ from small_experiments import image_experiment, initial_params
 
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Annealing
-from vae_jax.runs import RunDirectory, annealed_likelihood, memory
-from vae_jax.runs.annealed_likelihood import AnnealedEvaluation, evaluate_annealed, keep_annealed, merge_annealed
+from vae_jax.runs import annealed_likelihood, memory
+from vae_jax.runs.annealed_likelihood import AnnealedEvaluation, evaluate_annealed
 
 SETTINGS = AnnealedEvaluation(Annealing(3, num_chains=2, num_leapfrog=2, num_pilot=2), num_examples=5, num_simulated=4)
 
@@ -99,16 +97,3 @@ def test_an_estimate_that_is_not_finite_is_an_error(experiment, params, one_devi
     with pytest.raises(NotFiniteError, match="annealed importance sampling is not finite for 2 of 2 examples"):
         evaluate_annealed(experiment, broken, AnnealedEvaluation(SETTINGS.annealing, 2, 0), split="test",
                           placement=one_device, step=7, partial=tmp_path / "p.npz")  # fmt: skip
-
-
-def test_a_result_replaces_that_of_its_protocol(tmp_path):
-    protocol = {"split": "test", "num_examples": 5, "start": "prior", "num_chains": 2, "num_leapfrog": 2}
-    first, second, third = ({**protocol, "num_distributions": n, "nll": v} for n, v in ((9, 1), (3, 2), (9, 3)))
-    stored = {"step": 7, "nll": 0}
-    for result in (first, second, third):
-        stored = merge_annealed(stored, result)
-    assert stored == {"step": 7, "nll": 0, "ais": [second, third]}
-    (tmp_path / "evaluation.json").write_text(json.dumps(stored))
-    assert keep_annealed(RunDirectory(tmp_path), 7) == {"ais": [second, third]}
-    assert keep_annealed(RunDirectory(tmp_path), 8) == {}
-    assert keep_annealed(RunDirectory(tmp_path / "absent"), 7) == {}

@@ -55,9 +55,9 @@ class Evaluate(ExampleOptions):
     """Evaluate a run: ELBO and its parts, NLL by importance sampling with its error, active units, bits/dim.
 
     figures/layers.png shows KL and active units of each of several stochastic layers. With --likelihood ais only the
-    NLL, by annealed importance sampling, with bounds of its error. evaluation.json and report.html of the run receive
-    it. The same command continues an interrupted one. With --likelihood optimized only the gap between NLL and ELBO, in
-    the part of the family of posteriors and that of the encoder.
+    NLL, by annealed importance sampling, with bounds of its error; the same command continues an interrupted one. With
+    --likelihood optimized only the gap between NLL and ELBO, in the part of the family of posteriors and that of the
+    encoder. evaluation.json and report.html of the run receive both.
     """
 
     prior: Literal["model", "fitted"] = "model"
@@ -138,10 +138,9 @@ def _evaluate_sampled(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
 
 
 def _evaluate_annealed(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
-    """Return the NLL by annealed importance sampling; evaluation.json of the same weights and the report receive it."""
+    """Return the NLL by annealed importance sampling."""
     from vae_jax.inference import Annealing
-    from vae_jax.report import write_report
-    from vae_jax.runs import AnnealedEvaluation, evaluate_annealed, merge_annealed, read_evaluation, restored_params
+    from vae_jax.runs import AnnealedEvaluation, evaluate_annealed, restored_params
 
     ais = options.ais
     require_positive(**{"ais.distributions": ais.distributions, "ais.chains": ais.chains})
@@ -156,11 +155,7 @@ def _evaluate_annealed(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
             report=lambda what, done, total: log(f"AIS: {done} of {total} {what}"),
         )  # fmt: skip
     result["seconds"] = round(time.perf_counter() - start, 2)
-    evaluation = read_evaluation(run.directory, step)
-    if evaluation is not None and options.data.name is None:
-        atomic_files.write_json(run.directory.evaluation, merge_annealed(evaluation, result))
-        log(f"report: {write_report(run.directory)}")
-    return {"workdir": str(run.directory), **result}
+    return _store_estimate(run, options, "ais", result)
 
 
 def _evaluate_gap(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
@@ -180,7 +175,19 @@ def _evaluate_gap(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
             report=lambda done, total: log(f"optimized posteriors: {done} of {total} examples"),
         )  # fmt: skip
     seconds = round(time.perf_counter() - start, 2)
-    return {"workdir": str(run.directory), "step": step, **result, "seconds": seconds}
+    return _store_estimate(run, options, "optimized", {"step": step, **result, "seconds": seconds})
+
+
+def _store_estimate(run: "OpenedRun", options: Evaluate, name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Add an estimate to evaluation.json of the same weights and to the report, and return the result."""
+    from vae_jax.report import write_report
+    from vae_jax.runs import merge_estimate, read_evaluation
+
+    evaluation = read_evaluation(run.directory, result["step"])
+    if evaluation is not None and options.data.name is None:
+        atomic_files.write_json(run.directory.evaluation, merge_estimate(evaluation, name, result))
+        log(f"report: {write_report(run.directory)}")
+    return {"workdir": str(run.directory), **result}
 
 
 class _LikelihoodProgress:

@@ -154,7 +154,7 @@ def _evaluate_result(
     from vae_jax.runs import (
         Interrupted,
         evaluation_protocol,
-        keep_annealed,
+        further_estimates,
         plot_layers,
         plots,
         read_evaluation,
@@ -178,7 +178,7 @@ def _evaluate_result(
         return {"status": "interrupted"}
     plot_layers(experiment, outcome.params, directory, evaluation)
     write_scores(directory.scores("test"), scores, experiment.dataset("test"))
-    kept = keep_annealed(directory, outcome.step)
+    kept = further_estimates(directory, outcome.step)
     atomic_files.write_json(directory.evaluation, {"step": outcome.step, **evaluation, **kept})
     multihost.run_on_primary(lambda: write_report(directory))
     log(f"report: {directory.report}")

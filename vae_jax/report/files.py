@@ -68,6 +68,7 @@ def _sections(run: RunContents) -> list[str]:
         sections.figures(run.figures),
         sections.protocol(run.evaluation),
         sections.annealed(run.evaluation),
+        sections.inference_gap(run.evaluation),
         sections.data(run),
         sections.settings(run),
         sections.environment(run),

@@ -220,6 +220,24 @@ def annealed(evaluation: Mapping[str, Any]) -> str:
     return section("Annealed importance sampling", shown) if rows else ""
 
 
+def inference_gap(evaluation: Mapping[str, Any]) -> str:
+    """Return the section of the gap between −log p(x) and the ELBO, in its two parts."""
+    rows = []
+    for found in evaluation.get("optimized", ()):
+        names = ("elbo", "optimized_elbo", "nll", "approximation_gap", "amortization_gap")
+        settings = f"{found['num_steps']:,} steps, K = {found['evaluation_samples']:,}"
+        values = [with_error(found[name], found[f"{name}_se"]) for name in names]
+        rows.append([settings, f"{found['num_examples']:,} {found['split']}", *values])
+    header = ("Optimization", "Examples", "ELBO of q", "ELBO of q*", "NLL from q*", "Approximation", "Amortization")
+    text = (
+        "Nats per example, ± standard error. q is the posterior of the encoder, and q* a Gaussian that is optimized "
+        "for each example. Approximation = −NLL − ELBO of q*: a Gaussian is not the posterior. Amortization = ELBO of "
+        "q* − ELBO of q: the encoder does not find the best Gaussian."
+    )
+    shown = table(tuple(map(escape, header)), rows, class_="results") + element("p", escape(text), class_="hint")
+    return section("Gap between NLL and ELBO", shown) if rows else ""
+
+
 def _short(checksum: str | None) -> str | None:
     return None if checksum is None else f"SHA-256 {checksum[:16]}…"
 

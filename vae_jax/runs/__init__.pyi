@@ -2,8 +2,6 @@ from . import image_grids as image_grids, plots as plots
 from .annealed_likelihood import (
     AnnealedEvaluation as AnnealedEvaluation,
     evaluate_annealed as evaluate_annealed,
-    keep_annealed as keep_annealed,
-    merge_annealed as merge_annealed,
 )
 from .callbacks import (
     StopWhen as StopWhen,
@@ -32,6 +30,7 @@ from .evaluation import (
 )
 from .experiment import Experiment as Experiment, at_numbers as at_numbers, build_experiment as build_experiment
 from .fitted_prior import FitSettings as FitSettings, FittedPrior as FittedPrior, fit_prior as fit_prior
+from .further_estimates import further_estimates as further_estimates, merge_estimate as merge_estimate
 from .inference_gap import evaluate_inference_gap as evaluate_inference_gap
 from .labels import (
     condition_dim as condition_dim,

@@ -19,8 +19,7 @@ from vae_jax.distributions import Batch
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Annealing, Params, annealed_log_likelihood, bidirectional_bounds
 from vae_jax.runs import memory
-from vae_jax.runs.directory import RunDirectory
-from vae_jax.runs.evaluation import evaluation_protocol, has_density, read_evaluation
+from vae_jax.runs.evaluation import evaluation_protocol, has_density
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.scores import read_scores
 from vae_jax.runtime import Placement, atomic_files
@@ -214,25 +213,3 @@ class _Chunks:
     def _write(self, arrays: Mapping[str, np.ndarray]) -> None:
         content = {**arrays, "protocol": self._fingerprint()}
         atomic_files.write_file(self.partial, lambda file: np.savez(file, allow_pickle=False, **content))
-
-
-def merge_annealed(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an evaluation with one more result in its list `ais`, which replaces that of the same protocol.
-
-    Args:
-      evaluation: the content of evaluation.json.
-      result: the result of `evaluate_annealed`.
-    """
-
-    def protocol(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-        names = ("split", "num_examples", "start", "num_distributions", "num_chains", "num_leapfrog")
-        return tuple(entry.get(name) for name in names)
-
-    others = [entry for entry in evaluation.get("ais", ()) if protocol(entry) != protocol(result)]
-    return {**evaluation, "ais": sorted([*others, dict(result)], key=lambda entry: entry["num_distributions"])}
-
-
-def keep_annealed(directory: RunDirectory, step: int) -> dict[str, Any]:
-    """Return {"ais": results} of evaluation.json of a step, which another evaluation of it keeps; {} without any."""
-    stored = read_evaluation(directory, step) or {}
-    return {"ais": stored["ais"]} if "ais" in stored else {}
