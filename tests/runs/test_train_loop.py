@@ -72,7 +72,7 @@ sys.exit(main())
 def test_a_run_killed_at_four_moments_ends_in_the_same_bytes(long, uninterrupted, tmp_path):
     directory = tmp_path / "run"
     argv = [sys.executable, "-c", COMMAND, "train", "--workdir", str(directory)]
-    argv += ["--compilation-cache", "None", *flags(long)]
+    argv += ["--compilation-cache", str(tmp_path / "compiled"), *flags(long)]
 
     def newest():
         names = [path.name for path in (directory / "checkpoints").glob("[0-9]*")]
