@@ -15,6 +15,16 @@ SETTINGS = [
 ]  # fmt: skip
 
 
+def test_a_run_whose_codebook_is_a_collection_is_evaluated(tmp_path, call):
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 6, 6), dtype=np.uint8))
+    flags = [flag for flag in SETTINGS if flag not in ("--posterior.levels", LEVELS)]
+    flags[flags.index("fsq")] = "vq"
+    run = tmp_path / "run"
+    trained = call("train", "--workdir", run, "--data.name", tmp_path / "images.npy", *flags,
+                   "--posterior.codebook-size", 4).result  # fmt: skip
+    assert call("evaluate", run).result["elbo"] == pytest.approx(trained["elbo"])
+
+
 def test_the_commands_on_a_run_with_codes(tmp_path, call):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 6, 6), dtype=np.uint8))
     run = tmp_path / "run"

@@ -100,12 +100,13 @@ def test_samples_of_a_model_that_reads_labels(tmp_path, call):
 
 def test_samples_of_counts_of_one_class_are_compared_with_that_class(tmp_path, call, monkeypatch):
     rng, compared = np.random.default_rng(0), []
-    np.savez(tmp_path / "data.npz", x=rng.poisson(3, (90, 4)), y=np.arange(90) % 3)
+    np.savez(tmp_path / "data.npz", x=rng.poisson(3, (90, 4)), y=np.arange(90) % 3, mask=np.arange(90) % 4 > 0)
     settings = ["--model", "conditional", "--model.num-classes", 3, "--likelihood", "poisson", "--preprocess",
                 "identity", "--train.steps", 2, "--mesh.data", 1, *SMALL]  # fmt: skip
     monkeypatch.setattr(plots, "plot_all", lambda *_: [])
     assert call("train", "--workdir", tmp_path / "run", "--data.name", tmp_path / "data.npz", *settings).result
-    monkeypatch.setattr(plots, "plot_kind", lambda e, p, d, arrays, *_, **__: compared.append(arrays["y"]) or [])
+    monkeypatch.setattr(plots, "plot_kind", lambda e, p, d, arrays, *_, **__: compared.append(arrays) or [])
     assert call("sample", tmp_path / "run", "--condition", 1, "--count", 2).result
     assert call("sample", tmp_path / "run", "--count", 2).result
-    assert [np.unique(labels).tolist() for labels in compared] == [[1], [0, 1, 2]]
+    assert [np.unique(arrays["y"]).tolist() for arrays in compared] == [[1], [0, 1, 2]]
+    assert [arrays["mask"].all() for arrays in compared] == [True, False]  # an unknown label is of no class

@@ -112,6 +112,8 @@ def test_a_mask_has_the_shape_of_the_examples_or_of_the_labels():
     np.testing.assert_array_equal(check_mask(mask, (5, 4, 3, 1), "mask")[..., 0], mask)
     np.testing.assert_array_equal(check_mask(mask[..., None].astype(int), (5, 4, 3, 1), "mask")[..., 0], mask)
     np.testing.assert_array_equal(check_mask(mask[:, 0, 0], (5, 4, 3, 1), "mask"), mask[:, 0, 0])
+    np.testing.assert_array_equal(check_mask(mask[:, 0, 0], (5, 1), "mask"), mask[:, 0, 0])  # of the labels
+    np.testing.assert_array_equal(check_mask(mask[:, :1, 0], (5, 1), "mask"), mask[:, :1, 0])  # of the numbers
     with refused(InputError, "mask has shape [5, 4]; use [5] or [5, 4, 3, 1]"):
         check_mask(mask[..., 0], (5, 4, 3, 1), "mask")
     for bad in (np.full(5, 2), np.full(5, 0.5), np.full(5, "a")):

@@ -88,6 +88,12 @@ def test_disentanglement_and_completeness_of_known_importances():
     assert disentanglement_completeness(importance)[0] == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1)])
+def test_importances_of_one_latent_or_one_factor_are_refused(shape):
+    with pytest.raises(ValueError, match=r"^importance has shape \[\d, \d\]; pass 2 or more latents and factors$"):
+        disentanglement_completeness(np.ones(shape))
+
+
 def test_dci_of_separate_and_of_rotated_codes():
     separate, rotated = dci(PERFECT, FACTORS, trees=5), dci(ROTATED, FACTORS, trees=5)
     assert separate == pytest.approx((1, 1, 1), abs=1e-3)

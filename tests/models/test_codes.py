@@ -12,7 +12,7 @@ from jitted import init, loss_and_statistics
 
 from vae_jax.distributions import from_means, from_posterior, from_prior, from_values
 from vae_jax.errors import InputError
-from vae_jax.inference import elbo, iwae
+from vae_jax.inference import Pair, doubly_reparameterized, elbo, iwae, negative_bound, pathwise, sticking_the_landing
 from vae_jax.models import build_model, init_params
 from vae_jax.models.codes import straight_through
 
@@ -126,6 +126,18 @@ def test_the_places_of_a_convolutional_encoder_have_a_code_each():
         ({"posterior": "gaussian"}, r"^posterior=gaussian must be .*fsq.* with model=codes"),
         ({"prior": "standard-normal"}, r"^prior=standard-normal must be .*uniform-codes.* with model=codes"),
         ({"objective": "iwae", "objective__num_samples": 2}, r"^objective.num_samples=2 must be 1 with posterior=fsq"),
+        (
+            {"objective": "sampled-elbo", "estimator": "sticking-the-landing"},
+            r"^estimator=sticking-the-landing must be p",
+        ),
+        (
+            {"objective": "iwae", "estimator": "doubly-reparameterized"},
+            r"^estimator=doubly-reparameterized must be path",
+        ),
+        (
+            {"objective": "cubo"},
+            r"^objective=cubo must be one with equal bounds for encoder and decoder with posterior=",
+        ),
         ({"objective": "info-vae"}, r"^objective=info-vae must be another objective with model=codes"),
         ({"objective": "beta-tc"}, r"^objective=beta-tc must be another objective with model=codes"),
         ({"objective": "reconstruction", "prior": "categorical-codes"}, r"^prior=categorical-codes must be uniform-"),
@@ -134,6 +146,17 @@ def test_the_places_of_a_convolutional_encoder_have_a_code_each():
 def test_parts_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         code_config(**settings)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("objective", "estimator"),
+    [(Pair(elbo, iwae), pathwise), (elbo, sticking_the_landing), (iwae, doubly_reparameterized)],
+)
+def test_estimators_that_would_drop_the_gradient_of_the_encoder_are_refused(model, objective, estimator):
+    built, params = model
+    with pytest.raises(InputError, match=r"^layer 'z' has integer samples, which have no gradient here; use estimator"):
+        negative_bound(params, jax.random.key(0), {"x": X}, model=built, objective=objective, estimator=estimator)
 
 
 @pytest.mark.fault

@@ -166,6 +166,27 @@ def test_a_code_without_an_encoding_in_the_first_batch_restarts_at_one_of_the_se
     assert np.sum(distances < 1e-5) == 1
 
 
+def test_more_codes_than_encodings_stay_among_the_encodings():
+    """Codes without an encoding have no weight at the start; a weight would multiply them when one has them first."""
+    module, variables = quantizer(kmeans_steps=2, restart_below=0.0)
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 6), slice(1, 3)):  # 4 encodings, 5 codes
+        _, updated = trained_once(module, variables, FEATURES[rows])
+        variables = variables | {"codebook": updated}
+        assert np.abs(updated["offset"]).max() <= np.abs(module.apply(variables, FEATURES).encoding).max() + 1e-5
+
+
+@pytest.mark.parametrize("usage", [1e-25, 1e-44, 0.0])
+def test_a_code_that_is_not_used_keeps_its_vector(usage):
+    module, variables = quantizer(kmeans_steps=0, restart_below=0.0)
+    unused = jnp.arange(CODES) == 2
+    codebook = variables["codebook"] | {"updates": jnp.int32(9)}
+    vectors = codebook["offset"].at[0, 2].set(jnp.array([100.0, -0.03, 0.7]))  # far from all encodings
+    codebook = codebook | {"offset": vectors, "usage": jnp.where(unused, usage, codebook["usage"])}
+    codebook["sums"] = codebook["usage"][..., None] * vectors
+    _, updated = trained_once(module, variables | {"codebook": codebook})
+    np.testing.assert_array_equal(updated["offset"][0, 2], vectors[0, 2])
+
+
 def test_kmeans_finds_separate_clusters_and_starts_the_codebook():
     centres = np.array([[0, 0], [20, 0], [0, 20]], np.float32)
     r = np.repeat(centres, 10, axis=0) + RNG.normal(size=(30, 2)).astype(np.float32)

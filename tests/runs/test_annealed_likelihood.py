@@ -1,5 +1,7 @@
 """vae_jax/runs/annealed_likelihood.py: results, chunks that are not computed twice, and refusals."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ def evaluate(experiment, params, one_device, tmp_path, monkeypatch):
     """evaluate(settings, report): two examples at a time, of the split test."""
     monkeypatch.setattr(memory, "evaluation_sizes", lambda *_: memory.Sizes(batch_size=8, chunk=1))
 
-    def call(settings=SETTINGS, report=lambda *_: None, step=7):
+    def call(settings=SETTINGS, report=lambda *_: None, step=7, params=params):
         return evaluate_annealed(experiment, params, settings, split="test", placement=one_device, step=step,
                                  partial=tmp_path / "partial.npz", report=report)  # fmt: skip
 
@@ -67,19 +69,34 @@ def test_an_interrupted_evaluation_continues_after_the_last_chunk(evaluate, tmp_
 
 
 @pytest.mark.fault
-def test_chunks_of_other_weights_are_not_used(evaluate, tmp_path):
+@pytest.mark.parametrize("other", ["step", "weights", "examples"])
+def test_chunks_of_other_weights_and_examples_are_not_used(other, evaluate, experiment, params, tmp_path, monkeypatch):
+    settings = AnnealedEvaluation(SETTINGS.annealing, num_examples=2, num_simulated=0)
+
     def stop(what, done, total):
         if done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(report=stop)
+        evaluate(settings, report=stop)
     assert (tmp_path / "partial.npz").exists()
-    shown = []
-    settings = AnnealedEvaluation(SETTINGS.annealing, num_examples=2, num_simulated=0)
-    result = evaluate(settings, report=lambda what, done, total: shown.append(done), step=8)
+    shown, test = [], experiment.dataset("test")
+    others = dataclasses.replace(test, arrays={name: array[::-1] for name, array in test.arrays.items()})
+    if other == "examples":
+        monkeypatch.setattr(type(experiment), "dataset", lambda *_: others)
+    settings_of = {
+        "step": {"step": 8},
+        "weights": {"params": jax.tree.map(lambda leaf: leaf + 0.1, params)},
+        "examples": {},
+    }
+    result = evaluate(settings, report=lambda what, done, total: shown.append(done), **settings_of[other])
     assert shown == [0, 2]
     assert "bdmc" not in result
+
+
+def test_a_single_chain_has_no_error_of_the_chains(evaluate):
+    settings = AnnealedEvaluation(dataclasses.replace(SETTINGS.annealing, num_chains=1), 2, 0)
+    assert evaluate(settings)["monte_carlo_se"] is None
 
 
 def test_what_cannot_be_evaluated_is_refused(evaluate, one_device, tmp_path):

@@ -113,7 +113,7 @@ def _evaluate_sampled(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
     )
 
     experiment, directory, placement, changed = run
-    has_layers = len(layer_shapes(experiment, experiment.abstract_state.params)) > 1
+    has_layers = len(layer_shapes(experiment, experiment.evaluation_params(experiment.abstract_state))) > 1
     folder = output_folder(options, directory) if options.per_example or has_layers else None
     dataset, split, scores = read_examples(run, options), options.chosen_split, {}
     if note := reduction_note(experiment, placement):

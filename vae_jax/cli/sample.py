@@ -199,6 +199,7 @@ def _sample_numbers(
     """
     import numpy as np
 
+    from vae_jax.distributions import label_mask
     from vae_jax.runs import check_data, plots, sample_examples
 
     check_data(run)
@@ -208,7 +209,8 @@ def _sample_numbers(
     )
     arrays = experiment.dataset("test").arrays
     if "y" in conditions and options.condition is not None:
-        chosen = arrays["y"] == conditions["y"][0]
+        chosen, known = arrays["y"] == conditions["y"][0], label_mask(arrays)
+        chosen = chosen if known is None else chosen & known
         arrays = {name: array[chosen] for name, array in arrays.items()}
     figures = []
     if len(arrays["x"]):

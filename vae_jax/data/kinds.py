@@ -294,4 +294,5 @@ def check_mask(mask: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarr
         raise InputError(f"{where} has shape {list(mask.shape)}; use {list(shape[:1])} or {list(shape)}")
     if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
         raise InputError(f"{where} has dtype {mask.dtype} and values other than 0 and 1; use bool")
-    return mask.astype(bool, copy=False).reshape(shape if mask.size == math.prod(shape) else shape[:1])
+    mask = mask.astype(bool, copy=False)
+    return mask if mask.ndim == 1 else mask.reshape(shape)

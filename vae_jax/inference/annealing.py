@@ -60,7 +60,7 @@ class Annealed(NamedTuple):
     Attributes:
       log_px: [B], log 1/C Σ w, a lower bound on log p(x) in expectation; of a reverse path an upper bound.
       error: [B], the standard error of `log_px` from the variance of w over the chains, which underestimates it if few
-        chains have most of the weight.
+        chains have most of the weight; NaN of a single chain.
       ess: [B], the effective sample size of the C chains, (Σ w)² / Σ w².
       acceptance: [T-1, B], the mean acceptance probability of each transition.
     """
@@ -288,6 +288,6 @@ class _Path:
             (_, log_w), acceptance = lax.scan(move, (state, log_w), items)
         w = jnp.exp(log_w - jnp.max(log_w, axis=0)[None])  # [C, B]
         count, mean = w.shape[0], jnp.mean(w, axis=0)
-        error = jnp.std(w, axis=0) / (mean * np.sqrt(max(count - 1, 1)))
+        error = jnp.std(w, axis=0) / (mean * np.sqrt(count - 1)) if count > 1 else jnp.full_like(mean, jnp.nan)
         ess = jnp.sum(w, axis=0) ** 2 / jnp.sum(w * w, axis=0)
         return Annealed(log_mean_exp(log_w), error, ess, acceptance)

@@ -183,6 +183,8 @@ class CIWAEConfig(_WeightsConfig):
 class PIWAEConfig(_InnerConfig):
     """Settings of PIWAE: `iwae` for the decoder and `miwae` for the encoder (Rainforth et al., arXiv 1802.04537)."""
 
+    is_pair: ClassVar[bool] = True
+
     def at(self, step: Array, num_examples: int) -> Pair:
         """Return the pair with its number of inner samples."""
         del step, num_examples
@@ -228,6 +230,8 @@ def negative_cubo(terms: Terms, *, order: float = 2.0) -> Array:
 @dataclasses.dataclass(frozen=True)
 class CUBOConfig(_WeightsConfig):
     """Settings of `negative_cubo` for the encoder, and `iwae` for the decoder: it does not minimize an upper bound."""
+
+    is_pair: ClassVar[bool] = True
 
     order: float = setting(
         2.0, "Order of the upper bound that the encoder minimizes; 2 is the chi-square bound.", minimum=1

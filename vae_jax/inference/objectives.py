@@ -23,6 +23,7 @@ class ObjectiveConfig(Choice):
       needs_density: whether the posterior must have a density.
       needs_normal_prior: whether the prior must be a normal distribution.
       needs_independent_latents: whether the dimensions of the posterior must be independent.
+      is_pair: whether `at` returns a `Pair`.
       validation_metric: the metric of `Evaluator.bound` that validation maximizes.
     """
 
@@ -32,6 +33,7 @@ class ObjectiveConfig(Choice):
     needs_density: ClassVar[bool] = True
     needs_normal_prior: ClassVar[bool] = False
     needs_independent_latents: ClassVar[bool] = False
+    is_pair: ClassVar[bool] = False
     validation_metric: ClassVar[str] = "elbo"
 
     num_samples: int = setting(1, "Number K of posterior samples for each example.", above=0)

@@ -221,8 +221,13 @@ def disentanglement_completeness(importance: np.ndarray) -> tuple[float, float]:
 
     Returns:
       Disentanglement and completeness, from 0 to 1.
+
+    Raises:
+      ValueError: there is a single latent or a single factor, whose entropy has no base.
     """
     chex.assert_rank(importance, 2)
+    if min(importance.shape) < 2:
+        raise ValueError(f"importance has shape {list(importance.shape)}; pass 2 or more latents and factors")
 
     def concentration(rows: np.ndarray) -> float:
         weights = rows.sum(axis=1)

@@ -149,8 +149,12 @@ class QuantizerConfig(PosteriorConfig):
         return 1
 
     def check(self, config: Config) -> None:
-        """Raise InputError if the model has no codes, or if the objective has several samples, which are equal."""
+        """Raise InputError if the model has no codes, or the encoder no gradient, or if several samples are equal."""
         require(config.model.has_codes, "model", config.model.name, f"codes with posterior={self.name}")
+        require(config.estimator.name == "pathwise", "estimator", config.estimator.name,
+                f"pathwise with posterior={self.name}")  # fmt: skip
+        require(not config.objective.is_pair, "objective", config.objective.name,
+                f"one with equal bounds for encoder and decoder with posterior={self.name}")  # fmt: skip
         samples = config.objective.num_samples
         require(samples == 1 or not self.is_certain, "objective.num_samples", samples,
                 f"1 with posterior={self.name}, whose samples are all equal")  # fmt: skip

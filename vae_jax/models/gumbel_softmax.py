@@ -138,7 +138,7 @@ class GumbelSoftmaxConfig(QuantizerConfig):
         return GumbelQuantizer(latent_dim, self.codebook_size, self.code_dim, *schedule)
 
     def check(self, config: Config) -> None:
-        """Raise InputError for a KL without a closed form, an estimator of given codes, or an unused setting."""
+        """Raise InputError for a KL without a closed form, or an unused setting."""
         super().check(config)
         usable = [name for name, cls in choices("prior").items() if getattr(cls, "has_closed_kl", False)]
         require(config.prior.name in usable, "prior", config.prior.name,
@@ -147,5 +147,3 @@ class GumbelSoftmaxConfig(QuantizerConfig):
         default = type(self)().final_temperature
         require_default(self.annealing_steps > 0 or self.final_temperature == default, "posterior.final_temperature",
                         self.final_temperature, "with posterior.annealing_steps=0", "set annealing_steps")  # fmt: skip
-        require(config.estimator.name == "pathwise", "estimator", config.estimator.name,
-                f"pathwise with posterior={self.name}")  # fmt: skip

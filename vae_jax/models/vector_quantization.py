@@ -15,6 +15,7 @@ from vae_jax.distributions import ChosenCodes
 from vae_jax.models.codes import PlaceProjection, Quantized, QuantizerConfig
 
 Update = Literal["ema", "gradient"]
+_LEAST = 1e-20  # an average of less has lost digits, and becomes 0 in the course of the training
 
 
 def nearest_codes(z: Array, vectors: Array) -> Array:
@@ -101,9 +102,9 @@ def _multiplied(rows: Array, indices: Array, *, num_codes: int) -> Array:
 
 
 def _ratio(sums: Array, counts: Array, otherwise: Array) -> Array:
-    """Return sums [C, D] / counts [C] where a count is greater than 0."""
+    """Return sums [C, D] / counts [C] where a count is greater than `_LEAST`."""
     counts = jnp.broadcast_to(counts[:, None], sums.shape)
-    return jnp.where(counts > 0, sums / jnp.where(counts > 0, counts, 1), otherwise)
+    return jnp.where(counts > _LEAST, sums / jnp.where(counts > _LEAST, counts, 1), otherwise)
 
 
 def _rows(ranks: Array, num_rows: int, num_codes: int, key: Array) -> Array:
@@ -267,7 +268,7 @@ class VectorQuantizer(nn.Module):
             vectors = jnp.where(first, centres, vectors)
             # Of more codes than encodings, the others start at equal ones; they restart in the next steps.
             usage = jnp.where(first & (jnp.arange(self.num_codes) >= r.shape[0]), 0, usage)
-        sums = jnp.where(first, vectors / self.num_codes, self.sums.value[q])
+        sums = jnp.where(first, vectors * usage[:, None], self.sums.value[q])
         return CodebookLevel(vectors, usage, sums)
 
     def _moved(self, q: int, level: CodebookLevel, r: Array, chosen: Array) -> CodebookLevel:

@@ -207,7 +207,8 @@ def annealed(evaluation: Mapping[str, Any]) -> str:
         bounds = found.get("bdmc")
         cells = [f"{found['num_distributions']:,} from the {found['start']}, {found['num_chains']} chains"]
         cells += [number(found["num_examples"]), with_error(found["nll"], found["nll_se"])]
-        cells += [number(found["monte_carlo_se"], 3), number(found["acceptance"])]
+        error = found["monte_carlo_se"]
+        cells += ["undefined" if error is None else number(error, 3), number(found["acceptance"])]
         cells += ["not computed"] * 3 if bounds is None else [number(bounds["lower"]), number(bounds["upper"])]
         cells += [] if bounds is None else [with_error(bounds["gap"], bounds["gap_se"], 3)]
         rows.append(cells)

@@ -18,7 +18,7 @@ from vae_jax import random
 from vae_jax.distributions import Batch
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Annealing, Params, annealed_log_likelihood, bidirectional_bounds
-from vae_jax.runs import memory
+from vae_jax.runs import checksums, memory
 from vae_jax.runs.evaluation import evaluation_protocol, has_density
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.scores import read_scores
@@ -72,17 +72,21 @@ def evaluate_annealed(
 
     Returns:
       `nll` = -log p(x) in nats per example, `nll_se` (the standard error over the examples), `monte_carlo_se` (that of
-      the chains), `ess` (the median effective number of chains), `acceptance`, the protocol, and `bdmc`: means of the
-      `lower` and `upper` bound of simulated examples, and their difference `gap` with its standard error.
+      the chains; None for a single chain), `ess` (the median effective number of chains), `acceptance`, the protocol,
+      and `bdmc`: means of the `lower` and `upper` bound of simulated examples, and their difference `gap` with its
+      standard error.
 
     Raises:
       InputError: the model has no density or a discrete layer, or there are too few examples.
       NotFiniteError: an estimate is not finite.
     """
-    arrays = experiment.dataset(split).arrays
+    dataset = experiment.dataset(split)
+    arrays = dataset.arrays
     count = _num_examples(experiment, settings, split, len(arrays["x"]))
     protocol = _protocol(experiment, settings, split, count, step)
-    chunks = _Chunks(experiment, params, settings.annealing, placement, split, partial, protocol)
+    weights = checksums.combined_checksum(checksums.describe_leaves(jax.tree.map(jnp.asarray, params)))
+    used = {"weights": weights, "examples": dataset.summary.fingerprints}
+    chunks = _Chunks(experiment, params, settings.annealing, placement, split, partial, {**protocol, **used})
     values = chunks.compute("data", {n: a[:count] for n, a in arrays.items()}, functools.partial(report, "examples"))
     result = {**protocol, **_summarize(values)}
     if settings.num_simulated:
@@ -110,7 +114,7 @@ def _num_examples(experiment: Experiment, settings: AnnealedEvaluation, split: s
 def _protocol(
     experiment: Experiment, settings: AnnealedEvaluation, split: str, count: int, step: int
 ) -> dict[str, Any]:
-    """Return what the result depends on; all of it is compared before stored chunks are used."""
+    """Return what the result depends on besides the weights and the examples."""
     shared = {n: v for n, v in evaluation_protocol(experiment).items() if n != "num_samples"}
     sizes = {"step": step, "split": split, "num_examples": count, "num_simulated": settings.num_simulated}
     return {**sizes, **dataclasses.asdict(settings.annealing), **shared}
@@ -119,7 +123,7 @@ def _protocol(
 def _summarize(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     error = float(np.sqrt(np.sum(np.square(values["error"], dtype=np.float64))) / len(values["error"]))
     return {
-        **mean_and_error("nll", -_finite(values["log_px"])), "monte_carlo_se": error,
+        **mean_and_error("nll", -_finite(values["log_px"])), "monte_carlo_se": error if np.isfinite(error) else None,
         "ess": float(np.median(values["ess"])), "acceptance": float(values["acceptance"].mean(dtype=np.float64)),
     }  # fmt: skip
 
@@ -158,7 +162,10 @@ def simulated_terms(
 
 @dataclasses.dataclass(frozen=True)
 class _Chunks:
-    """The computation in chunks, whose results a file stores: arrays by name, and the protocol as JSON."""
+    """The computation in chunks, whose results a file stores: arrays by name, and the protocol as JSON.
+
+    All of the protocol, with a checksum of the weights and the examples, is compared before stored chunks are used.
+    """
 
     experiment: Experiment
     params: Params
