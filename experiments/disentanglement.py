@@ -153,15 +153,22 @@ def run_method(
         path = output / method / f"{member.name}.json"
         if stop():
             return False
-        if result.params is None or path.exists():
+        if result.params is None or _read_metrics(path, config.train.steps):
             continue
         measured = measure(result, images, size)
         if member.varied["seed"] == 0:
             frames = traverse(result, images)
             atomic_files.write_file(path.with_suffix(".npy"), lambda file, frames=frames: np.save(file, frames))
-        atomic_files.write_json(path, {"method": method, "weight": member.varied[METHODS[method].varied], **measured})
+        about = {"method": method, "weight": member.varied[METHODS[method].varied], "steps": config.train.steps}
+        atomic_files.write_json(path, about | measured)
         print(f"{method} {member.name}: MIG {measured['mig']:.3f}", file=sys.stderr, flush=True)
     return True
+
+
+def _read_metrics(path: Path, steps: int) -> dict[str, Any] | None:
+    """Return the metrics of a model after so many steps; None if they are not stored."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found if found.get("steps") == steps else None
 
 
 def traverse(member: Trained, images: Images) -> np.ndarray:
@@ -175,11 +182,12 @@ def traverse(member: Trained, images: Images) -> np.ndarray:
     return decode_codes(experiment, params, z)
 
 
-def summarize(output: Path) -> cells.Rows:
-    """Return a row for each method and weight: the number of seeds, and mean and sd of each metric."""
+def summarize(output: Path, steps: int) -> cells.Rows:
+    """Return a row for each method and weight after so many steps: the number of seeds, mean and sd of each metric."""
     rows = []
     for method in METHODS:
-        found = [json.loads(path.read_text()) for path in (output / method).glob("*,seed=*.json")]
+        stored = (_read_metrics(path, steps) for path in (output / method).glob("*,seed=*.json"))
+        found = [metrics for metrics in stored if metrics]
         for weight in sorted({result["weight"] for result in found}):
             of_seeds = [result for result in found if result["weight"] == weight]
             names = (*METRICS.values(), "active_units")
@@ -203,7 +211,7 @@ def markdown(rows: cells.Rows, steps: int) -> str:
 
 def write(output: Path, steps: int) -> tuple[cells.Rows, str]:
     """Write table.json, table.md and traversals.png from the results on disk; return the rows and the table."""
-    rows = summarize(output)
+    rows = summarize(output, steps)
     text = markdown(rows, steps)
     cells.write_table(output, rows, text)
     groups = []

@@ -233,6 +233,10 @@ def test_a_finished_run_ends_with_a_table_on_a_terminal(copied, call, monkeypatc
 
 
 def test_the_table_states_what_is_undefined_and_the_seconds(tmp_path):
+    single = {"step": 5, "num_examples": 1, "split": "test", "elbo": -3.0, "elbo_se": None, "classifier_error": 0.0,
+              "classifier_error_se": None, "undefined": [], "active_units": 2}  # fmt: skip
+    rows = [" ".join(line.split()) for line in train.results_table(single, RunDirectory(tmp_path)).splitlines()[1:3]]
+    assert rows == ["ELBO -3.00 nats", "error of q(y|x) 0.00 %"]
     result = {"step": 5, "num_examples": 7, "split": "test", "reconstruction": -3.0, "reconstruction_se": 0.5,
               "undefined": ["elbo", "nll"], "active_units": 2, "train_seconds": 1.25, "seconds": 3,
               "code_perplexity": 5.25, "code_usage": 0.75}  # fmt: skip

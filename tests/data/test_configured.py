@@ -176,7 +176,10 @@ def test_equal_examples_in_two_splits_are_counted_or_kept_together(tmp_path):
 def test_arrays_are_not_resized(tmp_path, monkeypatch):
     monkeypatch.setitem(catalog.REGISTERED, "mine", lambda: {"train": {"x": random_images(20, 8, 8)}})
     np.save(tmp_path / "x.npy", random_images(20, 8, 8))
-    for name in (str(tmp_path / "x.npy"), "mine"):
+    (tmp_path / "idx").mkdir()
+    header = np.array([0x803, 20, 8, 8], ">u4").tobytes()
+    (tmp_path / "idx/train-images-idx3-ubyte").write_bytes(header + random_images(20, 8, 8).tobytes())
+    for name in (str(tmp_path / "x.npy"), "mine", str(tmp_path / "idx")):
         with refused(InputError, f"data.resize=4 has no effect on data.name={name!r}"):
             ConfiguredSource(DataConfig(name=name, resize=4)).training()
     with refused(InputError, "data.resize=0 must be an integer of at least 1"):

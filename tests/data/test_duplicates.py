@@ -22,6 +22,15 @@ def test_equal_examples_are_found(x, chunk, monkeypatch):
     assert duplicates.count_shared(x[:30], x[30:]) == 0
 
 
+@pytest.mark.parametrize("last", [np.uint8, np.float32])
+def test_examples_that_differ_in_the_last_bytes_of_a_word_have_different_hashes(last):
+    x = np.zeros((4000, 8 // np.dtype(last).itemsize, 3), last)
+    x[:, -1, :] = np.stack(np.unravel_index(np.arange(4000), (20, 20, 10)), axis=1)
+    x = x.transpose(0, 2, 1)  # words of 8 bytes, of which the last number alone varies
+    assert len(np.unique(duplicates.hash_examples(x))) == 4000
+    assert duplicates.count_shared(x, x[::-1]) == 4000
+
+
 def test_a_hash_that_is_equal_by_chance_is_no_equal_example(monkeypatch):
     monkeypatch.setattr(duplicates, "hash_examples", lambda x: np.zeros(len(x), np.uint64))
     x = random_images(5, 3, 3)

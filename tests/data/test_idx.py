@@ -50,7 +50,24 @@ def test_one_of_several_data_sets_in_a_folder_is_selected_by_its_archive(tmp_pat
     assert resolve_name(str(path)) == str(path)
 
 
+def test_an_archive_may_be_there_twice_and_its_labels_may_be_unzipped(tmp_path):
+    x, y = save_dataset(tmp_path)
+    plain = tmp_path / "train-images-idx3-ubyte"
+    save_idx(plain, x[:20])
+    for path in (tmp_path, plain, plain.with_name(f"{plain.name}.gz")):
+        np.testing.assert_array_equal(load(path, "train", holdout=0)[..., 0], x[:20])
+    labels = tmp_path / "train-labels-idx1-ubyte.gz"
+    save_idx(labels.with_suffix(""), y[:20])
+    labels.unlink()
+    np.testing.assert_array_equal(load_labels(tmp_path, "train", holdout=0), y[:20])
+
+
 def test_archives_that_are_missing_or_damaged_are_refused(tmp_path):
+    for name, shape in (("images-idx3", (0, 6, 5)), ("labels-idx1", (0,))):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        save_idx(tmp_path / f"empty/train-{name}-ubyte", np.zeros(shape, np.uint8))
+    with refused(InputError, "has no images in train-images-idx3-ubyte; download it again"):
+        load(tmp_path / "empty", "train")
     save_dataset(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     with refused(InputError, "has labels of some splits, but no file t10k-labels-idx1-ubyte.gz; add it"):

@@ -83,6 +83,13 @@ def test_each_example_is_decoded_once(data_dir, monkeypatch):
     assert len(decoded) == 7
 
 
+def test_large_images_are_read_in_smaller_parts(data_dir, monkeypatch):
+    digits = open_records("digits", "train", data_dir=data_dir)
+    monkeypatch.setattr("vae_jax.data.records.CHUNK_BYTES", 10 * 68)  # 64 pixels and a label
+    sizes = [len(chunk["x"]) for _, chunk in digits._read_in_chunks()]
+    assert (max(sizes), sum(sizes)) == (10, len(digits))
+
+
 def test_the_summary_is_computed_once(digits_dir, monkeypatch):
     def summary():
         return open_records("digits", "train", data_dir=digits_dir).summary

@@ -41,7 +41,8 @@ def test_the_table_has_mean_and_sd_over_seeds(script, tmp_path):
         for seed, mig in enumerate(migs):
             measured = dict.fromkeys([*script.METRICS.values(), "active_units"], 0.5) | {"mig": mig, "elbo": -40.25}
             path = tmp_path / "beta-vae" / f"objective.beta={weight},seed={seed}.json"
-            atomic_files.write_json(path, {"method": "beta-vae", "weight": weight, **measured})
+            atomic_files.write_json(path, {"method": "beta-vae", "weight": weight, "steps": 7, **measured})
+    assert script.write(tmp_path, 8)[0] == []  # metrics after other numbers of steps are not used
     rows, text = script.write(tmp_path, 7)
     assert [(row["weight"], row["seeds"]) for row in rows] == [(1.0, 1), (4.0, 2)]
     assert "| beta-vae | 1 | 1 | 0.050 | 0.500 |" in text

@@ -14,7 +14,7 @@ from small_experiments import count_experiment, image_experiment, vector_experim
 from training_runs import without_key_type
 
 from vae_jax import random
-from vae_jax.config import replace_settings
+from vae_jax.config import Config, apply_overrides, replace_settings
 from vae_jax.data import ArrayDataset, ArraySource, IdentityConfig, from_arrays
 from vae_jax.distributions import Variables
 from vae_jax.errors import InputError, NoExamplesError
@@ -110,6 +110,17 @@ def test_a_config_that_does_not_suit_the_kind_of_the_data_is_refused(small, sett
     with pytest.raises(InputError, match=words) as caught:
         build_experiment(replace_settings(small(), settings))
     assert "\n" not in str(caught.value)
+
+
+def test_held_out_numbers_without_a_category_are_refused(tmp_path):
+    x = np.random.default_rng(0).integers(0, 4, (60, 5))
+    np.savez(tmp_path / "x.npz", x_train=x, x_test=np.full((10, 5), 4))
+    settings = {"data.name": str(tmp_path / "x.npz"), "data.kind": "counts", "preprocess": "one-hot",
+                "preprocess.num_categories": 4, "likelihood": "categorical"}  # fmt: skip
+    experiment = build_experiment(apply_overrides(Config(), settings))
+    assert experiment.dataset("train").arrays["x"].max() == 3
+    with pytest.raises(InputError, match=r"^preprocess.num_categories=4 must be at least 5, since the largest number"):
+        experiment.dataset("test")
 
 
 def test_other_numbers_are_another_experiment_on_the_same_data(make_experiment):

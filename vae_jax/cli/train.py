@@ -186,6 +186,12 @@ def _evaluate_result(
     return times | evaluation
 
 
+def _with_error(result: Mapping[str, Any], name: str, scale: float = 1) -> str:
+    """Return a number and its standard error, which a single example does not have."""
+    error = result[f"{name}_se"]
+    return f"{scale * result[name]:.2f}" + ("" if error is None else f" +/- {scale * error:.2f}")
+
+
 def results_table(result: Mapping[str, Any], directory: "RunDirectory") -> str:
     """Return the results of a finished run as a small table for people.
 
@@ -197,13 +203,13 @@ def results_table(result: Mapping[str, Any], directory: "RunDirectory") -> str:
     for title, name in (("ELBO", "elbo"), ("NLL", "nll"), ("reconstruction", "reconstruction")):
         if name in result:
             samples = f", K={result['num_samples']}" if name == "nll" else ""
-            rows.append((title, f"{result[name]:.2f} +/- {result[f'{name}_se']:.2f} nats{samples}"))
+            rows.append((title, f"{_with_error(result, name)} nats{samples}"))
     if "nll_unlabelled" in result:
-        value = f"{result['nll_unlabelled']:.2f} +/- {result['nll_unlabelled_se']:.2f} nats"
-        rows.append(("NLL without label", f"{value}, K={result['class_samples']} for each class"))
+        value = _with_error(result, "nll_unlabelled")
+        rows.append(("NLL without label", f"{value} nats, K={result['class_samples']} for each class"))
     for title, name in (("error of q(y|x)", "classifier_error"), ("error of p(y|x)", "generative_error")):
         if name in result:
-            rows.append((title, f"{100 * result[name]:.2f} +/- {100 * result[f'{name}_se']:.2f} %"))
+            rows.append((title, f"{_with_error(result, name, 100)} %"))
     if "bits_per_dim" in result:
         rows.append(("bits/dim", f"{result['bits_per_dim']:.3f} of the {result['bits_per_dim_of'].upper()}"))
     rows += [(title, "undefined") for title, name in (("ELBO", "elbo"), ("NLL", "nll")) if name in result["undefined"]]

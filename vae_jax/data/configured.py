@@ -230,7 +230,7 @@ class ConfiguredSource:
                              f"{kind}; use auto or {kind}")  # fmt: skip
 
     def _check_resize(self) -> None:
-        if self.config.resize is not None and not can_resize(self.name):
+        if self.config.resize is not None and not can_resize(self.name, self.config.data_dir):
             raise InputError(f"data.resize={self.config.resize} has no effect on data.name={self.name!r}, which is no "
                              "folder of images and no prepared dataset; remove it")  # fmt: skip
 
@@ -282,16 +282,20 @@ def as_path(name: str, data_dir: Name | None) -> Path | None:
     return path if name and not known and path.is_dir() else None
 
 
-def can_resize(name: str) -> bool:
+def can_resize(name: str, data_dir: Name | None = None) -> bool:
     """Return whether `data.resize` has an effect: on a folder of images and a prepared dataset, whose images are files.
 
     Args:
       name: The setting `data.name`.
+      data_dir: The setting `data.data_dir`.
 
     Raises:
       InputError: If it is a path that cannot be used.
     """
-    return name not in REGISTERED and not _is_file(host.expand_home(name, "data.name"))
+    if name in REGISTERED:
+        return False
+    path = as_path(name, data_dir)
+    return path is None or not (_is_file(path) or idx.find_archives(path))
 
 
 def _is_file(path: Path) -> bool:

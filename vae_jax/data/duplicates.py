@@ -14,7 +14,8 @@ CHUNK_BYTES = 1 << 24  # hashed or compared at once
 def hash_examples(x: np.ndarray) -> np.ndarray:
     """Return a hash of each example, uint64 [N]; equal examples have equal hashes, and the reverse nearly always.
 
-    The hash is the sum of the words of 64 bits, each times an odd number, modulo 2^64.
+    The hash is the sum of the mixed words of 64 bits, each times an odd number, modulo 2^64. Without the mixing, the
+    last bytes of a word would only change the first bits of the hash.
 
     Args:
       x: Examples [N, ...].
@@ -26,7 +27,7 @@ def hash_examples(x: np.ndarray) -> np.ndarray:
     for chunk in _chunks(len(rows), rows.shape[1]):
         words = np.zeros((len(rows[chunk]), 8 * num_words), np.uint8)
         words[:, : rows.shape[1]] = rows[chunk]
-        hashes[chunk] = words.view(np.uint64) @ weights
+        hashes[chunk] = splitmix64(words.view(np.uint64)) @ weights
     return hashes
 
 

@@ -198,6 +198,7 @@ def _read_examples(stream: IO[bytes], size: int, kind: str, where: str) -> tuple
     shape = kinds.check_shape(header.shape, kind, where)
     kinds.check_dtype(header.dtype, kind, where)
     numbers = math.prod(shape)
+    check_memory(numbers * kinds.KINDS[kind].dtype.itemsize, where)
     stored = kinds.convert(_chunks(stream, header.dtype, numbers, where), header.dtype, numbers, kind, where)
     examples = np.ascontiguousarray(_in_c_order(stored, header)).reshape(shape)
     if is_inferred:

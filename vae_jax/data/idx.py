@@ -39,7 +39,10 @@ def find_archives(path: Path) -> dict[str, Path]:
             if name.endswith(start + IMAGES) and archive.is_file():
                 found.setdefault(name.removesuffix(start + IMAGES), {})[split] = archive
     if not path.is_dir():
-        return next((archives for archives in found.values() if path in archives.values()), {})
+        name = path.name.removesuffix(".gz")
+        start = next((start for start in SPLITS if name.endswith(start + IMAGES)), "")
+        archives = found.get(name.removesuffix(start + IMAGES), {})
+        return archives | {SPLITS[start]: path} if start and archives else {}
     if len(found) > 1:
         paths = " or ".join(archives.get("train", next(iter(archives.values()))).name for archives in found.values())
         raise InputError(f"data.name={str(path)!r} has archives of several data sets; use the path of {paths}")
@@ -69,7 +72,7 @@ def load_archives(path: Path) -> LoadedParts | None:
         raise InputError(f"{where} does not exist; use the path of an IDX archive of images")
     if not (archives := find_archives(path)):
         return None
-    labels = {split: archive.with_name(archive.name.replace(IMAGES, LABELS)) for split, archive in archives.items()}
+    labels = {split: _labels_of(archive) for split, archive in archives.items()}
     labelled = [split for split, archive in labels.items() if archive.exists()]
     if "train" not in archives:
         raise InputError(f"{where} has no archive of training images; add {EXPECTED}, whose name can have a prefix")
@@ -78,15 +81,19 @@ def load_archives(path: Path) -> LoadedParts | None:
         raise InputError(f"{where} has labels of some splits, but no file {missing}; add it")
     parts = {}
     for split, archive in archives.items():
-        if labelled:
-            x, y = read_idx_pair(archive, labels[split], where)
-            arrays = {"x": x[..., np.newaxis], "y": check_labels(y, len(x), where)}
-        else:
-            arrays = {"x": read_idx(archive, 3, where)[..., np.newaxis]}
-        if not arrays["x"].size:
+        x, y = read_idx_pair(archive, labels[split], where) if labelled else (read_idx(archive, 3, where), None)
+        if not x.size:
             raise InputError(f"{where} has no images in {archive.name}; download it again")
+        arrays = {"x": x[..., np.newaxis]} | ({} if y is None else {"y": check_labels(y, len(x), where)})
         parts[split] = ArrayDataset(arrays, "images")
     return LoadedParts(parts, ())
+
+
+def _labels_of(archive: Path) -> Path:
+    """Return the archive of the labels of an archive of images: of two, gzipped or not, the one with its suffix."""
+    first = archive.with_name(archive.name.replace(IMAGES, LABELS))
+    other = first.with_suffix("") if first.suffix == ".gz" else first.with_name(f"{first.name}.gz")
+    return other if other.exists() and not first.exists() else first
 
 
 def read_idx(path: Path, ndim: int, where: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from vae_jax.errors import InputError, StorageError, VaeJaxError
 if TYPE_CHECKING:
     import jax
 
-CHUNK_RECORDS = 4096  # records read at a time when all are read
+CHUNK_RECORDS, CHUNK_BYTES = 4096, 1 << 26  # records, and bytes of them, that are read at a time when all are read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,8 +146,10 @@ class Records:
 
     def _read_in_chunks(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yield (first position, examples) for all examples."""
-        for start in range(0, len(self), CHUNK_RECORDS):
-            yield start, self.read(np.arange(start, min(start + CHUNK_RECORDS, len(self))))
+        size = sum(array.nbytes for array in self._empty(1).values())
+        step = max(1, min(CHUNK_RECORDS, CHUNK_BYTES // size))
+        for start in range(0, len(self), step):
+            yield start, self.read(np.arange(start, min(start + step, len(self))))
 
     def _summary_path(self, name: str) -> Path:
         selected = "" if self.indices is None else f"-{cache.fingerprint(self.indices)[:16]}"

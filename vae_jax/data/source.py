@@ -87,6 +87,12 @@ class ArraySource:
         return self.split("train")
 
 
+def _is_same(data: ArrayDataset, other: ArrayDataset) -> bool:
+    """Return whether two splits contain the same examples of their source."""
+    indices = data.origin.get("index"), other.origin.get("index")
+    return data is other or (indices[0] is not None and np.array_equal(*indices))
+
+
 def join_splits(source: Source) -> ArrayDataset:
     """Return the examples of all splits of a source, once each, in the order of the source.
 
@@ -104,7 +110,7 @@ def join_splits(source: Source) -> ArrayDataset:
     for split in splits.SPLITS:
         with contextlib.suppress(NoExamplesError):
             data = source.split(split)
-            if all(data is not other for other in found.values()):  # too few examples: the splits are the same
+            if not any(_is_same(data, other) for other in found.values()):  # too few examples: the splits are the same
                 found[split] = data
     shapes = {split: {name: array.shape[1:] for name, array in data.arrays.items()} for split, data in found.items()}
     if any(shape != shapes["train"] for shape in shapes.values()):

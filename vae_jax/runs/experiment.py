@@ -129,7 +129,7 @@ class Experiment:
         Raises:
           NoExamplesError: the split is empty.
           InputError: the split is unknown, its examples have another shape than those of the training, or the model
-            reads labels that they do not have.
+            reads labels that they do not have, or they have values that the preprocessing cannot represent.
           StorageError: the data cannot be read.
         """
         found = join_splits(self.source) if split == ALL else self.source.split(split)
@@ -141,6 +141,8 @@ class Experiment:
                 f"{shapes[1]}; use splits with equal arrays"
             )
         preprocess: Any = self.preprocess
+        if hasattr(preprocess, "check_data"):
+            preprocess.check_data(found)
         if not getattr(preprocess, "in_memory", False):
             return found
         key = jax.random.fold_in(jax.random.fold_in(self.key, random.BINARIZATION_STREAM), _SPLIT_KEYS.index(split))
