@@ -34,6 +34,16 @@ def test_evaluate(trained, call, monkeypatch):
         (["evaluate", "RUN", "--split", "tset"], ["split='tset' is not a split; use train, validation or test"]),
         (["evaluate", "RUN", "--num-samples", "-1"], ["evaluation.num_samples=-1"]),
         (["evaluate", "RUN", "--chunk", "-1"], ["evaluation.chunk=-1"]),
+        (["evaluate", "RUN", "--ais.chains", "8"], ["the options --ais. have no effect with --likelihood=importance"]),
+        (
+            ["evaluate", "RUN", "--likelihood", "ais", "--optimized.steps", "8"],
+            ["the options --optimized. have no effe"],
+        ),
+        (
+            ["evaluate", "RUN", "--likelihood", "ais", "--per-example"],
+            ["--per-example has no effect with --likelihood"],
+        ),
+        (["evaluate", "RUN", "--likelihood", "ais", "--ais.simulated=-1"], ["--ais.simulated=-1 must be at least 0"]),
         (["evaluate", "RUN", "--likelihood", "ais", "--ais.chains", "0"], ["--ais.chains=0 must be greater than 0"]),
         (["evaluate", "RUN", "--likelihood", "ais", "--ais.examples", "400"], ["must be from 1 to 359"]),
         (["evaluate", "RUN", "--likelihood", "optimized", "--optimized.steps", "0"], ["must be greater than 0"]),
@@ -103,3 +113,6 @@ def test_the_gap_of_an_optimized_posterior_is_stored_and_reported(copied, call):
     (stored,) = json.loads((directory / "evaluation.json").read_text())["optimized"]
     assert stored == {name: value for name, value in done.result.items() if name != "workdir"}
     assert "Gap between NLL and ELBO" in (directory / "report.html").read_text()
+    before = (directory / "evaluation.json").read_bytes()
+    call("evaluate", directory, *flags[:3], 4, *flags[4:], "--to", directory / "other")
+    assert (directory / "evaluation.json").read_bytes() == before

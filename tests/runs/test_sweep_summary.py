@@ -5,6 +5,7 @@ import pytest
 
 from vae_jax.errors import NotFiniteError
 from vae_jax.runs import evaluate_members, evaluation, fit_group, make_members, markdown_table, mean_and_sd, summarize
+from vae_jax.runtime import atomic_files
 
 VARIED = {"objective.beta": [0.5, 2.0], "seed": [0, 1]}
 
@@ -52,6 +53,9 @@ def test_a_member_whose_bound_is_not_finite_does_not_affect_the_others(sweep_con
     assert not trained[0].directory.evaluation.exists()
     stored = evaluation.read_evaluation(trained[1].directory, trained[1].experiment.training.steps)
     assert stored["elbo"] == second["elbo"]
+    atomic_files.write_json(trained[1].directory.evaluation, stored | {"ais": [{"nll": 1.5}]})
+    evaluate_members(trained)
+    assert evaluation.read_evaluation(trained[1].directory)["ais"] == [{"nll": 1.5}]
     with pytest.raises(evaluation.Interrupted):
         evaluate_members(trained, stop=lambda: True)
     failed = [member._replace(params=None, failure="step 3") for member in trained]

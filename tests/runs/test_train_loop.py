@@ -268,6 +268,21 @@ def test_a_change_of_a_hand_made_experiment_is_allowed_by_name_and_recorded(tmp_
 
 
 @pytest.mark.fault
+def test_the_evaluation_of_a_finished_run_is_removed_when_a_setting_changes(tmp_path):
+    def evaluated():
+        (tmp_path / "evaluation.json").write_text("{}")
+
+    train_loop.fit(hand_made(), tmp_path)
+    evaluated()
+    train_loop.fit(hand_made(), tmp_path)
+    assert (tmp_path / "evaluation.json").exists()
+    for kept in (False, True):  # the change of an earlier start is no change of this one
+        train_loop.fit(hand_made(0, 0.5), tmp_path, allow_change=["settings.learning_rate"])
+        assert (tmp_path / "evaluation.json").exists() == kept
+        evaluated()
+
+
+@pytest.mark.fault
 def test_other_examples_of_a_hand_made_experiment_are_allowed_as_data_and_recorded(tmp_path):
     calls = iter([False, True])
     train_loop.fit(hand_made(), tmp_path, callbacks=default_callbacks(lambda: next(calls)))

@@ -84,8 +84,7 @@ class Evaluate(ExampleOptions):
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run and return the numbers."""
     directory, options = parse_run_command("evaluate", Evaluate, argv)
-    if options.prior == "fitted" and options.likelihood != "importance":
-        raise InputError(f"--prior=fitted has no effect with --likelihood={options.likelihood}; remove one of them")
+    _check_likelihood(options)
     from vae_jax.runs import RunDirectory, read_stored_run
     from vae_jax.runtime import defaults
 
@@ -99,6 +98,25 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     }
     evaluate = {"importance": _evaluate_sampled, "ais": _evaluate_annealed, "optimized": _evaluate_gap}
     return evaluate[options.likelihood](open_for_examples(directory, options, **changes), options)
+
+
+def _check_likelihood(options: Evaluate) -> None:
+    """Raise InputError for options that belong to another likelihood than the chosen one."""
+    chosen, given = options.likelihood, {"ais": options.ais != AISOptions()}
+    given["optimized"] = options.optimized != OptimizedOptions()
+    for name in given:
+        if given[name] and chosen != name:
+            raise InputError(
+                f"the options --{name}. have no effect with --likelihood={chosen}; add --likelihood {name}"
+            )
+    if options.prior == "fitted" and chosen != "importance":
+        raise InputError(f"--prior=fitted has no effect with --likelihood={chosen}; remove one of them")
+    sampled = {"--per-example": options.per_example, "--num-samples": options.num_samples is not None}
+    for flag in sampled:
+        if sampled[flag] and chosen != "importance":
+            raise InputError(f"{flag} has no effect with --likelihood={chosen}; remove one of them")
+    if options.ais.simulated < 0:
+        raise InputError(f"--ais.simulated={options.ais.simulated} must be at least 0")
 
 
 def _evaluate_sampled(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
@@ -166,6 +184,7 @@ def _evaluate_gap(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
     optimized = options.optimized
     require_positive(**{"optimized.steps": optimized.steps, "optimized.samples": optimized.samples})
     settings = PosteriorOptimization(num_steps=optimized.steps, evaluation_samples=optimized.samples)
+    output_folder(options, run.directory)  # refuses one that cannot be written before the computation
     start = time.perf_counter()
     read_examples(run, options)
     with restored_params(run.experiment, run.directory, run.placement, log, changed=run.changed) as (step, params):
@@ -179,12 +198,12 @@ def _evaluate_gap(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
 
 
 def _store_estimate(run: "OpenedRun", options: Evaluate, name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Add an estimate to evaluation.json of the same weights and to the report, and return the result."""
+    """Add an estimate to evaluation.json of the same weights and to the report, unless --to names another folder."""
     from vae_jax.report import write_report
     from vae_jax.runs import merge_estimate, read_evaluation
 
     evaluation = read_evaluation(run.directory, result["step"])
-    if evaluation is not None and options.data.name is None:
+    if evaluation is not None and options.data.name is None and options.to is None:
         atomic_files.write_json(run.directory.evaluation, merge_estimate(evaluation, name, result))
         log(f"report: {write_report(run.directory)}")
     return {"workdir": str(run.directory), **result}

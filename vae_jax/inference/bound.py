@@ -20,8 +20,7 @@ from vae_jax.distributions import (
     kl_divergence,
     refuse_flax_errors,
 )
-from vae_jax.errors import InputError
-from vae_jax.inference.estimators import Estimator, pathwise
+from vae_jax.inference.estimators import Estimator, pathwise, real_values
 from vae_jax.inference.labels import Bounds, sum_over_labels, with_label
 from vae_jax.inference.terms import Objective, Pair, Statistics, Terms, check_terms
 
@@ -137,28 +136,17 @@ class _Passes:
     def sampled(self) -> Terms:
         p_x, latents, statistics = self._walk(self.q_params, self.draw, self.evidence)
         if self.q_params is not self.p_params:
-            values = _real({name: latent.z for name, latent in latents.items()})
+            values = real_values({name: latent.z for name, latent in latents.items()})
             p_x, layers, _ = self._walk(self.p_params, from_values(values), None)
             latents = {name: _under_prior(latent, layers[name]) for name, latent in latents.items()}
         return Terms(self._log_px_z(p_x), tuple(latents.values()), statistics)
 
     def at(self, values: Mapping[str, Array]) -> Terms:
-        p_x, latents, _ = self._walk(self.p_params, from_values(_real(values)), None)
+        p_x, latents, _ = self._walk(self.p_params, from_values(real_values(values)), None)
         fixed, evidence = lax.stop_gradient((self.q_params, self.evidence))
         _, layers, statistics = self._walk(fixed, from_values(values, with_posterior=True), evidence)
         scored = (dataclasses.replace(l, log_q=layers[name].log_q, prior=None) for name, l in latents.items())
         return Terms(self._log_px_z(p_x), tuple(scored), statistics)
-
-
-def _real(values: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Return the values of layers for another walk; raise InputError for integers, through which it has no gradient."""
-    for name, z in values.items():
-        if jnp.issubdtype(z.dtype, jnp.integer):
-            raise InputError(
-                f"layer {name!r} has integer samples, which have no gradient here; use estimator=pathwise and an "
-                "objective that is no Pair"
-            )
-    return values
 
 
 def _under_prior(latent: Latent, layer: Latent) -> Latent:

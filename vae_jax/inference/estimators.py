@@ -61,6 +61,24 @@ class EstimatorConfig(Choice):
                     f"{self.name} needs {any_of(supported)}")  # fmt: skip
 
 
+def real_values(values: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return the values of layers, through which another walk has a gradient.
+
+    Args:
+      values: {name of a layer: z}.
+
+    Raises:
+      InputError: the values of a layer are integers.
+    """
+    for name, z in values.items():
+        if jnp.issubdtype(z.dtype, jnp.integer):
+            raise InputError(
+                f"layer {name!r} has integer samples, which have no gradient here; use estimator=pathwise and an "
+                "objective that is no Pair"
+            )
+    return values
+
+
 def pathwise(passes: Passes, *, objective: Objective | None = None) -> Terms:
     """Return terms with the unchanged derivative, through z = m + σ e and through log q(z|x).
 

@@ -84,14 +84,12 @@ def evaluate_annealed(
     arrays = dataset.arrays
     count = _num_examples(experiment, settings, split, len(arrays["x"]))
     protocol = _protocol(experiment, settings, split, count, step)
-    weights = checksums.combined_checksum(checksums.describe_leaves(jax.tree.map(jnp.asarray, params)))
-    used = {"weights": weights, "examples": dataset.summary.fingerprints}
+    used = {"weights": checksums.describe_leaves(jax.tree.map(jnp.asarray, params)), **dataset.summary.fingerprints}
     chunks = _Chunks(experiment, params, settings.annealing, placement, split, partial, {**protocol, **used})
     values = chunks.compute("data", {n: a[:count] for n, a in arrays.items()}, functools.partial(report, "examples"))
     result = {**protocol, **_summarize(values)}
     if settings.num_simulated:
-        positions = np.arange(settings.num_simulated) % len(arrays["x"])
-        conditions = {name: a[positions] for name, a in arrays.items()}
+        conditions = dataset.read(np.arange(settings.num_simulated) % len(dataset))
         bounds = chunks.compute("simulated", conditions, functools.partial(report, "simulated examples"))
         result["bdmc"] = _summarize_bounds(bounds)
     atomic_files.remove(partial)

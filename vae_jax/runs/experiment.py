@@ -136,10 +136,8 @@ class Experiment:
         check_conditions(self.model, found, self.source.name)
         if split != "train" and not self._can_read(found):
             shapes = [{n: list(s.shape) for n, s in d.spec.items()} for d in (found, self.training_data)]
-            raise InputError(
-                f"{self.source.name}: the split {split} has arrays {shapes[0]}, but the training examples have "
-                f"{shapes[1]}; use splits with equal arrays"
-            )
+            raise InputError(f"{self.source.name}: the split {split} has arrays {shapes[0]}, but the training examples "
+                             f"have {shapes[1]}; use splits with equal arrays")  # fmt: skip
         preprocess: Any = self.preprocess
         if hasattr(preprocess, "check_data"):
             preprocess.check_data(found)

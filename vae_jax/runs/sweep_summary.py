@@ -7,6 +7,7 @@ import numpy as np
 
 from vae_jax.errors import NotFiniteError
 from vae_jax.runs import evaluation
+from vae_jax.runs.further_estimates import further_estimates
 from vae_jax.runs.members import Member
 from vae_jax.runs.scores import write_scores
 from vae_jax.runs.sweep import Trained
@@ -50,7 +51,8 @@ def evaluate_members(
             results.append({"failure": f"{directory}: {error}"})
             continue
         write_scores(directory.scores(split), scores, experiment.dataset(split))
-        atomic_files.write_json(directory.evaluation, {"step": experiment.training.steps, **result})
+        step = experiment.training.steps
+        atomic_files.write_json(directory.evaluation, {"step": step, **result, **further_estimates(directory, step)})
         results.append(result)
     return results
 

@@ -33,7 +33,7 @@ from vae_jax.runs.programs import (
 )
 from vae_jax.runs.restoring import restore
 from vae_jax.runs.training_run import Callback, Dispatch, TrainingRun, steps_to_dispatch
-from vae_jax.runtime import Placement, lock, multihost
+from vae_jax.runtime import Placement, atomic_files, lock, multihost
 from vae_jax.training import TrainState
 
 
@@ -151,6 +151,8 @@ def _start(
     changes: Sequence[dict[str, Any]],
 ) -> tuple[Compiled, TrainingRun]:
     """Return the compiled program with the restored or the initial state, and the run at its step."""
+    if any("step" not in change for change in changes) and multihost.is_primary():
+        atomic_files.remove(directory.evaluation)  # the same weights can have other numbers with other settings
     restored = restore(experiment, checkpoints, placement, changed={change["setting"] for change in changes})
     state = place_initial_state(experiment, placement) if restored is None else restored.state
     first_step = 0 if restored is None else restored.step
