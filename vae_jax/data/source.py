@@ -89,8 +89,10 @@ class ArraySource:
 
 def _is_same(data: ArrayDataset, other: ArrayDataset) -> bool:
     """Return whether two splits contain the same examples of their source."""
-    indices = data.origin.get("index"), other.origin.get("index")
-    return data is other or (indices[0] is not None and np.array_equal(*indices))
+    if data is other:
+        return True
+    stated = "index" in data.origin and "index" in other.origin
+    return stated and np.array_equal(data.origin["index"], other.origin["index"])
 
 
 def join_splits(source: Source) -> ArrayDataset:
