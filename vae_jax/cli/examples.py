@@ -1,7 +1,7 @@
 """Examples of commands, and what each preset is, with which the help begins."""
 
 EXAMPLES = (
-    ("vae-jax train", "handwritten digits, half a minute, no download"),
+    ("vae-jax train", "8x8 digits, half a minute, no download"),
     ("vae-jax train --data.name ~/photos --preset conv-8bit", "a folder of images"),
     ("vae-jax evaluate runs/digits --num-samples 5000", "a finished run"),
 )
