@@ -117,9 +117,9 @@ def measure(
             found.get(f"AIS-{t}", lambda settings=settings, partial=partial: evaluate_annealed(
                 run.experiment, params, settings, split="test", placement=run.placement, step=step, partial=partial,
             ))  # fmt: skip
-        if found.values.get("gap", {}).get("num_steps", steps) != steps:
-            del found.values["gap"]
         if steps:
+            if found.values.get("gap", {}).get("num_steps", steps) != steps:
+                del found.values["gap"]
             found.get("gap", lambda: gap(run, params, images, steps))
         if (exact := exact_nll(run, params, arrays["x"] / np.float32(255))) is not None:
             found.get("exact", lambda: {"nll": float(exact.mean())})

@@ -34,10 +34,10 @@ def test_evaluate(trained, call, monkeypatch):
         (["evaluate", "RUN", "--split", "tset"], ["split='tset' is not a split; use train, validation or test"]),
         (["evaluate", "RUN", "--num-samples", "-1"], ["evaluation.num_samples=-1"]),
         (["evaluate", "RUN", "--chunk", "-1"], ["evaluation.chunk=-1"]),
-        (["evaluate", "RUN", "--ais.chains", "8"], ["the options --ais. have no effect with --likelihood=importance"]),
+        (["evaluate", "RUN", "--ais.chains", "8"], ["--ais.* has no effect with --likelihood=importance"]),
         (
             ["evaluate", "RUN", "--likelihood", "ais", "--optimized.steps", "8"],
-            ["the options --optimized. have no effe"],
+            ["--optimized.* has no effect"],
         ),
         (
             ["evaluate", "RUN", "--likelihood", "ais", "--per-example"],

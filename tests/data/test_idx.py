@@ -53,9 +53,9 @@ def test_one_of_several_data_sets_in_a_folder_is_selected_by_its_archive(tmp_pat
 def test_an_archive_may_be_there_twice_and_its_labels_may_be_unzipped(tmp_path):
     x, y = save_dataset(tmp_path)
     plain = tmp_path / "train-images-idx3-ubyte"
-    save_idx(plain, x[:20])
-    for path in (tmp_path, plain, plain.with_name(f"{plain.name}.gz")):
-        np.testing.assert_array_equal(load(path, "train", holdout=0)[..., 0], x[:20])
+    save_idx(plain, x[19::-1])
+    for path, expected in ((plain, x[19::-1]), (plain.with_name(f"{plain.name}.gz"), x[:20]), (tmp_path, x[:20])):
+        np.testing.assert_array_equal(load(path, "train", holdout=0)[..., 0], expected)
     labels = tmp_path / "train-labels-idx1-ubyte.gz"
     save_idx(labels.with_suffix(""), y[:20])
     labels.unlink()

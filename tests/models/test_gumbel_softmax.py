@@ -171,3 +171,5 @@ def test_parts_that_do_not_fit_are_refused():
         code_config(**GUMBEL, prior="transformer-codes")
     with pytest.raises(InputError, match=r"^posterior.final_temperature=0.1 has no effect with posterior.annealing_st"):
         code_config(**GUMBEL, posterior__final_temperature=0.1)
+    with pytest.raises(InputError, match=r"^estimator=sticking-the-landing must be pathwise with posterior=gumbel-so"):
+        code_config(**GUMBEL, objective="sampled-elbo", estimator="sticking-the-landing")

@@ -280,6 +280,9 @@ def test_the_evaluation_of_a_finished_run_is_removed_when_a_setting_changes(tmp_
         train_loop.fit(hand_made(0, 0.5), tmp_path, allow_change=["settings.learning_rate"])
         assert (tmp_path / "evaluation.json").exists() == kept
         evaluated()
+    with pytest.raises(CheckpointError):  # a start that is refused removes nothing
+        train_loop.fit(hand_made(0, 0.5, model=Conditional(width=9)), tmp_path, allow_change=["model"])
+    assert (tmp_path / "evaluation.json").exists()
 
 
 @pytest.mark.fault

@@ -102,19 +102,16 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
 
 def _check_likelihood(options: Evaluate) -> None:
     """Raise InputError for options that belong to another likelihood than the chosen one."""
-    chosen, given = options.likelihood, {"ais": options.ais != AISOptions()}
-    given["optimized"] = options.optimized != OptimizedOptions()
-    for name in given:
-        if given[name] and chosen != name:
-            raise InputError(
-                f"the options --{name}. have no effect with --likelihood={chosen}; add --likelihood {name}"
-            )
-    if options.prior == "fitted" and chosen != "importance":
-        raise InputError(f"--prior=fitted has no effect with --likelihood={chosen}; remove one of them")
-    sampled = {"--per-example": options.per_example, "--num-samples": options.num_samples is not None}
-    for flag in sampled:
-        if sampled[flag] and chosen != "importance":
-            raise InputError(f"{flag} has no effect with --likelihood={chosen}; remove one of them")
+    given = {
+        "--prior=fitted": ("importance", options.prior == "fitted"),
+        "--per-example": ("importance", options.per_example),
+        "--num-samples": ("importance", options.num_samples is not None),
+        "--ais.*": ("ais", options.ais != AISOptions()),
+        "--optimized.*": ("optimized", options.optimized != OptimizedOptions()),
+    }
+    for flag, (likelihood, is_given) in given.items():
+        if is_given and options.likelihood != likelihood:
+            raise InputError(f"{flag} has no effect with --likelihood={options.likelihood}; remove one of them")
     if options.ais.simulated < 0:
         raise InputError(f"--ais.simulated={options.ais.simulated} must be at least 0")
 

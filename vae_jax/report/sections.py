@@ -217,8 +217,7 @@ def annealed(evaluation: Mapping[str, Any]) -> str:
         "log p(x) of examples that the model has simulated, and the gap is their mean difference, which bounds the "
         "error of the estimate. The Monte Carlo error is that of the finite number of chains."
     )
-    shown = table(tuple(map(escape, header)), rows, class_="results") + element("p", escape(text), class_="hint")
-    return section("Annealed importance sampling", shown) if rows else ""
+    return _results("Annealed importance sampling", header, rows, text)
 
 
 def inference_gap(evaluation: Mapping[str, Any]) -> str:
@@ -235,8 +234,13 @@ def inference_gap(evaluation: Mapping[str, Any]) -> str:
         "for each example. Approximation = −NLL − ELBO of q*: a Gaussian is not the posterior. Amortization = ELBO of "
         "q* − ELBO of q: the encoder does not find the best Gaussian."
     )
+    return _results("Gap between NLL and ELBO", header, rows, text)
+
+
+def _results(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str) -> str:
+    """Return a section with a table of results and an explanation; empty without results."""
     shown = table(tuple(map(escape, header)), rows, class_="results") + element("p", escape(text), class_="hint")
-    return section("Gap between NLL and ELBO", shown) if rows else ""
+    return section(title, shown) if rows else ""
 
 
 def _short(checksum: str | None) -> str | None:

@@ -81,12 +81,12 @@ def evaluate_annealed(
       NotFiniteError: an estimate is not finite.
     """
     dataset = experiment.dataset(split)
-    arrays = dataset.arrays
-    count = _num_examples(experiment, settings, split, len(arrays["x"]))
+    count = _num_examples(experiment, settings, split, len(dataset))
     protocol = _protocol(experiment, settings, split, count, step)
-    used = {"weights": checksums.describe_leaves(jax.tree.map(jnp.asarray, params)), **dataset.summary.fingerprints}
-    chunks = _Chunks(experiment, params, settings.annealing, placement, split, partial, {**protocol, **used})
-    values = chunks.compute("data", {n: a[:count] for n, a in arrays.items()}, functools.partial(report, "examples"))
+    weights = checksums.describe_leaves(jax.tree.map(jnp.asarray, params))
+    compared = {**protocol, "weights": weights, "examples": dataset.summary.fingerprints}
+    chunks = _Chunks(experiment, params, settings.annealing, placement, split, partial, compared)
+    values = chunks.compute("data", dataset.read(np.arange(count)), functools.partial(report, "examples"))
     result = {**protocol, **_summarize(values)}
     if settings.num_simulated:
         conditions = dataset.read(np.arange(settings.num_simulated) % len(dataset))
