@@ -18,14 +18,14 @@ codes:
     perplexity       exp of the entropy of the codes, all places together; bits are its logarithm to base 2
     -log p(x|z)      the reconstruction, in nats
 
-Results of 2026-11-30 (two shared cores, Python 3.11, jax 0.10.2); the other cells are not measured:
+Results of 2026-11-30 (one core of an AMD EPYC, Python 3.11, jax 0.10.2); the others are in docs/measurements.md:
 
                        codes     usage    perplexity   -log p(x|z)
-    fsq                 1,920   100.0 %     1,716         67.27
-    fsq                15,360    99.5 %    12,183         63.85
-    vq                  2,048   100.0 %     1,925         65.09
-    vq, no restarts     2,048   100.0 %     1,925         63.77
-    vq, no restarts    16,384    99.6 %    14,376         56.77
+    fsq                 1,920   100.0 %     1,714         67.30
+    fsq                15,360    99.4 %    12,159         63.87
+    vq                  2,048   100.0 %     1,928         65.01
+    vq                 16,384    99.7 %    14,251         57.59
+    vq, no restarts    16,384    99.6 %    14,342         56.71
 
 Output in DIR (runs/codebook_size): a run directory of each cell, table.json, table.md and codebook_size.png. SIGTERM
 and SIGINT save the training; the same command resumes it, and trains no cell twice.
