@@ -20,6 +20,7 @@ PRESETS = {
     "mnist-sdgm": "the same with an auxiliary variable",
     "mnist-400": "binarized MNIST, 784-400-20 as in PyTorch's example",
     "mnist-conv": "binarized MNIST, a residual convolutional network",
+    "mnist-flow": "the same with more channels and a normalizing flow as prior",
     "mnist-2d": "binarized MNIST, two latents and their manifold",
     "conv-8bit": "8-bit images of any size, grey or colour",
     "mnist-ladder": "binarized MNIST, nine stochastic layers of feature maps",

@@ -114,6 +114,24 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "train.save_every": 1029,
         "evaluation.num_samples": 500,
     },
+    "mnist-flow": _MNIST  # 120 epochs
+    | _STL
+    | {
+        "model.latent_dim": 40,
+        "network": "residual",
+        "network.hidden": (32, 64),
+        "network.output_channels": 0,
+        "network.activation": "gelu",
+        "prior": "coupling",
+        "prior.layers": 8,
+        "prior.hidden": (256,),
+        "objective.warmup_steps": 9180,
+        "optimizer.learning_rate": 1.5e-3,
+        "train.steps": 110_160,
+        "train.batch_size": 64,
+        "train.evaluate_every": 9180,
+        "evaluation.num_samples": 500,
+    },
     "mnist-2d": _MNIST | {"model.latent_dim": 2, "network.hidden": (400, 200)},
     "conv-8bit": {
         "preprocess": "scale",
