@@ -56,6 +56,10 @@ def test_evaluate_refuses(argv, words, refuses):
 def test_scores_of_each_example_and_an_evaluation_on_other_data(trained_on_file, call):
     directory, *_ = trained_on_file
     result = call("evaluate", directory, "--per-example").result
+    others = call("evaluate", directory, "--per-example", "--num-samples", 3).result
+    assert (result["scores"], others["scores"]) == tuple(
+        str(directory / f"scores-{name}.npz") for name in ("test", "test-K3")
+    )
     with np.load(result["scores"], allow_pickle=False) as scores:
         assert scores["index"].shape == (6,)
         for name in ("reconstruction", "kl", "elbo", "nll"):

@@ -1,6 +1,7 @@
 """vae_jax/cli/fit_prior.py: a density of the codes of a run, samples from it, and refused options."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,8 +26,12 @@ def test_a_fitted_prior_of_a_run_and_its_samples(copied, call):
         assert np.isfinite([result[split][name] for name in ("log_prob", "gaussian_log_prob_se")]).all()
     assert done.err[-1].startswith("step 30 of 30: log density -")
 
+    files = []
+
     def sample(*options):
         found = call("sample", directory, "--count", 40, *options).result
+        files.append(Path(found["samples"]).name)
+        assert found["figures"] == [str(directory / "figures" / f"{Path(found['samples']).stem}.png")]
         return found["prior"], np.load(found["samples"], allow_pickle=False)
 
     (own, of_model), (name, first), (_, again) = sample(), sample("--prior", "fitted"), sample("--prior", "fitted")
@@ -34,6 +39,7 @@ def test_a_fitted_prior_of_a_run_and_its_samples(copied, call):
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, of_model)
     hot = sample("--prior", "fitted", "--temperature", 5)[1]
+    assert files == ["samples.npy", *["samples-fitted.npy"] * 2, "samples-fitted-temperature-5.npy"]
     assert hot.astype(float).std(axis=0).mean() > first.astype(float).std(axis=0).mean()
 
 

@@ -33,8 +33,11 @@ def test_reconstruct_refuses(argv, words, refuses):
 def test_other_images_are_reconstructed(trained_on_file, call):
     directory, *_ = trained_on_file
     np.save("new.npy", random_images(4, 6, 6, seed=5))
-    call("reconstruct", directory, "--data.name", "new.npy", "--to", directory.parent / "to")
-    assert read_png(directory.parent / "to" / "figures" / "reconstructions.png").size
+    own = (directory / "figures" / "reconstructions.png").read_bytes()
+    result = call("reconstruct", directory, "--data.name", "new.npy").result
+    assert result["figure"] == str(directory / "figures" / "reconstructions-new-all.png")
+    assert read_png(result["figure"]).size
+    assert (directory / "figures" / "reconstructions.png").read_bytes() == own
 
 
 def test_with_kept_layers_each_image_has_a_row_of_draws(copied, call, monkeypatch):

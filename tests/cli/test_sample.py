@@ -87,7 +87,7 @@ def test_samples_of_a_model_that_reads_labels(tmp_path, call):
     assert result["figures"] == [str(out / "figures" / "samples_by_class.png")]
     every, one = np.load(result["samples"]), call("sample", run, "--count", 7, "--condition", 1, "--to", out).result
     assert np.load(one["labels"]).tolist() == [1] * 7
-    assert one["figures"] == [str(out / "figures" / "samples.png")]
+    assert one["figures"] == [str(out / "figures" / "samples-condition-1.png")]
     same = (np.load(one["samples"]) == every).all(axis=(1, 2, 3))  # the codes of equal classes are equal
     assert same.tolist() == [False, False, False, True, True, False, False]
 

@@ -82,6 +82,16 @@ def test_figures_are_in_the_file_in_order(tmp_path):
     assert sections.figures([]) == ""
 
 
+def test_the_caption_of_a_figure_of_other_things_states_them(tmp_path):
+    names = ("samples-fitted-temperature-0.8", "samples", "reconstructions-new-all")
+    directory = write_run(tmp_path / "run", figures=names)
+    html = sections.figures(read_contents(directory).figures)
+    own = "Decoded codes that are drawn from the prior"
+    assert re.findall(r'alt="([^"]*)"', html) == [
+        own, f"{own}. Here: fitted temperature 0.8", "Test examples, each with its reconstruction. Here: new all",
+    ]  # fmt: skip
+
+
 def test_every_figure_of_a_run_has_a_caption():
     source = "".join(path.read_text() for path in (ROOT / "vae_jax" / "runs").glob("*.py"))
     saved = set(re.findall(r"^def save_(\w+)\(", source, re.MULTILINE))

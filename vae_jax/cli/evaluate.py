@@ -64,7 +64,8 @@ class Evaluate(ExampleOptions):
     """p(z) of the bounds: that of the model, or the density that `vae-jax fit-prior RUN` has fitted."""
     per_example: bool = False
     """Write scores-SPLIT.npz: reconstruction, kl, elbo and nll of each example, its index, file name and label; and
-    log_qy and log_px_y given each class of a model that reads labels."""
+    log_qy and log_px_y given each class of a model that reads labels. The name ends with -fitted or -K5000 with these
+    options."""
     num_samples: int | None = None
     """K of the NLL; default: the run's evaluation.num_samples; 0: no NLL."""
     chunk: int | None = None
@@ -76,6 +77,12 @@ class Evaluate(ExampleOptions):
     posterior that is optimized for each example."""
     ais: AISOptions = dataclasses.field(default_factory=AISOptions)
     optimized: OptimizedOptions = dataclasses.field(default_factory=OptimizedOptions)
+
+    @property
+    def label(self) -> str:
+        """The split in the name of a file, with the prior and K if they are not the run's."""
+        fitted = "-fitted" if self.prior == "fitted" else ""
+        return super().label + fitted + ("" if self.num_samples is None else f"-K{self.num_samples}")
 
 
 @register_command(
@@ -129,7 +136,8 @@ def _evaluate_sampled(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
 
     experiment, directory, placement, changed = run
     has_layers = len(layer_shapes(experiment, experiment.evaluation_params(experiment.abstract_state))) > 1
-    folder = output_folder(options, directory) if options.per_example or has_layers else None
+    writes = options.per_example or has_layers
+    folder = output_folder(options, directory, options.variant) if writes else None
     dataset, split, scores = read_examples(run, options), options.chosen_split, {}
     if note := reduction_note(experiment, placement):
         log(note)
@@ -138,8 +146,7 @@ def _evaluate_sampled(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
             fitted = read_fitted_prior(directory, experiment, params, step=step)
             experiment, params = fitted.replace_prior(experiment, params)
         result = evaluate_and_log(experiment, params, placement, split=split, receive=scores.update)
-        name = "layers" if options.label == "test" else f"layers-{options.label}"
-        figure = None if folder is None else plot_layers(experiment, params, folder, result, name)
+        figure = None if folder is None else plot_layers(experiment, params, folder, result)
     result = {"workdir": str(directory), "step": step, "prior": options.prior} | result
     if options.data.name is not None:
         result["data"] = options.data.name

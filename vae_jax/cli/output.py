@@ -52,11 +52,17 @@ def log_changed_files(source: "Source") -> None:
         log(line)
 
 
-def output_folder(options: OutputOptions, directory: "RunDirectory") -> "RunDirectory":
-    """Return the folder that a command writes to, checked before anything is computed."""
+def output_folder(options: OutputOptions, directory: "RunDirectory", variant: str = "") -> "RunDirectory":
+    """Return the folder that a command writes to, checked before anything is computed.
+
+    Args:
+      options: with the folder, if it is not the run's.
+      directory: the run's.
+      variant: the end of the names of the figures, so that none of the run's is replaced by one of other things.
+    """
     from vae_jax.runs import RunDirectory
 
-    folder = directory if options.to is None else RunDirectory(options.to)
+    folder = RunDirectory(directory if options.to is None else options.to, variant)
     atomic_files.check_writable(folder.path, "--to")
     return folder
 
@@ -94,7 +100,7 @@ def plot_split(
     run = open_for_examples(directory, options)
     experiment, _, placement, changed = run
     _check_kind(command, directory, experiment.kind)
-    folder = output_folder(options, run.directory)
+    folder = output_folder(options, run.directory, options.variant)
     arrays, split = read_examples(run, options).arrays, options.chosen_split
     images = len(arrays["x"])
     most = images // images_per_item

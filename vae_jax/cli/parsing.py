@@ -77,6 +77,11 @@ class ExampleOptions(OutputOptions):
         return self.split or ("test" if self.data.name is None else "all")
 
     @property
+    def variant(self) -> str:
+        """The end of the names of figures: the label, or nothing for the test examples of the run."""
+        return "" if self.label == "test" else self.label
+
+    @property
     def label(self) -> str:
         """The split in the name of a file; with the name of other data, so that no file of the run's is replaced."""
         return self.chosen_split if self.data.name is None else f"{Path(self.data.name).stem}-{self.chosen_split}"

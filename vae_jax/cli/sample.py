@@ -34,7 +34,8 @@ class Sample(OutputOptions):
     Images are the means of p(x|z), in figures/samples.png. Counts and vectors are samples of x; the figure compares
     them with the data. Samples of a model that reads labels are equally many of each class, in the order of labels.npy;
     their figure is figures/samples_by_class.png. Those of a model that reads vectors have the conditions of the test
-    examples, in the order of conditions.npy.
+    examples, in the order of conditions.npy. With --prior fitted, --temperature, --condition or --codes the names of
+    the files end with this, for example samples-fitted.npy and figures/samples-fitted.png.
     """
 
     count: int = 100
@@ -51,6 +52,14 @@ class Sample(OutputOptions):
     conditions of the test examples."""
     codes: Path | None = None
     """A file of `vae-jax encode`, of which all codes are decoded in place of codes from the prior."""
+
+    @property
+    def variant(self) -> str:
+        """The end of the names of files: the options by which the samples are others than those of the model."""
+        prior = "fitted" if self.prior == "fitted" else ""
+        temperature = "" if self.temperature == 1 else f"temperature-{self.temperature:g}"
+        condition = "" if self.condition is None else f"condition-{self.condition}"
+        return "-".join(filter(None, (prior, temperature, condition, "decoded" if self.codes else "")))
 
 
 @register_command("sample", "examples from the prior", arguments="RUN", order=60)
@@ -71,7 +80,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     experiment, _, placement, changed = run
     conditions = _conditions(run, options)
     given = None if options.codes is None else _read_codes(experiment, options)
-    folder, key = output_folder(options, run.directory), jax.random.key(options.seed)
+    folder, key = output_folder(options, run.directory, options.variant), jax.random.key(options.seed)
     sample = _sample_images if experiment.kind == "images" else _sample_numbers
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
         if options.prior == "fitted":
@@ -82,7 +91,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         else:
             samples, figures = sample(run._replace(experiment=experiment), params, key, options, conditions, folder)
     arrays = {"samples": samples} | {_FILES[name]: array for name, array in conditions.items()}
-    paths = {name: folder.path / f"{name}.npy" for name in arrays}
+    ending = options.variant and f"-{options.variant}"
+    paths = {name: folder.path / f"{name}{ending}.npy" for name in arrays}
     for name, array in arrays.items():
         atomic_files.write_file(paths[name], lambda file, array=array: np.save(file, array, allow_pickle=False))
     described = {"workdir": str(directory), "step": step, "prior": options.prior}

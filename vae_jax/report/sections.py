@@ -147,10 +147,22 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def figures(paths: Sequence[Path]) -> str:
     """Return the section of the figures, those of `FIGURES` first; the metrics are the section before it."""
-    by_name = {path.stem: path for path in paths if path.stem != "curves"}
-    order = [name for name in FIGURES if name in by_name] + [name for name in by_name if name not in FIGURES]
-    pictures = [picture(by_name[name], FIGURES.get(name, name.replace("_", " "))) for name in order]
+    order = {name: place for place, name in enumerate(FIGURES)}
+    shown = sorted(paths, key=lambda path: (order.get(_words(path)[0], len(order)), path.stem))
+    pictures = [picture(path, caption(path)) for path in shown if path.stem != "curves"]
     return section("Figures", element("div", *pictures, class_="pictures") if pictures else "")
+
+
+def caption(path: Path) -> str:
+    """Return what a figure shows; after the hyphens in the name follows what is not the run's own."""
+    base, variant = _words(path)
+    text = FIGURES.get(base, base.replace("_", " "))
+    return f"{text}. Here: {variant}" if variant else text
+
+
+def _words(path: Path) -> tuple[str, str]:
+    base, _, variant = path.stem.partition("-")
+    return base, variant.replace("-", " ")
 
 
 def picture(path: Path, caption: str) -> str:

@@ -11,12 +11,19 @@ class RunDirectory:
 
     Attributes:
       path: the directory, runs/NAME for example. It need not exist.
+      variant: the end of the names of figures that show anything but the test examples and the model's own samples;
+        "" for the run's own figures.
     """
 
     path: Path
+    variant: str = ""
 
-    def __init__(self, path: "str | os.PathLike | RunDirectory"):
-        object.__setattr__(self, "path", path.path if isinstance(path, RunDirectory) else Path(path))
+    def __init__(self, path: "str | os.PathLike | RunDirectory", variant: str | None = None):
+        is_directory = isinstance(path, RunDirectory)
+        if variant is None:
+            variant = path.variant if is_directory else ""
+        object.__setattr__(self, "path", path.path if is_directory else Path(path))
+        object.__setattr__(self, "variant", variant)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -62,8 +69,8 @@ class RunDirectory:
         return self.path / "failure.json"
 
     def figure(self, name: str) -> Path:
-        """Return the path of a figure, figures/NAME.png."""
-        return self.path / "figures" / f"{name}.png"
+        """Return the path of a figure, figures/NAME.png or figures/NAME-VARIANT.png."""
+        return self.path / "figures" / f"{name}{self.variant and '-'}{self.variant}.png"
 
     def scores(self, label: str) -> Path:
         """Return the path of the scores of each example of a split, scores-LABEL.npz."""

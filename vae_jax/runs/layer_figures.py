@@ -22,7 +22,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def plot_layers(
-    experiment: Experiment, params: Params, directory: Directory, evaluation: Mapping[str, Any], name: str = "layers"
+    experiment: Experiment, params: Params, directory: Directory, evaluation: Mapping[str, Any]
 ) -> Path | None:
     """Save figures/layers.png: KL and active units of each stochastic layer, from the top downwards.
 
@@ -31,13 +31,12 @@ def plot_layers(
       params: parameters of the model, or `Variables`.
       directory: the run's directory.
       evaluation: the metrics of `Evaluator.bound`.
-      name: of the file, without its ending.
 
     Returns:
       The path of the figure; None for a model with one layer, or without a KL.
     """
     rows = layer_numbers(experiment, params, evaluation)
-    return save_figure(directory, name, lambda path: save_layers(path, rows)) if rows else None
+    return save_figure(directory, "layers", lambda path: save_layers(path, rows)) if rows else None
 
 
 def save_layers(path: str | os.PathLike, rows: Sequence[LayerNumbers]) -> None:
