@@ -1,10 +1,11 @@
 """vae_jax/runs/environment.py: versions and devices, and environment.json of a training."""
 
+import dataclasses
 import json
 import platform
 
 import jax
-from hand_made import hand_made
+from hand_made import TRAINING, hand_made
 
 from vae_jax.runs import RunDirectory, train_loop
 from vae_jax.runs.environment import describe_environment
@@ -28,4 +29,15 @@ def test_a_training_records_its_environment_and_a_finished_one_keeps_it(tmp_path
     assert found["seconds"] > 0
     assert found["started"].endswith("+00:00")
     train_loop.fit(hand_made(), directory)
+    assert json.loads(directory.environment.read_text()) == found
+
+
+def test_a_training_that_ended_early_keeps_its_environment(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    training = dataclasses.replace(TRAINING, patience=1, evaluate_every=5)
+    early = hand_made(learning_rate=0.0, training=training)
+    train_loop.fit(early, directory)
+    found = json.loads(directory.environment.read_text())
+    assert found["last_step"] < early.training.steps
+    train_loop.fit(early, directory)
     assert json.loads(directory.environment.read_text()) == found

@@ -13,7 +13,7 @@ from vae_jax.models import LayerShape
 from vae_jax.runs import decoding, sampling
 
 
-def test_samples_of_the_prior_are_standard_normal(bernoulli_experiment, one_device):
+def test_samples_of_the_prior_are_standard_normal(bernoulli_experiment, one_device, monkeypatch):
     key = jax.random.key(0)
     codes = sampling.sample_prior(*bernoulli_experiment, key, 4000, one_device)
     assert codes.shape == (4000, 2)
@@ -21,7 +21,12 @@ def test_samples_of_the_prior_are_standard_normal(bernoulli_experiment, one_devi
     assert np.abs(np.cov(codes.T) - np.eye(2)).max() < 5 * np.sqrt(2 / 4000)
     other = sampling.sample_prior(*bernoulli_experiment, jax.random.key(1), 4000, one_device)
     assert not np.array_equal(codes, other)
+    monkeypatch.setattr(sampling, "batch_size_of", lambda *_: 3)  # as if no more fitted in the memory
+    batches = []
+    split = sampling.padded_batches
+    monkeypatch.setattr(sampling, "padded_batches", lambda *args: batches.append(args[1]) or split(*args))
     few = sampling.sample_prior(*bernoulli_experiment, key, 5, one_device)
+    assert batches == [3]
     np.testing.assert_allclose(few, codes[:5], rtol=1e-6)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vae_jax.runtime import Placement
 
 _MAX_TEMPERATURE = 100.0
+_DEFAULT_COUNT = 100
 _MAX_SHOWN = 100  # decoded codes in a figure
 _FILES = {"y": "labels", "c": "conditions"}
 
@@ -38,8 +39,8 @@ class Sample(OutputOptions):
     the files end with this, for example samples-fitted.npy and figures/samples-fitted.png.
     """
 
-    count: int = 100
-    """Number of examples."""
+    count: int | None = None
+    """Number of examples; default: 100."""
     prior: Literal["model", "fitted"] = "model"
     """The density of the codes: p(z) of the model, or the one that `vae-jax fit-prior RUN` has fitted."""
     seed: int = 0
@@ -54,6 +55,11 @@ class Sample(OutputOptions):
     """A file of `vae-jax encode`, of which all codes are decoded in place of codes from the prior."""
 
     @property
+    def num_samples(self) -> int:
+        """The number of examples, or the default one."""
+        return _DEFAULT_COUNT if self.count is None else self.count
+
+    @property
     def variant(self) -> str:
         """The end of the names of files: the options by which the samples are others than those of the model."""
         prior = "fitted" if self.prior == "fitted" else ""
@@ -66,7 +72,7 @@ class Sample(OutputOptions):
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Write samples of a run; return their paths."""
     directory, options = parse_run_command("sample", Sample, argv)
-    require_positive(count=options.count)
+    require_positive(count=options.num_samples)
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed={options.seed} must be at least 0 and less than 2^32")
     if not 0 < options.temperature <= _MAX_TEMPERATURE:
@@ -110,7 +116,7 @@ def _conditions(run: "OpenedRun", options: Sample) -> "dict[str, np.ndarray]":
 
     from vae_jax.runs import check_data, condition_dim, num_classes, spread_classes
 
-    experiment, count = run.experiment, options.count
+    experiment, count = run.experiment, options.num_samples
     if options.condition is not None:
         return repeat_condition(experiment, options.condition, count)
     if (classes := num_classes(experiment.model)) is not None:
@@ -132,8 +138,8 @@ def _read_codes(experiment: "Experiment", options: Sample) -> "np.ndarray":
 
     from vae_jax.runs import condition_dim, num_classes
 
-    if options.prior != "model" or options.temperature != 1:
-        raise InputError("--prior and --temperature have no effect with --codes; remove them")
+    if options.prior != "model" or options.temperature != 1 or options.count is not None or options.seed:
+        raise InputError("--prior, --temperature, --count and --seed have no effect with --codes; remove them")
     if num_classes(experiment.model) is not None or condition_dim(experiment.model) is not None:
         raise InputError("--codes needs a model that reads no labels; use `vae-jax sample RUN` with --condition")
     try:
@@ -182,7 +188,7 @@ def _sample_images(
 
     from vae_jax.runs import image_grids, sample_means
 
-    count, temperature = options.count, options.temperature
+    count, temperature = options.num_samples, options.temperature
     images = sample_means(
         run.experiment, params, key, count, run.placement, conditions=conditions, temperature=temperature
     )
@@ -215,7 +221,7 @@ def _sample_numbers(
     check_data(run)
     experiment, placement, temperature = run.experiment, run.placement, options.temperature
     samples = sample_examples(
-        experiment, params, key, options.count, placement, conditions=conditions, temperature=temperature
+        experiment, params, key, options.num_samples, placement, conditions=conditions, temperature=temperature
     )
     arrays = experiment.dataset("test").arrays
     if "y" in conditions and options.condition is not None:

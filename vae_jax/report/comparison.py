@@ -65,7 +65,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
 
 
 def group_runs(runs: Sequence[RunContents]) -> list[Group]:
-    """Return runs in groups of equal settings, apart from the seed and settings that change no result.
+    """Return runs in groups of equal settings and test examples, apart from the seed and what changes no result.
 
     Args:
       runs: the runs.
@@ -78,8 +78,9 @@ def group_runs(runs: Sequence[RunContents]) -> list[Group]:
     keys: dict[str, dict[str, Any]] = {}
     for run in runs:
         settings = {path: value for path, value in run.stored.settings.items() if path not in ignored}
-        keys[repr(settings)] = settings
-        found.setdefault(repr(settings), []).append(run)
+        key = repr((settings, run.evaluation.get("test_examples")))  # without a config the settings state no data
+        keys[key] = settings
+        found.setdefault(key, []).append(run)
     every = list(keys.values())
     differing = [p for p in dict.fromkeys(p for s in every for p in s) if len({repr(s.get(p)) for s in every}) > 1]
     groups = []
@@ -135,7 +136,9 @@ def comparison(runs: Sequence[RunContents]) -> list[str]:
     """
     finished = [run for run in runs if run.evaluation]
     notes = [
-        note(f"Without an evaluation: {run.name}. It is not finished.", "warning") for run in runs if not run.evaluation
+        note(f"Without an evaluation: {run.name}. {run.why_not_evaluated}", "warning")
+        for run in runs
+        if not run.evaluation
     ]
     metric = shared_metric(finished) if finished else None
     sections = ["".join(notes)]

@@ -8,7 +8,15 @@ import numpy as np
 
 from vae_jax.config import Config, from_flat
 from vae_jax.errors import InputError
-from vae_jax.runs import RunDirectory, StoredRun, read_evaluation, read_metrics, read_scores, read_stored_run
+from vae_jax.runs import (
+    RunDirectory,
+    StoredRun,
+    read_evaluation,
+    read_failure,
+    read_metrics,
+    read_scores,
+    read_stored_run,
+)
 from vae_jax.runtime import atomic_files
 
 
@@ -23,6 +31,7 @@ class RunContents(NamedTuple):
       scores: {name: [N]}, the scores of the test examples of that evaluation; {} if they are unknown.
       environment: environment.json; {} without one.
       figures: the paths of the figures.
+      failure: why this member of a sweep diverged; None if it did not.
     """
 
     directory: RunDirectory
@@ -32,6 +41,7 @@ class RunContents(NamedTuple):
     scores: dict[str, np.ndarray]
     environment: dict[str, Any]
     figures: list[Path]
+    failure: str | None
 
     @property
     def name(self) -> str:
@@ -42,6 +52,13 @@ class RunContents(NamedTuple):
     def step(self) -> int:
         """The last step of its metrics."""
         return self.rows[-1]["step"] if self.rows else 0
+
+    @property
+    def why_not_evaluated(self) -> str:
+        """Why the run has no evaluation, as a sentence."""
+        if self.failure is not None:
+            return f"The training has diverged: {self.failure.rstrip('.')}."
+        return "It is not finished. The same `vae-jax train` command resumes it."
 
     @property
     def summary(self) -> str:
@@ -81,7 +98,14 @@ def read_contents(directory: str | os.PathLike | RunDirectory) -> RunContents:
     evaluation = read_evaluation(directory) or {}
     figures = sorted(directory.figure("any").parent.glob("*.png"))
     return RunContents(
-        directory, stored, rows, evaluation, _scores_of(directory, evaluation), _environment(directory), figures
+        directory,
+        stored,
+        rows,
+        evaluation,
+        _scores_of(directory, evaluation),
+        _environment(directory),
+        figures,
+        read_failure(directory),
     )
 
 

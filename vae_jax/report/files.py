@@ -63,7 +63,7 @@ def _write(path: Path, text: str) -> Path:
 
 def _sections(run: RunContents) -> list[str]:
     return [
-        sections.headline(run.evaluation, run.scores),
+        sections.headline(run.evaluation, run.scores) if run.evaluation else sections.not_evaluated(run),
         sections.curves(run.rows),
         sections.figures(run.figures),
         sections.protocol(run.evaluation),

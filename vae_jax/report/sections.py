@@ -66,11 +66,9 @@ def headline(evaluation: Mapping[str, Any], scores: Mapping[str, np.ndarray]) ->
     """Return the most important number with its error and its protocol, and cards with the other numbers.
 
     Args:
-      evaluation: evaluation.json; {} without one.
+      evaluation: evaluation.json.
       scores: {name: [N]}, its scores of each example; {} if they are unknown.
     """
-    if not evaluation:
-        return note("This run has no evaluation yet: it is not finished. The same `vae-jax train` command resumes it.")
     examples = f"{evaluation['num_examples']:,} {evaluation['split']} examples"
     if "nll" in evaluation:
         samples = f"importance sampling, K = {evaluation['num_samples']:,}"
@@ -83,6 +81,11 @@ def headline(evaluation: Mapping[str, Any], scores: Mapping[str, np.ndarray]) ->
         big.append(_big_annealed(found, evaluation, scores))
     cards = [_card(name, evaluation) for name in CARDS if name in evaluation]
     return element("div", *big, class_="hero") + element("div", *cards, class_="cards") + _remarks(evaluation)
+
+
+def not_evaluated(run: RunContents) -> str:
+    """Return why a run has no evaluation, in place of the headline."""
+    return note(f"This run has no evaluation. {run.why_not_evaluated}")
 
 
 def _big(title: str, values: Mapping[str, Any], name: str, protocol: str) -> str:

@@ -87,6 +87,7 @@ from .sweep import (
     fit_group as fit_group,
     fit_sweep as fit_sweep,
     prepare_members as prepare_members,
+    read_failure as read_failure,
 )
 from .sweep_summary import (
     evaluate_members as evaluate_members,

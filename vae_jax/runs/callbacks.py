@@ -159,12 +159,15 @@ class EnvironmentLog(Callback):
     """Writes environment.json: versions, devices, and from which step to which this start has trained in which time."""
 
     def on_start(self, run: TrainingRun) -> None:
-        """Write the file, unless no step is left."""
-        self._started = time.perf_counter()
+        """Note the time."""
+        self._started, self._date = time.perf_counter(), datetime.datetime.now(datetime.UTC)
         self._content: dict[str, Any] | None = None
-        if not run.is_last:
-            date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            self._content = describe_environment(run.placement) | {"started": date, "first_step": run.first_step}
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Write the file after the first steps; a start that finds nothing to train keeps that of an earlier one."""
+        if self._content is None:
+            started = {"started": self._date.isoformat(timespec="seconds"), "first_step": run.first_step}
+            self._content = describe_environment(run.placement) | started
             atomic_files.write_json(run.directory.environment, self._content)
 
     def on_end(self, run: TrainingRun) -> None:

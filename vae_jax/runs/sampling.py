@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from vae_jax import random
-from vae_jax.distributions import Batch, from_posterior, from_prior
+from vae_jax.distributions import Batch, Latent, from_posterior, from_prior
 from vae_jax.inference import Params, decode, encode
 from vae_jax.models import join_codes, layer_shape
 from vae_jax.runs.decoding import Arrays, batch_size_of, conditions_of, decode_codes, replicated
@@ -93,8 +93,28 @@ def sample_prior(
       Codes, float32 [N, D].
     """
     given = None if temperature == 1 else temperature  # every prior supports None
-    program = _code_sampler(experiment.model, count, given, replicated(placement, params))
-    return np.asarray(program(params, key, dict(conditions or {})))
+    program = _code_sampler(experiment.model, given, replicated(placement, params))
+    return _sample_in_batches(program, experiment, params, key, count, placement, conditions)
+
+
+def _sample_in_batches(
+    program: Callable[..., Array], experiment: Experiment, params: Params, key: Array, count: int,
+    placement: Placement | None, conditions: Arrays | None,
+) -> np.ndarray:  # fmt: skip
+    """Return the results [N, ...] of a program of batches of positions and their conditions."""
+    arrays = {"position": np.arange(count, dtype=np.uint32)} | dict(conditions or {})
+    batches = padded_batches(arrays, min(batch_size_of(experiment, params, placement), count))
+    return np.concatenate([np.asarray(program(params, key, batch))[:size] for size, batch in batches])
+
+
+def _sample_latents(
+    model: Any, params: Params, key: Array, arrays: Batch, temperature: float | None
+) -> tuple[Any, dict[str, Latent], Array]:
+    """Return p(x|z), the layers z ~ p(z) of the samples at these positions, and the keys of the samples."""
+    keys = random.fold_in(key, arrays["position"])
+    conditions = {name: array for name, array in arrays.items() if name != "position"}
+    draw = from_prior(keys, keys.shape[0], temperature=temperature)
+    return *decode(params, draw, None, conditions, model=model), keys
 
 
 def sample_means(
@@ -107,10 +127,9 @@ def sample_means(
 
 
 @cache_programs
-def _code_sampler(model: Any, count: int, temperature: float | None, sharding: NamedSharding) -> Callable[..., Array]:
-    def sample_batch(params: Params, key: Array, conditions: Batch) -> Array:
-        draw = from_prior(random.example_keys(key, count), count, temperature=temperature)
-        _, latents = decode(params, draw, None, conditions, model=model)
+def _code_sampler(model: Any, temperature: float | None, sharding: NamedSharding) -> Callable[..., Array]:
+    def sample_batch(params: Params, key: Array, arrays: Batch) -> Array:
+        _, latents, _ = _sample_latents(model, params, key, arrays, temperature)
         shapes = {name: layer_shape(latent, 1) for name, latent in latents.items()}
         return join_codes({name: latent.z for name, latent in latents.items()}, shapes)
 
@@ -143,18 +162,13 @@ def sample_examples(
     """
     given = None if temperature == 1 else temperature  # every prior supports None
     program = _example_sampler(experiment.model, given, replicated(placement, params))
-    arrays = {"position": np.arange(count, dtype=np.uint32)} | dict(conditions or {})
-    batches = padded_batches(arrays, min(batch_size_of(experiment, params, placement), count))
-    return np.concatenate([np.asarray(program(params, key, batch))[:size] for size, batch in batches])
+    return _sample_in_batches(program, experiment, params, key, count, placement, conditions)
 
 
 @cache_programs
 def _example_sampler(model: Any, temperature: float | None, sharding: NamedSharding) -> Callable[..., Array]:
     def sample_x(params: Params, key: Array, arrays: Batch) -> Array:
-        keys = random.fold_in(key, arrays["position"])
-        conditions = {name: array for name, array in arrays.items() if name != "position"}
-        draw = from_prior(keys, keys.shape[0], temperature=temperature)
-        p_x, _ = decode(params, draw, None, conditions, model=model)
+        p_x, _, keys = _sample_latents(model, params, key, arrays, temperature)
         return p_x.sample(random.fold_in(keys, jnp.uint32(_X)))
 
     return jax.jit(sample_x, out_shardings=sharding)

@@ -201,7 +201,7 @@ def fit_members(
     trained: dict[RunDirectory, Trained] = {}
     parts: dict[str, list[MemberRun]] = {"done": [], "begun": [], "new": []}
     for member in members:
-        if (failure := _read_failure(member.directory)) is not None:
+        if (failure := read_failure(member.directory)) is not None:
             trained[member.directory] = Trained(member.experiment, member.directory, None, failure)
             continue
         step = max(list_steps(member.directory.checkpoints), default=None)
@@ -303,8 +303,8 @@ class SweepProgress(Callback):
             self._open = False
 
 
-def _read_failure(directory: RunDirectory) -> str | None:
-    """Return why a member diverged in an earlier call; None if it did not."""
+def read_failure(directory: RunDirectory) -> str | None:
+    """Return why the member of a sweep in a directory diverged in an earlier call; None if it did not."""
     try:
         return str(atomic_files.read_json(directory.failure)["failure"])
     except (OSError, ValueError, TypeError, KeyError):
