@@ -32,6 +32,23 @@ def test_every_example_is_evaluated_once_and_in_order(batch_size):
         }
 
 
+@pytest.mark.parametrize(("fixed", "rows"), [(True, 30), (False, 23)])
+def test_batches_of_a_fixed_size_have_it_also_with_fewer_examples(fixed, rows):
+    shapes = []
+
+    def per_example(params, keys, batch):
+        del params
+        shapes.append((keys.shape, batch["x"].shape[0]))
+        return {"key": jax.random.key_data(keys), "x": batch["x"]}
+
+    key = jax.random.key(0)
+    values = evaluate_examples(per_example, None, key, IMAGES, batch_size=30, fixed_size=fixed)
+    assert shapes == [((rows,), rows)]
+    np.testing.assert_array_equal(values["x"], PIXELS)
+    expected = evaluate_examples(per_example, None, key, IMAGES, batch_size=7)["key"]
+    np.testing.assert_array_equal(values["key"], expected)
+
+
 def test_the_rows_that_fill_a_batch_repeat_the_last_example():
     counts, batches = zip(*padded_batches({"x": np.arange(7)}, 5, multiple=4), strict=True)
     assert counts == (5, 2)

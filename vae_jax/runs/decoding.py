@@ -215,7 +215,7 @@ def encode_examples(
     """
     program = _encoder(experiment.model, experiment.preprocess, replicated(placement, params), with_seen)
     size = batch_size_of(experiment, params, placement)
-    return evaluate_examples(program, params, key, arrays, batch_size=size, first=first)
+    return evaluate_examples(program, params, key, arrays, batch_size=size, fixed_size=True, first=first)
 
 
 @cache_programs

@@ -51,7 +51,7 @@ def sample_posterior(
     """
     program = _posterior_sampler(experiment.model, experiment.preprocess, num_samples, replicated(placement, params))
     size = batch_size_of(experiment, params, placement)
-    return evaluate_examples(program, params, key, arrays, batch_size=size, first=first)["z"]
+    return evaluate_examples(program, params, key, arrays, batch_size=size, fixed_size=True, first=first)["z"]
 
 
 @cache_programs
@@ -103,7 +103,7 @@ def _sample_in_batches(
 ) -> np.ndarray:  # fmt: skip
     """Return the results [N, ...] of a program of batches of positions and their conditions."""
     arrays = {"position": np.arange(count, dtype=np.uint32)} | dict(conditions or {})
-    batches = padded_batches(arrays, min(batch_size_of(experiment, params, placement), count))
+    batches = padded_batches(arrays, batch_size_of(experiment, params, placement))
     return np.concatenate([np.asarray(program(params, key, batch))[:size] for size, batch in batches])
 
 
@@ -190,7 +190,8 @@ def sample_reconstructions(
       `seen`: the preprocessed examples x, and `sample`: x'; float32 [N, *shape] each.
     """
     program = _reconstruction_sampler(experiment.model, experiment.preprocess, replicated(placement, params))
-    return evaluate_examples(program, params, key, arrays, batch_size=batch_size_of(experiment, params, placement))
+    size = batch_size_of(experiment, params, placement)
+    return evaluate_examples(program, params, key, arrays, batch_size=size, fixed_size=True)
 
 
 @cache_programs

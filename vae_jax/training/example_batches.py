@@ -66,6 +66,7 @@ def evaluate_examples(
     arrays: Arrays,
     *,
     batch_size: int,
+    fixed_size: bool = False,
     first: int = 0,
     placement: NamedSharding | None = None,
     report: Callable[[int], None] | None = None,
@@ -82,6 +83,8 @@ def evaluate_examples(
       key: a typed key; that of example i is fold_in(key, first + i).
       arrays: {name: [N, ...]}.
       batch_size: how many examples a batch contains at most.
+      fixed_size: whether a batch has this number of rows also if there are fewer examples, so that calls with different
+        numbers of examples use one compiled program; otherwise a small split costs what it has.
       first: position of the first example, if the arrays are a part of a data set.
       placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
@@ -96,7 +99,8 @@ def evaluate_examples(
     """
 
     def dispatch() -> Iterator[tuple[int, dict[str, Array]]]:
-        for count, keys, batch in _keyed_batches(key, arrays, _checked_size(arrays, batch_size), first, placement):
+        size = _checked_size(arrays, batch_size, fixed=fixed_size)
+        for count, keys, batch in _keyed_batches(key, arrays, size, first, placement):
             with jax.default_matmul_precision("highest"):
                 values = per_example(params, keys, _place_batch(batch, placement))
             yield count, values
@@ -127,13 +131,13 @@ def _wait_for(values: Mapping[str, Any], poll: Callable[[], None] | None) -> Non
         time.sleep(POLL_SECONDS)
 
 
-def _checked_size(arrays: Arrays, batch_size: int) -> int:
-    """Return the size of the batches: at most the number of examples, so that a small split costs what it has."""
+def _checked_size(arrays: Arrays, batch_size: int, *, fixed: bool) -> int:
+    """Return the size of the batches, at most the number of examples unless it is fixed."""
     if not arrays or not _num_examples(arrays):
         raise ValueError("arrays have length 0; pass one example or more")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more")
-    return min(batch_size, _num_examples(arrays))
+    return batch_size if fixed else min(batch_size, _num_examples(arrays))
 
 
 def _keyed_batches(
