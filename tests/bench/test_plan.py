@@ -155,8 +155,8 @@ def test_the_lower_bound_on_memory_does_not_count_rematerialized_layers(make_exp
     ("x", "y", "kind", "settings", "bytes_per_example"),
     [
         (np.zeros((40, 6, 5, 3), np.uint8), None, "images", {}, 90 * (1 + 4)),
-        (np.linspace(0, 1, 240, dtype=np.float32).reshape(40, 6), np.arange(40), "vectors",
-         {"preprocess": "identity"}, 6 * (4 + 4)),
+        pytest.param(np.linspace(0, 1, 240, dtype=np.float32).reshape(40, 6), np.arange(40), "vectors",
+                     {"preprocess": "identity"}, 6 * (4 + 4), marks=pytest.mark.thorough),
         (np.arange(40)[:, None] % 3, None, "counts",
          {"preprocess": "one-hot", "preprocess__num_categories": 3, "likelihood": "categorical"}, 4 + 3 * 4),
     ],

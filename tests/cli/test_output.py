@@ -40,7 +40,7 @@ def test_commands_for_images_refuse_other_data(command, trained_on_counts, call)
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("images", "count", "pairs"), [(60, 6, 3), (30, 3, 1)])
+@pytest.mark.parametrize(("images", "count", "pairs"), [(60, 6, 3), pytest.param(30, 3, 1, marks=pytest.mark.thorough)])
 def test_all_images_are_plotted_if_there_are_fewer_than_the_default(images, count, pairs, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     np.save("few.npy", np.random.default_rng(0).integers(0, 256, (images, 6, 6), dtype=np.uint8))

@@ -98,6 +98,7 @@ def test_samples_of_a_model_that_reads_labels(tmp_path, call):
     check_refusal(call, tmp_path, new, "unlabelled.npy has no labels, which the model reads")
 
 
+@pytest.mark.thorough
 def test_samples_of_counts_of_one_class_are_compared_with_that_class(tmp_path, call, monkeypatch):
     rng, compared = np.random.default_rng(0), []
     np.savez(tmp_path / "data.npz", x=rng.poisson(3, (90, 4)), y=np.arange(90) % 3, mask=np.arange(90) % 4 > 0)

@@ -75,12 +75,13 @@ def trained(config, directory):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"train__evaluate_every": 5},
-        {"data__workers": 2, "preprocess": "dynamic-binarization", "likelihood": "bernoulli"},
-        {"mesh__data": 2, "mesh__fsdp": 2, "train__microbatches": 2},
+        pytest.param({"train__evaluate_every": 5}, id="threads", marks=pytest.mark.thorough),
+        pytest.param({"data__workers": 2, "train__evaluate_every": 5, "preprocess": "dynamic-binarization",
+                      "likelihood": "bernoulli"}, id="processes"),
+        pytest.param({"mesh__data": 2, "mesh__fsdp": 2, "train__microbatches": 2}, id="devices and microbatches",
+                     marks=pytest.mark.thorough),
     ],
-    ids=["threads", "processes", "devices and microbatches"],
-)
+)  # fmt: skip
 def test_a_streamed_run_equals_one_from_memory_bit_for_bit(small, tmp_path, settings):
     """The run has more than one epoch, and its last dispatch is shorter."""
     config = small(train__steps=23, train__batch_size=128, data__streaming="always", **settings)

@@ -156,6 +156,7 @@ def test_killed_twice_it_ends_in_the_same_bits(folder, experiment, uninterrupted
     assert final_digest(experiment, killed)[0] == STEPS
 
 
+@pytest.mark.thorough
 def test_one_device_and_eight_compute_the_same_losses(folder, experiment, uninterrupted):
     assert jax.device_count() == 8
     fit(experiment, folder / "eight")

@@ -3,8 +3,10 @@
 import ast
 import dataclasses
 import re
+import shutil
 import sys
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ from vae_jax.config import (
 
 
 @pytest.fixture(autouse=True)
-def _datasets_in_a_temporary_folder(tmp_path, monkeypatch):
+def _datasets_in_a_temporary_folder(data_dir, tmp_path, monkeypatch):
+    shutil.copytree(Path(data_dir) / "digits", tmp_path / "digits")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 

@@ -47,7 +47,7 @@ def test_the_schedule_goes_from_zero_to_one_with_small_steps_at_both_ends():
     assert annealing.schedule(1).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("start", ["encoder", "prior"])
+@pytest.mark.parametrize("start", ["encoder", pytest.param("prior", marks=pytest.mark.thorough)])
 def test_the_estimate_is_the_exact_log_likelihood_within_its_error(gaussian, start):
     model, params, evidence = gaussian
     x = np.asarray(images(16), np.float32)
@@ -84,7 +84,7 @@ def log_likelihood_by_quadrature(model, params, x, *, width=6.0, count=121):
     return np.log(np.exp(values - values.max(0)).sum(0) * (grid[1] - grid[0]) ** 2) + values.max(0)
 
 
-@pytest.mark.parametrize("start", ["encoder", "prior"])
+@pytest.mark.parametrize("start", ["encoder", pytest.param("prior", marks=pytest.mark.thorough)])
 def test_the_weights_have_mean_p_of_x(start):
     """The model is no Gaussian one; its p(x) is an integral over two latents. Many chains, few distributions."""
     model, params = small_model(model__latent_dim=2)

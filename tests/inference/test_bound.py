@@ -230,7 +230,7 @@ def test_given_evidence_replaces_that_of_the_encoder():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("make_model", [exact_model, two_layer_model])
+@pytest.mark.parametrize("make_model", [pytest.param(exact_model, marks=pytest.mark.thorough), two_layer_model])
 @pytest.mark.usefixtures("x64")
 def test_jit_equals_eager(make_model, estimator):
     model, params, _ = make_model()

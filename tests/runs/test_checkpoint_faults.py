@@ -22,7 +22,7 @@ def test_a_directory_that_is_a_file_is_a_storage_error(tmp_path):
         Checkpoints(tmp_path / "file")
 
 
-@pytest.mark.parametrize("milliseconds", [0, 50, 200, 500])
+@pytest.mark.parametrize("milliseconds", [0, *(pytest.param(n, marks=pytest.mark.thorough) for n in (50, 500)), 200])
 def test_a_kill_during_a_save_keeps_the_earlier_steps(saved_run, milliseconds):
     folder = saved_run / "checkpoints"
     with in_subprocess("import saved_states; saved_states.save_on_a_slow_disk(sys.argv[1])", saved_run) as other:

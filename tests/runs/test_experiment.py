@@ -226,6 +226,7 @@ def test_many_seeds_are_trained_by_vmap():
         assert_equal_states(jax.tree.map(lambda leaf, i=i: leaf[i], states), alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_training_of_a_config_as_one_function_equals_fit(make_experiment, one_device, tmp_path):
     experiment, _ = make_experiment(train__ema_decay=0.9)
     state, _ = jax.jit(experiment.train)(experiment.key)

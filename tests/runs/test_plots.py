@@ -14,6 +14,7 @@ from small_experiments import (
     vector_experiment,
     vectors,
 )
+from subsets import by_default
 
 from vae_jax.data import ArrayDataset
 from vae_jax.runs import (
@@ -81,7 +82,10 @@ FIGURES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "expected"), FIGURES)
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    by_default(lambda case: not case[1] & {"latent_map"} or case[1] & {"styles", "zero_fractions", "pairs"}, FIGURES),
+)
 def test_every_figure_of_the_kind_of_data_is_plotted(make, expected, figures, one_device, tmp_path):
     experiment = make()
     paths = plots.plot_all(experiment, initial_params(experiment), tmp_path, one_device)

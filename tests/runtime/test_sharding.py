@@ -207,11 +207,12 @@ def test_a_program_with_a_static_number_of_steps_trains_the_same(small, tmp_path
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.thorough),
         {"objective": "sampled-elbo", "objective__num_samples": 5, "preprocess": "dynamic-binarization",
          "likelihood": "bernoulli", "train__ema_decay": 0.9, "optimizer__clip_norm": 1.0},
         {"network": "conv", "network__hidden": (4, 8)},
-        {"network": "conv", "network__hidden": (4,), "network__spatial_code": True},
+        pytest.param({"network": "conv", "network__hidden": (4,), "network__spatial_code": True},
+                     marks=pytest.mark.thorough),
     ],
     ids=["mlp", "K=5", "conv", "spatial"],
 )  # fmt: skip
