@@ -86,9 +86,12 @@ def run_cell(
 
 
 def _is_finished(directory: Path, config: Config) -> bool:
-    """Return whether a run has its last step and an evaluation with the number of samples of a config."""
+    """Return whether a run has its last step and an evaluation with the numbers of samples of a config."""
     evaluation = read_evaluation(directory, config.train.steps)
-    return evaluation is not None and evaluation["num_samples"] == config.evaluation.num_samples
+    if evaluation is None:
+        return False
+    wanted = {name: getattr(config.evaluation, name) for name in ("num_samples", "class_samples")}
+    return all(evaluation.get(name, value) == value for name, value in wanted.items())
 
 
 def summarize_cell(

@@ -42,11 +42,12 @@ def test_only_seeds_without_an_evaluation_of_the_config_are_run(script, tmp_path
     config = override(Config(), train__steps=STEPS, objective__warmup_steps=0, evaluation__num_samples=50)
     write_seed(tmp_path, 0)
     write_seed(tmp_path, 1, num_samples=20)
+    write_seed(tmp_path, 2, class_samples=config.evaluation.class_samples + 1)
     groups = []
     monkeypatch.setattr(script, "fit_group", lambda group, directory, stop: groups.append(group))
     assert script.run_cell(config, tmp_path, 1, stop=lambda: False) == []
     assert not groups
-    script.run_cell(config, tmp_path, 3, stop=lambda: False)
-    ((one, two),) = groups
-    assert (one.config.seed, two.config.seed) == (1, 2)
-    assert one.config.mesh.data == two.config.mesh.data == 2  # of eight devices, the most that divide two seeds
+    script.run_cell(config, tmp_path, 5, stop=lambda: False)
+    (members,) = groups
+    assert [member.config.seed for member in members] == [1, 2, 3, 4]
+    assert [member.config.mesh.data for member in members] == [4] * 4  # of eight devices, the most that divide them
