@@ -83,8 +83,7 @@ def evaluate_examples(
       key: a typed key; that of example i is fold_in(key, first + i).
       arrays: {name: [N, ...]}.
       batch_size: how many examples a batch contains at most.
-      fixed_size: whether a batch has this number of rows also if there are fewer examples, so that calls with different
-        numbers of examples use one compiled program; otherwise a small split costs what it has.
+      fixed_size: whether fewer examples are a batch of this size, too, so that all calls use one compiled program.
       first: position of the first example, if the arrays are a part of a data set.
       placement: the sharding of the rows of a batch over a mesh; None for one device. Rows are added where needed.
       report: receives the number of examples so far, after each batch.
@@ -97,21 +96,27 @@ def evaluate_examples(
     Raises:
       ValueError: there are no examples, the arrays have unequal lengths, or `batch_size` is less than 1.
     """
-
-    def dispatch() -> Iterator[tuple[int, dict[str, Array]]]:
-        size = _checked_size(arrays, batch_size, fixed=fixed_size)
-        for count, keys, batch in _keyed_batches(key, arrays, size, first, placement):
-            with jax.default_matmul_precision("highest"):
-                values = per_example(params, keys, _place_batch(batch, placement))
-            yield count, values
-
     rows: list[dict[str, np.ndarray]] = []
-    for count, values in _one_ahead(dispatch()):
+    batches = _keyed_batches(key, arrays, _checked_size(arrays, batch_size, fixed=fixed_size), first, placement)
+    for count, values in _one_ahead(_dispatch(per_example, params, batches, placement)):
         _wait_for(values, poll)
         rows.append(take({name: np.asarray(value)[:count] for name, value in values.items()}))
         if report is not None:
             report(sum(map(_num_examples, rows)))
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _dispatch(
+    per_example: PerExample,
+    params: Params,
+    batches: Iterator[tuple[int, Array, dict[str, np.ndarray]]],
+    placement: NamedSharding | None,
+) -> Iterator[tuple[int, dict[str, Array]]]:
+    """Yield (number of examples, values [B]) of each batch, which the devices may still compute."""
+    for count, keys, batch in batches:
+        with jax.default_matmul_precision("highest"):
+            values = per_example(params, keys, _place_batch(batch, placement))
+        yield count, values
 
 
 def _one_ahead(items: Iterator[T]) -> Iterator[T]:
