@@ -90,8 +90,9 @@ def _is_finished(directory: Path, config: Config) -> bool:
     evaluation = read_evaluation(directory, config.train.steps)
     if evaluation is None:
         return False
-    wanted = {name: getattr(config.evaluation, name) for name in ("num_samples", "class_samples")}
-    return all(evaluation.get(name, value) == value for name, value in wanted.items())
+    wanted = config.evaluation
+    same_of_classes = evaluation.get("class_samples", wanted.class_samples) == wanted.class_samples
+    return evaluation.get("num_samples") == wanted.num_samples and same_of_classes
 
 
 def summarize_cell(

@@ -121,9 +121,13 @@ def true_experiment(learned: vae_jax.Experiment, truth: Truth, *, hidden: int) -
 
 
 def train(experiment: vae_jax.Experiment, directory: Path) -> dict[str, Any]:
-    """Train in a directory, or take the finished run there; return the parameters, the evaluation and the seconds."""
+    """Train in a directory, or take the finished run there.
+
+    Returns:
+      The parameters, the evaluation, and the seconds of the last start that has trained; None if it was killed.
+    """
     result = vae_jax.fit(experiment, directory)
-    seconds = atomic_files.read_json(directory / "environment.json")["seconds"]  # of the last start that has trained
+    seconds = atomic_files.read_json(directory / "environment.json").get("seconds")
     evaluation = vae_jax.evaluate_run(experiment, result.params, split="test")
     return {"params": result.params, "seconds": seconds, **evaluation}
 
@@ -179,7 +183,8 @@ def _table(result: dict[str, Any]) -> str:
         row = result.get(name)
         if row:
             nll = f"{row['nll']:.2f} ± {row['nll_se']:.2f}" if "nll" in row else "not measured"
-            lines.append(f"| {name} | {row['elbo']:.2f} | {nll} | {row['seconds']:.1f} |")
+            seconds = "unknown" if row["seconds"] is None else f"{row['seconds']:.1f}"
+            lines.append(f"| {name} | {row['elbo']:.2f} | {nll} | {seconds} |")
     return "\n".join(lines) + f"\n\nMedian error of the dispersions: {100 * result['dispersion_error']:.1f} %\n"
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from commands import SMALL, check_refusal, read_png
 
+from vae_jax.cli.conditions import condition_variant
 from vae_jax.runs import plots
 
 SETTINGS = ["--mesh.data", 1, "--train.label-dropout", 0.2, *SMALL, "--train.log-every", 5]
@@ -83,7 +84,7 @@ def test_images_are_decoded_under_another_class_or_none(data, tmp_path, call, wi
     figures = [call("reconstruct", run, "--count", 4, "--condition", c).result["figure"] for c in "01"]
     figures.append(call("reconstruct", run, "--count", 4, "--condition", "none").result["figure"])
     assert usual == str(run / "figures" / "reconstructions.png")
-    assert set(figures) == {str(run / "figures" / "transfer.png")}
+    assert figures == [str(run / "figures" / f"transfer-condition-{c}.png") for c in ("0", "1", "none")]
     read_png(figures[0])
     (_, seen, decoded), *others = shown
     for _, same, _ in others:
@@ -104,3 +105,10 @@ def test_no_condition_needs_an_embedding_that_is_trained(data, tmp_path, call, w
     check_refusal(
         call, tmp_path, ["sample", run, "--condition", "none"], "--condition=none needs a model that is trained"
     )
+
+
+def test_the_name_of_a_file_for_a_long_condition_is_short():
+    assert (condition_variant(None), condition_variant("0.3,-1")) == ("", "condition-0.3,-1")
+    long = [condition_variant(",".join(["0.123456"] * 40 + [end])) for end in ("1", "2")]
+    assert long[0] != long[1]
+    assert max(map(len, long)) < 20

@@ -86,18 +86,22 @@ def test_missing_scores_and_unfinished_runs_are_named(runs, tmp_path):
     assert cells(comparison.comparison([runs[0], without])[1])[2][5] == "scores-test.npz is missing"
     unfinished = runs[2]._replace(evaluation={}, figures=[])
     html = "".join(comparison.comparison([runs[0], unfinished]))
-    assert "Without an evaluation: b. It is not finished." in html
+    assert "Without an evaluation: b. It is not finished; the command that started it resumes it." in html
     diverged = unfinished._replace(failure="the bound is NaN at step 7")
     html = "".join(comparison.comparison([runs[0], diverged]))
     assert "Without an evaluation: b. The training has diverged: the bound is NaN at step 7." in html
+    nothing = [run._replace(evaluation={}, rows=[], figures=[]) for run in runs]
+    assert len(comparison.comparison(nothing)) == 2
 
 
 def test_runs_on_other_examples_are_no_other_seed(runs):
     other = runs[1]._replace(evaluation=runs[1].evaluation | {"test_examples": "d" * 64})
     assert [len(group.runs) for group in comparison.group_runs([runs[0], runs[1]])] == [2]
     assert [len(group.runs) for group in comparison.group_runs([runs[0], other])] == [1, 1]
-    nothing = [run._replace(evaluation={}, rows=[], figures=[]) for run in runs]
-    assert len(comparison.comparison(nothing)) == 2
+    html = "".join(comparison.comparison([runs[0], other, runs[2]]))
+    labels = [row[0] for row in cells(html)[1:]]
+    assert len(set(labels)) == 3
+    assert sum("test examples=dddddddddddd" in label for label in labels) == 1
 
 
 def test_a_bound_that_all_runs_have_is_compared(runs):

@@ -24,7 +24,7 @@ def test_the_report_of_a_run_is_one_file(tmp_path):
 def test_an_unfinished_run_has_a_report(tmp_path):
     write_run(tmp_path / "run", evaluation=None, rows=[], figures=())
     text = write_report(tmp_path / "run", tmp_path / "other.html").read_text()
-    assert "has no evaluation. It is not finished" in text
+    assert "has no evaluation. It is not finished; the command" in text
     assert "<h2>Figures</h2>" not in text
 
 

@@ -1,6 +1,7 @@
 """The option `--condition` of the commands on a run: a class, a vector of numbers, or no condition."""
 
 import contextlib
+import hashlib
 import math
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vae_jax.runs import Experiment
+
+_MAX_NAMED = 60  # characters of a condition in the name of a file
 
 
 def repeat_condition(experiment: "Experiment", condition: str, count: int) -> "dict[str, np.ndarray]":
@@ -51,6 +54,14 @@ def repeat_condition(experiment: "Experiment", condition: str, count: int) -> "d
     if not numbers[0] < (classes or 0):
         raise InputError(f"--condition={condition} must be at least 0 and less than model.num_classes={classes}")
     return {"y": np.full(count, int(condition), np.int32)}
+
+
+def condition_variant(condition: str | None) -> str:
+    """Return the end of the names of files for a condition; "" for None. That of a long one is a checksum."""
+    if condition is None:
+        return ""
+    is_long = len(condition) > _MAX_NAMED
+    return f"condition-{hashlib.sha256(condition.encode()).hexdigest()[:8] if is_long else condition}"
 
 
 def _require_trained_without_condition(experiment: "Experiment") -> None:

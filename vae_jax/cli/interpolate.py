@@ -15,7 +15,10 @@ _DEFAULT_PAIRS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Interpolate(ExampleOptions):
-    """Decode points between the codes of two test images: figures/interpolations.png."""
+    """Decode points between the codes of two test images: figures/interpolations.png.
+
+    With another split or other data the name ends with this, for example interpolations-validation.png.
+    """
 
     pairs: int | None = None
     """Number of pairs, of the first `pairs` images and the next `pairs`; default: 8, or all if there are fewer."""

@@ -58,7 +58,7 @@ def output_folder(options: OutputOptions, directory: "RunDirectory", variant: st
     Args:
       options: with the folder, if it is not the run's.
       directory: the run's.
-      variant: the end of the names of the figures, so that none of the run's is replaced by one of other things.
+      variant: the end of the names of the figures, see `RunDirectory`.
     """
     from vae_jax.runs import RunDirectory
 

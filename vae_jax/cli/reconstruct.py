@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.commands import register_command
-from vae_jax.cli.conditions import repeat_condition
+from vae_jax.cli.conditions import condition_variant, repeat_condition
 from vae_jax.cli.output import plot_split
 from vae_jax.cli.parsing import ExampleOptions, parse_run_command, require_positive
 from vae_jax.errors import InputError
@@ -29,7 +29,8 @@ class Reconstruct(ExampleOptions):
     """Decode the codes of test images: figures/reconstructions.png.
 
     With --keep-layers the stochastic layers below the top ones are drawn from the prior: figures/draws.png. With
-    --condition the codes are decoded under another condition: figures/transfer.png.
+    --condition the codes are decoded under another condition: figures/transfer.png. With another split, other data or
+    --condition the name ends with this, for example reconstructions-validation.png.
     """
 
     count: int | None = None
@@ -41,6 +42,11 @@ class Reconstruct(ExampleOptions):
     condition: str | None = None
     """What the codes are decoded under, of a model that reads conditions: a class, numbers such as 0.3,1.2, or none;
     default: the condition of each image."""
+
+    @property
+    def variant(self) -> str:
+        """The end of the name of the figure: the examples and the condition, if they are given."""
+        return "-".join(filter(None, (super().variant, condition_variant(self.condition))))
 
 
 @register_command("reconstruct", "test images and their reconstructions", arguments="RUN", order=70)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.cli.commands import register_command
-from vae_jax.cli.conditions import repeat_condition
+from vae_jax.cli.conditions import condition_variant, repeat_condition
 from vae_jax.cli.messages import log
 from vae_jax.cli.output import output_folder
 from vae_jax.cli.parsing import OutputOptions, parse_run_command, require_positive
@@ -55,24 +55,24 @@ class Sample(OutputOptions):
     """A file of `vae-jax encode`, of which all codes are decoded in place of codes from the prior."""
 
     @property
-    def num_samples(self) -> int:
+    def chosen_count(self) -> int:
         """The number of examples, or the default one."""
         return _DEFAULT_COUNT if self.count is None else self.count
 
     @property
     def variant(self) -> str:
-        """The end of the names of files: the options by which the samples are others than those of the model."""
+        """The end of the names of files: the options that change the distribution of the samples, or the codes."""
         prior = "fitted" if self.prior == "fitted" else ""
         temperature = "" if self.temperature == 1 else f"temperature-{self.temperature:g}"
-        condition = "" if self.condition is None else f"condition-{self.condition}"
-        return "-".join(filter(None, (prior, temperature, condition, "decoded" if self.codes else "")))
+        codes = "" if self.codes is None else self.codes.stem
+        return "-".join(filter(None, (prior, temperature, condition_variant(self.condition), codes)))
 
 
 @register_command("sample", "examples from the prior", arguments="RUN", order=60)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Write samples of a run; return their paths."""
     directory, options = parse_run_command("sample", Sample, argv)
-    require_positive(count=options.num_samples)
+    require_positive(count=options.chosen_count)
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed={options.seed} must be at least 0 and less than 2^32")
     if not 0 < options.temperature <= _MAX_TEMPERATURE:
@@ -116,7 +116,7 @@ def _conditions(run: "OpenedRun", options: Sample) -> "dict[str, np.ndarray]":
 
     from vae_jax.runs import check_data, condition_dim, num_classes, spread_classes
 
-    experiment, count = run.experiment, options.num_samples
+    experiment, count = run.experiment, options.chosen_count
     if options.condition is not None:
         return repeat_condition(experiment, options.condition, count)
     if (classes := num_classes(experiment.model)) is not None:
@@ -170,7 +170,7 @@ def _decode(
     x = decode_codes(experiment, params, codes, placement)
     if experiment.kind != "images":
         return x, []
-    figure, shown = folder.figure("samples"), x[:_MAX_SHOWN]
+    figure, shown = folder.figure("decoded_codes"), x[:_MAX_SHOWN]
     image_grids.save_samples(figure, shown, title="Decoded codes")
     return np.rint(x * 255).astype(np.uint8), [figure]
 
@@ -188,7 +188,7 @@ def _sample_images(
 
     from vae_jax.runs import image_grids, sample_means
 
-    count, temperature = options.num_samples, options.temperature
+    count, temperature = options.chosen_count, options.temperature
     images = sample_means(
         run.experiment, params, key, count, run.placement, conditions=conditions, temperature=temperature
     )
@@ -221,7 +221,7 @@ def _sample_numbers(
     check_data(run)
     experiment, placement, temperature = run.experiment, run.placement, options.temperature
     samples = sample_examples(
-        experiment, params, key, options.num_samples, placement, conditions=conditions, temperature=temperature
+        experiment, params, key, options.chosen_count, placement, conditions=conditions, temperature=temperature
     )
     arrays = experiment.dataset("test").arrays
     if "y" in conditions and options.condition is not None:

@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs with equal settings apart from the seed.
+    """Runs with equal settings and test examples apart from the seed.
 
     Attributes:
       label: the settings in which the groups differ, or the name of the run.
@@ -78,9 +78,9 @@ def group_runs(runs: Sequence[RunContents]) -> list[Group]:
     keys: dict[str, dict[str, Any]] = {}
     for run in runs:
         settings = {path: value for path, value in run.stored.settings.items() if path not in ignored}
-        key = repr((settings, run.evaluation.get("test_examples")))  # without a config the settings state no data
-        keys[key] = settings
-        found.setdefault(key, []).append(run)
+        settings["test examples"] = str(run.evaluation.get("test_examples"))[:12]  # a script's settings state no data
+        keys[repr(settings)] = settings
+        found.setdefault(repr(settings), []).append(run)
     every = list(keys.values())
     differing = [p for p in dict.fromkeys(p for s in every for p in s) if len({repr(s.get(p)) for s in every}) > 1]
     groups = []

@@ -58,7 +58,7 @@ class RunContents(NamedTuple):
         """Why the run has no evaluation, as a sentence."""
         if self.failure is not None:
             return f"The training has diverged: {self.failure.rstrip('.')}."
-        return "It is not finished. The same `vae-jax train` command resumes it."
+        return "It is not finished; the command that started it resumes it."
 
     @property
     def summary(self) -> str:

@@ -1,6 +1,7 @@
 """The sections of the report of one run: results first, then curves, figures, protocol, settings, environment."""
 
 import base64
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ CARDS = {  # metric: (title, digits, unit)
 FIGURES = {  # name: what the figure shows, in the order of the report
     "samples": "Decoded codes that are drawn from the prior",
     "samples_by_class": "Samples of each class, a row each",
+    "decoded_codes": "The codes of a file, decoded",
     "uniform_samples": "Decoded codes with equal probabilities",
     "reconstructions": "Test examples, each with its reconstruction",
     "top_layers": "Test images decoded from their top layers, a row for each number of these; the rest is drawn",
@@ -157,7 +159,7 @@ def figures(paths: Sequence[Path]) -> str:
 
 
 def caption(path: Path) -> str:
-    """Return what a figure shows; after the hyphens in the name follows what is not the run's own."""
+    """Return what a figure shows; its name ends with a hyphen and the variant, see `RunDirectory`."""
     base, variant = _words(path)
     text = FIGURES.get(base, base.replace("_", " "))
     return f"{text}. Here: {variant}" if variant else text
@@ -165,7 +167,7 @@ def caption(path: Path) -> str:
 
 def _words(path: Path) -> tuple[str, str]:
     base, _, variant = path.stem.partition("-")
-    return base, variant.replace("-", " ")
+    return base, re.sub(r"(?<=\w)(?<!\de)-", " ", variant)  # the minus of a number remains
 
 
 def picture(path: Path, caption: str) -> str:

@@ -159,7 +159,7 @@ class EnvironmentLog(Callback):
     """Writes environment.json: versions, devices, and from which step to which this start has trained in which time."""
 
     def on_start(self, run: TrainingRun) -> None:
-        """Note the time."""
+        """Store the time of the start."""
         self._started, self._date = time.perf_counter(), datetime.datetime.now(datetime.UTC)
         self._content: dict[str, Any] | None = None
 

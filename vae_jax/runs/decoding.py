@@ -183,9 +183,9 @@ def replicated(placement: Placement | None, params: Params) -> NamedSharding:
     return (placement or placement_of(params)).replicated
 
 
-def batch_size_of(experiment: Experiment, params: Params, placement: Placement | None) -> int:
-    """Return the number of examples of one call, which fits in the free memory."""
-    return decoding_batch(experiment, placement or placement_of(params), BATCH_SIZE)
+def batch_size_of(experiment: Experiment, params: Params, placement: Placement | None, wanted: int = BATCH_SIZE) -> int:
+    """Return the number of examples of one call: that which is wanted, or fewer that fit in the free memory."""
+    return decoding_batch(experiment, placement or placement_of(params), wanted)
 
 
 def encode_examples(

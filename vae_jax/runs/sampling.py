@@ -14,7 +14,7 @@ from vae_jax import random
 from vae_jax.distributions import Batch, Latent, from_posterior, from_prior
 from vae_jax.inference import Params, decode, encode
 from vae_jax.models import join_codes, layer_shape
-from vae_jax.runs.decoding import Arrays, batch_size_of, conditions_of, decode_codes, replicated
+from vae_jax.runs.decoding import BATCH_SIZE, Arrays, batch_size_of, conditions_of, decode_codes, replicated
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.program_cache import cache_programs
 from vae_jax.runtime import Placement
@@ -22,6 +22,7 @@ from vae_jax.training import evaluate_examples, padded_batches
 
 MAX_SAMPLED = 2000  # examples that are compared with as many samples
 MAX_SAMPLED_NUMBERS = 4_000_000  # in these examples
+_MAX_CODES = 2000  # codes that are drawn in one call
 _X = 1 << 31  # stream of the samples of x; streams of layers are smaller, see `distributions.drawers`
 
 
@@ -50,7 +51,7 @@ def sample_posterior(
       Codes, float32 [N, S, *event].
     """
     program = _posterior_sampler(experiment.model, experiment.preprocess, num_samples, replicated(placement, params))
-    size = batch_size_of(experiment, params, placement)
+    size = max(1, batch_size_of(experiment, params, placement) // num_samples)
     return evaluate_examples(program, params, key, arrays, batch_size=size, fixed_size=True, first=first)["z"]
 
 
@@ -94,16 +95,17 @@ def sample_prior(
     """
     given = None if temperature == 1 else temperature  # every prior supports None
     program = _code_sampler(experiment.model, given, replicated(placement, params))
-    return _sample_in_batches(program, experiment, params, key, count, placement, conditions)
+    wanted = max(BATCH_SIZE, min(count, _MAX_CODES))  # few samples of any number use one compiled program
+    size = batch_size_of(experiment, params, placement, wanted)
+    return _sample_in_batches(program, params, key, count, size, conditions)
 
 
 def _sample_in_batches(
-    program: Callable[..., Array], experiment: Experiment, params: Params, key: Array, count: int,
-    placement: Placement | None, conditions: Arrays | None,
-) -> np.ndarray:  # fmt: skip
+    program: Callable[..., Array], params: Params, key: Array, count: int, size: int, conditions: Arrays | None
+) -> np.ndarray:
     """Return the results [N, ...] of a program of batches of positions and their conditions."""
     arrays = {"position": np.arange(count, dtype=np.uint32)} | dict(conditions or {})
-    batches = padded_batches(arrays, batch_size_of(experiment, params, placement))
+    batches = padded_batches(arrays, size)
     return np.concatenate([np.asarray(program(params, key, batch))[:size] for size, batch in batches])
 
 
@@ -162,7 +164,7 @@ def sample_examples(
     """
     given = None if temperature == 1 else temperature  # every prior supports None
     program = _example_sampler(experiment.model, given, replicated(placement, params))
-    return _sample_in_batches(program, experiment, params, key, count, placement, conditions)
+    return _sample_in_batches(program, params, key, count, batch_size_of(experiment, params, placement), conditions)
 
 
 @cache_programs

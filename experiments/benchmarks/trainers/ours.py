@@ -51,6 +51,9 @@ def trainers(train: Any, test: Any, steps: int, task: dict[str, Any]) -> dict[st
             optimizer="adam",
             schedule="constant",
             optimizer__learning_rate=task["learning_rate"],
+            optimizer__skip_quantile=0.0,  # the other libraries have neither this nor an average of the weights
+            train__nonfinite="stop",
+            train__ema_decay=0.0,
             train__batch_size=task["batch_size"],
             train__log_every=steps_per_dispatch,
             train__evaluate_every=0,
