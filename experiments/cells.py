@@ -107,14 +107,17 @@ def summarize_cell(
       metrics: the metrics that are summarized; one that the evaluations do not contain is left out.
 
     Returns:
-      `seeds`, 0 if no seed is evaluated; then nothing else. Each metric, {"mean", "sd"};
-      `nll_se`, the largest standard error over the test examples; `num_samples`; `active_units`, for each seed the
-      number in each layer; `seconds` of training and `evaluation_seconds`, summed over seeds; `device`.
+      `seeds`, 0 if no seed is evaluated; then nothing else. Of several numbers of samples, the evaluations with the
+      largest one are summarized. Each metric, {"mean", "sd"}; `nll_se`, the largest standard error over the test
+      examples; `num_samples`; `active_units`, for each seed the number in each layer; `seconds` of training and
+      `evaluation_seconds`, summed over seeds; `device`.
     """
     paths = sorted(directory.glob(f"{varied}=*"), key=lambda path: int(path.name.partition("=")[2]))
     evaluations = [result for path in paths if (result := read_evaluation(path, steps)) is not None]
     if not evaluations:
         return {"seeds": 0}
+    samples = max(map(_numbers_of_samples, evaluations))  # other evaluations are no other seeds of the same number
+    evaluations = [result for result in evaluations if _numbers_of_samples(result) == samples]
     training, evaluation = (
         [json.loads(path.read_text()) for path in sorted(directory.glob(f"{clock}-of-seeds=*.json"))]
         for clock in ("clock", "evaluation-clock")
@@ -133,6 +136,10 @@ def summarize_cell(
         "evaluation_seconds": sum(time["seconds"] for time in evaluation),
         "device": "; ".join(dict.fromkeys(time["device"] for time in training)),
     }
+
+
+def _numbers_of_samples(evaluation: dict[str, Any]) -> tuple[int, int]:
+    return evaluation.get("num_samples", 0), evaluation.get("class_samples", 0)
 
 
 def number(mean: float | None, sd: float | None = None) -> str:

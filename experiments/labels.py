@@ -26,9 +26,10 @@ The published errors of the classifier with 100 labels are 11.97 ± 1.71 % (M2),
   on all training images and labels, confirms the class or not.
 
 The `--draws` of the labels of a cell are trained in one program, with the same seed. DIR (runs/labels) contains a run
-directory for each draw, table.md and table.json with all cells found there, and for each cell of images CELL.png: ten
-samples of each class of draw 0. SIGTERM and SIGINT save the training after the current dispatch. The same command
-resumes, and trains and evaluates nothing twice; a larger `--draws` adds to the finished ones.
+directory for each draw, table.md and table.json with all cells found there, and for each cell of images a figure with
+the name of its directory: ten samples of each class of draw 0. SIGTERM and SIGINT save the training after the current
+dispatch. The same command resumes, and trains and evaluates nothing twice; a larger `--draws` adds to the finished
+ones.
 """
 
 import argparse
@@ -262,7 +263,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def save_samples(cell: Cell, output: Path) -> None:
     """Save ten samples of each class of draw 0; of conditional also what fraction of more samples is confirmed."""
-    path, found = output / f"{cell.name}.png", cell.directory(output) / "samples.json"
+    path, found = output / f"{cell.directory(output).name}.png", cell.directory(output) / "samples.json"
     confirms = cell.name == "conditional"
     if path.exists() and (found.exists() or not confirms):
         return

@@ -49,7 +49,7 @@ from cells import number
 
 from vae_jax.config import Config, override
 from vae_jax.errors import VaeJaxError
-from vae_jax.runs import decode_codes, image_grids, open_run, restored_params, sample_prior
+from vae_jax.runs import decode_codes, image_grids, open_run, read_evaluation, restored_params, sample_prior
 from vae_jax.runtime import atomic_files
 
 SHOWN = 16  # samples of each prior in the figure
@@ -192,8 +192,9 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def samples_of(cell: Cell, output: Path) -> np.ndarray:
-    """Return images [SHOWN, H, W, C], decoded means of samples of the prior of seed 0; stored next to its run."""
-    directory = cell.directory(output) / "seed=0"
+    """Return images [SHOWN, H, W, C], decoded means of samples of the prior of the first evaluated seed."""
+    seeds = sorted(cell.directory(output).glob("seed=*"), key=lambda path: int(path.name.partition("=")[2]))
+    directory = next(path for path in seeds if read_evaluation(path, cell.steps) is not None)
     path = directory / "samples.npy"
     if not path.exists():
         run = open_run(directory)

@@ -5,7 +5,8 @@ import pytest
 from commands import SMALL, check_refusal, read_png
 
 from vae_jax.cli.conditions import condition_variant
-from vae_jax.runs import plots
+from vae_jax.data import ArrayDataset
+from vae_jax.runs import Experiment, plots
 
 SETTINGS = ["--mesh.data", 1, "--train.label-dropout", 0.2, *SMALL, "--train.log-every", 5]
 
@@ -24,7 +25,7 @@ def without_figures(monkeypatch):
     monkeypatch.setattr(plots, "plot_all", lambda *_: [])
 
 
-def test_samples_under_vectors_of_numbers(data, tmp_path, call, without_figures):
+def test_samples_under_vectors_of_numbers(data, tmp_path, call, without_figures, monkeypatch):
     run, out = tmp_path / "run", tmp_path / "out"
     model = ["--model", "conditional-vector", "--model.condition-dim", 2]
     train = ["train", "--workdir", run, "--data.name", data, *model, *SETTINGS, "--train.steps"]
@@ -34,6 +35,12 @@ def test_samples_under_vectors_of_numbers(data, tmp_path, call, without_figures)
     test_conditions = np.load(default["conditions"])
     assert test_conditions.shape == (8, 2)
     np.testing.assert_array_equal(test_conditions[6:], test_conditions[:2])  # those of the 6 test images
+    with monkeypatch.context() as patch:  # the conditions of all but two test images are unknown
+        dataset = Experiment.dataset
+        patch.setattr(Experiment, "dataset", lambda experiment, split: ArrayDataset(
+            dataset(experiment, split).arrays | {"mask": np.arange(6) < 2}, "images"))  # fmt: skip
+        known = np.load(call("sample", run, "--count", 4, "--to", out).result["conditions"])
+        np.testing.assert_array_equal(known, test_conditions[[0, 1, 0, 1]])
     one = call("sample", run, "--count", 3, "--condition=-0.5,1", "--to", out).result
     np.testing.assert_array_equal(np.load(one["conditions"]), [[-0.5, 1]] * 3)
     none = call("sample", run, "--count", 3, "--condition", "none", "--to", tmp_path / "none").result

@@ -38,6 +38,13 @@ def test_the_summary_contains_finished_seeds_and_the_seconds_of_all_processes(sc
     assert found["device"] == "abacus; slide rule"
 
 
+def test_seeds_with_fewer_samples_are_not_summarized(script, tmp_path):
+    for seed, samples in enumerate((50, 5000, 50)):
+        write_seed(tmp_path, seed, num_samples=samples)
+    found = script.summarize_cell(tmp_path, STEPS)
+    assert (found["seeds"], found["num_samples"], found["nll"]["mean"]) == (1, 5000, 87.0)
+
+
 def test_only_seeds_without_an_evaluation_of_the_config_are_run(script, tmp_path, monkeypatch):
     config = override(Config(), train__steps=STEPS, objective__warmup_steps=0, evaluation__num_samples=50)
     write_seed(tmp_path, 0)

@@ -105,7 +105,8 @@ def test_quick_runs_of_models_of_images_have_a_figure(script, tmp_path, capsys):
     result = script.main([*argv, "--num-samples", "2", "--class-samples", "2"])
     assert [row["name"] for row in result["rows"] if row["seeds"]] == names
     for name in names[1:]:
-        with Image.open(tmp_path / f"{name}.png") as image:
+        (path,) = tmp_path.glob(f"{name},labels=*.png")
+        with Image.open(path) as image:
             assert image.size[0] > 100
         (row,) = (row for row in result["rows"] if row["name"] == name)
         assert ("confirmed" in row) == (name == "conditional")

@@ -94,6 +94,16 @@ def test_missing_scores_and_unfinished_runs_are_named(runs, tmp_path):
     assert len(comparison.comparison(nothing)) == 2
 
 
+def test_runs_that_stop_early_are_no_other_seed(runs):
+    def with_settings(run, **changes):
+        settings = run.stored.settings | {f"train.{name}": value for name, value in changes.items()}
+        return run._replace(stored=run.stored._replace(settings=settings))
+
+    early = [with_settings(runs[1], patience=3, evaluate_every=every) for every in (10, 20)]
+    groups = comparison.group_runs([runs[0], with_settings(runs[1], evaluate_every=7), *early])
+    assert [len(group.runs) for group in groups] == [2, 1, 1]
+
+
 def test_runs_on_other_examples_are_no_other_seed(runs):
     other = runs[1]._replace(evaluation=runs[1].evaluation | {"test_examples": "d" * 64})
     assert [len(group.runs) for group in comparison.group_runs([runs[0], runs[1]])] == [2]

@@ -57,7 +57,10 @@ def test_annealed_importance_sampling_is_shown_with_its_error():
     assert "same examples: 14.50" in plain(sections.headline(both, {"nll": nll}))
     assert "same examples" not in sections.headline(both, {"nll": nll[:30]})  # the first number is that of them
     shown = plain(sections.annealed(both))
-    assert "100 from the encoder, 16 chains 30 21.50 ± 0.25 0.013 0.64 not computed not computed not computed" in shown
+    assert (
+        "100 from the encoder, 16 chains 30 test 21.50 ± 0.25 0.013 0.64 not computed not computed not computed"
+        in shown
+    )
     assert "0.64 −22.00 −21.75 0.250 ± 0.125" in shown
     assert sections.annealed(EVALUATION) == ""
 

@@ -178,11 +178,13 @@ def test_tensorboard_receives_the_first_step_that_a_resumed_run_writes(small, tm
     assert received == [{"purge_step": None}, {"purge_step": 21}]
 
 
-def test_training_further_removes_the_evaluation(small, tmp_path):
-    path = tmp_path / "run" / "evaluation.json"
+def test_training_further_removes_the_evaluation_and_the_figures(small, tmp_path):
+    paths = [tmp_path / "run" / name for name in ("evaluation.json", "figures/samples-fitted.png")]
     fit(small(), tmp_path / "run")
-    path.write_text("{}")
+    paths[1].parent.mkdir(exist_ok=True)
+    for path in paths:
+        path.write_text("{}")
     fit(small(), tmp_path / "run")
-    assert path.exists()  # no step was trained
+    assert all(path.exists() for path in paths)  # no step was trained
     fit(small(train__steps=25), tmp_path / "run")
-    assert not path.exists()
+    assert not any(path.exists() for path in paths)

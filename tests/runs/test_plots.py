@@ -129,6 +129,13 @@ def test_data_are_compared_with_as_many_samples(one_device, monkeypatch):
     assert [x.shape for x in samples.values()] == [arrays["x"].shape] * 3
     fresh = sampling.sample_examples(experiment, params, key, len(arrays["x"]), one_device)
     np.testing.assert_array_equal(samples["samples of the model"], fresh)
+    labelled = hand_made.hand_made()
+    context = labelled, initial_params(labelled), examples_of(labelled), one_device
+    usual, given = (
+        sampling.compare_samples(*context, key=key, conditions=conditions)
+        for conditions in (None, {"y": np.zeros(len(context[2]["x"]), np.int32)})
+    )
+    assert [np.array_equal(usual[name], given[name]) for name in usual] == [True, True, False]
     monkeypatch.setattr(sampling, "MAX_SAMPLED_NUMBERS", 30)
     few = sampling.compare_samples(experiment, params, arrays, one_device, key=key)
     assert [len(x) for x in few.values()] == [5] * 3  # of six numbers each

@@ -248,11 +248,15 @@ def test_two_processes_are_one_run_and_one_of_them_stops_both(endless, cache, tm
     """A run of one process on 4 devices, resumed by two processes of one device each, and by one process again.
 
     Its metrics are those of an uninterrupted run. The two processes stream their images, each the rows of its device.
+    They have lost the metrics, which the checkpoint contains, and an allowed change of a setting without an effect.
     """
     one = override(endless, mesh__data=2, mesh__fsdp=2, train__steps=10, train__save_every=10)
     fit(one, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    endless = override(endless, optimizer__clip_norm=1e9)
     of_two = override(endless, mesh__fsdp=2, data__streaming="always")
-    with pair(*command(of_two, tmp_path / "run", cache)) as both:
+    allowed = ["--allow-change", "optimizer.clip_norm"]
+    with pair(*command(of_two, tmp_path / "run", cache), *allowed) as both:
         wait_for(lambda: len(rows_of(tmp_path / "run")) >= 6, both)
         both[1].terminate()
         (code, out, err), (other, silent, quiet) = ends(both)

@@ -175,10 +175,11 @@ def _evaluate_annealed(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
     settings = AnnealedEvaluation(annealing, ais.examples, ais.simulated)
     folder, start = output_folder(options, run.directory), time.perf_counter()
     read_examples(run, options)
+    settings_of_file = f"{ais.distributions}-{ais.chains}-{ais.start}-{ais.examples}"
     with restored_params(run.experiment, run.directory, run.placement, log, changed=run.changed) as (step, params):
         result = evaluate_annealed(
             run.experiment, params, settings, split=options.chosen_split, placement=run.placement, step=step,
-            partial=folder.path / f"ais-{options.label}.npz",
+            partial=folder.path / f"ais-{options.label}-{settings_of_file}.npz",
             report=lambda what, done, total: log(f"AIS: {done} of {total} {what}"),
         )  # fmt: skip
     result["seconds"] = round(time.perf_counter() - start, 2)

@@ -110,10 +110,11 @@ def _conditions(run: "OpenedRun", options: Sample) -> "dict[str, np.ndarray]":
     """Return what the samples are given: labels {"y": int32 [N]}, vectors {"c": float32 [N, C]}, or nothing.
 
     Raises:
-      InputError: see `repeat_condition`.
+      InputError: see `repeat_condition`; or no condition is known.
     """
     import numpy as np
 
+    from vae_jax.distributions import label_mask
     from vae_jax.runs import check_data, condition_dim, num_classes, spread_classes
 
     experiment, count = run.experiment, options.chosen_count
@@ -124,7 +125,11 @@ def _conditions(run: "OpenedRun", options: Sample) -> "dict[str, np.ndarray]":
     if condition_dim(experiment.model) is None:
         return {}
     check_data(run)
-    conditions = experiment.dataset("test").arrays["c"]
+    arrays = experiment.dataset("test").arrays
+    known = label_mask(arrays)
+    conditions = arrays["c"] if known is None else arrays["c"][known]
+    if not len(conditions):
+        raise InputError("no test example has a known condition; use --condition")
     return {"c": conditions[np.arange(count) % len(conditions)]}
 
 
@@ -228,8 +233,11 @@ def _sample_numbers(
         chosen, known = arrays["y"] == conditions["y"][0], label_mask(arrays)
         chosen = chosen if known is None else chosen & known
         arrays = {name: array[chosen] for name, array in arrays.items()}
-    figures = []
-    if len(arrays["x"]):
-        figures = plots.plot_kind(experiment, params, folder, arrays, placement, key=key, temperature=temperature)
+    shown, figures = len(arrays["x"]), []
+    given = None if options.condition is None else repeat_condition(experiment, options.condition, shown)
+    if shown:
+        figures = plots.plot_kind(
+            experiment, params, folder, arrays, placement, key=key, conditions=given, temperature=temperature
+        )
     counts = getattr(experiment.preprocess, "values", "") == "counts"
     return samples.astype(np.int64) if counts else samples, figures

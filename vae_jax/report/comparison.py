@@ -14,7 +14,11 @@ from vae_jax.report.sections import picture
 from vae_jax.runs import mean_and_sd, metric_panels
 
 METRICS = {"nll": "NLL", "elbo": "ELBO", "reconstruction": "Reconstruction"}  # the first that all runs have
-_AFFECTS_RESULTS = {"train.steps", "evaluation.num_samples"}  # although a run may change them when it resumes
+_AFFECTS_RESULTS = {
+    "train.steps",
+    "train.patience",
+    "evaluation.num_samples",
+}  # although a run may change them when it resumes
 _OTHERS = {"elbo": ("ELBO", 2), "kl": ("KL", 2), "bits_per_dim": ("bits/dim", 3), "active_units": ("Active units", 1)}
 
 
@@ -78,6 +82,8 @@ def group_runs(runs: Sequence[RunContents]) -> list[Group]:
     keys: dict[str, dict[str, Any]] = {}
     for run in runs:
         settings = {path: value for path, value in run.stored.settings.items() if path not in ignored}
+        if settings.get("train.patience"):
+            settings["train.evaluate_every"] = run.stored.settings["train.evaluate_every"]
         settings["test examples"] = str(run.evaluation.get("test_examples"))[:12]  # a script's settings state no data
         keys[repr(settings)] = settings
         found.setdefault(repr(settings), []).append(run)

@@ -223,7 +223,7 @@ def annealed(evaluation: Mapping[str, Any]) -> str:
     for found in evaluation.get("ais", ()):
         bounds = found.get("bdmc")
         cells = [f"{found['num_distributions']:,} from the {found['start']}, {found['num_chains']} chains"]
-        cells += [number(found["num_examples"]), with_error(found["nll"], found["nll_se"])]
+        cells += [f"{found['num_examples']:,} {found['split']}", with_error(found["nll"], found["nll_se"])]
         error = found["monte_carlo_se"]
         cells += ["undefined" if error is None else number(error, 3), number(found["acceptance"])]
         cells += ["not computed"] * 3 if bounds is None else [number(bounds["lower"]), number(bounds["upper"])]

@@ -190,9 +190,14 @@ class MetricsLog(Callback):
             metrics = run.checkpoints.saved_metrics(run.first_step)
             return [SavedRows(m["count"], m["since"], m["rows"]) for m in metrics if m]
 
+        rows = saved
+        if not multihost.is_single_process():  # they read the checkpoints together, since Orbax ends in a barrier
+            known = saved()
+            rows = lambda: known  # noqa: E731
+
         def open_file() -> MetricsFile:
             path, first = run.directory.metrics, run.first_step
-            return MetricsFile(path, keep_through_step=first, count=run.num_rows, saved=saved)
+            return MetricsFile(path, keep_through_step=first, count=run.num_rows, saved=rows)
 
         self.file: MetricsFile | NullLogger = multihost.run_on_primary(open_file) or NullLogger()
 
@@ -240,9 +245,12 @@ class CheckpointSaver(Callback):
         self._count, self._since, self._rows = run.num_rows, run.first_step, []
 
     def on_ready(self, run: TrainingRun) -> None:
-        """Remove the evaluation of earlier weights."""
+        """Remove the evaluation and the figures of earlier weights."""
         if not run.is_last and run.stop_reason != "stopped early":
             atomic_files.remove(run.directory.evaluation)
+            folder = run.directory.figure("any").parent
+            for name in multihost.broadcast_from_primary(lambda: sorted(path.name for path in folder.glob("*.png"))):
+                atomic_files.remove(folder / name)
 
     def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
         """Store the row for the next save; raise StorageError if the last save has failed."""

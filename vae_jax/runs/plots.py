@@ -220,6 +220,7 @@ def plot_kind(
     placement: Placement | None = None,
     *,
     key: Array,
+    conditions: Arrays | None = None,
     temperature: float = 1.0,
 ) -> list[Path]:
     """Save the figures of the kind of data, in which examples are compared with reconstructions and samples.
@@ -231,6 +232,7 @@ def plot_kind(
       arrays: stored examples, {"x": [N, ...], ...}.
       placement: the devices; None for those of the parameters.
       key: random key of the samples and the preprocessing.
+      conditions: those of the samples of vectors and counts, [N, ...]; None for the conditions of the examples.
       temperature: of the samples, see `sample_prior`.
 
     Returns:
@@ -239,7 +241,9 @@ def plot_kind(
     directory = RunDirectory(directory)
     if experiment.kind == "images":
         return _plot_images(experiment, params, directory, placement, arrays, key, temperature)
-    samples = compare_samples(experiment, params, arrays, placement, key=key, temperature=temperature)
+    samples = compare_samples(
+        experiment, params, arrays, placement, key=key, conditions=conditions, temperature=temperature
+    )
     return _COMPARISONS[experiment.kind](directory, samples)
 
 

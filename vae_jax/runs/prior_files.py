@@ -50,9 +50,9 @@ def write_fitted_prior(directory: RunDirectory, fitted: FittedPrior, params: Par
     }  # fmt: skip
     content = checksums.to_json_types(content)
     atomic_files.write_json(folder / _DESCRIPTION, content | {"sha256": checksums.combined_checksum(content)})
-    for old in multihost.broadcast_from_primary(lambda: sorted(folder.glob("arrays-*.npz"))):
-        if old != path:
-            atomic_files.remove(old)
+    for old in multihost.broadcast_from_primary(lambda: sorted(found.name for found in folder.glob("arrays-*.npz"))):
+        if old != path.name:
+            atomic_files.remove(folder / old)
 
 
 def read_fitted_prior(directory: RunDirectory, experiment: Experiment, params: Params, *, step: int) -> FittedPrior:

@@ -220,6 +220,7 @@ def compare_samples(
     placement: Placement | None = None,
     *,
     key: Array,
+    conditions: Arrays | None = None,
     temperature: float = 1.0,
 ) -> dict[str, np.ndarray]:
     """Return examples as the model reads them, and equally many samples of the model.
@@ -231,6 +232,7 @@ def compare_samples(
         large.
       placement: the devices; None for those of the parameters.
       key: random key of the samples and, by `preprocess_key`, of the preprocessing.
+      conditions: those of the samples of the model, [N, ...]; None for the conditions of the examples.
       temperature: of the samples of the model, see `sample_prior`.
 
     Returns:
@@ -241,7 +243,8 @@ def compare_samples(
     count = max(min(MAX_SAMPLED, MAX_SAMPLED_NUMBERS // size), 1)
     few = {name: array[:count] for name, array in arrays.items()}
     again = sample_reconstructions(experiment, params, preprocess_key(key), few, placement)
+    given = conditions_of(few) if conditions is None else {name: array[:count] for name, array in conditions.items()}
     fresh = sample_examples(
-        experiment, params, key, len(few["x"]), placement, conditions=conditions_of(few), temperature=temperature
+        experiment, params, key, len(few["x"]), placement, conditions=given, temperature=temperature
     )
     return {"data": again["seen"], "posterior predictive": again["sample"], "samples of the model": fresh}

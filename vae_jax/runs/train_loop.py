@@ -152,7 +152,7 @@ def _start(
 ) -> tuple[Compiled, TrainingRun]:
     """Return the compiled program with the restored or the initial state, and the run at its step."""
     restored = restore(experiment, checkpoints, placement, changed={change["setting"] for change in changes})
-    if any("step" not in change for change in changes) and multihost.is_primary():
+    if any("step" not in change for change in changes):
         atomic_files.remove(directory.evaluation)  # the same weights can have other numbers with other settings
     state = place_initial_state(experiment, placement) if restored is None else restored.state
     first_step = 0 if restored is None else restored.step
