@@ -78,6 +78,14 @@ def test_predictability_of_a_category_whose_numbers_have_no_order():
     assert attribute_predictability(codes, shapes) == pytest.approx(0.75)
 
 
+def test_a_constant_latent_predicts_nothing_whatever_its_number():
+    found = []
+    for constant in (0.0, 0.1):  # the computed variance of 0.1 is above 0
+        codes = np.concatenate([ROTATED, np.full((1200, 1), constant)], axis=1)
+        found.append(attribute_predictability(codes, FACTORS, categories=[0]))
+    assert found[0] == found[1]
+
+
 def test_disentanglement_and_completeness_of_known_importances():
     assert disentanglement_completeness(np.eye(3)) == pytest.approx((1, 1))
     assert disentanglement_completeness(np.ones((4, 3))) == pytest.approx((0, 0))

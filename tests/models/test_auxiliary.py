@@ -141,6 +141,7 @@ def test_several_samples_of_a_are_refused():
         ({"posterior": "iaf"}, "posterior=iaf must be gaussian with model=sdgm"),
         ({"objective": "info-vae", "train__batch_size": 8}, "objective=info-vae must be another objective"),
         ({"network__tied": True}, "network.tied=True must be False with model=sdgm"),
+        ({"model__auxiliary_hidden": ()}, "model.auxiliary_hidden=() must be one or more widths"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):

@@ -120,6 +120,10 @@ def test_layers_side_by_side_are_split_and_joined_in_the_order_of_the_model():
     assert {name: value.shape for name, value in values.items()} == {"a": (2, 2, 2, 2), "b": (2, 2, 2, 2)}
     np.testing.assert_array_equal(values["a"][1], codes[..., 2:4])  # the axis of blocks comes first
     np.testing.assert_array_equal(export.join_codes(values, grids), codes)
+    mixed = {"codes": export.LayerShape((2,), is_integer=True), "z": export.LayerShape((6,))}
+    values = export.split_codes(codes, mixed)
+    assert [value.dtype for value in values.values()] == [jnp.int32, jnp.float32]
+    np.testing.assert_array_equal(export.join_codes(values, mixed), codes)
     with pytest.raises(AssertionError):
         export.split_codes(codes[..., 1:], shapes)
 

@@ -16,6 +16,7 @@ from vae_jax.models.vector_quantization import (
     VectorQuantizer,
     _added,
     _multiplied,
+    _rows,
     nearest_codes,
     restart_codes,
     start_by_kmeans,
@@ -188,6 +189,14 @@ def test_a_code_that_is_not_used_keeps_its_vector(usage):
     codebook["sums"] = codebook["usage"][..., None] * vectors
     _, updated = trained_once(module, variables | {"codebook": codebook})
     np.testing.assert_array_equal(updated["offset"][0, 2], vectors[0, 2])
+
+
+@pytest.mark.parametrize("num_codes", [64, 100, 256, 3000])
+def test_codes_start_at_encodings_of_all_places(num_codes):
+    """With a distance of 8 rows between them, all would be encodings of two of the 16 places."""
+    rows = np.asarray(_rows(jnp.arange(num_codes), 2048, num_codes, jax.random.key(0)))
+    assert len(np.unique(rows)) == min(num_codes, 2048)
+    assert set(rows % 16) == set(range(16))
 
 
 def test_kmeans_finds_separate_clusters_and_starts_the_codebook():

@@ -225,3 +225,8 @@ def test_a_model_that_reads_labels_is_evaluated_as_a_classifier_and_without_the_
         "generative_calibration_error",
     }  # fmt: skip
     assert "class_samples" not in evaluation.evaluation_protocol(image_experiment())
+    arrays = experiment.dataset("test").arrays
+    assert list(evaluation._unknown_labels(experiment, arrays)) == []
+    (line,) = evaluation._unknown_labels(experiment, arrays | {"mask": np.arange(count) < 2})
+    assert line.startswith(f"{count - 2} of the {count} examples have no label: their elbo and nll are no bounds")
+    assert list(evaluation._unknown_labels(image_experiment(), {"x": arrays["x"]})) == []

@@ -9,10 +9,11 @@ import pytest
 from code_models import code_experiment
 
 from vae_jax.data import from_arrays
-from vae_jax.inference import encode
+from vae_jax.distributions import ChosenCodes, Latent
+from vae_jax.inference import Terms, encode
 from vae_jax.runs import evaluate_run, make_evaluator
 from vae_jax.runtime import Placement, sharding
-from vae_jax.training.code_usage import summarize_codes
+from vae_jax.training.code_usage import chosen_codes, summarize_codes
 
 
 def entropy(codes):
@@ -34,6 +35,17 @@ def test_perplexity_and_usage_are_those_of_all_examples():
         for part in ([0, 2], [1, 3])
     ]
     assert np.mean([half["code_perplexity"] for half in halves]) < found["code_perplexity"]  # of parts it is less
+
+
+@pytest.mark.parametrize(("lead", "shape"), [((), (4, 3)), ((1,), (4, 3)), ((2,), (4, 6)), ((2, 1), (4, 6))])
+def test_the_codes_of_an_example_are_a_row_also_of_dependent_layers_and_of_blocks(lead, shape):
+    indices = jnp.arange(math.prod(lead) * 12).reshape(*lead, 4, 3)
+    log_p = jnp.zeros((2, 1, 4) if 2 in lead else (1, 4))
+    latent = Latent("z", indices, log_p=log_p, posterior=ChosenCodes(indices, 30, 1))
+    found = chosen_codes(Terms(jnp.zeros((1, 4)), (latent,)))
+    assert (found["codes/z"].shape, found["codebook/z"].tolist()) == (shape, [[30, 1]] * 4)
+    np.testing.assert_array_equal(found["codes/z"][:, :3], indices.reshape(-1, 4, 3)[0])
+    np.testing.assert_array_equal(found["codes/z"][:, -3:], indices.reshape(-1, 4, 3)[-1])
 
 
 def test_levels_are_counted_separately():

@@ -19,7 +19,10 @@ def terms(first_sample=0):
     means = block[:, None, None] + (example + sign * (example + 1))[None, None]  # [L, 1, B]
     loc = jnp.stack([means, -means], axis=-1)
     top = jnp.stack([example] * 3, axis=-1)
-    layers = Latent("top", top[None], posterior=Normal(top, top)), Latent("blocks", loc, posterior=Normal(loc, loc))
+    layers = (
+        Latent("top", top[None], log_p=jnp.zeros((1, B)), posterior=Normal(top, top)),
+        Latent("blocks", loc, log_p=jnp.zeros((L, 1, B)), posterior=Normal(loc, loc)),
+    )
     return Terms(jnp.zeros((1, B)), layers)
 
 
@@ -33,6 +36,14 @@ def test_the_mean_of_each_block_and_the_variance_of_its_estimate():
     np.testing.assert_allclose(found["mean/001"], np.stack([expected, -expected], axis=-1), rtol=1e-5, atol=1e-5)
     variance = (np.arange(B) + 1.0) ** 2 / (MEAN_SAMPLES - 1)
     np.testing.assert_allclose(found["mean_variance/001"], np.tile(variance[:, None, None], (1, L, 2)), rtol=1e-4)
+
+
+def test_blocks_whose_posterior_reads_the_data_alone_have_no_sample_axis():
+    loc = jnp.arange(L * B * 2.0).reshape(L, B, 2)
+    latent = Latent("blocks", loc[:, None], log_p=jnp.zeros((L, 1, B)), posterior=Normal(loc, loc))
+    found = latent_means(terms, Terms(jnp.zeros((1, B)), (latent,)))
+    assert list(found) == ["mean/000"]
+    np.testing.assert_array_equal(found["mean/000"], np.moveaxis(loc, 0, 1))
 
 
 def test_units_are_counted_in_the_order_of_the_layers_and_not_of_their_names():

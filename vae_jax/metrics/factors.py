@@ -150,7 +150,8 @@ def attribute_predictability(codes: np.ndarray, factors: np.ndarray, *, categori
     codes, factors = _check(codes, factors)
     centered = codes - codes.mean(axis=0)
     variance = np.mean(centered**2, axis=0)
-    safe = np.where(variance > 0, variance, 1)  # a constant latent explains nothing: its scores are 0 / 1
+    varies = np.ptp(codes, axis=0) > 0  # the computed variance of a constant can be above 0
+    safe = np.where(varies, variance, np.inf)  # a constant latent explains nothing
     scores = np.empty((codes.shape[1], factors.shape[1]))
     for f, column in enumerate(factors.T):
         if f in categories:

@@ -145,4 +145,5 @@ class AuxiliaryConfig(ModelConfig):
                 f"standard-normal with model={self.name}")  # fmt: skip
         require(objective.num_samples == 1, "objective.num_samples", objective.num_samples,
                 f"1 with model={self.name}, whose classifier reads the sample of a")  # fmt: skip
+        require(len(self.auxiliary_hidden) > 0, "model.auxiliary_hidden", "()", "one or more widths, such as (100,)")
         require_layers_allowed(config)

@@ -83,8 +83,9 @@ def split_codes(codes: Array, shapes: Mapping[str, LayerShape]) -> dict[str, Arr
     chex.assert_axis_dimension(codes, -1, sum(sizes))
     parts = jnp.split(codes, list(itertools.accumulate(sizes[:-1])), axis=-1)
     values = {}
-    for (name, (event, blocks, _)), part in zip(shapes.items(), parts, strict=True):
+    for (name, (event, blocks, is_integer)), part in zip(shapes.items(), parts, strict=True):
         stacked = () if blocks is None else (blocks,)
+        part = part.astype(jnp.int32) if is_integer else part  # float32 next to a layer of real numbers
         value = part.reshape(*lead, *stacked, *event)
         values[name] = value if blocks is None else jnp.moveaxis(value, len(lead), 0)
     return values
@@ -103,6 +104,8 @@ def join_codes(values: Mapping[str, Array], shapes: Mapping[str, LayerShape]) ->
         lead = value.ndim - len(event) - (0 if blocks is None else 1)
         value = value if blocks is None else jnp.moveaxis(value, 0, lead)
         flat.append(value.reshape(*value.shape[:lead], -1))
+    if len({shape.is_integer for shape in shapes.values()}) > 1:
+        flat = [value.astype(jnp.float32) for value in flat]  # integer codes next to real numbers
     return jnp.concatenate(flat, axis=-1)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import ClassVar, Literal, NamedTuple
 
 import chex
@@ -108,9 +109,14 @@ def _ratio(sums: Array, counts: Array, otherwise: Array) -> Array:
 
 
 def _rows(ranks: Array, num_rows: int, num_codes: int, key: Array) -> Array:
-    """Return the rows of a batch for codes of ranks 0, 1, ...: different ones, as long as there are enough."""
+    """Return the rows of a batch for codes of ranks 0, 1, ...: different ones, as long as there are enough.
+
+    The distance of two rows has no divisor in common with the number of rows, so that the rows are of all places of the
+    examples, which follow each other.
+    """
     first = (jax.random.bits(key) % num_rows).astype(jnp.int32)
-    return (first + ranks * max(num_rows // num_codes, 1)) % num_rows
+    distances = range(max(num_rows // num_codes, 1), 0, -1)
+    return (first + ranks * next(d for d in distances if math.gcd(d, num_rows) == 1)) % num_rows
 
 
 def start_by_kmeans(r: Array, num_codes: int, steps: int | Array, key: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vae_jax.distributions import label_mask
 from vae_jax.errors import NotFiniteError
 from vae_jax.inference import RELIABLE, Params
 from vae_jax.runs import memory
@@ -96,7 +97,7 @@ def evaluate_run(
         if num_classes(experiment.model) is not None:
             amounts = {"num_samples": result.get("class_samples", 0), "chunk": chunk}
             result |= evaluator.classes(params, key, arrays, **amounts, poll=calls["poll"], receive=receive)
-    return _finished(result, experiment)
+    return _finished(result, experiment, arrays)
 
 
 def _describe_evaluation(experiment: Experiment, split: str, count: int, batch_size: int) -> dict[str, Any]:
@@ -106,10 +107,11 @@ def _describe_evaluation(experiment: Experiment, split: str, count: int, batch_s
     return what | evaluation_protocol(experiment)
 
 
-def _finished(result: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+def _finished(result: dict[str, Any], experiment: Experiment, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the results with why metrics are undefined, warnings, and for images bits/dim; refuse infinite ones."""
     result["undefined"] = undefined_metrics(experiment)
-    result["warnings"] = [*_loose_bound(result), *_heavy_tails(result), *likelihood_warnings(experiment)]
+    of_result = (*_loose_bound(result), *_heavy_tails(result))
+    result["warnings"] = [*of_result, *likelihood_warnings(experiment), *_unknown_labels(experiment, arrays)]
     if experiment.kind == "images":
         _add_bits_per_dim(result, experiment.shape)
     _check_finite(result)  # NumPy has not reported such numbers
@@ -153,6 +155,16 @@ def _heavy_tails(result: dict[str, Any]) -> Iterator[str]:
             f"pareto_k is above {RELIABLE} for {result['pareto_k_above']:.0%} of the examples: the mean of their "
             "importance weights is unreliable; `vae-jax evaluate RUN --likelihood ais` estimates the NLL with a bound "
             "of its error"
+        )
+
+
+def _unknown_labels(experiment: Experiment, arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yield a warning if a semi-supervised model is evaluated on examples without a label."""
+    mask = label_mask(arrays) if "y" in arrays else np.zeros(len(arrays["x"]), bool)
+    if mask is not None and not mask.all() and hasattr(experiment.model, "classify"):
+        yield (
+            f"{np.sum(~mask):,} of the {len(mask):,} examples have no label: their elbo and nll are no bounds on "
+            "log p(x), because p(x|z) reads the mean embedding under q(y|x); nll_unlabelled is one"
         )
 
 

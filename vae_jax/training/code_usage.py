@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax.inference import Terms
+from vae_jax.training.latent_means import of_each_example
 
 
 def chosen_codes(terms: Terms) -> dict[str, Array]:
@@ -18,15 +19,16 @@ def chosen_codes(terms: Terms) -> dict[str, Array]:
       terms: of posterior samples, with the posteriors of the layers.
 
     Returns:
-      `codes/NAME` int32 [B, G], and `codebook/NAME` int32 [B, 2], the number of codes C and the number Q of codes of
-      each place, for each layer whose posterior has the attributes of `ChosenCodes`. {} for other models.
+      `codes/NAME` int32 [B, G], of L blocks [B, L G], and `codebook/NAME` int32 [B, 2], the number of codes C and the
+      number Q of codes of each place, for each layer whose posterior has the attributes of `ChosenCodes`. {} for other
+      models.
     """
     found: dict[str, Array] = {}
     for latent in terms.latents:
         posterior = latent.posterior
         if hasattr(posterior, "num_codes"):
             size = jnp.array([posterior.num_codes, posterior.depth], jnp.int32)
-            indices = posterior.indices
+            indices = of_each_example(posterior.indices, latent).reshape(posterior.batch_shape[-1], -1)
             found |= {f"codes/{latent.name}": indices}
             found |= {f"codebook/{latent.name}": jnp.broadcast_to(size, (indices.shape[0], 2))}
     return found

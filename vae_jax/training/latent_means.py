@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from vae_jax.inference import Terms
+from vae_jax.distributions import Latent
+from vae_jax.inference import Terms, log_p
 
 # A unit is active if the variance of its posterior mean over the examples is larger (Burda et al., arXiv 1509.00519).
 ACTIVE_VARIANCE = 0.01
@@ -31,7 +32,7 @@ def latent_means(sample: Callable[..., Terms], terms: Terms) -> dict[str, Array]
     """
     first = _posterior_means(terms)
     means = {f"mean/{number}": mean for number, mean in first.items()}
-    numbers = [n for n, latent in zip(first, terms.latents, strict=True) if len(latent.posterior.batch_shape) > 1]
+    numbers = [number for number, latent in zip(first, terms.latents, strict=True) if _has_sample_axis(latent)]
     if not numbers:
         return means
 
@@ -53,11 +54,26 @@ def _posterior_means(terms: Terms) -> dict[str, Array]:
     """Return the posterior mean of each layer by number, [B, D] or for blocks [B, L, D], from terms of one sample."""
     means = {}
     for position, latent in enumerate(terms.latents):
-        lead = latent.posterior.batch_shape  # [B], [1, B], or of blocks [L, 1, B]
-        mean = latent.posterior.mean().reshape(*lead, -1)
-        mean = mean[..., 0, :, :] if len(lead) > 1 else mean
-        means[f"{position:03}"] = jnp.moveaxis(mean, 0, 1) if len(lead) > 2 else mean
+        mean = latent.posterior.mean().reshape(*latent.posterior.batch_shape, -1)
+        means[f"{position:03}"] = of_each_example(mean, latent)
     return means
+
+
+def of_each_example(values: Array, latent: Latent) -> Array:
+    """Return values of the posterior of one sample with the examples first, [B, D], or [B, L, D] of L blocks.
+
+    Args:
+      values: [B, D], or [1, B, D] of a layer that depends on others; or of blocks [L, B, D] or [L, 1, B, D].
+      latent: the layer, with `log_p`.
+    """
+    values = values[..., 0, :, :] if _has_sample_axis(latent) else values
+    return jnp.moveaxis(values, 0, 1) if values.ndim > 2 else values
+
+
+def _has_sample_axis(latent: Latent) -> bool:
+    """Return whether the posterior depends on the samples of other layers."""
+    blocks = log_p(latent).ndim - 2  # log p(z) is [K, B], or [L, K, B] of blocks
+    return len(latent.posterior.batch_shape) - blocks > 1
 
 
 class ActiveUnits:
