@@ -166,7 +166,7 @@ _SETTINGS |= {
         "train.ema_decay": 0.999,
         "evaluation.num_samples": 500,
     },
-    "mnist-ladder-mlp": _MNIST
+    "mnist-ladder-mlp": _MNIST  # 120 epochs
     | {
         "model": "ladder-mlp",
         "model.blocks": (1, 1, 1, 1, 1),
@@ -178,7 +178,9 @@ _SETTINGS |= {
         "optimizer.learning_rate": 1.5e-3,
         "optimizer.skip_quantile": 0.9,
         "train.nonfinite": "skip",
+        "train.steps": 55_080,
         "train.ema_decay": 0.999,
+        "evaluation.num_samples": 1000,
     },
     "digits-fsq": {name: value for name, value in _DIGITS.items() if name != "model.latent_dim"}
     | {
