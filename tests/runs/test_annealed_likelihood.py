@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_experiments import image_experiment, initial_params
 
+from vae_jax.data import ArrayDataset
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Annealing
 from vae_jax.runs import annealed_likelihood, memory
@@ -105,6 +106,17 @@ def test_what_cannot_be_evaluated_is_refused(evaluate, one_device, tmp_path):
     point = image_experiment(posterior="deterministic", objective="reconstruction")
     with pytest.raises(InputError, match="likelihood=ais needs a model whose posterior has a density"):
         evaluate_annealed(point, initial_params(point), SETTINGS, split="test", placement=one_device, step=1,
+                          partial=tmp_path / "p.npz")  # fmt: skip
+
+
+@pytest.mark.fault
+def test_examples_whose_label_is_summed_out_are_refused(one_device, tmp_path, monkeypatch):
+    experiment = image_experiment(model="m2", model__num_classes=2)
+    arrays = experiment.dataset("test").arrays
+    hidden = ArrayDataset(arrays | {"mask": np.arange(len(arrays["x"])) > 2}, "images")
+    monkeypatch.setattr(type(experiment), "dataset", lambda *_: hidden)
+    with pytest.raises(InputError, match=r"likelihood=ais needs the labels of all examples, and 3 of \d+ have none"):
+        evaluate_annealed(experiment, initial_params(experiment), SETTINGS, split="test", placement=one_device, step=1,
                           partial=tmp_path / "p.npz")  # fmt: skip
 
 

@@ -15,12 +15,14 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vae_jax import random
+from vae_jax.data import ArrayDataset
 from vae_jax.distributions import Batch
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Annealing, Params, annealed_log_likelihood, bidirectional_bounds
 from vae_jax.runs import checksums, memory
 from vae_jax.runs.evaluation import evaluation_protocol, has_density
 from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.labels import num_summed_labels
 from vae_jax.runs.scores import read_scores
 from vae_jax.runtime import Placement, atomic_files
 from vae_jax.training import evaluate_examples, mean_and_error, padded_batches
@@ -81,7 +83,7 @@ def evaluate_annealed(
       NotFiniteError: an estimate is not finite.
     """
     dataset = experiment.dataset(split)
-    count = _num_examples(experiment, settings, split, len(dataset))
+    count = _num_examples(experiment, settings, split, dataset)
     protocol = _protocol(experiment, settings, split, count, step)
     weights = checksums.describe_leaves(jax.tree.map(jnp.asarray, params))
     compared = {**protocol, "weights": weights, "examples": dataset.summary.fingerprints}
@@ -96,12 +98,18 @@ def evaluate_annealed(
     return result
 
 
-def _num_examples(experiment: Experiment, settings: AnnealedEvaluation, split: str, available: int) -> int:
-    """Return the number of examples to evaluate; raise InputError if there are fewer, or the model has no density."""
+def _num_examples(experiment: Experiment, settings: AnnealedEvaluation, split: str, dataset: ArrayDataset) -> int:
+    """Return the number of examples to evaluate; raise InputError if there are fewer, or without a density of each."""
+    available = len(dataset)
     if not has_density(experiment):
         raise InputError(
             "likelihood=ais needs a model whose posterior has a density, and this one is deterministic; evaluate it "
             "without --likelihood ais"
+        )
+    if unknown := num_summed_labels(experiment.model, dataset.arrays):
+        raise InputError(
+            f"likelihood=ais needs the labels of all examples, and {unknown:,} of {available:,} have none, which the "
+            "model sums out; evaluate examples with labels, or read nll_unlabelled of `vae-jax evaluate RUN`"
         )
     count = available if settings.num_examples is None else settings.num_examples
     if not 0 < count <= available:

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.distributions import label_mask
 from vae_jax.errors import NotFiniteError
 from vae_jax.inference import RELIABLE, Params
 from vae_jax.runs import memory
 from vae_jax.runs.decoding import placement_of
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment
-from vae_jax.runs.labels import num_classes
+from vae_jax.runs.labels import num_classes, num_summed_labels
 from vae_jax.runs.program_cache import cache_programs
 from vae_jax.runtime import Placement, atomic_files, multihost
 from vae_jax.training import Evaluator, bits_per_dim
@@ -160,10 +159,9 @@ def _heavy_tails(result: dict[str, Any]) -> Iterator[str]:
 
 def _unknown_labels(experiment: Experiment, arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Yield a warning if a semi-supervised model is evaluated on examples without a label."""
-    mask = label_mask(arrays) if "y" in arrays else np.zeros(len(arrays["x"]), bool)
-    if mask is not None and not mask.all() and hasattr(experiment.model, "classify"):
+    if unknown := num_summed_labels(experiment.model, arrays):
         yield (
-            f"{np.sum(~mask):,} of the {len(mask):,} examples have no label: their elbo and nll are no bounds on "
+            f"{unknown:,} of the {len(arrays['x']):,} examples have no label: their elbo and nll are no bounds on "
             "log p(x), because p(x|z) reads the mean embedding under q(y|x); nll_unlabelled is one"
         )
 

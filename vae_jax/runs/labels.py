@@ -32,6 +32,16 @@ def spread_classes(count: int, classes: int) -> np.ndarray:
     return np.sort(np.arange(count, dtype=np.int32) % classes)
 
 
+def num_summed_labels(model: Any, arrays: Mapping[str, np.ndarray]) -> int:
+    """Return how many examples have a label that a semi-supervised model sums out in training; 0 for other models."""
+    if not hasattr(model, "classify"):
+        return 0
+    known = label_mask(arrays)
+    if "y" not in arrays:
+        return len(arrays["x"])
+    return 0 if known is None else int(np.sum(~known))
+
+
 def check_conditions(model: Any, dataset: Dataset, name: str, labelled: LabelledRows | None = None) -> None:
     """Raise InputError unless a model that reads labels or vectors can read those of a data set.
 
