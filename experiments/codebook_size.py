@@ -23,8 +23,8 @@ Results of 2026-11-30 (one core of an AMD EPYC, Python 3.11, jax 0.10.2); the ot
                        codes     usage    perplexity   -log p(x|z)
     fsq                 1,920   100.0 %     1,714         67.30
     fsq                15,360    99.4 %    12,159         63.87
-    vq                  2,048   100.0 %     1,928         65.01
-    vq                 16,384    99.7 %    14,251         57.59
+    vq                  2,048   100.0 %     1,924         65.05
+    vq                 16,384    99.7 %    14,261         57.62
     vq, no restarts    16,384    99.6 %    14,342         56.71
 
 Output in DIR (runs/codebook_size): a run directory of each cell, table.json, table.md and codebook_size.png. SIGTERM
