@@ -219,7 +219,7 @@ def row_of(cell: Cell, output: Path) -> dict[str, Any]:
 def all_cells(requested: Sequence[Cell], output: Path) -> list[Cell]:
     """Return the requested cells, those on disk, and the other cells of MNIST with their default epochs."""
     found = {*requested}
-    for path in output.glob("*,labels=*,epochs=*,*"):
+    for path in filter(Path.is_dir, output.glob("*,labels=*,epochs=*,*")):
         name, labels, epochs, size = path.name.split(",")
         found.add(Cell(name, int(labels.partition("=")[2]), int(epochs.partition("=")[2]), size))
     size, few = requested[0].size, max(cell.labels for cell in requested) or 100
