@@ -95,6 +95,11 @@ def _is_finished(directory: Path, config: Config) -> bool:
     return evaluation.get("num_samples") == wanted.num_samples and same_of_classes
 
 
+def member_directories(directory: Path, varied: str = "seed") -> list[Path]:
+    """Return the directories of the runs of a cell, in the order of their seeds; arguments as for `summarize_cell`."""
+    return sorted(directory.glob(f"{varied}=*"), key=lambda path: int(path.name.partition("=")[2]))
+
+
 def summarize_cell(
     directory: Path, steps: int, *, varied: str = "seed", metrics: Sequence[str] = ("nll", "elbo", "kl")
 ) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def summarize_cell(
       examples; `num_samples`; `active_units`, for each seed the number in each layer; `seconds` of training and
       `evaluation_seconds`, summed over seeds; `device`.
     """
-    paths = sorted(directory.glob(f"{varied}=*"), key=lambda path: int(path.name.partition("=")[2]))
+    paths = member_directories(directory, varied)
     evaluations = [result for path in paths if (result := read_evaluation(path, steps)) is not None]
     if not evaluations:
         return {"seeds": 0}

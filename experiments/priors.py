@@ -193,7 +193,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def samples_of(cell: Cell, output: Path) -> np.ndarray:
     """Return images [SHOWN, H, W, C], decoded means of samples of the prior of the first evaluated seed."""
-    seeds = sorted(cell.directory(output).glob("seed=*"), key=lambda path: int(path.name.partition("=")[2]))
+    seeds = cells.member_directories(cell.directory(output))
     directory = next(path for path in seeds if read_evaluation(path, cell.steps) is not None)
     path = directory / "samples.npy"
     if not path.exists():

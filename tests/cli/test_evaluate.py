@@ -7,6 +7,7 @@ import pytest
 from commands import snapshot
 from inputs import random_images
 
+from vae_jax.cli.evaluate import Evaluate
 from vae_jax.runs import plots
 from vae_jax.runtime import host
 
@@ -51,6 +52,12 @@ def test_evaluate(trained, call, monkeypatch):
 )
 def test_evaluate_refuses(argv, words, refuses):
     refuses(argv, *words)
+
+
+def test_names_of_files_contain_the_prior_and_that_of_scores_k():
+    given = [{}, {"num_samples": 5}, {"prior": "fitted", "num_samples": 5}, {"split": "train"}]
+    names = [(options.label, options.variant) for options in (Evaluate(**settings) for settings in given)]
+    assert names == [("test", ""), ("test-K5", ""), ("test-fitted-K5", "test-fitted"), ("train", "train")]
 
 
 def test_scores_of_each_example_and_an_evaluation_on_other_data(trained_on_file, call):

@@ -81,13 +81,16 @@ class Evaluate(ExampleOptions):
     @property
     def label(self) -> str:
         """The split in the name of a file, with the prior and K if they are given."""
-        fitted = "-fitted" if self.prior == "fitted" else ""
-        return super().label + fitted + ("" if self.num_samples is None else f"-K{self.num_samples}")
+        return self._with_prior + ("" if self.num_samples is None else f"-K{self.num_samples}")
 
     @property
     def variant(self) -> str:
         """The end of the name of the figure of the layers, which does not depend on K."""
-        return dataclasses.replace(self, num_samples=None).variant if self.num_samples is not None else super().variant
+        return "" if self._with_prior == "test" else self._with_prior
+
+    @property
+    def _with_prior(self) -> str:
+        return super().label + ("-fitted" if self.prior == "fitted" else "")
 
 
 @register_command(

@@ -56,6 +56,7 @@ from .inference_gap import (
 )
 from .labels import (
     Bounds as Bounds,
+    known_labels as known_labels,
     label_weights as label_weights,
     sum_over_labels as sum_over_labels,
     with_label as with_label,

@@ -96,7 +96,7 @@ def read_contents(directory: str | os.PathLike | RunDirectory) -> RunContents:
         )
     rows = read_metrics(directory.metrics) if directory.metrics.exists() else []
     evaluation = read_evaluation(directory) or {}
-    figures = sorted(directory.figure("any").parent.glob("*.png"))
+    figures = sorted(directory.figures.glob("*.png"))
     return RunContents(
         directory,
         stored,

@@ -248,7 +248,7 @@ class CheckpointSaver(Callback):
         """Remove the evaluation and the figures of earlier weights."""
         if not run.is_last and run.stop_reason != "stopped early":
             atomic_files.remove(run.directory.evaluation)
-            folder = run.directory.figure("any").parent
+            folder = run.directory.figures
             for name in multihost.broadcast_from_primary(lambda: sorted(path.name for path in folder.glob("*.png"))):
                 atomic_files.remove(folder / name)
 

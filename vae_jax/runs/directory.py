@@ -68,9 +68,14 @@ class RunDirectory:
         """Why a member of a sweep has diverged; it is absent otherwise."""
         return self.path / "failure.json"
 
+    @property
+    def figures(self) -> Path:
+        """The folder of the figures."""
+        return self.path / "figures"
+
     def figure(self, name: str) -> Path:
         """Return the path of a figure, figures/NAME.png or figures/NAME-VARIANT.png."""
-        return self.path / "figures" / f"{name}{self.variant and '-'}{self.variant}.png"
+        return self.figures / f"{name}{self.variant and '-'}{self.variant}.png"
 
     def scores(self, label: str) -> Path:
         """Return the path of the scores of each example of a split, scores-LABEL.npz."""

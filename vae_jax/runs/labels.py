@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.config import Config
 from vae_jax.data import ArrayDataset, Dataset, LabelledRows, Records
 from vae_jax.distributions import label_mask
 from vae_jax.errors import InputError
+from vae_jax.inference import known_labels
 
 
 def num_classes(model: Any) -> int | None:
@@ -36,10 +38,8 @@ def num_summed_labels(model: Any, arrays: Mapping[str, np.ndarray]) -> int:
     """Return how many examples have a label that a semi-supervised model sums out in training; 0 for other models."""
     if not hasattr(model, "classify"):
         return 0
-    known = label_mask(arrays)
-    if "y" not in arrays:
-        return len(arrays["x"])
-    return 0 if known is None else int(np.sum(~known))
+    labels = {name: jnp.asarray(arrays[name]) for name in ("y", "mask") if name in arrays}
+    return int(np.sum(~np.asarray(known_labels(labels, len(arrays["x"])))))
 
 
 def check_conditions(model: Any, dataset: Dataset, name: str, labelled: LabelledRows | None = None) -> None:
