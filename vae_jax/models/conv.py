@@ -43,20 +43,36 @@ class Conv(nn.Module):
         return h + jnp.broadcast_to(bias, h.shape)
 
 
-def space_to_depth(x: Array) -> Array:
-    """Return each 2x2 square as one pixel, [B, ceil(H/2), ceil(W/2), 4C]; odd sides are padded with 0."""
+def space_to_depth(x: Array, side: int = 2) -> Array:
+    """Return each square as one pixel.
+
+    Args:
+      x: [B, H, W, C]. Sides that are no multiples of S are padded with 0.
+      side: S, of the squares.
+
+    Returns:
+      [B, ceil(H/S), ceil(W/S), S² C].
+    """
     chex.assert_rank(x, 4)
-    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % side), (0, -x.shape[2] % side), (0, 0)))
     b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+    x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // side, w // side, side**2 * c)
 
 
-def depth_to_space(x: Array, height: int, width: int) -> Array:
-    """Return the inverse of `space_to_depth` for images of this height and width, [B, height, width, C]."""
+def depth_to_space(x: Array, height: int, width: int, side: int = 2) -> Array:
+    """Return the inverse of `space_to_depth` for images of this height and width, [B, height, width, C].
+
+    Args:
+      x: [B, ceil(height/S), ceil(width/S), S² C].
+      height: of the images.
+      width: of the images.
+      side: S, of the squares.
+    """
     chex.assert_rank(x, 4)
     b, h, w, c = x.shape
-    x = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c // 4)
-    return x[:, :height, :width]
+    x = x.reshape(b, h, w, side, side, c // side**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, side * h, side * w, c // side**2)[:, :height, :width]
 
 
 def over_merged_axes(function: Callable[[Array], Array], x: Array, event_ndims: int) -> Array:

@@ -12,11 +12,13 @@ from vae_jax.config import Config, register, require, setting
 from vae_jax.distributions import Batch, Distribution, Draw, Latent, Shape, from_means
 from vae_jax.errors import InputError
 from vae_jax.models.choices import LikelihoodConfig, ModelConfig, require_layers_allowed
-from vae_jax.models.conv import Conv, over_merged_axes, space_to_depth
+from vae_jax.models.conv import Conv, depth_to_space, over_merged_axes, space_to_depth
 from vae_jax.models.ladder_blocks import BlockStyle, Level, ResidualBlock, TopDownBlock
 from vae_jax.models.networks import ACTIVATIONS
 from vae_jax.models.priors import StandardNormalConfig
 from vae_jax.models.vae import checked_examples, likelihood_of, likelihood_parameters
+
+UNROLLED_BLOCKS = 3  # XLA optimizes across blocks that are no loop; more would let compile times grow
 
 
 class Ladder(nn.Module):
@@ -40,6 +42,7 @@ class Ladder(nn.Module):
       likelihood: the family of p(x|z).
       shape: of one example x.
       remat: whether the inside of a block is computed again for its gradient instead of being stored.
+      patch: the side of the squares of pixels that are one place of level 1, for images.
       top_prior: any Linen module that returns a density of vectors of the numbers of the highest layer when it is
         called with a function, which it may not use; None for a Normal.
     """
@@ -49,6 +52,7 @@ class Ladder(nn.Module):
     likelihood: LikelihoodConfig
     shape: Shape
     remat: bool = False
+    patch: int = 1
     top_prior: nn.Module | None = None
 
     def setup(self) -> None:
@@ -66,7 +70,7 @@ class Ladder(nn.Module):
         self.blocks = [(TopDownBlock if level.blocks else ResidualBlock)(level, style, depth) for level in levels]
         self.upsampling = [nn.Dense(level.channels, dtype=style.dtype) for level in levels[:-1]]
         outputs = self.output_bias.shape
-        self.output = self._layer_of_data(outputs[-1] if top.sides else math.prod(outputs))
+        self.output = self._layer_of_data(outputs[-1] * self.patch**2 if top.sides else math.prod(outputs))
 
     def _layer_of_data(self, features: int) -> nn.Module:
         """Return the layer between the data and level 1, for images or for vectors."""
@@ -88,7 +92,7 @@ class Ladder(nn.Module):
         """
         x = checked_examples(batch["x"], self.shape)
         is_image = bool(self.levels[0].sides)
-        h = self.input(x if is_image else x.reshape(x.shape[0], -1)).astype(x.dtype)
+        h = self.input(space_to_depth(x, self.patch) if is_image else x.reshape(x.shape[0], -1)).astype(x.dtype)
         features: list[Array] = []
         for i, level in enumerate(self.levels):
             if i:
@@ -145,7 +149,8 @@ class Ladder(nn.Module):
 
     def _scan(self, body: Any, length: int) -> Any:
         """Return the scan of a body over blocks whose parameters are stacked."""
-        return nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=length)
+        unroll = length if length <= UNROLLED_BLOCKS else 1
+        return nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=length, unroll=unroll)
 
     def _upsampled(self, h: Array, i: int) -> Array:
         """Return features of level i + 1 as features of level i, by nearest neighbours."""
@@ -159,10 +164,15 @@ class Ladder(nn.Module):
     def _likelihood_of(self, h: Array) -> Any:
         """Return p(x|z) for the features of level 1, [..., *sides, C]."""
         h = self.style.activation(h)
-        features = over_merged_axes(self.output, h, 3) if self.levels[0].sides else self.output(h)
+        features = over_merged_axes(self._pixels, h, 3) if self.levels[0].sides else self.output(h)
         lead = h.shape[: h.ndim - len(self.levels[0].sides) - 1]
         features = features.reshape(*lead, *self.output_bias.shape).astype(h.dtype)
         return likelihood_of(features, self.output_bias, self.likelihood_parameters, self.likelihood, self.shape)
+
+    def _pixels(self, h: Array) -> Array:
+        """Return the features of p(x|z) for those of level 1 of images, [B, *sides, C]."""
+        height, width, _ = self.output_bias.shape
+        return depth_to_space(self.output(h), height, width, self.patch)
 
 
 def _refuse_posterior(x: Array) -> Distribution:
@@ -276,11 +286,21 @@ class LadderSettings(ModelConfig):
 class LadderConfig(LadderSettings):
     """A deep hierarchy of stochastic layers for images; each level has half the height and width of the one before."""
 
+    patch: int = setting(
+        1,
+        "Side of the squares of pixels that are one place of the first level. With 2, images of 28x28 have 14x14 there.",
+        above=0,
+    )
+
+    def build(self, config: Config, shape: Shape, *, training: bool) -> Ladder:
+        """Return the `Ladder`; raise InputError if it does not support the shape."""
+        return super().build(config, shape, training=training).clone(patch=self.patch)
+
     def sides(self, shape: Shape) -> list[tuple[int, ...]]:
-        """Return (H, W) of each level: those of the image, and then the half of the level before, rounded up."""
+        """Return (H, W) of each level: the patches of the image, and then the half of the level before, rounded up."""
         if len(shape) != 3:
             raise InputError(f"model={self.name} must be ladder-mlp for examples of shape {list(shape)}, no images")
-        sides = [tuple(-(-side // 2**i) for side in shape[:2]) for i in range(len(self.blocks))]
+        sides = [tuple(-(-side // (self.patch * 2**i)) for side in shape[:2]) for i in range(len(self.blocks))]
         if sides[-2:-1] == [(1, 1)]:
             limit = sides.index((1, 1)) + 1
             raise InputError(
