@@ -14,12 +14,16 @@ from vae_jax.models.build import build_model, init_params
 from vae_jax.models.conv import ConvConfig, ResidualConfig, depth_to_space, space_to_depth
 
 
-@pytest.mark.parametrize("sides", [(4, 6), (5, 3), (1, 1)])
-def test_depth_to_space_inverts_space_to_depth(sides):
+@pytest.mark.parametrize(
+    ("sides", "side", "shape"),
+    [((4, 6), 2, (2, 3, 12)), ((5, 3), 2, (3, 2, 12)), ((1, 1), 2, (1, 1, 12)), ((7, 3), 3, (3, 1, 27))],
+)
+def test_depth_to_space_inverts_space_to_depth(sides, side, shape):
     x = jax.random.normal(jax.random.key(0), (2, *sides, 3))
-    deep = space_to_depth(x)
-    assert deep.shape == (2, -(-sides[0] // 2), -(-sides[1] // 2), 12)
-    np.testing.assert_array_equal(depth_to_space(deep, *sides), x)
+    deep = space_to_depth(x, side)
+    assert deep.shape == (2, *shape)
+    np.testing.assert_array_equal(deep[0, 0, 0, :3], x[0, 0, 0])
+    np.testing.assert_array_equal(depth_to_space(deep, *sides, side), x)
 
 
 def test_a_residual_block_starts_as_the_identity():

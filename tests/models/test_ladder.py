@@ -15,7 +15,9 @@ from vae_jax.distributions import Normal, from_means, from_prior, from_values
 from vae_jax.errors import InputError
 from vae_jax.inference import elbo, iwae, negative_bound
 from vae_jax.models.build import build_model, init_params
+from vae_jax.models.conv import space_to_depth
 from vae_jax.models.export import LayerShape, latent_shapes
+from vae_jax.models.ladder import UNROLLED_BLOCKS
 from vae_jax.models.vae import VAE
 
 K, B = 3, 4
@@ -127,7 +129,9 @@ def test_an_example_has_no_gradient_to_another_one():
 
 
 def test_the_scan_over_blocks_equals_a_loop_and_rematerialization_changes_nothing():
-    model, params = ladder((5,), **MLP)
+    """For stacks of blocks that are unrolled, and for a longer one."""
+    settings = MLP | {"model__blocks": (UNROLLED_BLOCKS + 1, 1)}
+    model, params = ladder((5,), **settings)
     x = jax.random.bernoulli(jax.random.key(3), 0.4, (B, 5)) * 1.0
 
     @functools.partial(jax.jit, static_argnums=1)
@@ -143,14 +147,36 @@ def test_the_scan_over_blocks_equals_a_loop_and_rematerialization_changes_nothin
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     looped = loss(loop_parameters(params), LoopLadder(**fields))
     jax.tree.map(close, looped, (value, loop_parameters(gradient)))
-    recomputed = build_model(override(Config(), **MLP, model__remat=True), (5,), training=True)
+    recomputed = build_model(override(Config(), **settings, model__remat=True), (5,), training=True)
     jax.tree.map(close, loss(params, recomputed), (value, gradient))
     programs = [str(jax.make_jaxpr(loss, static_argnums=1)(params, m)) for m in (model, recomputed)]
     assert ["remat" in program for program in programs] == [False, True]
 
 
+@pytest.mark.parametrize("patch", [2, 3])
+def test_patches_are_the_places_of_an_image_with_more_channels(patch):
+    shape = (2, 3, 2)
+    model, params = ladder((shape[0] * patch, shape[1] * patch, 2), **CONV, model__patch=patch)
+    same, _ = ladder((*shape[:2], 2 * patch**2), **CONV)
+    moved = params | {"output_bias": space_to_depth(params["output_bias"][None], patch)[0]}
+    x = jax.random.bernoulli(jax.random.key(3), 0.4, (B, *model.shape)) * 1.0
+
+    @jax.jit
+    def numbers(x):
+        terms = [
+            sample_terms(params, jax.random.key(1), x, model=model, num_samples=K),
+            sample_terms(moved, jax.random.key(1), space_to_depth(x, patch), model=same, num_samples=K),
+        ]
+        return [(t.log_px_z, t.log_pz, t.log_qz) for t in terms]
+
+    found, expected = numbers(x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
 def test_samples_have_the_shape_of_the_data_and_layers_those_of_their_levels():
     settings = CONV | {"model__blocks": (0, 2, 1, 0, 3), "model__channels": (4,), "model__encoder_blocks": (1,)}
+    patched, _ = ladder((19, 11, 3), **settings, model__patch=2)
+    assert [level.sides for level in patched.levels] == [(10, 6), (5, 3), (3, 2), (2, 1), (1, 1)]
     model, params = ladder((10, 6, 3), **settings)
     shapes = {"top": ((1, 1, 2), None), "level5": ((1, 1, 2), 2), "level3": ((3, 2, 2), 1), "level2": ((5, 3, 2), 2)}
     assert latent_shapes(params, model=model) == {name: LayerShape(*shape) for name, shape in shapes.items()}
@@ -282,6 +308,7 @@ def test_the_learned_prior_of_the_highest_layer_has_its_density_and_a_gradient(p
         ({"model__channels": (2, 2, 2)}, r"model.channels=\(2, 2, 2\) must be one number, or 2 as in model.blocks"),
         ({"objective": "beta-tc"}, "objective=beta-tc must be another objective with model=ladder; beta-tc needs a "),
         ({"prior": "vamp"}, "prior=vamp must be another prior with model=ladder: it is made of posteriors"),
+        ({"model__patch": 0}, "model.patch=0 must be greater than 0"),
         ({"network": "conv"}, "network=conv has no effect with model=ladder; remove it or use another model"),
     ],
 )
