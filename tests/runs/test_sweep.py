@@ -99,6 +99,14 @@ def loops(jaxpr):
     return names
 
 
+@pytest.mark.fault
+def test_members_of_several_groups_are_refused(sweep_config, tmp_path):
+    members = make_members(sweep_config, {"model.latent_dim": [2, 3], "seed": [0, 1]})
+    with pytest.raises(InputError, match=r"^one program cannot train model.latent_dim=2,seed=0 and model.latent_dim=3"):
+        fit_group(members, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_members_are_one_vmap_elsewhere_than_on_a_cpu(sweep_config, tmp_path, monkeypatch):
     """On a GPU the number of steps is static, also in the shorter last dispatch."""
     members = make_members(override(sweep_config, train__steps=8, mesh__data=2), {"objective.beta": [0.5, 2.0]})

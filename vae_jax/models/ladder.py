@@ -30,8 +30,8 @@ class Ladder(nn.Module):
     above.
 
     The highest layer is named "top". The others of level i are one stack of equal blocks under the name "level{i}",
-    computed by one `nn.scan`; level 1 is next to the data. Program size and compile time do not grow with the number of
-    blocks of a level.
+    computed by one `nn.scan`; level 1 is next to the data. Stacks of up to `UNROLLED_BLOCKS` are unrolled. With more,
+    program size and compile time do not grow with the number of blocks of a level.
 
     With `top_prior`, the prior of the highest layer is the density of m + σ e, where e has the density of this module.
     Without it, it is N(m, σ²). With it, the KL of this layer is estimated from samples.
@@ -288,7 +288,7 @@ class LadderConfig(LadderSettings):
 
     patch: int = setting(
         1,
-        "Side of the squares of pixels that are one place of the first level. With 2, images of 28x28 have 14x14 there.",
+        "Side of the squares of pixels that are one place of the first level. With 2, images of 28x28 have 14x14.",
         above=0,
     )
 

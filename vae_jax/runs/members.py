@@ -97,3 +97,10 @@ def group_members(sweep: Sequence[Member]) -> list[list[Member]]:
         else:
             groups.append([member])
     return groups
+
+
+def require_one_group(members: Sequence[Member]) -> None:
+    """Raise InputError unless one program can train all of these members, see `group_members`."""
+    if len(groups := group_members(members)) > 1:
+        a, b = (group[0].name for group in groups[:2])
+        raise InputError(f"one program cannot train {a} and {b}; use a group that group_members returns")

@@ -20,7 +20,7 @@ from vae_jax.runs.changes import describe_changes
 from vae_jax.runs.checkpoints import Checkpoints, Restored
 from vae_jax.runs.directory import RunDirectory
 from vae_jax.runs.experiment import Experiment, at_numbers, with_data_of
-from vae_jax.runs.members import Member, make_points, member_name, refuse_patience
+from vae_jax.runs.members import Member, make_points, member_name, refuse_patience, require_one_group
 from vae_jax.runs.opening import check_experiment, prepare_experiment, require_in_memory
 from vae_jax.runs.programs import Data, build_program, has_fixed_count
 from vae_jax.runs.progress import Progress
@@ -87,12 +87,12 @@ def prepare_members(
       The members.
 
     Raises:
-      InputError: a member has invalid settings or data, differs from its stored run, or streams its examples.
+      InputError: the members are no group, or one has invalid settings or data, another run, or streamed examples.
       StorageError: a member's directory cannot be written to.
       CheckpointError: a member's config.json is not the configuration of a run.
     """
-    names = batchable_settings()
-    members: list[MemberRun] = []
+    require_one_group(group)
+    names, members = batchable_settings(), list[MemberRun]()
     sources = {} if sources is None else sources
     for member in group:
         place = RunDirectory(directory).member(member.name)
