@@ -27,8 +27,9 @@ Results of 2026-11-30 (one core of an AMD EPYC, Python 3.11, jax 0.10.2); the ot
     vq                 16,384    99.7 %    14,261         57.62
     vq, no restarts    16,384    99.6 %    14,342         56.71
 
-Output in DIR (runs/codebook_size): a run directory of each cell, table.json, table.md and codebook_size.png. SIGTERM
-and SIGINT save the training; the same command resumes it, and trains no cell twice.
+Output in DIR (runs/codebook_size, or runs/codebook_size-quick with --quick): a run directory of each cell, table.json,
+table.md and codebook_size.png. SIGTERM and SIGINT save the training; the same command resumes it, and trains no cell
+twice.
 """
 
 import argparse
@@ -82,11 +83,11 @@ def directory_of(output: Path, quantizer: str, bits: int) -> Path:
     return output / f"{quantizer.replace(', ', '-').replace(' ', '-')}-{bits}"
 
 
-def read_rows(output: Path, planned: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Return the rows of the cells that are evaluated."""
+def read_rows(output: Path, planned: Sequence[tuple[str, int]], steps: int) -> list[dict[str, Any]]:
+    """Return the rows of the cells that are evaluated after so many steps."""
     rows = []
     for quantizer, bits in planned:
-        found = read_evaluation(directory_of(output, quantizer, bits) / "seed=0")
+        found = read_evaluation(directory_of(output, quantizer, bits) / "seed=0", steps)
         if found is not None:
             codes = math.prod(LEVELS[bits]) if quantizer == "fsq" else 2**bits
             row = {"quantizer": quantizer, "codes": codes, "usage": found["code_usage"]}
@@ -135,26 +136,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--quantizers", nargs="+", choices=list(QUANTIZERS), default=list(QUANTIZERS))
     parser.add_argument("--bits", nargs="+", type=int, choices=list(LEVELS), default=list(LEVELS))
     parser.add_argument("--quick", action="store_true", help="a small size, to try the program")
-    parser.add_argument("--output", type=Path, default=Path("runs/codebook_size"))
+    parser.add_argument("--output", type=Path, help="default: runs/codebook_size, or runs/codebook_size-quick")
     options = parser.parse_args(argv)
-    atomic_files.check_writable(options.output, "--output")
+    output = options.output or Path("runs/codebook_size-quick" if options.quick else "runs/codebook_size")
+    atomic_files.check_writable(output, "--output")
     chosen = [(quantizer, bits) for quantizer in options.quantizers for bits in options.bits]
     everything = [(quantizer, bits) for quantizer in QUANTIZERS for bits in LEVELS]
     planned = [
-        cells.Planned(f"{quantizer}, 2^{bits} codes", directory_of(options.output, quantizer, bits),
+        cells.Planned(f"{quantizer}, 2^{bits} codes", directory_of(output, quantizer, bits),
                       config_of(quantizer, bits, quick=options.quick))
         for quantizer, bits in chosen
     ]  # fmt: skip
 
     def write() -> tuple[cells.Rows, str]:
-        rows = read_rows(options.output, everything)
+        rows = read_rows(output, everything, planned[0].config.train.steps)
         text = table(rows)
-        cells.write_table(options.output, rows, text)
+        cells.write_table(output, rows, text)
         if rows:
-            plot(options.output / "codebook_size.png", rows)
+            plot(output / "codebook_size.png", rows)
         return rows, text
 
-    return cells.run_table(planned, 1, write) | {"output": str(options.output)}
+    return cells.run_table(planned, 1, write) | {"output": str(output)}
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ other cells are not measured:
     fsq-8            60.80     104.64 ± 0.22     103.64 ± 0.22      98.61 ± 0.24
       Fréchet                  482               455                67.7
 
-DIR (runs/codes) contains a run for each cell, with the numbers and the images of each prior; codes.json, codes.md, and
-codes.png with samples of each prior. SIGTERM and SIGINT save the training; the same command resumes, and trains and
-fits nothing twice.
+DIR (runs/codes, or runs/codes-quick with --quick) contains a run for each cell, with the numbers and the images of each
+prior; codes.json, codes.md, and codes.png with samples of each prior. SIGTERM and SIGINT save the training; the same
+command resumes, and trains and fits nothing twice.
 """
 
 import argparse
@@ -194,9 +194,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--updates", type=int, default=6000, help="updates of a fitted prior")
     parser.add_argument("--no-scores", action="store_true", help="bounds and samples, without the classifier")
     parser.add_argument("--quick", action="store_true", help="a small size, to try the program")
-    parser.add_argument("--output", type=Path, default=Path("runs/codes"))
+    parser.add_argument("--output", type=Path, help="default: runs/codes, or runs/codes-quick")
     options = parser.parse_args(argv)
-    atomic_files.check_writable(options.output, "--output")
+    output = options.output or Path("runs/codes-quick" if options.quick else "runs/codes")
+    atomic_files.check_writable(output, "--output")
     scale = gan_comparison.QUICK if options.quick else gan_comparison.FULL
     settings = FitSettings(steps=options.updates, batch_size=128)
     outputs: dict[str, dict[str, ModelOutput]] = {}
@@ -204,16 +205,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         with signals.stop_on_signals() as stop:
             for name in options.cells:
                 config = config_of(name, quick=options.quick)
-                outputs[name] = run_cell(config, options.output / name, scale.count, settings, stop)
+                outputs[name] = run_cell(config, output / name, scale.count, settings, stop)
     except Interrupted:
         print("interrupted, saved; the same command resumes", file=sys.stderr)
-        return {"output": str(options.output), "status": "interrupted"}
+        return {"output": str(output), "status": "interrupted"}
     numbers = {cell: {prior: of_cell[prior].numbers for prior in PRIORS} for cell, of_cell in outputs.items()}
     result: dict[str, Any] = {"cells": numbers}
     if not options.no_scores:
         result |= score(outputs, scale, build_experiment(config_of("fsq", quick=options.quick)))
-    print(write(options.output, result, outputs), file=sys.stderr)
-    return {"output": str(options.output), "status": "done"} | result
+    print(write(output, result, outputs), file=sys.stderr)
+    return {"output": str(output), "status": "done"} | result
 
 
 if __name__ == "__main__":

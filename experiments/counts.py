@@ -26,7 +26,7 @@ Python 3.11.7, jax 0.10.2, scvi-tools 1.4.2, torch 2.13.0 on the CPU), 60 epochs
 
 The median error of the learned dispersions is 1.9 %, and the learned NLL is 0.03 % above that of the true model.
 
-Output in DIR (runs/counts): counts.json, counts.md.
+Output in DIR (runs/counts, or runs/counts-quick with --quick): counts.json, counts.md.
 """
 
 import argparse
@@ -148,18 +148,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Simulate, train and compare; return the numbers."""
     parser = argparse.ArgumentParser(description="A VAE of counts against the model that they come from.")
     parser.add_argument("--quick", action="store_true", help="few examples and epochs, to test the code in seconds")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, help="default: 60, or 5 with --quick")
     parser.add_argument("--scvi", metavar="PYTHON", help="Python of an environment with scvi-tools")
-    parser.add_argument("--output", type=Path, default=Path("runs/counts"))
+    parser.add_argument("--output", type=Path, help="default: runs/counts, or runs/counts-quick")
     options = parser.parse_args(argv)
-    atomic_files.check_writable(options.output, "--output")
+    output = options.output or Path("runs/counts-quick" if options.quick else "runs/counts")
+    atomic_files.check_writable(output, "--output")
     examples, numbers, factors = (1500, 20, 2) if options.quick else (20_000, 200, 5)
-    epochs, hidden = (5, 32) if options.quick else (options.epochs, 128)
+    epochs, hidden = options.epochs or (5 if options.quick else 60), 32 if options.quick else 128
     counts, truth = simulate(examples, numbers, factors)
     source = vae_jax.from_arrays(counts, kind="counts")
     learned = learned_experiment(source, factors=factors, epochs=epochs, hidden=hidden)
-    found = train(learned, options.output / "learned")
-    true = train(true_experiment(learned, truth, hidden=hidden), options.output / "true")
+    found = train(learned, output / "learned")
+    true = train(true_experiment(learned, truth, hidden=hidden), output / "true")
     dispersion = np.exp(np.asarray(jax.device_get(found["params"]["likelihood_log_dispersion"])))
     result = {
         "examples": examples, "numbers": numbers, "factors": factors, "epochs": epochs,
@@ -169,12 +170,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "nll_excess": found["nll"] / true["nll"] - 1,
     }  # fmt: skip
     if options.scvi:
-        result["scvi"] = run_scvi(options.scvi, source, options.output, factors=factors, epochs=epochs, hidden=hidden)
-    atomic_files.write_json(options.output / "counts.json", result)
+        result["scvi"] = run_scvi(options.scvi, source, output, factors=factors, epochs=epochs, hidden=hidden)
+    atomic_files.write_json(output / "counts.json", result)
     text = _table(result)
-    atomic_files.write_file(options.output / "counts.md", lambda file: file.write(text.encode()))
+    atomic_files.write_file(output / "counts.md", lambda file: file.write(text.encode()))
     print(text, file=sys.stderr)
-    return result | {"output": str(options.output)}
+    return result | {"output": str(output)}
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -21,9 +21,10 @@ The code of an image is the mean of q(z|x). The metrics are those of `vae_jax.me
 
     python experiments/disentanglement.py --output runs/disentanglement
 
-The same command continues an interrupted run. The output folder contains table.md, table.json, a run directory for each
-model, and traversals.png: the decoded codes of one image for each method and weight of seed 0, of which one latent
-varies in each row, those of the largest variance first.
+The same command continues an interrupted run. The output folder (runs/disentanglement, or runs/disentanglement-quick
+with --quick) contains table.md, table.json, a run directory for each model, and traversals.png: the decoded codes of
+one image for each method and weight of seed 0, of which one latent varies in each row, those of the largest variance
+first.
 """
 
 import argparse
@@ -236,8 +237,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, 0, 1, ...")
     parser.add_argument("--quick", action="store_true", help="small networks and few images, to test the code")
     parser.add_argument("--data-dir", help="folder of prepared data sets")
-    parser.add_argument("--output", type=Path, default=Path("runs/disentanglement"), help="folder for runs and results")
+    parser.add_argument("--output", type=Path, help="default: runs/disentanglement, or runs/disentanglement-quick")
     options = parser.parse_args(argv)
+    output = options.output or Path("runs/disentanglement-quick" if options.quick else "runs/disentanglement")
     size = QUICK if options.quick else FULL
     images, status = read_images(size, options.data_dir), "done"
     with signals.stop_on_signals() as stop:
@@ -245,12 +247,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             config = config_of(method, size, steps=options.steps, data_dir=options.data_dir)
             weights = options.weights or METHODS[method].weights
             varied = {METHODS[method].varied: weights, "seed": range(options.seeds)}
-            if not run_method(method, varied, config, options.output, images, size, stop=stop):
+            if not run_method(method, varied, config, output, images, size, stop=stop):
                 status = "interrupted"
                 break
-    rows, text = write(options.output, options.steps)
+    rows, text = write(output, options.steps)
     print(text, file=sys.stderr)
-    return {"status": status, "output": str(options.output), "rows": rows}
+    return {"status": status, "output": str(output), "rows": rows}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ Each run is evaluated on its first test images, in nats:
     k > 0.7        share of the images whose importance weights have a tail too heavy for a reliable mean
     approximation  gap of the family of posteriors, and `amortization` of the encoder, with posteriors optimized for
                    each image; not for models whose posterior is no Gaussian
-    exact          -log p(x) of a linear model: network.hidden is empty, prior N(0, I), likelihood gaussian
+    exact          -log p(x) of a linear model: model=vae, preprocess=scale, prior N(0, I), likelihood=gaussian, and
+                   network=mlp without hidden layers
 
 --samples, --distributions and --images set the amount of computation. Each number is stored when it is computed, in
 RUN/how_loose-IMAGES.json, so the same command continues an interrupted one, and larger numbers are added to the table.
@@ -58,12 +59,12 @@ def exact_nll(run: OpenedRun, params: Params, x: np.ndarray) -> np.ndarray | Non
     Args:
       run: the run.
       params: its parameters.
-      x: inputs of the model, [N, H, W, C].
+      x: inputs of the model, pixels divided by 255, [N, H, W, C].
     """
     config = run.experiment.config
     assert config is not None, "open_run builds it from a config"
-    linear = config.network.name == "mlp" and not config.network.hidden
-    if not linear or (config.prior.name, config.likelihood.name) != ("standard-normal", "gaussian"):
+    parts = config.model, config.preprocess, config.prior, config.likelihood, config.network
+    if [part.name for part in parts] != ["vae", "scale", "standard-normal", "gaussian", "mlp"] or config.network.hidden:
         return None
     dim = config.model.latent_dim
     z = jnp.concatenate([jnp.zeros((1, dim)), jnp.eye(dim)])[None]  # [1, D + 1, D]

@@ -23,7 +23,7 @@ The protocol is that of the authors (experiments/iwae_protocol.py):
   the mean in this package; b1 = 0.9 as in the paper, or `--b1 0.99` as in the authors' program.
 - tanh networks: 784-200-200-50 and its mirror; or 784-200-200-100, 100-100-100-50 and their mirrors. Gaussian heads
   have a linear mean and σ = exp(linear), and every kernel has a Glorot uniform initialization:
-  `model.scale_head log-scale`. (The presets' σ = exp(s/2) starts at 1, and Adam, whose steps do not depend on the
+  `posterior.scale_head log-scale`. (The presets' σ = exp(s/2) starts at 1, and Adam, whose steps do not depend on the
   scale of the gradient, changes its log σ at half the speed.) The initial bias of the output is
   logit(clip(mean image, 0.001, 0.999)).
 - A unit is active if the variance of its posterior mean over the test images is above 0.01.

@@ -18,18 +18,19 @@ The published errors of the classifier with 100 labels are 11.97 ± 1.71 % (M2),
 - vae and conditional have equal networks, 784-200-200-50 and the mirror, batches of 200, and equally many steps. The
   others have the networks, batches and numbers of steps of `PROTOCOLS`; a batch has 50 images without a label and 10
   with one, one of each class. Everywhere gelu between layers; the embedding of a label has 16 numbers.
-- An epoch is 60,000 images without a label; Adam with the learning rate 1e-3 and cosine decay to 0. In sdgm the weight
-  of the KL divergence grows from 0 to 1 in the first quarter of the steps.
+- An epoch is 60,000 images without a label; `--epochs` sets that number of each cell, also of M1. Adam with the
+  learning rate 1e-3 and cosine decay to 0. In sdgm the weight of the KL divergence grows from 0 to 1 in the first
+  quarter of the steps.
 - Evaluation on all 10,000 test images: the error of q(y|x) and that of p(y|x) = p(x|y) / Σ p(x|y) with
   `--class-samples` samples for each class, expected calibration errors, and -log p(x) summed over the classes.
 - 1,000 samples of conditional, the means of p(x|z, y), equally many of each class. A convolutional classifier, trained
   on all training images and labels, confirms the class or not.
 
-The `--draws` of the labels of a cell are trained in one program, with the same seed. DIR (runs/labels) contains a run
-directory for each draw, table.md and table.json with all cells found there, and for each cell of images a figure with
-the name of its directory: ten samples of each class of draw 0. SIGTERM and SIGINT save the training after the current
-dispatch. The same command resumes, and trains and evaluates nothing twice; a larger `--draws` adds to the finished
-ones.
+The `--draws` of the labels of a cell with few labels are trained in one program, with the same seed. DIR (runs/labels)
+contains a run directory for each draw, table.md and table.json with all cells found there, and for each cell of images
+a figure with the name of its directory: ten samples of each class of draw 0. SIGTERM and SIGINT save the training after
+the current dispatch. The same command resumes, and trains and evaluates nothing twice; a larger `--draws` adds to the
+finished ones.
 """
 
 import argparse
@@ -106,12 +107,13 @@ SIZES = {
 
 
 class Cell(NamedTuple):
-    """One cell: its name in `NAMES`, the number of labels and of epochs, and the name in `SIZES`."""
+    """One cell: its name in `NAMES`, its labels and epochs, the name in `SIZES`, and of m1+m2 the epochs of M1."""
 
     name: str
     labels: int
     epochs: int
     size: str
+    m1_epochs: int = 0
 
     @property
     def steps(self) -> int:
@@ -121,17 +123,18 @@ class Cell(NamedTuple):
 
     def directory(self, output: Path) -> Path:
         """Return the folder of the cell's runs, which has a subfolder for each draw of the labels."""
-        return output / f"{self.name},labels={self.labels},epochs={self.epochs},{self.size}"
+        m1 = f",m1_epochs={self.m1_epochs}" if self.m1_epochs else ""
+        return output / f"{self.name},labels={self.labels},epochs={self.epochs}{m1},{self.size}"
 
     def run(self, output: Path) -> Path:
         """Return the directory of the run of draw 0."""
         return self.directory(output) / f"{DRAWS}=0"
 
 
-def make_cell(name: str, options: argparse.Namespace) -> Cell:
-    """Return the cell that the options of the command describe."""
-    labels = options.labels if name in FEW_LABELS else 0
-    return Cell(name, labels, options.epochs or PROTOCOLS[name].epochs, "quick" if options.quick else "mnist")
+def make_cell(name: str, labels: int, epochs: int | None, size: str) -> Cell:
+    """Return a cell: `labels` is its number of labels if it has few, `epochs` replaces the number of `PROTOCOLS`."""
+    m1_epochs = epochs or PROTOCOLS["vae"].epochs if name == "m1+m2" else 0
+    return Cell(name, labels if name in FEW_LABELS else 0, epochs or PROTOCOLS[name].epochs, size, m1_epochs)
 
 
 def config_of(cell: Cell, *, data: str, options: argparse.Namespace) -> Config:
@@ -220,12 +223,12 @@ def all_cells(requested: Sequence[Cell], output: Path) -> list[Cell]:
     """Return the requested cells, those on disk, and the other cells of MNIST with their default epochs."""
     found = {*requested}
     for path in filter(Path.is_dir, output.glob("*,labels=*,epochs=*,*")):
-        name, labels, epochs, size = path.name.split(",")
-        found.add(Cell(name, int(labels.partition("=")[2]), int(epochs.partition("=")[2]), size))
+        name, *numbers, size = path.name.split(",")
+        labels, epochs, *m1_epochs = (int(number.partition("=")[2]) for number in numbers)
+        found.add(Cell(name, labels, epochs, size, *m1_epochs))
     size, few = requested[0].size, max(cell.labels for cell in requested) or 100
-    for name in set(NAMES) - {cell.name for cell in found}:
-        found.add(Cell(name, few if name in FEW_LABELS else 0, PROTOCOLS[name].epochs, size))
-    return sorted(found, key=lambda cell: (cell.size, NAMES.index(cell.name), cell.labels, cell.epochs))
+    found |= {make_cell(name, few, None, size) for name in set(NAMES) - {cell.name for cell in found}}
+    return sorted(found, key=lambda cell: (cell.size, NAMES.index(cell.name), cell.labels, cell.epochs, cell.m1_epochs))
 
 
 def _percent(row: dict[str, Any], name: str) -> str:
@@ -252,11 +255,12 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         seconds = [f"{row[key]:.0f}" if key in row else "" for key in ("seconds", "evaluation_seconds")]
         error = errors[0] if seeds else "not run"
         cells_of_row = [name, labels, error, PUBLISHED.get(name, ""), *errors[1:], *nll, confirmed, seeds or ""]
-        table.append([*cells_of_row, SIZES[row["size"]].data, row["epochs"], *seconds, row.get("device", "")])
+        epochs = f"{row['m1_epochs']} + {row['epochs']}" if row["m1_epochs"] else row["epochs"]
+        table.append([*cells_of_row, SIZES[row["size"]].data, epochs, *seconds, row.get("device", "")])
     note = (
         "Errors on all test examples, mean ± sd over draws of the labels. The likelihoods of m1+m2 are those of codes, "
-        "which are not comparable with those of images. An epoch of classifier is a step with all labelled images. The "
-        "published errors are those of 100 labels."
+        "which are not comparable with those of images, and its epochs are those of M1 and of M2. An epoch of "
+        "classifier is a step with all labelled images. The published errors are those of 100 labels."
     )
     return "\n".join([*cells.markdown_table(titles, table), "", note]) + "\n"
 
@@ -298,9 +302,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", nargs="+", choices=NAMES, default=NAMES, help="models")
     parser.add_argument("--labels", type=int, default=100, help="number of labels, as many of each class")
     parser.add_argument("--epochs", type=int, help="passes over the training images; default: those of each cell")
-    parser.add_argument("--draws", type=int, default=5, help="number of draws of the labels, trained in one program")
-    parser.add_argument("--num-samples", type=int, default=100, help="K of the NLL given the label")
-    parser.add_argument("--class-samples", type=int, default=20, help="K of p(x|y) for each class")
+    parser.add_argument("--draws", type=int, default=5, help="draws of the labels, of the cells with few labels")
+    parser.add_argument("--num-samples", type=int, default=100, help="K of the NLL given the label; not for classifier")
+    parser.add_argument("--class-samples", type=int, default=20, help="K for each class; not for vae and classifier")
     parser.add_argument("--quick", action="store_true", help="small digits and networks, to test the code")
     parser.add_argument("--data-dir", help="folder of prepared data sets")
     parser.add_argument("--output", type=Path, default=Path("runs/labels"), help="folder for runs and results")
@@ -316,8 +320,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the requested cells; write the table and the figures, print the table, and return its rows."""
     options = parse(argv)
     output, rows, failures = options.output.resolve(), [], {}
-    requested = [make_cell(name, options) for name in options.cells]
-    vae = make_cell("vae", options)
+    chosen = options.labels, options.epochs, "quick" if options.quick else "mnist"
+    requested, vae = [make_cell(name, *chosen) for name in options.cells], make_cell("vae", *chosen)
     if "m1+m2" in options.cells and vae not in requested:
         requested = [vae, *requested]
     for cell in requested:

@@ -25,7 +25,7 @@ The codes (posterior means) of a pair are joined by a straight line, and its poi
                  it grows along a blend exactly as along the moons.) An even blend has the same distance to all phases
                  from half to full, so that the lit fraction along a blend jumps from 0.5 to 1
     off a moon   squared error to that nearest moon: the part that no phase explains
-    off a blend  squared error to the nearest of the blends w half + (1 - w) full, w = 0, 0.01, ..., 1
+    off a blend  squared error to the nearest of the blends (1 - w) half + w full, w = 0, 0.01, ..., 1
     sharpness    sum of the squared differences of neighboring pixels inside the disc (within 0.85 of its radius, where
                  the terminator is the only edge), divided by that of the true moon: 1 is as sharp, and an edge of half
                  the contrast has a quarter

@@ -21,9 +21,9 @@ images` is the best score that can be expected. The last table contains the log 
 images under each fitted density, in nats: larger is better, and only the numbers of one model can be compared.
 `--seeds` trains several of each model; all numbers are then mean ± standard deviation over seeds.
 
-Output in DIR (runs/prior_samples): a run directory and the images of each model and seed, and prior_samples.md, .json
-and .png, which has a row of samples of each density. SIGTERM and SIGINT save the training; the same command resumes,
-and trains and samples no model twice.
+Output in DIR (runs/prior_samples, or runs/prior_samples-quick with --quick): a run directory and the images of each
+model and seed, and prior_samples.md, .json and .png, which has a row of samples of each density. SIGTERM and SIGINT
+save the training; the same command resumes, and trains and samples no model twice.
 """
 
 import argparse
@@ -155,15 +155,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, 0, 1, ..., of each model")
     parser.add_argument("--fit-steps", type=int, help="updates of each fitted density; default: those of fit_prior")
     parser.add_argument("--quick", action="store_true", help="small digits and networks, to test the code")
-    parser.add_argument("--output", type=Path, default=Path("runs/prior_samples"), help="folder for runs and results")
+    parser.add_argument("--output", type=Path, help="default: runs/prior_samples, or runs/prior_samples-quick")
     options = parser.parse_args(argv)
+    output = options.output or Path("runs/prior_samples-quick" if options.quick else "runs/prior_samples")
     if options.seeds < 1:
         parser.error(f"--seeds={options.seeds} must be 1 or more")
     scale = gan_comparison.QUICK if options.quick else gan_comparison.FULL
     configs = {name: pca_to_vae.config_of(preset, quick=options.quick) for name, preset in MODELS.items()}
 
     def output_of(name: str, seed: int, stop: Callable[[], bool]) -> ModelOutput:
-        directory, config = options.output / f"{MODELS[name]}-{seed}", override(configs[name], seed=seed)
+        directory, config = output / f"{MODELS[name]}-{seed}", override(configs[name], seed=seed)
         return run_model(config, directory, scale.count, options.fit_steps, stop)
 
     try:
@@ -171,10 +172,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             outputs = {name: [output_of(name, seed, stop) for seed in range(options.seeds)] for name in configs}
     except Interrupted:
         print("interrupted, saved; the same command resumes", file=sys.stderr)
-        return {"output": str(options.output), "status": "interrupted"}
+        return {"output": str(output), "status": "interrupted"}
     result = compare(outputs, scale, build_experiment(configs["VAE"]))
-    print(write(options.output, result, outputs), file=sys.stderr)
-    return {"output": str(options.output), "status": "done", "scores": result["scores"]}
+    print(write(output, result, outputs), file=sys.stderr)
+    return {"output": str(output), "status": "done", "scores": result["scores"]}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,13 @@ likelihood scikit-learn computes from the eigenvectors of the covariance. The po
 diagonal after a rotation of the code, so the ELBO can reach log p(x). The mean log-likelihoods of 1,000 test vectors
 are compared: that of scikit-learn, and that of the VAE by importance sampling with K = 1000.
 
+Time: 28 seconds on one core of an Intel Xeon, which other trainings shared; 12 of them are training.
+Results of 2026-11-30 (Python 3.11.7, jax 0.10.2), in nats per vector:
+
+    probabilistic PCA   -23.130
+    VAE                 -23.128
+    ELBO of the VAE     -23.153
+
 Output in DIR (runs/probabilistic-pca): result.json and the files of the run.
 """
 

@@ -133,7 +133,7 @@ def summarize(times: dict[str, list[tuple[float, float]]], steps: int) -> list[d
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, and print a table and, on the last line, JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="in addition to unchanged")
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--steps", type=int, default=1000, help="steps of a row in one round")
     parser.add_argument("--rounds", type=int, default=7)
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     try:
         config = override(PRESETS[preset], **base)
         dispatches = {}
-        for row in options.rows:
+        for row in dict.fromkeys(["unchanged", *options.rows]):
             settings, replacements = ROWS[row]
             dispatches[row] = prepare(row, override(config, **settings), steps, replacements)
         rows = summarize(measure(dispatches, rounds), steps)

@@ -8,7 +8,7 @@ from inputs import random_images, refused
 
 from vae_jax.data import idx
 from vae_jax.data.loading import load, load_labels, resolve_name
-from vae_jax.errors import InputError
+from vae_jax.errors import InputError, StorageError
 
 
 def save_idx(path, array):
@@ -82,3 +82,12 @@ def test_archives_that_are_missing_or_damaged_are_refused(tmp_path):
         path.write_bytes(content)
         with refused(InputError, "train-images-idx3-ubyte", "is not the official archive"):
             idx.read_idx(path, 3, "data.name='x'")
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    with refused(StorageError, f"{tmp_path} cannot be listed (", "check its permissions"):
+        idx.find_archives(tmp_path)

@@ -114,5 +114,6 @@ def test_all_splits_are_joined_in_the_order_of_the_source():
             index = joined.origin["index"][joined.origin["split"] == split]
             np.testing.assert_array_equal(joined.arrays["x"][index], source.split(split).arrays["x"])
     assert join_splits(from_arrays(x[:2])).arrays["x"].shape == (2, 4)  # of two examples all splits are the same
+    assert len(join_splits(from_arrays(x[:3], holdout=0.5))) == 3  # none is left for training
     with refused(InputError, "arrays: its splits have arrays", "use splits with equal arrays"):
         join_splits(ArraySource({"train": {"x": x}, "test": {"x": x, "y": y}}, "vectors"))

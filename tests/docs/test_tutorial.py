@@ -62,9 +62,16 @@ def test_every_block_of_a_page_that_registers_parts_runs(page, registered):
     assert registered not in commands()
 
 
+def test_the_block_of_the_page_about_reliability_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = run_document("reliability.md")
+    assert (namespace["result"].status, namespace["result"].step) == ("done", 500)
+    assert not namespace["stop"]()
+
+
 def test_the_blocks_of_every_page_run_in_a_test():
     tested = {"tutorial", "guides/devices", "guides/experiment", "guides/registered_parts", "reference/cli",
-              "index", *(f"guides/{name}" for name in GUIDES)}  # fmt: skip
+              "reliability", "index", *(f"guides/{name}" for name in GUIDES)}  # fmt: skip
     pages = [path for path in DOCS.rglob("*.md") if BLOCK.search(path.read_text())]
     assert {page.relative_to(DOCS).with_suffix("").as_posix() for page in pages} == tested
 

@@ -19,6 +19,21 @@ def test_the_cells_have_about_128_bits():
         assert config.prior.name == "uniform-codes"
 
 
+@pytest.mark.parametrize(("argv", "output"), [([], "runs/codes"), (["--quick"], "runs/codes-quick")])
+def test_a_quick_run_has_another_folder_than_a_full_one(argv, output, monkeypatch, tmp_path, capsys):
+    script, directories = load("codes"), []
+
+    def interrupt(config, directory, *arguments):
+        directories.append(str(directory))
+        raise script.Interrupted
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script, "run_cell", interrupt)
+    assert script.main([*argv, "--cells", "vq"]) == {"output": output, "status": "interrupted"}
+    assert directories == [f"{output}/vq"]
+    capsys.readouterr()
+
+
 @pytest.mark.thorough
 def test_a_quick_run_writes_bounds_and_scores_and_repeats_nothing(tmp_path, monkeypatch):
     script = load("codes")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scripts import load
 
+from vae_jax.errors import InputError
+
 counts = load("counts")
 
 
@@ -15,6 +17,21 @@ def test_simulated_counts_have_the_variance_of_a_negative_binomial():
     variance = mean + squared / truth.dispersion + squared - mean**2
     np.testing.assert_allclose(x.mean(axis=0), mean, rtol=0.05)
     assert np.median(x.var(axis=0) / variance) == pytest.approx(1, abs=0.02)  # single variances have heavy tails
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "epochs"),
+    [([], "counts", 60), (["--quick"], "counts-quick", 5), (["--quick", "--epochs", "7"], "counts-quick", 7)],
+)
+def test_a_quick_run_has_another_folder_and_fewer_epochs(argv, name, epochs, monkeypatch, tmp_path):
+    def train(experiment, directory):
+        assert experiment.training.steps == epochs * (len(experiment.training_data) // 128)
+        raise InputError(str(directory))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(counts, "train", train)
+    with pytest.raises(InputError, match=f"^runs/{name}/learned$"):
+        counts.main(argv)
 
 
 @pytest.mark.thorough

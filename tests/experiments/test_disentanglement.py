@@ -52,6 +52,19 @@ def test_the_table_has_mean_and_sd_over_seeds(script, tmp_path):
     assert json.loads((tmp_path / "table.json").read_text()) == rows
 
 
+@pytest.mark.parametrize(
+    ("argv", "output"), [([], "runs/disentanglement"), (["--quick"], "runs/disentanglement-quick")]
+)
+def test_a_quick_run_has_another_folder_than_a_full_one(argv, output, script, monkeypatch, tmp_path, capsys):
+    folders = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script, "read_images", lambda *arguments: None)
+    monkeypatch.setattr(script, "run_method", lambda *arguments, stop: folders.append(str(arguments[3])))
+    assert script.main(argv) == {"status": "interrupted", "output": output, "rows": []}
+    assert folders == [output]
+    capsys.readouterr()
+
+
 @pytest.mark.thorough
 def test_a_quick_run_is_measured_once(script, tmp_path, capsys, monkeypatch):
     argv = ["--quick", "--methods", "beta-tc-vae", "--weights", "3", "--seeds", "2", "--steps", "2"]

@@ -1,5 +1,7 @@
 """experiments/how_loose.py: exact numbers of a linear model, stored numbers, and the table."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -71,6 +73,11 @@ def test_a_table_of_different_numbers_has_empty_cells(script):
     assert lines[3] == "| b | 6 | 10 | 80.00 ± 0.50 |  |  | 79.00 ± 0.01 | 0.50 ± 0.10 |  |  |  | 9 |"
 
 
-def test_a_model_that_is_not_linear_has_no_exact_number(script, linear_run):
-    run = open_run(linear_run, network__hidden=(4,))
+@pytest.mark.parametrize(
+    "change", [{"network__hidden": (4,)}, {"preprocess": "threshold"}, {"model": "conditional"}, {"prior": "mixture"}]
+)
+def test_a_model_that_is_not_linear_or_other_inputs_have_no_exact_number(script, linear_run, change):
+    run = open_run(linear_run)
+    config = vae_jax.override(run.experiment.config, **change)
+    run = run._replace(experiment=dataclasses.replace(run.experiment, config=config))
     assert script.exact_nll(run, {}, np.zeros((1, 8, 8, 1))) is None

@@ -26,7 +26,7 @@ def test_every_cell_has_the_stated_protocol(script, tmp_path):
     images = {"vae": 0, "conditional": 0, "classifier": 100, "m2": 100, "m1+m2": 100, "sdgm": 100}
     assert set(script.NAMES) == set(images)
     for name, labelled in images.items():
-        cell = script.make_cell(name, options)
+        cell = script.make_cell(name, 100, None, "mnist")
         config = script.config_of(cell, data="mnist", options=options)
         assert (config.data.labelled, config.data.holdout, config.network.activation) == (labelled, 0, "gelu")
         assert config.evaluation.num_samples == 10
@@ -37,11 +37,23 @@ def test_every_cell_has_the_stated_protocol(script, tmp_path):
             assert (round(rows * config.train.labelled_share), rows) == (10, 60)
             assert config.train.steps * 50 == cell.epochs * 60_000
         assert name == "vae" or config.evaluation.class_samples == 20
-    same = [script.config_of(script.make_cell(name, options), data="mnist", options=options)
+    same = [script.config_of(script.make_cell(name, 100, None, "mnist"), data="mnist", options=options)
             for name in ("vae", "conditional")]  # fmt: skip
     assert same[0].network == same[1].network
     assert same[0].train == same[1].train
     assert same[0].train.steps == 15 * 300
+
+
+def test_the_results_of_two_stages_are_those_of_one_first_stage(script, tmp_path):
+    cells = [script.make_cell("m1+m2", 100, epochs, "mnist") for epochs in (None, 4, 15)]
+    assert [(cell.m1_epochs, cell.epochs) for cell in cells] == [(15, 4), (4, 4), (15, 15)]
+    assert len({cell.directory(tmp_path) for cell in cells}) == 3
+    for cell in cells:
+        cell.directory(tmp_path).mkdir()
+    listed = script.all_cells([script.make_cell("vae", 100, 4, "mnist")], tmp_path)
+    assert [cell for cell in listed if cell.name == "m1+m2"] == [cells[1], cells[0], cells[2]]
+    text = script.markdown([script.row_of(cell, tmp_path) for cell in cells])
+    assert all(text.count(f"| mnist | {epochs} |") == 1 for epochs in ("15 + 4", "4 + 4", "15 + 15"))
 
 
 def test_the_table_contains_the_results_on_disk(script, tmp_path, monkeypatch):
@@ -85,7 +97,7 @@ def test_a_quick_run_of_two_stages_is_resumed_and_not_trained_again(script, tmp_
     argv = ["--quick", "--cells", "m1+m2", "--labels", "20", "--epochs", "1", "--draws", "2", "--output", str(tmp_path),
             "--num-samples", "2", "--class-samples", "2"]  # fmt: skip
     result = script.main(argv)
-    cell, vae = script.Cell("m1+m2", 20, 1, "quick"), script.Cell("vae", 0, 1, "quick")
+    cell, vae = script.Cell("m1+m2", 20, 1, "quick", 1), script.Cell("vae", 0, 1, "quick")
     first, row = (row for row in result["rows"] if row["seeds"])
     assert (result["status"], first["name"], row["name"], row["seeds"]) == ("done", "vae", "m1+m2", 2)
     assert 0 < row["classifier_error"]["mean"] <= 1

@@ -13,6 +13,20 @@ pytestmark = pytest.mark.usefixtures("digits_prepared")
 ROWS = ("reconstructions", "N(0, I)", "Gaussian", "mixture of 10", "coupling flow")
 
 
+@pytest.mark.parametrize(("argv", "output"), [([], "runs/prior_samples"), (["--quick"], "runs/prior_samples-quick")])
+def test_a_quick_run_has_another_folder_than_a_full_one(argv, output, monkeypatch, capsys):
+    script, directories = load("prior_samples"), []
+
+    def interrupt(config, directory, *arguments):
+        directories.append(str(directory))
+        raise script.Interrupted
+
+    monkeypatch.setattr(script, "run_model", interrupt)
+    assert script.main(argv) == {"output": output, "status": "interrupted"}
+    assert directories == [f"{output}/autoencoder-0"]
+    capsys.readouterr()
+
+
 @pytest.mark.thorough
 def test_quick_run_after_an_interruption(tmp_path, monkeypatch, capsys):
     script = load("prior_samples")

@@ -72,11 +72,11 @@ def test_free_bits_of_each_layer_are_a_minimum_for_each_example_and_layer():
         override(Config(), objective="free-bits", objective__per_layer=True)
 
 
-def test_the_weights_of_layers_are_proportional_to_size_and_mean_kl_and_have_no_gradient():
+def test_the_weights_of_layers_are_proportional_to_the_mean_kl_of_a_latent_and_have_no_gradient():
     kl = jnp.asarray([[0.2, 3.0, 0.9, 1.1], [2.0, 0.5, 0.1, 4.0]])
     terms = with_kl(random_terms(), kl)
     terms = change_layer(terms, 1, z=jnp.zeros((K, B, 2, 5)))  # 10 latents; the first layer has 3
-    means = np.mean(np.asarray(kl), axis=1) * [3, 10]
+    means = np.mean(np.asarray(kl), axis=1) / [3, 10]
     found = elbos.balance_coefficients(terms)
     np.testing.assert_allclose(found, 2 * means / means.sum(), rtol=1e-6)
     assert float(found.mean()) == pytest.approx(1)

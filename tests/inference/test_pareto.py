@@ -50,6 +50,14 @@ def test_the_fit_is_that_of_numpy(spread):
     np.testing.assert_allclose(shape_of(tails), [fitted(tail) for tail in np.asarray(tails).T], atol=2e-3)
 
 
+def test_weights_that_underflow_have_a_large_shape():
+    """With a spread of 180 they span several hundred nats, which only float64 can represent."""
+    noise = np.random.default_rng(1).normal(size=(5000, 4))
+    for spread in (30, 100, 180):
+        tails = largest(spread * noise)
+        np.testing.assert_allclose(shape_of(tails), [fitted(tail) for tail in np.asarray(tails).T], rtol=1e-3)
+
+
 def test_the_length_of_the_tail():
     assert [pareto.tail_length(k) for k in (5000, 1000, 100, 25, 4)] == [213, 95, 20, 5, 0]
 

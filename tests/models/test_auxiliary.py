@@ -136,6 +136,7 @@ def test_several_samples_of_a_are_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"objective": "piwae"}, "objective=piwae must be another objective with model=sdgm: its bound of the decoder"),
         ({"objective__num_samples": 2}, "objective.num_samples=2 must be 1 with model=sdgm, whose classifier reads"),
         ({"prior": "vamp"}, "prior=vamp must be standard-normal with model=sdgm"),
         ({"posterior": "iaf"}, "posterior=iaf must be gaussian with model=sdgm"),

@@ -73,6 +73,7 @@ def test_the_prior_is_standard_normal_unless_it_is_given_the_label():
             "data.labelled=100 must be 0 with data.streaming=always",
         ),
         ({"data__labelled": 100, "train__batch_size": 1}, "train.batch_size=1 must be 2 or more with data.labelled"),
+        ({"objective": "beta-tc"}, "objective=beta-tc must be another objective with model=m2: it compares the codes"),
         ({"prior": "mixture"}, "prior=mixture must be standard-normal with model=m2"),
         ({"model__classifier_weight": -1.0}, "model.classifier_weight=-1.0 must be at least 0"),
     ],

@@ -51,6 +51,10 @@ def test_runs_that_differ_in_the_seed_are_one_group(runs):
         ("network.hidden=256 128", 2), ("network.hidden=32", 1)
     ]  # fmt: skip
     assert [group.label for group in comparison.group_runs(runs[:2])] == ["a-0"]
+    stored = runs[1].stored
+    settings = {**stored.settings, "objective.beta": 1, "network.hidden": [256.0, 128]}
+    same = runs[1]._replace(stored=stored._replace(settings=settings))
+    assert [len(group.runs) for group in comparison.group_runs([runs[0], same])] == [2]
 
 
 def test_the_table_of_results(runs):

@@ -53,6 +53,8 @@ def test_annealed_importance_sampling_is_shown_with_its_error():
         "annealed importance sampling 21.50 ± 0.25 nats per example, ± standard error "
         "1,000 distributions from the encoder, 16 chains · 30 test examples · BDMC gap 0.25"
     ) in plain(sections.headline(both, {}))
+    of_train = ais | {"split": "train", "num_examples": 900, "nll": 1.5}
+    assert "21.50" in plain(sections.headline(both | {"ais": [*both["ais"], of_train]}, {}))
     nll = np.arange(40.0)
     assert "same examples: 14.50" in plain(sections.headline(both, {"nll": nll}))
     assert "same examples" not in sections.headline(both, {"nll": nll[:30]})  # the first number is that of them

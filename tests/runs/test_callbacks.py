@@ -45,8 +45,8 @@ class Events(Callback):
         if run.step == self.fail_at:
             raise RuntimeError("a mistake of the user")
 
-    def on_stop(self, run):
-        self._add("stop", run.step)
+    def after_steps(self, run):
+        self._add("after", run.step, run.stop_reason)
 
     def on_end(self, run):
         self._add("end", run.step)
@@ -56,10 +56,10 @@ def test_a_callback_receives_the_events_in_order(tmp_path):
     log = Events()
     train_loop.fit(hand_made(), tmp_path / "run", callbacks=[*default_callbacks(), log])
     assert log.events == [
-        ("start", 0), ("steps", 5),
-        ("row", 5, True), ("row", 10, True), ("row", 10, False), ("steps", 10),  # read for validation and save
-        ("steps", 15), ("row", 15, True), ("row", 20, True), ("row", 20, False), ("steps", 20),
-        ("end", 20),
+        ("start", 0), ("steps", 5), ("after", 5, None),
+        ("row", 5, True), ("row", 10, True), ("row", 10, False), ("steps", 10), ("after", 10, None),  # read to validate
+        ("steps", 15), ("after", 15, None), ("row", 15, True), ("row", 20, True), ("row", 20, False), ("steps", 20),
+        ("after", 20, None), ("end", 20),
     ]  # fmt: skip
     # A finished run dispatches nothing.
     log = Events()
@@ -73,7 +73,8 @@ def test_callbacks_are_called_in_the_order_of_the_list_and_closed_in_reverse(tmp
     outcome = train_loop.fit(hand_made(), tmp_path / "run", callbacks=both)
     assert (outcome.status, outcome.step) == ("bored", 5)
     assert events == [
-        ("a", "start", 0), ("b", "start", 0), ("a", "steps", 5), ("b", "steps", 5), ("a", "stop", 5), ("b", "stop", 5),
+        ("a", "start", 0), ("b", "start", 0), ("a", "steps", 5), ("b", "steps", 5),
+        ("a", "after", 5, "bored"), ("b", "after", 5, "bored"),
         ("a", "row", 5, True), ("b", "row", 5, True), ("b", "end", 5), ("a", "end", 5),
     ]  # fmt: skip
     assert not list((tmp_path / "run" / "checkpoints").iterdir())  # no callback saves
@@ -100,6 +101,8 @@ def test_a_callback_can_record_numbers_and_pictures(tmp_path, monkeypatch):
     assert [row["step"] for row in rows] == [10, 20]
     assert rows[-1]["norm"] == pytest.approx(float(np.linalg.norm(outcome.params["code"]["bias"])))
     assert shown == [(10, "figures/square"), (20, "figures/square")]
+    train_loop.fit(hand_made(), tmp_path / "run", callbacks=[*default_callbacks(), Norm()])  # the run is finished
+    assert [row for row in metric_rows(tmp_path / "run") if "norm" in row] == rows
 
 
 @pytest.mark.fault

@@ -67,6 +67,13 @@ def test_the_reliability_is_that_of_the_examples_with_a_label(one_device, tmp_pa
     assert class_figures.plot_reliability(experiment, params, tmp_path, nothing, one_device, key=key) is None
 
 
+def test_a_model_without_a_classifier_and_a_density_has_no_reliability(one_device, tmp_path):
+    point = {"model__condition_prior": False, "posterior": "deterministic", "objective": "reconstruction"}
+    experiment = image_experiment(images(), **SETTINGS, **point)
+    arrays, key = experiment.dataset("test").arrays, jax.random.key(2)
+    assert class_figures.plot_reliability(experiment, moved(experiment), tmp_path, arrays, one_device, key=key) is None
+
+
 def test_the_figure_of_reliability_shows_the_filled_bins(tmp_path, monkeypatch):
     axes, examples = record_axes(monkeypatch), np.zeros(15, int)
     examples[[6, 14]] = 3, 5

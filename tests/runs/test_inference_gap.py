@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from small_experiments import image_experiment, initial_params
 
+from vae_jax.data import ArrayDataset
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import PosteriorOptimization
 from vae_jax.runs import evaluate_inference_gap, inference_gap, make_evaluator, memory
@@ -71,3 +72,13 @@ def test_estimates_that_are_not_finite_are_refused():
     values = {name: np.zeros(3) for name in ("elbo", "optimized_elbo", "log_px")}
     with pytest.raises(NotFiniteError, match="estimates elbo of the optimized posterior"):
         inference_gap._summarize(values | {"elbo": np.array([0, np.nan, 0])})
+
+
+@pytest.mark.fault
+def test_examples_whose_label_is_summed_out_are_refused(one_device, monkeypatch):
+    experiment = image_experiment(model="m2", model__num_classes=2)
+    arrays = experiment.dataset("test").arrays
+    hidden = ArrayDataset(arrays | {"mask": np.arange(len(arrays["x"])) > 2}, "images")
+    monkeypatch.setattr(type(experiment), "dataset", lambda *_: hidden)
+    with pytest.raises(InputError, match=r"likelihood=optimized needs the labels of all examples, and 3 of \d+ have"):
+        evaluate_inference_gap(experiment, initial_params(experiment), SETTINGS, split="test", placement=one_device)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from hand_made import hand_made
+from inputs import random_images, save_image
 from training_runs import fit
 
 from vae_jax.config import override
@@ -95,6 +96,17 @@ def override_training(**fields):
 
 
 @pytest.mark.fault
+def test_a_run_inside_of_the_folder_of_its_images_is_refused(small, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(random_images(20, 6, 5)):
+        save_image(tmp_path / "images" / f"{i}.png", image)
+    config = small(data__name=str(tmp_path / "images"), data__holdout=0.2, train__batch_size=8)
+    prepare_experiment(config, tmp_path / "images-run")
+    for inside in (".", "runs/mine"):
+        with pytest.raises(InputError, match=r"is inside of data.name='.*images', whose images are the examples, and"):
+            prepare_experiment(config, tmp_path / "images" / inside)
+
+
 def test_a_directory_that_cannot_be_written_is_refused(small, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):

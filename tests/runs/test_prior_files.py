@@ -45,10 +45,17 @@ def test_a_round_trip_has_the_same_bits_and_another_fit_replaces_the_first(run):
     assert (found.prior, found.module, found.summary) == (first.prior, first.module, first.summary)
     jax.tree.map(np.testing.assert_array_equal, found.params, first.params)
     assert len(list(run.fitted_prior.iterdir())) == 2
+    run.figures.mkdir()
+    kept = [run.path / "samples.npy", run.figures / "samples.png"]
+    shown = ["samples-fitted.npy", "scores-test-fitted.npz", "figures/samples-fitted.png", "figures/a-fitted-0.5.png"]
+    for path in (*kept, *(run.path / name for name in shown)):
+        path.touch()
     second = unfitted("mixture", components=3, seed=1)
     write_fitted_prior(run, second, PARAMS, step=20)
     found = read(run)
     assert found.prior == second.prior
+    assert set(run.path.rglob("samples*")) == {*kept}
+    assert not list(run.path.rglob("*fitted*.*g")) + list(run.path.rglob("*-fitted.npz"))
     jax.tree.map(np.testing.assert_array_equal, found.params, second.params)
     assert len(list(run.fitted_prior.iterdir())) == 2
     write_fitted_prior(run, unfitted("standard-normal"), PARAMS, step=20)

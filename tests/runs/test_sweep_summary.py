@@ -22,6 +22,8 @@ def test_the_summary_is_over_seeds(sweep_config):
     assert summary[0]["elbo"] == {"mean": 2.0, "sd": pytest.approx(np.sqrt(2))}
     assert summary[1]["elbo"] == {"mean": 5.0, "sd": 0.0}
     assert markdown_table(summary).splitlines()[2] == "| 0.5 | 2 | 2.00 ± 1.41 |"
+    shares = summarize(members, [{"classifier_error": v} for v in (0.031, 0.033, 0.5, 0.5)])
+    assert markdown_table(shares).splitlines()[2] == "| 0.5 | 2 | 0.0320 ± 0.0014 |"
     diverged = summarize(members, [{"elbo": 1.0}, {"failure": "step 3"}, {"elbo": 5.0}, {"elbo": 5.0}])
     assert markdown_table(diverged).splitlines()[0] == "| objective.beta | members | failed | elbo |"
     assert markdown_table(diverged).splitlines()[2:] == ["| 0.5 | 1 | 1 | 1.00 |", "| 2.0 | 2 | 0 | 5.00 ± 0.00 |"]

@@ -68,3 +68,5 @@ def test_the_errors_of_counts_are_also_of_their_logarithms():
     assert found["log_squared_error"] == pytest.approx(expected, rel=1e-5)
     assert found["squared_error"] == pytest.approx(np.square(x - 3).sum(axis=1).mean(), rel=1e-5)
     assert set(found) == {"squared_error", "log_squared_error"}
+    below = summary(x, np.full_like(x, -2), "counts")["log_squared_error"]  # a Gaussian can have such a mean
+    assert below == pytest.approx(np.square(np.log1p(x)).sum(axis=1).mean(), rel=1e-5)

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.cli.commands import register_command
@@ -179,14 +180,14 @@ def _evaluate_annealed(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
     folder, start = output_folder(options, run.directory), time.perf_counter()
     read_examples(run, options)
     settings_of_file = f"{ais.distributions}-{ais.chains}-{ais.start}-{ais.examples}"
+    chunks = folder.path / f"ais-{options.label}-{settings_of_file}.npz"
     with restored_params(run.experiment, run.directory, run.placement, log, changed=run.changed) as (step, params):
         result = evaluate_annealed(
             run.experiment, params, settings, split=options.chosen_split, placement=run.placement, step=step,
-            partial=folder.path / f"ais-{options.label}-{settings_of_file}.npz",
-            report=lambda what, done, total: log(f"AIS: {done} of {total} {what}"),
+            partial=chunks, report=lambda what, done, total: log(f"AIS: {done} of {total} {what}"),
         )  # fmt: skip
     result["seconds"] = round(time.perf_counter() - start, 2)
-    return _store_estimate(run, options, "ais", result)
+    return _store_estimate(run, options, "ais", result, chunks)
 
 
 def _evaluate_gap(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
@@ -210,14 +211,21 @@ def _evaluate_gap(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
     return _store_estimate(run, options, "optimized", {"step": step, **result, "seconds": seconds})
 
 
-def _store_estimate(run: "OpenedRun", options: Evaluate, name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Add an estimate to evaluation.json of the same weights and to the report, unless --to names another folder."""
+def _store_estimate(
+    run: "OpenedRun", options: Evaluate, name: str, result: dict[str, Any], chunks: Path | None = None
+) -> dict[str, Any]:
+    """Add an estimate to evaluation.json of the same weights and to the report, unless --to names another folder.
+
+    The file of the chunks of which it consists is removed when it is stored.
+    """
     from vae_jax.report import write_report
     from vae_jax.runs import merge_estimate, read_evaluation
 
     evaluation = read_evaluation(run.directory, result["step"])
     if evaluation is not None and options.data.name is None and options.to is None:
         atomic_files.write_json(run.directory.evaluation, merge_estimate(evaluation, name, result))
+        if chunks is not None:
+            atomic_files.remove(chunks)
         log(f"report: {write_report(run.directory)}")
     return {"workdir": str(run.directory), **result}
 

@@ -27,6 +27,7 @@ def open_for_examples(directory: Path, options: ExampleOptions, **settings: Any)
 
     if options.data.name is None:
         return open_run(directory, **settings)
+    settings |= {"data__streaming": "auto", "data__workers": 0}  # other data may not be prepared on disk
     if not can_resize(options.data.name):
         settings |= {"data__resize": None}
     return open_run(directory, data__name=options.data.name, **settings)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Sweep(TrainingOptions):
     """Train the product of several values of some settings, and compare the members.
 
-    Members that differ only in the seed, the optimizer's rate, b1, b2, eps and weight decay, and the objective's
-    weights, floor and capacity are trained as one program. Other members need a second program, trained afterwards.
-    Each member is a run in a subdirectory. The same command resumes an interrupted sweep.
+    Members that differ only in the seed, the draw of the labels, the optimizer's rate, b1, b2, eps and weight decay,
+    and the objective's weights, floor and capacity are trained as one program. Other members need a second program,
+    trained afterwards. Each member is a run in a subdirectory. The same command resumes an interrupted sweep.
     """
 
     workdir: str | None = None

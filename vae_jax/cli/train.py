@@ -165,6 +165,7 @@ def _evaluate_result(
     read = functools.partial(read_evaluation, directory, outcome.step, protocol)
     if not outcome.trained_steps and (earlier := multihost.broadcast_from_primary(read)) is not None:
         log(f"all {outcome.step} steps are finished ({outcome.status}); these are the results")
+        multihost.run_on_primary(lambda: directory.report.exists() or write_report(directory))
         return earlier
     paths = plots.plot_all(experiment, outcome.params, directory, placement)
     log("plotted: " + ", ".join(str(path) for path in paths))

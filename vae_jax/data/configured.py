@@ -51,6 +51,12 @@ class ConfiguredSource:
         """The value of `data.name`."""
         return self.config.name
 
+    @property
+    def image_folder(self) -> Path | None:
+        """The folder of which every image is an example; None if the source is another one."""
+        path = self._path
+        return path if path is not None and path.is_dir() and not idx.find_archives(path) else None
+
     def split(self, split: str) -> ArrayDataset:
         """Return the examples of a split in memory, in the order of the source.
 

@@ -11,7 +11,7 @@ import numpy as np
 from vae_jax.data.dataset import ArrayDataset, LoadedParts
 from vae_jax.data.files import GIB, one_line
 from vae_jax.data.kinds import check_labels
-from vae_jax.errors import InputError
+from vae_jax.errors import InputError, StorageError
 
 IMAGES = "images-idx3-ubyte"  # the end of the name of an archive, except for .gz
 LABELS = "labels-idx1-ubyte"
@@ -30,10 +30,15 @@ def find_archives(path: Path) -> dict[str, Path]:
 
     Raises:
       InputError: If the folder has archives of several data sets.
+      StorageError: If it cannot be listed.
     """
     folder = path if path.is_dir() else path.parent
     found: dict[str, dict[str, Path]] = {}
-    for archive in sorted(folder.iterdir()):
+    try:
+        archives = sorted(folder.iterdir())
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be listed ({one_line(error)}); check its permissions") from None
+    for archive in archives:
         name = archive.name.removesuffix(".gz")
         for start, split in SPLITS.items():
             if name.endswith(start + IMAGES) and archive.is_file():

@@ -115,7 +115,7 @@ def join_splits(source: Source) -> ArrayDataset:
             if not any(_is_same(data, other) for other in found.values()):  # too few examples: the splits are the same
                 found[split] = data
     shapes = {split: {name: array.shape[1:] for name, array in data.arrays.items()} for split, data in found.items()}
-    if any(shape != shapes["train"] for shape in shapes.values()):
+    if any(shape != next(iter(shapes.values())) for shape in shapes.values()):
         raise InputError(f"{source.name}: its splits have arrays {shapes}; use splits with equal arrays")
     datasets = list(found.values())
     labelled = [{"split": np.full(len(data), split), **data.origin} for split, data in found.items()]

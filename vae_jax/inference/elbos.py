@@ -47,10 +47,12 @@ class ReconstructionConfig(ObjectiveConfig):
 
 
 def balance_coefficients(terms: Terms) -> Array:
-    """Return γ_l = s_l m_l / (1/L Σ_j s_j m_j), with s_l latents in layer l and m_l the mean of its KL over the batch.
+    """Return γ_l = r_l / (1/L Σ_j r_j), with the KL of each latent r_l = m_l / s_l of the s_l latents of layer l.
 
-    Their mean is 1. A layer that encodes much has a larger weight, so that others encode more. They have no gradient
-    (Vahdat & Kautz, arXiv 2007.03898; m_l alone: Vahdat et al., arXiv 1802.04920).
+    m_l is the mean of the layer's KL over the batch. The mean of the coefficients is 1. A layer that encodes much with
+    each latent has a larger weight, so that others encode more. They have no gradient (Vahdat & Kautz, arXiv
+    2007.03898; m_l alone: Vahdat et al., arXiv 1802.04920). The paper prints s_l m_l; its authors have corrected this
+    to m_l / s_l.
 
     Args:
       terms: log densities [K, B] with `kl` [L, B]. A negative m_l, which a mean over samples can be, counts as 0.
@@ -61,7 +63,7 @@ def balance_coefficients(terms: Terms) -> Array:
     Raises:
       ValueError: the terms have no KL (see `Terms.kl`).
     """
-    shares = layer_sizes(terms) * jnp.maximum(jnp.mean(lax.stop_gradient(layer_kl(terms)), axis=1), 0)
+    shares = jnp.maximum(jnp.mean(lax.stop_gradient(layer_kl(terms)), axis=1), 0) / layer_sizes(terms)
     mean = jnp.mean(shares)
     return jnp.where(mean > 0, shares / jnp.where(mean > 0, mean, 1), 1)
 
@@ -97,8 +99,8 @@ class ELBOConfig(WeightedConfig):
 
     balance_layers: bool = setting(
         False,
-        "In the warm-up each stochastic layer of a ladder has a weight proportional to its number of latents and to the"
-        " batch mean of its KL, with mean 1; afterwards the weights are 1.",
+        "In the warm-up each stochastic layer of a ladder has a weight proportional to the batch mean of its KL divided"
+        " by its number of latents, with mean 1; afterwards the weights are 1.",
     )
 
     @property

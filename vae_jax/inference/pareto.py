@@ -10,6 +10,7 @@ from jax import Array
 
 MIN_TAIL = 5  # weights of the shortest tail that is fitted
 RELIABLE = 0.7  # above this shape the mean of the weights converges too slowly to be trusted
+_UNDERFLOW = -80.0  # differences of log weights whose exponential is nearly 0 in float32
 _PRIOR_WEIGHT, _PRIOR_SHAPE = 10, 0.5  # the shape is that of so many more weights with the shape 1/2
 
 
@@ -41,7 +42,8 @@ def pareto_shape(log_w: Array) -> Array:
     excess = w[:-1] - w[-1:]  # [M, B], sorted from the largest one
     has_tail = excess[0] > jnp.finfo(excess.dtype).eps
     excess = jnp.where(has_tail[None], excess, 1.0)
-    quartile = excess[count - int(count / 4 + 0.5)]  # a quarter of the excesses are smaller
+    rank = count - int(count / 4 + 0.5)  # a quarter of the excesses are smaller
+    quartile = excess[rank]
     quartile = jnp.maximum(quartile, jnp.finfo(excess.dtype).tiny)
     number = 30 + int(math.sqrt(count))
     spread = 1 - np.sqrt(number / (np.arange(1, number + 1) - 0.5))
@@ -54,5 +56,23 @@ def pareto_shape(log_w: Array) -> Array:
     log_profile = count * (jnp.log(-grid / k) - k - 1)
     weights = jax.nn.softmax(jnp.where(jnp.isfinite(log_profile), log_profile, -jnp.inf), axis=0)
     fitted = shape(jnp.sum(weights * jnp.where(weights > 0, grid, 0), axis=0)[None])[0]
+    fitted = jnp.where(log_w[rank] - log_w[0] > _UNDERFLOW, fitted, _shape_of_extremes(log_w, spread, rank))
     shrunk = (count * fitted + _PRIOR_WEIGHT * _PRIOR_SHAPE) / (count + _PRIOR_WEIGHT)
     return jnp.where(has_tail, shrunk, 0.0)
+
+
+def _shape_of_extremes(log_w: Array, spread: np.ndarray, rank: int) -> Array:
+    """Return the fitted shape, [B], from the logarithms of the excesses: for those that are 0 in float32.
+
+    The largest excess is so large that its reciprocal has no effect on the grid of θ, which is negative then.
+    """
+    above = jnp.maximum(-jnp.expm1(log_w[-1:] - log_w[:-1]), jnp.finfo(log_w.dtype).eps)  # equal weights are no 0
+    log_excess = log_w[:-1] + jnp.log(above)  # [M, B]
+    log_grid = jnp.asarray(np.log(-spread / 3), log_w.dtype)[:, None] - log_excess[rank][None]  # [G, B], of -θ
+
+    def shape(log_theta: Array) -> Array:
+        return jnp.mean(jnp.logaddexp(0.0, log_theta[:, None] + log_excess[None]), axis=1)
+
+    k = shape(log_grid)
+    log_weights = jax.nn.log_softmax(len(log_excess) * (log_grid - jnp.log(k) - k), axis=0)
+    return shape(jax.scipy.special.logsumexp(log_weights + log_grid, axis=0)[None])[0]

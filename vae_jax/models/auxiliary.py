@@ -145,5 +145,8 @@ class AuxiliaryConfig(ModelConfig):
                 f"standard-normal with model={self.name}")  # fmt: skip
         require(objective.num_samples == 1, "objective.num_samples", objective.num_samples,
                 f"1 with model={self.name}, whose classifier reads the sample of a")  # fmt: skip
+        require(not objective.is_pair, "objective", objective.name,
+                f"another objective with model={self.name}: its bound of the decoder has no gradient to the a that the "
+                "classifier reads")  # fmt: skip
         require(len(self.auxiliary_hidden) > 0, "model.auxiliary_hidden", "()", "one or more widths, such as (100,)")
         require_layers_allowed(config)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from vae_jax.config import Config, register, require, setting
 from vae_jax.distributions import Batch, Distribution, Draw, Latent, Shape, from_means
@@ -68,7 +68,9 @@ class Ladder(nn.Module):
         self.top_features = self.param("top_features", nn.initializers.zeros, (*top.sides, top.channels))
         self.top_block = TopDownBlock(top, style, depth)
         self.blocks = [(TopDownBlock if level.blocks else ResidualBlock)(level, style, depth) for level in levels]
-        self.upsampling = [nn.Dense(level.channels, dtype=style.dtype) for level in levels[:-1]]
+        self.upsampling = [
+            nn.Dense(level.channels * (4 if level.sides else 1), dtype=style.dtype) for level in levels[:-1]
+        ]
         outputs = self.output_bias.shape
         self.output = self._layer_of_data(outputs[-1] * self.patch**2 if top.sides else math.prod(outputs))
 
@@ -153,13 +155,9 @@ class Ladder(nn.Module):
         return nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=length, unroll=unroll)
 
     def _upsampled(self, h: Array, i: int) -> Array:
-        """Return features of level i + 1 as features of level i, by nearest neighbours."""
-        sides = self.levels[i].sides
-        h = self.upsampling[i](h).astype(h.dtype)
-        for axis, side in zip(range(-1 - len(sides), -1), sides, strict=True):
-            doubled = jnp.repeat(h, 2, axis=axis) if h.shape[axis] < side else h
-            h = lax.slice_in_dim(doubled, 0, side, axis=axis)
-        return h
+        """Return features of level i + 1 as features of level i, of which each place becomes a square of places."""
+        h, sides = self.upsampling[i](h).astype(h.dtype), self.levels[i].sides
+        return over_merged_axes(lambda h: depth_to_space(h, *sides), h, 3) if sides else h
 
     def _likelihood_of(self, h: Array) -> Any:
         """Return p(x|z) for the features of level 1, [..., *sides, C]."""

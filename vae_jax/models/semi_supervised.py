@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from vae_jax.config import Config, register, setting
+from vae_jax.config import Config, register, require, setting
 from vae_jax.distributions import Batch, Categorical, Shape
 from vae_jax.models.conditional import ConditionalConfig, ConditionalVAE
 
@@ -68,6 +68,13 @@ class SemiSupervisedConfig(ConditionalConfig):
         "Weight of log q(y|x) of the examples with a label; that of their bound is 1.",
         minimum=0,
     )
+
+    def check(self, config: Config) -> None:
+        """Raise InputError as `ConditionalConfig`, or if the objective compares codes whose labels are summed out."""
+        super().check(config)
+        require(not config.objective.compares_examples, "objective", config.objective.name,
+                f"another objective with model={self.name}: it compares the codes of a batch, whose labels are known, "
+                "and here each example is encoded given each label")  # fmt: skip
 
     def build(self, config: Config, shape: Shape, *, training: bool) -> SemiSupervisedVAE:
         """Return the `SemiSupervisedVAE`, whose classifier is a second encoder."""

@@ -85,15 +85,24 @@ def group_runs(runs: Sequence[RunContents]) -> list[Group]:
         if settings.get("train.patience"):
             settings["train.evaluate_every"] = run.stored.settings["train.evaluate_every"]
         settings["test examples"] = str(run.evaluation.get("test_examples"))[:12]  # a script's settings state no data
-        keys[repr(settings)] = settings
-        found.setdefault(repr(settings), []).append(run)
+        key = repr({path: _with_floats(value) for path, value in settings.items()})
+        keys[key] = settings
+        found.setdefault(key, []).append(run)
     every = list(keys.values())
-    differing = [p for p in dict.fromkeys(p for s in every for p in s) if len({repr(s.get(p)) for s in every}) > 1]
+    paths = dict.fromkeys(path for settings in every for path in settings)
+    differing = [p for p in paths if len({repr(_with_floats(s.get(p))) for s in every}) > 1]
     groups = []
     for key, members in found.items():
         words = [f"{path}={_text(keys[key][path])}" for path in differing if path in keys[key]]
         groups.append(Group(", ".join(words) or members[0].name, members))
     return groups
+
+
+def _with_floats(value: Any) -> Any:
+    """Return a setting whose numbers are floats: 1 and 1.0 are the same, but True is no number."""
+    if isinstance(value, list | tuple):
+        return [_with_floats(entry) for entry in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _text(value: Any) -> str:

@@ -79,7 +79,8 @@ def headline(evaluation: Mapping[str, Any], scores: Mapping[str, np.ndarray]) ->
         name = "elbo" if "elbo" in evaluation else "reconstruction"
         big = [_big(CARDS[name][0], evaluation, name, f"one posterior sample · {examples}")]
     if annealed := evaluation.get("ais"):
-        found = max(annealed, key=lambda entry: (entry["num_examples"], entry["num_distributions"]))
+        same, sizes = evaluation["split"], ("num_examples", "num_distributions")
+        found = max(annealed, key=lambda entry: (entry["split"] == same, *(entry[size] for size in sizes)))
         big.append(_big_annealed(found, evaluation, scores))
     cards = [_card(name, evaluation) for name in CARDS if name in evaluation]
     return element("div", *big, class_="hero") + element("div", *cards, class_="cards") + _remarks(evaluation)

@@ -22,7 +22,7 @@ from vae_jax.inference import Annealing, Params, annealed_log_likelihood, bidire
 from vae_jax.runs import checksums, memory
 from vae_jax.runs.evaluation import evaluation_protocol, has_density
 from vae_jax.runs.experiment import Experiment
-from vae_jax.runs.labels import num_summed_labels
+from vae_jax.runs.labels import refuse_unknown_labels
 from vae_jax.runs.scores import read_scores
 from vae_jax.runtime import Placement, atomic_files
 from vae_jax.training import evaluate_examples, mean_and_error, padded_batches
@@ -60,7 +60,8 @@ def evaluate_annealed(
     """Return the negative log-likelihood of a split by annealed importance sampling, and what bounds its error.
 
     The examples are computed in chunks that fit in the memory, each spread over the devices. The results of each chunk
-    are stored; a call with the same arguments continues after the last one. The file is removed at the end.
+    are stored; a call with the same arguments continues after the last one, and one after the end computes nothing.
+    Remove the file after the result is stored.
 
     Args:
       experiment: what was trained.
@@ -94,7 +95,6 @@ def evaluate_annealed(
         conditions = dataset.read(np.arange(settings.num_simulated) % len(dataset))
         bounds = chunks.compute("simulated", conditions, functools.partial(report, "simulated examples"))
         result["bdmc"] = _summarize_bounds(bounds)
-    atomic_files.remove(partial)
     return result
 
 
@@ -106,11 +106,7 @@ def _num_examples(experiment: Experiment, settings: AnnealedEvaluation, split: s
             "likelihood=ais needs a model whose posterior has a density, and this one is deterministic; evaluate it "
             "without --likelihood ais"
         )
-    if unknown := num_summed_labels(experiment.model, dataset.arrays):
-        raise InputError(
-            f"likelihood=ais needs the labels of all examples, and {unknown:,} of {available:,} have none, which the "
-            "model sums out; evaluate examples with labels, or read nll_unlabelled of `vae-jax evaluate RUN`"
-        )
+    refuse_unknown_labels(experiment.model, dataset.arrays, "ais")
     count = available if settings.num_examples is None else settings.num_examples
     if not 0 < count <= available:
         raise InputError(f"--ais.examples={count} must be from 1 to {available}, the examples of the split {split}")

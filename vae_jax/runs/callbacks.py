@@ -257,14 +257,10 @@ class CheckpointSaver(Callback):
         self._rows.append(as_saved({"step": step} | row))
         run.checkpoints.check()
 
-    def on_steps(self, run: TrainingRun) -> None:
-        """Save if it is due or requested; raises NotFiniteError if a step is not finite."""
-        if run.save_requested or run.is_due(run.experiment.training.save_every):
-            self._save(run)
-
-    def on_stop(self, run: TrainingRun) -> None:
-        """Save unless `on_steps` has saved this step."""
-        if run.step > self._since:
+    def after_steps(self, run: TrainingRun) -> None:
+        """Save if it is due or requested, or if the training stops; raises NotFiniteError if a step is not finite."""
+        stops = run.stop_reason is not None and not run.is_last
+        if run.save_requested or stops or run.is_due(run.experiment.training.save_every):
             self._save(run)
 
     def _save(self, run: TrainingRun) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import multihost_utils
 
 from vae_jax.errors import CheckpointError, NotFiniteError, StorageError, VaeJaxError
 from vae_jax.runs import checksums, orbax_messages, step_folders
@@ -383,9 +382,7 @@ class Checkpoints:
         """Rename steps to PREFIX-STEP, so that the same step can be saved again; an existing PREFIX-STEP is removed."""
         if self._read_only or not steps:
             return
-        if jax.process_index() == 0:
-            step_folders.rename(self.directory, steps, prefix)
-        multihost_utils.sync_global_devices(f"{prefix} steps are renamed")
+        multihost.run_on_primary(lambda: step_folders.rename(self.directory, steps, prefix))
         self._manager.reload()
 
 

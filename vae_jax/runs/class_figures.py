@@ -10,7 +10,7 @@ from vae_jax.distributions import label_mask
 from vae_jax.inference import Params
 from vae_jax.runs import image_grids
 from vae_jax.runs.decoding import decode_codes, encode_examples, placement_of
-from vae_jax.runs.evaluation import make_evaluator
+from vae_jax.runs.evaluation import has_density, make_evaluator
 from vae_jax.runs.experiment import Experiment
 from vae_jax.runs.figure_files import Directory, new_figure, save_figure, write_figure
 from vae_jax.runs.labels import num_classes, spread_classes
@@ -107,14 +107,14 @@ def plot_reliability(
       key: random key of the preprocessing and the samples.
 
     Returns:
-      The path of the figure; None if no example has a label.
+      The path of the figure; None if no example has a label, or the model has neither a classifier nor a density.
     """
     placement = placement or placement_of(params)
     known, scores = label_mask(arrays), {}
     chosen = np.arange(len(arrays["y"])) if known is None else np.flatnonzero(known)
     has_classifier = hasattr(experiment.model, "classify")
     chosen = chosen if has_classifier else chosen[:_EXAMPLES]
-    if not len(chosen):
+    if not len(chosen) or not (has_classifier or has_density(experiment)):
         return None
     shown = {name: array[chosen] for name, array in arrays.items()}
     evaluator, count = make_evaluator(experiment, placement), 0 if has_classifier else _SAMPLES

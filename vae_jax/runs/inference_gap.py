@@ -17,6 +17,7 @@ from vae_jax.inference import RELIABLE, Params, PosteriorOptimization, inference
 from vae_jax.runs import memory
 from vae_jax.runs.evaluation import evaluation_protocol, has_density
 from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.labels import refuse_unknown_labels
 from vae_jax.runtime import Placement
 from vae_jax.training import evaluate_examples, mean_and_error
 
@@ -68,10 +69,11 @@ def evaluate_inference_gap(
 
 
 def _chosen_examples(experiment: Experiment, split: str, num_examples: int | None) -> dict[str, np.ndarray]:
-    """Return the examples to evaluate; raise InputError if there are fewer, or the model has no density."""
+    """Return the examples to evaluate; raise InputError if there are fewer, or the bound is undefined."""
     if not has_density(experiment):
         raise InputError("likelihood=optimized needs a model whose posterior has a density; use another model")
     arrays = experiment.dataset(split).arrays
+    refuse_unknown_labels(experiment.model, arrays, "optimized")
     available = len(arrays["x"])
     count = available if num_examples is None else num_examples
     if not 0 < count <= available:

@@ -42,6 +42,16 @@ def num_summed_labels(model: Any, arrays: Mapping[str, np.ndarray]) -> int:
     return int(np.sum(~np.asarray(known_labels(labels, len(arrays["x"])))))
 
 
+def refuse_unknown_labels(model: Any, arrays: Mapping[str, np.ndarray], likelihood: str) -> None:
+    """Raise InputError if a semi-supervised model sums out the label of an example, which a likelihood does not do."""
+    if unknown := num_summed_labels(model, arrays):
+        raise InputError(
+            f"likelihood={likelihood} needs the labels of all examples, and {unknown:,} of {len(arrays['x']):,} have "
+            "none, which the model sums out; evaluate examples with labels, or read nll_unlabelled of `vae-jax "
+            "evaluate RUN`"
+        )
+
+
 def check_conditions(model: Any, dataset: Dataset, name: str, labelled: LabelledRows | None = None) -> None:
     """Raise InputError unless a model that reads labels or vectors can read those of a data set.
 

@@ -38,7 +38,7 @@ def plot_traversals(
     """Save figures/traversals.png: single latents varied from -3 to 3 around the code of the first image.
 
     The latents are the `count` whose posterior mean varies most over the images, in that order. With several layers
-    they are latents of the first layer, the one next to the data.
+    they are latents of the first one that the model returns: next to the data, or the highest one of a ladder.
     """
     codes = encode_examples(experiment, params, key, arrays, placement, with_seen=False)
     variance = codes["mean"][:, : _first_layer_size(experiment, params)].var(axis=0)
@@ -59,7 +59,7 @@ def _conditions_of_first(arrays: Arrays, lead: tuple[int, ...]) -> dict[str, np.
 
 
 def _first_layer_size(experiment: Experiment, params: Params) -> int:
-    """Return the number of latents of the layer next to the data."""
+    """Return the number of latents of the first layer that the model returns."""
     return next(iter(layer_shapes(experiment, params).values())).size
 
 
@@ -115,7 +115,8 @@ def plot_latent_map(
 ) -> Path:
     """Save figures/latent_map.png: posterior means in two dimensions, coloured by label where there is one.
 
-    With several layers they are the means of the first layer, the one next to the data.
+    With several layers they are the means of the first one that the model returns: next to the data, or the highest
+    one of a ladder.
     """
     means = encode_examples(experiment, params, key, arrays, placement, with_seen=False)["mean"]
     codes, labels, known = means[:, : _first_layer_size(experiment, params)], arrays.get("y"), label_mask(arrays)

@@ -242,7 +242,8 @@ def check_experiment(
       earlier start has made the change.
 
     Raises:
-      InputError: the batch does not suit the devices or the data, or a setting or the data differ from the stored run.
+      InputError: the batch does not suit the devices or the data, a setting or the data differ from the stored run, or
+        the directory is inside of the folder of training images.
       StorageError: the directory cannot be written to, or data cannot be read.
       CheckpointError: the stored config.json is not the configuration of a run.
     """
@@ -252,6 +253,7 @@ def check_experiment(
     count = len(experiment.training_data)
     if training.batch_size > count:
         raise InputError(f"train.batch_size={training.batch_size} must be at most the {count} training examples")
+    _refuse_directory_of_images(experiment, directory)
     stored, settings = read_stored_run(directory), experiment.description()
     refuse_lost_checkpoints(stored, directory)
     changes = list(stored.changes) if stored else []
@@ -276,6 +278,16 @@ def check_experiment(
     check_path(directory.path)
     atomic_files.check_writable(directory.path)
     return changes
+
+
+def _refuse_directory_of_images(experiment: Experiment, directory: RunDirectory) -> None:
+    """Raise InputError if the figures of a run would be read as training images."""
+    folder = experiment.source.image_folder if isinstance(experiment.source, ConfiguredSource) else None
+    if folder is not None and directory.path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{directory} is inside of data.name={str(folder)!r}, whose images are the examples, and a run contains "
+            "figures; choose a --workdir outside of it"
+        )
 
 
 def check_data(run: OpenedRun, log: Log = _silent) -> None:

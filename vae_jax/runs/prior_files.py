@@ -28,7 +28,7 @@ _DESCRIPTION = "prior.json"
 
 
 def write_fitted_prior(directory: RunDirectory, fitted: FittedPrior, params: Params, *, step: int) -> None:
-    """Write a fitted prior in place of an earlier one.
+    """Write a fitted prior in place of an earlier one, and remove the figures and samples of that one.
 
     Args:
       directory: the run's directory.
@@ -49,10 +49,18 @@ def write_fitted_prior(directory: RunDirectory, fitted: FittedPrior, params: Par
         "arrays": {"file": path.name, "sha256": digest}, "summary": fitted.summary,
     }  # fmt: skip
     content = checksums.to_json_types(content)
+    for name in multihost.broadcast_from_primary(lambda: _results_of(directory)):
+        atomic_files.remove(directory.path / name)
     atomic_files.write_json(folder / _DESCRIPTION, content | {"sha256": checksums.combined_checksum(content)})
     for old in multihost.broadcast_from_primary(lambda: sorted(found.name for found in folder.glob("arrays-*.npz"))):
         if old != path.name:
             atomic_files.remove(folder / old)
+
+
+def _results_of(directory: RunDirectory) -> list[str]:
+    """Return the files that show the fitted prior of a run: figures, samples and scores, relative to its directory."""
+    found = [*directory.figures.glob("*-fitted*.png"), *directory.path.glob("*-fitted*.np[yz]")]
+    return sorted(str(path.relative_to(directory.path)) for path in found)
 
 
 def read_fitted_prior(directory: RunDirectory, experiment: Experiment, params: Params, *, step: int) -> FittedPrior:

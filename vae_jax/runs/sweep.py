@@ -231,14 +231,14 @@ def _fit_part(
         runs = [
             TrainingRun(m.experiment, m.directory, m.placement, c, first_step=first_step,
                         state=lambda i=i, m=m: compiled.member(i, m.placement), member=i,
-                        metrics=restored[i].metrics if restored else None)
-            for i, (m, c) in enumerate(zip(members, saved, strict=True))
+                        metrics=r and r.metrics, notes=tuple(r.notes) if r else ())
+            for i, (m, c, r) in enumerate(zip(members, saved, restored or [None] * len(members), strict=True))
         ]  # fmt: skip
         progress, polls = SweepProgress(len(runs)), (StopWhen(stop), SaveWhen(save))
         failures: dict[int, str] = {}
         for run, member in zip(runs, members, strict=True):
             config_file.write_config(run.directory, run.experiment, member.changes, first_step=first_step)
-            run.notes = _set_aside_later_steps(run)
+            run.notes = (*run.notes, *_set_aside_later_steps(run))
             run.callbacks = (progress, *polls, *recording_callbacks(stop))
         runs[0].notes += tuple(describe_changes(members[0].changes, members[0].experiment.description(), first_step))
 

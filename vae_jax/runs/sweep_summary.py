@@ -17,6 +17,8 @@ SUMMARY_METRICS = (
     "elbo", "reconstruction", "kl", "nll", "nll_unlabelled", "bits_per_dim", "squared_error", "active_units",
     "code_perplexity", "code_usage", "bits_per_code", "classifier_error", "generative_error",
 )  # fmt: skip
+# Of metrics whose values are small; others have two digits.
+DIGITS = {"bits_per_dim": 3, "code_usage": 4, "classifier_error": 4, "generative_error": 4}
 
 
 def evaluate_members(
@@ -113,12 +115,13 @@ def markdown_table(summary: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in summary:
         cells = [str(value) for value in (*row["varied"].values(), *(row.get(count, 0) for count in counts))]
-        cells += [_cell(row.get(name)) if row["members"] else "diverged" for name in names]
+        cells += [_cell(name, row.get(name)) if row["members"] else "diverged" for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: Mapping[str, float | None] | None) -> str:
+def _cell(name: str, value: Mapping[str, float | None] | None) -> str:
     if value is None:
         return "does not exist"
-    return f"{value['mean']:.2f}" + ("" if value["sd"] is None else f" ± {value['sd']:.2f}")
+    digits = DIGITS.get(name, 2)
+    return f"{value['mean']:.{digits}f}" + ("" if value["sd"] is None else f" ± {value['sd']:.{digits}f}")

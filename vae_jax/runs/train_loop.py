@@ -257,6 +257,5 @@ def _start_callbacks(run: TrainingRun, stack: contextlib.ExitStack) -> None:
 def _call_callbacks(run: TrainingRun) -> None:
     for callback in run.callbacks:
         callback.on_steps(run)
-    if run.stop_reason is not None and not run.is_last:
-        for callback in run.callbacks:
-            callback.on_stop(run)
+    for callback in run.callbacks:
+        callback.after_steps(run)

@@ -69,8 +69,8 @@ class Callback:
     def on_steps(self, run: "TrainingRun") -> None:
         """Act after some steps: `run.params`, `run.record`, `run.stop`."""
 
-    def on_stop(self, run: "TrainingRun") -> None:
-        """Act if a callback has stopped the training before its last step, after `on_steps` of all callbacks."""
+    def after_steps(self, run: "TrainingRun") -> None:
+        """Act after `on_steps` of all callbacks, when all that they record and `run.stop_reason` are known."""
 
     def on_end(self, run: "TrainingRun") -> None:
         """Close what `on_start` has opened, also after an error."""
@@ -254,10 +254,10 @@ class TrainingRun:
         if skips := max_skips(self.experiment.training):
             values += f"; train.max_skips={skips} is reached"
         problem, remedies = _OUTLIER if is_outlier else _NOT_FINITE
+        how = "list the changed setting in --allow-change" if self.member is None else "train it in another --workdir"
         return NotFiniteError(
-            f"step {step} {problem} ({values}); earlier checkpoints are intact; {remedies}, and list the changed "
-            f"setting in --allow-change; the step read the training examples "
-            f"{_format_indices(self.experiment.examples(step))}"
+            f"step {step} {problem} ({values}); earlier checkpoints are intact; {remedies}, and {how}; the step read "
+            f"the training examples {_format_indices(self.experiment.examples(step))}"
         )
 
 

@@ -26,12 +26,12 @@ def reconstruction_errors(x: Array, mean: Array, *, kind: str) -> dict[str, Arra
       kind: images, vectors or counts.
 
     Returns:
-      `squared_error` [B], |x - mean|²; for counts `log_squared_error` [B], |log(1 + x) - log(1 + mean)|²; for vectors
-      the inputs `x` [B, D].
+      `squared_error` [B], |x - mean|²; for counts `log_squared_error` [B], |log(1 + x) - log(1 + max(mean, 0))|²; for
+      vectors the inputs `x` [B, D].
     """
     errors = {"squared_error": _sum_squares(x - mean)}
     if kind == "counts":
-        errors["log_squared_error"] = _sum_squares(jnp.log1p(x) - jnp.log1p(mean))
+        errors["log_squared_error"] = _sum_squares(jnp.log1p(x) - jnp.log1p(jnp.maximum(mean, 0)))
     if kind == "vectors":
         errors["x"] = x.reshape(x.shape[0], -1)
     return errors
