@@ -118,6 +118,7 @@ def measure(
             found.get(f"AIS-{t}", lambda settings=settings, partial=partial: evaluate_annealed(
                 run.experiment, params, settings, split="test", placement=run.placement, step=step, partial=partial,
             ))  # fmt: skip
+            atomic_files.remove(partial)
         if steps:
             if found.values.get("gap", {}).get("num_steps", steps) != steps:
                 del found.values["gap"]

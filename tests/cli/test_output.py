@@ -1,12 +1,15 @@
 """vae_jax/cli/output.py: the output folder, and the number of images in a figure."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from commands import SMALL, check_refusal, snapshot
 from inputs import random_images
 
-from vae_jax.cli.output import log_changed_files
-from vae_jax.config import DataConfig
+from vae_jax import runs
+from vae_jax.cli.output import log_changed_files, open_for_examples
+from vae_jax.config import Config, DataConfig, override
 from vae_jax.data import from_arrays, open_source
 from vae_jax.runs import image_grids
 
@@ -54,6 +57,21 @@ def test_all_images_are_plotted_if_there_are_fewer_than_the_default(images, coun
     call("reconstruct", "run").result  # noqa: B018
     call("interpolate", "run").result  # noqa: B018
     assert shown == {"reconstructions": count, "interpolations": pairs}
+
+
+def test_other_data_of_a_streamed_run_may_be_in_memory(monkeypatch, tmp_path):
+    np.save(tmp_path / "x.npy", random_images(5, 8, 8))
+    opened = []
+    monkeypatch.setattr(runs, "open_run", lambda directory, **settings: opened.append(settings))
+    options = SimpleNamespace(data=SimpleNamespace(name=None))
+    open_for_examples(tmp_path, options)
+    options.data.name = str(tmp_path / "x.npy")
+    open_for_examples(tmp_path, options)
+    streamed = override(Config(), data__streaming="always", data__workers=2)
+    assert opened[0] == {}
+    other = override(streamed, **opened[1])
+    assert (other.data.name, other.data.streaming, other.data.resize) == (options.data.name, "auto", None)
+    assert open_source(other.data).training().spec["x"].shape == (8, 8)
 
 
 def test_files_that_change_under_a_run_are_reported(tmp_path, capsys):

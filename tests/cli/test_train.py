@@ -107,6 +107,9 @@ def test_a_finished_run_is_evaluated_again_with_other_evaluation_settings(copied
     assert again["num_samples"] == 6
     stored = json.loads((directory / "evaluation.json").read_text())
     assert (stored["num_samples"], stored["nll"]) == (6, again["nll"])
+    (directory / "report.html").unlink()  # as if a full disk had refused it
+    assert call(*argv, "--evaluation.num-samples", 6).result["nll"] == again["nll"]
+    assert (directory / "report.html").exists()
     assert "nll" not in call(*argv, "--evaluation.num-samples", 0).result
 
 

@@ -40,6 +40,7 @@ def test_all_numbers_of_a_linear_model_and_no_number_is_computed_twice(
     (linear_run / "how_loose-6.json").unlink(missing_ok=True)
     arguments = [str(linear_run), *ARGUMENTS, "--distributions", *distributions]
     (row,) = script.main(arguments)["rows"]
+    assert not list(linear_run.glob("*-ais-*.npz"))
     run = open_run(linear_run)
     with restored_params(run.experiment, run.directory, run.placement) as (_, params):
         weights = np.asarray(params["decoder"]["Dense_0"]["kernel"], np.float64)
