@@ -170,7 +170,7 @@ def config_of(cell: Cell, *, data: str, options: argparse.Namespace) -> Config:
         settings |= {"data__labelled": cell.labels, "train__labelled_share": min(share, 0.99)}
     if cell.name == "m1+m2":
         preprocess = sampled_codes.SampledCodesConfig.name
-        settings |= {"preprocess": preprocess, "likelihood": "learned-gaussian", "data__data_dir": None}
+        settings |= {"preprocess": preprocess, "likelihood": "heteroscedastic-gaussian", "data__data_dir": None}
     if cell.name != "vae":
         settings["evaluation__class_samples"] = options.class_samples
     if cell.name == "sdgm":

@@ -71,6 +71,7 @@ def test_what_a_base_does_not_define_is_not_implemented():
         ("continuous-bernoulli", ["dynamic-binarization", "static-binarization", "threshold", "scale", "identity"]),
         ("gaussian", list(choices("preprocess"))),
         ("learned-gaussian", list(choices("preprocess"))),
+        ("heteroscedastic-gaussian", list(choices("preprocess"))),
         ("student-t", list(choices("preprocess"))),
         ("logistic-mixture", ["scale"]),
         ("poisson", ["identity"]),

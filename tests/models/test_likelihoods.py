@@ -12,7 +12,12 @@ from vae_jax.config import Config, apply_overrides, choices, override
 from vae_jax.data import from_arrays
 from vae_jax.distributions import Bernoulli, ContinuousBernoulli, DiscretizedLogisticMixture, Normal, StudentT
 from vae_jax.errors import InputError
-from vae_jax.models.likelihoods import ContinuousBernoulliConfig, LogisticMixtureConfig, StudentTConfig
+from vae_jax.models.likelihoods import (
+    ContinuousBernoulliConfig,
+    HeteroscedasticGaussianConfig,
+    LogisticMixtureConfig,
+    StudentTConfig,
+)
 from vae_jax.models.vae import with_output_bias
 from vae_jax.runs.experiment import build_experiment
 
@@ -21,6 +26,7 @@ FAMILIES = {
     "continuous-bernoulli": ContinuousBernoulli,
     "gaussian": Normal,
     "learned-gaussian": Normal,
+    "heteroscedastic-gaussian": Normal,
     "student-t": StudentT,
     "logistic-mixture": DiscretizedLogisticMixture,
 }
@@ -59,6 +65,19 @@ def test_the_gaussian_scales_are_those_of_the_settings():
     np.testing.assert_allclose(jnp.exp(p.log_scale), 0.25, rtol=1e-6)
 
 
+def test_the_heteroscedastic_scales_are_outputs_of_the_decoder_above_a_minimum():
+    """σ = σ_min + log2(1 + 2^s) of s = 0, 3, -1000, and a mean that is not affected."""
+    config = HeteroscedasticGaussianConfig(min_scale=0.25)
+    features = jnp.asarray([[[5.0, 0.0], [6.0, 3.0], [7.0, -1000.0]]])  # [1, H = 3, 2C]
+    p = config.distribution(features, {}, (3, 1))
+    np.testing.assert_array_equal(p.mean(), [[[5], [6], [7]]])
+    np.testing.assert_allclose(p.stddev(), [[[1.25], [0.25 + np.log2(9)], [0.25]]], rtol=1e-6)
+    gradient = jax.grad(lambda f: config.distribution(f, {}, (3, 1)).log_prob(jnp.zeros((3, 1))).sum())(features)
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient[0, :2]) > 0.01).all()
+    assert log_prob(p, jnp.zeros((3, 1))).shape == (1,)
+
+
 @pytest.mark.parametrize(
     ("likelihood", "shapes"),
     [
@@ -93,7 +112,7 @@ def test_each_number_of_the_student_t_has_a_scale_and_ten_degrees_of_freedom_at_
     ("likelihood", "mean"),
     [
         ("bernoulli", 0.3), ("gaussian", 0.3), ("learned-gaussian", 0.3), ("student-t", 0.3),
-        ("continuous-bernoulli", 0.3), ("logistic-mixture", 0.3),
+        ("heteroscedastic-gaussian", 0.3), ("continuous-bernoulli", 0.3), ("logistic-mixture", 0.3),
     ],
 )  # fmt: skip
 def test_the_output_starts_at_the_mean_of_the_data(likelihood, mean):
@@ -175,6 +194,7 @@ def test_what_x_may_hold_for_a_probability_or_density_without_a_caveat():
         "continuous-bernoulli": ("reals",),
         "gaussian": ("reals",),
         "learned-gaussian": ("reals",),
+        "heteroscedastic-gaussian": ("reals",),
         "student-t": ("reals",),
         "logistic-mixture": ("levels",),
     }

@@ -176,11 +176,12 @@ class TestNotFinite:
 
 
 def test_the_moving_average_follows_its_recursion(data):
-    step = jax.jit(make_train_step(LOSS, OPTIMIZER, ema_decay=0.9))
+    """Its decay grows: 1/10, 2/11, 3/12, and then the given one."""
+    step = jax.jit(make_train_step(LOSS, OPTIMIZER, ema_decay=0.27))
     state = initial_state(ema=True)
     average = state.params
-    for _ in range(5):
+    for decay in (1 / 10, 2 / 11, 3 / 12, 0.27, 0.27):
         state, _ = step(state, rows(data, slice(BATCH)))
-        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.params)
+        average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params)
     chex.assert_trees_all_close(state.ema_params, average, rtol=1e-4, atol=1e-6)
     assert initial_state().ema_params == ()

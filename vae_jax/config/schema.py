@@ -116,7 +116,8 @@ class TrainConfig:
     )
     ema_decay: float = setting(
         0.0,
-        "Decay rate of an exponential moving average of the parameters, which evaluation then uses; 0: no average.",
+        "Decay rate of an exponential moving average of the parameters, which evaluation then uses; 0: no average. In "
+        "the first steps t = 0, 1, ... it is at most (1 + t) / (10 + t).",
         minimum=0,
         below=1,
     )

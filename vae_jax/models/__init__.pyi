@@ -100,6 +100,7 @@ from .likelihoods import (
     BernoulliConfig as BernoulliConfig,
     ContinuousBernoulliConfig as ContinuousBernoulliConfig,
     GaussianLikelihoodConfig as GaussianLikelihoodConfig,
+    HeteroscedasticGaussianConfig as HeteroscedasticGaussianConfig,
     LearnedGaussianConfig as LearnedGaussianConfig,
     LogisticMixtureConfig as LogisticMixtureConfig,
     StudentTConfig as StudentTConfig,

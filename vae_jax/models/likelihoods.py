@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -112,6 +113,37 @@ class LearnedGaussianConfig(LikelihoodConfig):
     def distribution(self, features: Array, parameters: Mapping[str, Array], shape: Shape) -> Normal:
         """Return the Normal whose means are the features."""
         return Normal(features, jnp.full_like(features, parameters["log_scale"]), len(shape))
+
+
+@register("likelihood", "heteroscedastic-gaussian")
+@dataclasses.dataclass(frozen=True)
+class HeteroscedasticGaussianConfig(LikelihoodConfig):
+    """Independent real numbers whose means and standard deviations are outputs of the decoder.
+
+    Along the last axis the decoder returns first the means of all numbers, then the s of σ = σ_min + log2(1 + 2^s).
+    """
+
+    min_scale: float = setting(
+        0.01,
+        "Lower limit of the standard deviations of heteroscedastic-gaussian. Without one the density of a number that "
+        "the decoder knows exactly has no upper limit.",
+        above=0,
+    )
+
+    def num_features(self, channels: int) -> int:
+        """Return 2C."""
+        return 2 * channels
+
+    def initial_bias(self, mean: Array) -> Array:
+        """Return the mean, and 0 for σ = 1 + σ_min."""
+        return jnp.concatenate([mean, jnp.zeros_like(mean)], axis=-1)
+
+    def distribution(self, features: Array, parameters: Mapping[str, Array], shape: Shape) -> Normal:
+        """Return the Normal with the means and scales of the features."""
+        del parameters
+        loc, s = jnp.split(features, 2, axis=-1)
+        slope = math.log(2)
+        return Normal(loc, jnp.log(self.min_scale + jax.nn.softplus(slope * s) / slope), len(shape))
 
 
 @register("likelihood", "student-t")

@@ -57,7 +57,8 @@ def make_train_step(
     Args:
       loss: (params, statistics, keys, batch, step) -> (loss, (metrics, statistics)).
       optimizer: an optax gradient transformation.
-      ema_decay: decay of the moving average of the parameters, not of the statistics; 0 for none.
+      ema_decay: decay of the moving average of the parameters, not of the statistics; 0 for none. In step t, from 0,
+        it is at most (1 + t) / (10 + t), so that the average soon forgets the initial parameters.
       max_skips: how many consecutive steps that are not finite may be skipped.
       microbatches: M. With M > 1 the arrays of a batch are [M, B/M, ...]; see `accumulate_gradients`.
       first_example: () -> position of the batch's first example in the global batch, for a step on a part of it.
@@ -76,7 +77,7 @@ def make_train_step(
         params, opt_state = _update(optimizer, grads, state)
         grad_norm = kernels.global_norm(grads)
         applies, marks = _applies(value, grad_norm, opt_state)
-        ema_params = optax.incremental_update(params, state.ema_params, 1 - ema_decay) if ema_decay else ()
+        ema_params = _moving_average(params, state, ema_decay) if ema_decay else ()
         new_state = _next_state(state, _Updated(params, statistics, opt_state, ema_params), applies, max_skips)
         metrics = metrics | marks | {"loss": value, "grad_norm": grad_norm, "skipped": new_state.skipped}
         if schedule is not None:
@@ -84,6 +85,11 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def _moving_average(params: Params, state: TrainState, decay: float) -> Params:
+    limited = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update(params, state.ema_params, 1 - limited)
 
 
 def _applies(value: Array, grad_norm: Array, opt_state: optax.OptState) -> tuple[Array, Metrics]:
