@@ -71,7 +71,7 @@ def test_other_data_of_a_streamed_run_may_be_in_memory(monkeypatch, tmp_path):
     assert opened[0] == {}
     other = override(streamed, **opened[1])
     assert (other.data.name, other.data.streaming, other.data.resize) == (options.data.name, "auto", None)
-    assert open_source(other.data).training().spec["x"].shape == (8, 8)
+    assert open_source(other.data).training().spec["x"].shape == (8, 8, 1)
 
 
 def test_files_that_change_under_a_run_are_reported(tmp_path, capsys):

@@ -31,7 +31,7 @@ def test_every_cell_has_the_stated_protocol(script, tmp_path):
         assert (config.data.labelled, config.data.holdout, config.network.activation) == (labelled, 0, "gelu")
         assert config.evaluation.num_samples == 10
         assert config.model.name == {"m1+m2": "m2", "classifier": "m2"}.get(name, name)
-        assert (config.likelihood.name == "learned-gaussian") == (name == "m1+m2")
+        assert (config.likelihood.name == "heteroscedastic-gaussian") == (name == "m1+m2")
         if name not in ("vae", "conditional", "classifier"):
             rows = config.train.batch_size
             assert (round(rows * config.train.labelled_share), rows) == (10, 60)

@@ -77,18 +77,19 @@ def test_the_initial_state_is_placed_with_the_shapes_of_the_state(make_experimen
 
 
 def test_the_moving_average_of_the_weights_is_the_recursion(small, one_device, tmp_path):
-    config = small(train__steps=5, train__save_every=5, train__ema_decay=0.75)
+    config = small(train__steps=5, train__save_every=5, train__ema_decay=0.3)
     experiment, outcome = fit(config, tmp_path / "run")
     data = experiment.training_data.read_all()
 
-    # Reference: one dispatch per step, and m <- 0.75 m + 0.25 w, starting at the initial weights.
+    # Reference: one dispatch per step, and m <- d m + (1 - d) w with d = min(0.3, (1 + t)/(10 + t)), from the initial
+    # weights on.
     single = with_training(experiment, log_every=1, save_every=1)
     program = compile_program(single, one_device)
     state = place_initial_state(single, one_device)
     mean = jax.tree.map(lambda w: np.asarray(w, np.float64), state.params)
-    for _ in range(5):
+    for decay in (1 / 10, 2 / 11, 3 / 12, 0.3, 0.3):
         state, _ = program(state, data, 1)
-        mean = jax.tree.map(lambda m, w: 0.75 * m + 0.25 * np.asarray(w, np.float64), mean, state.params)
+        mean = jax.tree.map(lambda m, w, d=decay: d * m + (1 - d) * np.asarray(w, np.float64), mean, state.params)
     trees = (mean, outcome.state.ema_params, outcome.state.params)
     for expected, average, weights in zip(*map(jax.tree.leaves, trees), strict=True):
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)

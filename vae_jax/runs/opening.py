@@ -247,12 +247,7 @@ def check_experiment(
       StorageError: the directory cannot be written to, or data cannot be read.
       CheckpointError: the stored config.json is not the configuration of a run.
     """
-    training, parts = experiment.training, num_microbatches(experiment, placement)
-    setting = "train.batch_size" + (" / train.microbatches" if training.microbatches > 1 else "")
-    sharding.check_batch_size(training.batch_size // parts, placement.mesh, setting=setting)
-    count = len(experiment.training_data)
-    if training.batch_size > count:
-        raise InputError(f"train.batch_size={training.batch_size} must be at most the {count} training examples")
+    _check_batch_size(experiment, placement)
     _refuse_directory_of_images(experiment, directory)
     stored, settings = read_stored_run(directory), experiment.description()
     refuse_lost_checkpoints(stored, directory)
@@ -269,7 +264,7 @@ def check_experiment(
         same_state = functools.partial(_same_state, stored, experiment.config)
         changes += changed_settings(stored, settings, directory, allow_change, same_state=same_state, ignore=ignore)
         changes += changed_data(before, now, settings, directory, allow_change)
-    if training.patience:
+    if experiment.training.patience:
         experiment.dataset("validation")  # raises if there are none: training could never stop early
     if reads_conditions(experiment.model):
         check_conditions(experiment.model, experiment.training_data, experiment.source.name, experiment.labelled)
@@ -278,6 +273,16 @@ def check_experiment(
     check_path(directory.path)
     atomic_files.check_writable(directory.path)
     return changes
+
+
+def _check_batch_size(experiment: Experiment, placement: Placement) -> None:
+    """Raise InputError if the batch does not suit the devices, or has more examples than there are."""
+    training, parts = experiment.training, num_microbatches(experiment, placement)
+    setting = "train.batch_size" + (" / train.microbatches" if training.microbatches > 1 else "")
+    sharding.check_batch_size(training.batch_size // parts, placement.mesh, setting=setting)
+    count = len(experiment.training_data)
+    if training.batch_size > count:
+        raise InputError(f"train.batch_size={training.batch_size} must be at most the {count} training examples")
 
 
 def _refuse_directory_of_images(experiment: Experiment, directory: RunDirectory) -> None:

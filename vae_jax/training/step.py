@@ -57,8 +57,7 @@ def make_train_step(
     Args:
       loss: (params, statistics, keys, batch, step) -> (loss, (metrics, statistics)).
       optimizer: an optax gradient transformation.
-      ema_decay: decay of the moving average of the parameters, not of the statistics; 0 for none. In step t, from 0,
-        it is at most (1 + t) / (10 + t), so that the average soon forgets the initial parameters.
+      ema_decay: largest decay of the moving average of the parameters, not of the statistics; 0 for none.
       max_skips: how many consecutive steps that are not finite may be skipped.
       microbatches: M. With M > 1 the arrays of a batch are [M, B/M, ...]; see `accumulate_gradients`.
       first_example: () -> position of the batch's first example in the global batch, for a step on a part of it.
@@ -88,6 +87,7 @@ def make_train_step(
 
 
 def _moving_average(params: Params, state: TrainState, decay: float) -> Params:
+    """Return the next average; its decay in step t is at most (1 + t)/(10 + t), to forget the initial parameters."""
     limited = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
     return optax.incremental_update(params, state.ema_params, 1 - limited)
 
