@@ -173,6 +173,17 @@ def test_patches_are_the_places_of_an_image_with_more_channels(patch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
 
 
+def test_each_place_of_a_level_becomes_a_square_of_different_places():
+    model, params = ladder((4, 3, 2), **CONV)
+    h = jax.random.normal(jax.random.key(3), (B, 2, 2, 5))
+    found = model.apply({"params": params}, h, 0, method="_upsampled")
+    layer = jax.tree.map(np.asarray, params["upsampling_0"])
+    squares = dense(layer, np.asarray(h)).reshape(B, 2, 2, 2, 2, 4)  # the last axes: in the square, and channels
+    assert found.shape == (B, 4, 3, 4)
+    for y, x in np.ndindex(4, 3):
+        np.testing.assert_allclose(found[:, y, x], squares[:, y // 2, x // 2, y % 2, x % 2], rtol=1e-5, atol=1e-6)
+
+
 def test_samples_have_the_shape_of_the_data_and_layers_those_of_their_levels():
     settings = CONV | {"model__blocks": (0, 2, 1, 0, 3), "model__channels": (4,), "model__encoder_blocks": (1,)}
     patched, _ = ladder((19, 11, 3), **settings, model__patch=2)

@@ -107,6 +107,7 @@ def test_a_run_inside_of_the_folder_of_its_images_is_refused(small, tmp_path):
             prepare_experiment(config, tmp_path / "images" / inside)
 
 
+@pytest.mark.fault
 def test_a_directory_that_cannot_be_written_is_refused(small, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
