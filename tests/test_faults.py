@@ -24,8 +24,6 @@ from vae_jax.errors import InputError, VaeJaxError
 from vae_jax.runs import (
     RunDirectory,
     compile_program,
-    experiment as experiment_module,
-    loggers,
     make_members,
     open_run,
     place_initial_state,
@@ -34,7 +32,9 @@ from vae_jax.runs import (
     read_stored_run,
     restored_params,
 )
-from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.experiment import experiment as experiment_module
+from vae_jax.runs.storage import loggers
+from vae_jax.runs.storage.checkpoints import Checkpoints
 from vae_jax.runtime.lock import run_lock
 from vae_jax.training import make_loss
 

@@ -117,7 +117,7 @@ from .runs import (
     fit_sweep as fit_sweep,
     open_run as open_run,
 )
-from .runs.plots import plot_all as plot_all
+from .runs.figures.plots import plot_all as plot_all
 from .runtime import Placement as Placement
 from .runtime.sharding import (
     batch_sharding as batch_sharding,

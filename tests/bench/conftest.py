@@ -7,7 +7,7 @@ from vae_jax.bench import plan
 from vae_jax.config import PRESETS, override
 from vae_jax.data import from_arrays
 from vae_jax.runs import build_experiment
-from vae_jax.runs.programs import compile_program
+from vae_jax.runs.experiment.programs import compile_program
 from vae_jax.runtime import Placement, sharding
 
 SMALL = {

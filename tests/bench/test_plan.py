@@ -13,7 +13,8 @@ from vae_jax.bench import cost_analysis, plan, probes
 from vae_jax.data import from_arrays
 from vae_jax.errors import InputError
 from vae_jax.inference import elbo
-from vae_jax.runs import build_experiment, data_shapes, place_initial_state, programs, state_shapes, with_training
+from vae_jax.runs import build_experiment, data_shapes, place_initial_state, state_shapes, with_training
+from vae_jax.runs.experiment import programs
 from vae_jax.runtime import Placement, defaults, host, sharding
 
 

@@ -14,7 +14,7 @@ from vae_jax.distributions import Normal, from_means, standard_normal
 from vae_jax.errors import InputError
 from vae_jax.inference import sample_terms, sampled_elbo
 from vae_jax.runs import Experiment, build_experiment
-from vae_jax.runs.programs import compile_program
+from vae_jax.runs.experiment.programs import compile_program
 from vae_jax.runtime import Placement, sharding
 
 

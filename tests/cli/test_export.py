@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax.export import deserialize
 
-from vae_jax.runs import decoding, opening, restoring
+from vae_jax.runs import opening, restoring
+from vae_jax.runs.generation import decoding
 
 
 def test_export(copied, call):

@@ -11,7 +11,7 @@ from commands import FIGURES, check_refusal, read_png, snapshot
 
 from vae_jax.cli import train
 from vae_jax.runs import RunDirectory, callbacks, plots
-from vae_jax.runs.loggers import read_metrics
+from vae_jax.runs.storage.loggers import read_metrics
 from vae_jax.runtime import host
 from vae_jax.training import evaluator
 

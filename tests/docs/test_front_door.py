@@ -16,7 +16,7 @@ from scripts import ROOT
 from training_runs import digest_of
 
 from vae_jax.runs import RunDirectory, fit, restore
-from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.storage.checkpoints import Checkpoints
 from vae_jax.runtime import Placement, sharding
 
 PAGE = ROOT / "docs" / "guides" / "experiment.md"

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from scripts import load
 
-from vae_jax.runs import evaluation
-from vae_jax.runs.loggers import read_metrics
+from vae_jax.runs.evaluation import evaluation
+from vae_jax.runs.storage.loggers import read_metrics
 from vae_jax.runtime import atomic_files
 
 pytestmark = pytest.mark.usefixtures("digits_prepared")

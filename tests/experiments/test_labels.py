@@ -8,7 +8,7 @@ from own_choices import own_choices
 from PIL import Image
 from scripts import load
 
-from vae_jax.runs.loggers import read_metrics
+from vae_jax.runs.storage.loggers import read_metrics
 from vae_jax.runtime import atomic_files
 
 pytestmark = pytest.mark.usefixtures("digits_prepared")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scripts import load
 
-from vae_jax.runs.loggers import read_metrics
+from vae_jax.runs.storage.loggers import read_metrics
 from vae_jax.runtime import atomic_files
 from vae_jax.training.optimizers import make_schedule
 

@@ -3,7 +3,7 @@
 from small_experiments import SETTINGS, images
 
 from vae_jax.config import Config, apply_overrides
-from vae_jax.runs.experiment import build_experiment
+from vae_jax.runs.experiment.experiment import build_experiment
 
 FSQ = {"model": "codes", "posterior": "fsq", "posterior__levels": (2, 2), "model__places": 2, "prior": "uniform-codes"}
 

@@ -11,7 +11,7 @@ from vae_jax.data import from_arrays
 from vae_jax.models.build import build_model, init_params
 from vae_jax.models.ladder import Ladder
 from vae_jax.models.ladder_blocks import ResidualBlock, TopDownBlock
-from vae_jax.runs.experiment import build_experiment
+from vae_jax.runs.experiment.experiment import build_experiment
 
 MLP = {"model": "ladder-mlp", "model__blocks": (2, 1), "model__encoder_blocks": (2, 1), "model__channels": (6, 5),
        "model__bottleneck": (4,), "model__latent_channels": (3, 2)}  # fmt: skip

@@ -19,8 +19,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vae_jax.errors import StorageError
-from vae_jax.runs import checksums
-from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.storage import checksums
+from vae_jax.runs.storage.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"model": {"latent_dim": 20, "hidden": (64, 64)}, "train": {"num_steps": 100, "learning_rate": 1e-3}}

@@ -5,7 +5,7 @@ import numpy as np
 
 from vae_jax.config import Config, apply_overrides
 from vae_jax.data import from_arrays
-from vae_jax.runs.experiment import build_experiment
+from vae_jax.runs.experiment.experiment import build_experiment
 
 SETTINGS = {
     "network.hidden": (8,), "model.latent_dim": 2, "schedule": "constant", "train.steps": 20, "train.batch_size": 16,

@@ -10,14 +10,14 @@ from vae_jax.config import flatten
 from vae_jax.runs import (
     RunDirectory,
     default_callbacks,
-    experiment,
     open_run,
     prepare_experiment,
     read_metrics,
     restore,
     train_loop,
 )
-from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.experiment import experiment
+from vae_jax.runs.storage.checkpoints import Checkpoints
 from vae_jax.training import make_loss
 
 

@@ -19,7 +19,7 @@ from vae_jax.models.likelihoods import (
     StudentTConfig,
 )
 from vae_jax.models.vae import with_output_bias
-from vae_jax.runs.experiment import build_experiment
+from vae_jax.runs.experiment.experiment import build_experiment
 
 FAMILIES = {
     "bernoulli": Bernoulli,

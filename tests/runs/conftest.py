@@ -6,17 +6,8 @@ from pathlib import Path
 import pytest
 from saved_states import save_steps
 
-from vae_jax.runs import (
-    class_figures,
-    count_plots,
-    curves,
-    image_grids,
-    latent_map,
-    layer_figures,
-    prepare_experiment,
-    prior_map,
-    vector_plots,
-)
+from vae_jax.runs import image_grids, prepare_experiment
+from vae_jax.runs.figures import class_figures, count_plots, curves, latent_map, layer_figures, prior_map, vector_plots
 from vae_jax.runtime import Placement, sharding
 
 

@@ -8,7 +8,7 @@ from vae_jax.config import flatten, override
 from vae_jax.errors import InputError
 from vae_jax.runs import RunDirectory, StoredRun, open_run, prepare_experiment
 from vae_jax.runs.changes import changed_data, changed_settings, describe_changes, state_arrays
-from vae_jax.runs.checksums import to_json_types
+from vae_jax.runs.storage.checksums import to_json_types
 
 DATA = {
     "kind": "images", "num_examples": 60, "arrays": {"x": {"shape": [8, 8, 1], "dtype": "uint8", "sha256": "5f3a"}},

@@ -12,9 +12,9 @@ from small_experiments import image_experiment, images
 
 from vae_jax.data import Records, from_arrays
 from vae_jax.errors import InputError
-from vae_jax.runs.experiment import at_numbers
-from vae_jax.runs.labels import check_conditions, labelled_examples
-from vae_jax.runs.programs import compile_program, place_initial_state
+from vae_jax.runs.experiment.experiment import at_numbers
+from vae_jax.runs.experiment.labels import check_conditions, labelled_examples
+from vae_jax.runs.experiment.programs import compile_program, place_initial_state
 from vae_jax.runtime import Placement, sharding
 
 M2 = {"model": "m2", "model__num_classes": 2, "model__embedding": 3, "data__labelled": 8, "train__steps": 2,

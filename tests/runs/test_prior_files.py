@@ -13,8 +13,8 @@ from known_codes import known_experiment
 from vae_jax.config import choice
 from vae_jax.errors import CheckpointError, InputError
 from vae_jax.runs import FittedPrior, RunDirectory, read_fitted_prior, write_fitted_prior
-from vae_jax.runs.checksums import combined_checksum
-from vae_jax.runs.fitted_prior import fitted_module
+from vae_jax.runs.generation.fitted_prior import fitted_module
+from vae_jax.runs.storage.checksums import combined_checksum
 
 EXPERIMENT, PARAMS = known_experiment(np.arange(20.0).reshape(10, 2))
 

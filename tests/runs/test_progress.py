@@ -7,8 +7,8 @@ import pytest
 
 from vae_jax.runs import progress as progress_module
 from vae_jax.runs.callbacks import ProgressBar
-from vae_jax.runs.loggers import print_json
 from vae_jax.runs.progress import Progress
+from vae_jax.runs.storage.loggers import print_json
 
 
 class Terminal(io.StringIO):

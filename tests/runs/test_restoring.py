@@ -20,8 +20,8 @@ from vae_jax.runs import (
     state_shapes,
     train_loop,
 )
-from vae_jax.runs.checkpoints import Checkpoints
 from vae_jax.runs.members import Member
+from vae_jax.runs.storage.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vae_jax.errors import NotFiniteError
-from vae_jax.runs import evaluate_members, evaluation, fit_group, make_members, markdown_table, mean_and_sd, summarize
+from vae_jax.runs import evaluate_members, fit_group, make_members, markdown_table, mean_and_sd, summarize
+from vae_jax.runs.evaluation import evaluation
 from vae_jax.runtime import atomic_files
 
 VARIED = {"objective.beta": [0.5, 2.0], "seed": [0, 1]}

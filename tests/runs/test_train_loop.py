@@ -25,11 +25,11 @@ from vae_jax.runs import (
     default_callbacks,
     plots,
     prepare_experiment,
-    programs,
     recording_callbacks,
     train_loop,
     validation,
 )
+from vae_jax.runs.experiment import programs
 from vae_jax.runs.validation import Validation
 from vae_jax.runtime import lock
 from vae_jax.training import example_batches

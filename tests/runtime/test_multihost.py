@@ -24,7 +24,7 @@ from vae_jax.cli.main import main
 from vae_jax.config.building import override
 from vae_jax.data.loading import open_records
 from vae_jax.errors import InputError, LostProcessError
-from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.storage.checkpoints import Checkpoints
 from vae_jax.runtime import multihost
 
 LOST = (LostProcessError.exit_code, -signal.SIGABRT)  # an exchange fails first, or JAX notices first

@@ -18,8 +18,9 @@ from vae_jax.config.building import override
 from vae_jax.data.preprocess import DynamicBinarizationConfig
 from vae_jax.distributions.normal import standard_normal
 from vae_jax.errors import InputError
-from vae_jax.runs import RunDirectory, opening, programs, restoring
-from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs import RunDirectory, opening, restoring
+from vae_jax.runs.experiment import programs
+from vae_jax.runs.storage.checkpoints import Checkpoints
 from vae_jax.runtime import sharding
 from vae_jax.training.many_steps import train_steps
 from vae_jax.training.step import make_train_step

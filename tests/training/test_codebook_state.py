@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from code_models import code_experiment
 
-from vae_jax.runs import programs
+from vae_jax.runs.experiment import programs
 from vae_jax.runtime import Placement, sharding
 from vae_jax.training import make_train_step, train_steps
 

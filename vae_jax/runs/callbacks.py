@@ -21,7 +21,8 @@ import numpy as np
 
 from vae_jax.errors import StorageError
 from vae_jax.runs.environment import describe_environment
-from vae_jax.runs.loggers import (
+from vae_jax.runs.progress import Progress
+from vae_jax.runs.storage.loggers import (
     MetricsFile,
     NullLogger,
     SavedRows,
@@ -30,7 +31,6 @@ from vae_jax.runs.loggers import (
     tensorboard_picture_tag,
     tensorboard_tag,
 )
-from vae_jax.runs.progress import Progress
 from vae_jax.runs.training_run import Callback, TrainingRun
 from vae_jax.runs.validation import EarlyStopping, PreviewImages, Validation
 from vae_jax.runtime import atomic_files, multihost

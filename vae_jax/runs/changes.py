@@ -5,9 +5,9 @@ from typing import Any
 
 from vae_jax.config import choices, differences, resumable_settings, suggestion
 from vae_jax.errors import InputError
-from vae_jax.runs.checksums import dtype_and_shape, flatten_mapping, named_leaves, to_json_types
 from vae_jax.runs.config_file import CHANGE_FIELDS, StoredRun
-from vae_jax.runs.directory import RunDirectory
+from vae_jax.runs.storage.checksums import dtype_and_shape, flatten_mapping, named_leaves, to_json_types
+from vae_jax.runs.storage.directory import RunDirectory
 from vae_jax.training import TrainState
 
 # Settings that select the training examples.

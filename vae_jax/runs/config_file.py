@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from vae_jax.config import from_flat, resumable_settings, selected_settings
 from vae_jax.errors import CheckpointError, InputError, StorageError
-from vae_jax.runs.checksums import to_json_types
-from vae_jax.runs.directory import RunDirectory
-from vae_jax.runs.experiment import Experiment
+from vae_jax.runs.experiment.experiment import Experiment
+from vae_jax.runs.storage.checksums import to_json_types
+from vae_jax.runs.storage.directory import RunDirectory
 from vae_jax.runtime import atomic_files
 
 FORMAT = 2  # of config.json; files of the first format have no field "format"

@@ -10,8 +10,8 @@ import numpy as np
 from vae_jax import random
 from vae_jax.data import BatchOrder, Records, stream_batches
 from vae_jax.errors import VaeJaxError
-from vae_jax.runs.experiment import Experiment
-from vae_jax.runs.programs import Data, data_shapes, is_streamed
+from vae_jax.runs.experiment.experiment import Experiment
+from vae_jax.runs.experiment.programs import Data, data_shapes, is_streamed
 from vae_jax.runtime import Placement, multihost, sharding
 
 NextData = Callable[[int], Data]

@@ -31,12 +31,12 @@ from vae_jax.runs.changes import (
     state_arrays,
 )
 from vae_jax.runs.config_file import StoredRun, read_stored_run
-from vae_jax.runs.directory import RunDirectory
-from vae_jax.runs.experiment import Experiment, build_experiment
-from vae_jax.runs.labels import check_conditions, reads_conditions
-from vae_jax.runs.programs import is_streamed, num_microbatches
+from vae_jax.runs.experiment.experiment import Experiment, build_experiment
+from vae_jax.runs.experiment.labels import check_conditions, reads_conditions
+from vae_jax.runs.experiment.programs import is_streamed, num_microbatches
 from vae_jax.runs.restoring import refuse_lost_checkpoints
-from vae_jax.runs.step_folders import check_path
+from vae_jax.runs.storage.directory import RunDirectory
+from vae_jax.runs.storage.step_folders import check_path
 from vae_jax.runtime import Placement, atomic_files, sharding
 
 Log = Callable[[str], None]

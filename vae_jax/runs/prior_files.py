@@ -17,10 +17,16 @@ from vae_jax.config import Config, apply_overrides, choice
 from vae_jax.errors import CheckpointError, InputError, StorageError
 from vae_jax.inference import Params
 from vae_jax.models import PriorConfig
-from vae_jax.runs import checksums
-from vae_jax.runs.directory import RunDirectory
-from vae_jax.runs.experiment import Experiment
-from vae_jax.runs.fitted_prior import FittedModule, FittedPrior, abstract_params, fitted_module, prior_settings
+from vae_jax.runs.experiment.experiment import Experiment
+from vae_jax.runs.generation.fitted_prior import (
+    FittedModule,
+    FittedPrior,
+    abstract_params,
+    fitted_module,
+    prior_settings,
+)
+from vae_jax.runs.storage import checksums
+from vae_jax.runs.storage.directory import RunDirectory
 from vae_jax.runtime import atomic_files, multihost
 
 FORMAT = 1

@@ -8,13 +8,13 @@ import jax
 from vae_jax.config import resumable_settings
 from vae_jax.errors import CheckpointError
 from vae_jax.inference import Params
-from vae_jax.runs.checkpoints import Checkpoints, Restored
 from vae_jax.runs.config_file import StoredRun
-from vae_jax.runs.directory import RunDirectory
-from vae_jax.runs.experiment import Experiment
-from vae_jax.runs.loggers import last_step
-from vae_jax.runs.programs import state_shapes
-from vae_jax.runs.step_folders import list_steps
+from vae_jax.runs.experiment.experiment import Experiment
+from vae_jax.runs.experiment.programs import state_shapes
+from vae_jax.runs.storage.checkpoints import Checkpoints, Restored
+from vae_jax.runs.storage.directory import RunDirectory
+from vae_jax.runs.storage.loggers import last_step
+from vae_jax.runs.storage.step_folders import list_steps
 from vae_jax.runtime import Placement
 
 

@@ -17,14 +17,14 @@ from vae_jax.inference import Metrics, Params
 from vae_jax.runs import config_file, restoring
 from vae_jax.runs.callbacks import SaveWhen, StopWhen, recording_callbacks, show_finished
 from vae_jax.runs.changes import describe_changes
-from vae_jax.runs.checkpoints import Checkpoints, Restored
-from vae_jax.runs.directory import RunDirectory
-from vae_jax.runs.experiment import Experiment, at_numbers, with_data_of
+from vae_jax.runs.experiment.experiment import Experiment, at_numbers, with_data_of
+from vae_jax.runs.experiment.programs import Data, build_program, has_fixed_count
 from vae_jax.runs.members import Member, make_points, member_name, refuse_patience, require_one_group
 from vae_jax.runs.opening import check_experiment, prepare_experiment, require_in_memory
-from vae_jax.runs.programs import Data, build_program, has_fixed_count
 from vae_jax.runs.progress import Progress
-from vae_jax.runs.step_folders import list_steps
+from vae_jax.runs.storage.checkpoints import Checkpoints, Restored
+from vae_jax.runs.storage.directory import RunDirectory
+from vae_jax.runs.storage.step_folders import list_steps
 from vae_jax.runs.train_loop import train
 from vae_jax.runs.training_run import Callback, TrainingRun
 from vae_jax.runtime import Placement, atomic_files, lock, sharding

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from vae_jax.errors import NotFiniteError
-from vae_jax.runs import evaluation
-from vae_jax.runs.further_estimates import further_estimates
+from vae_jax.runs.evaluation import evaluation
+from vae_jax.runs.evaluation.further_estimates import further_estimates
+from vae_jax.runs.evaluation.scores import write_scores
 from vae_jax.runs.members import Member
-from vae_jax.runs.scores import write_scores
 from vae_jax.runs.sweep import Trained
 from vae_jax.runtime import atomic_files
 

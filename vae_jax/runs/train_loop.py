@@ -15,15 +15,9 @@ from vae_jax.errors import NotFiniteError
 from vae_jax.inference import Metrics, Params
 from vae_jax.runs.callbacks import default_callbacks
 from vae_jax.runs.changes import describe_changes
-from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.runs.checksums import flatten_mapping
 from vae_jax.runs.config_file import write_config
-from vae_jax.runs.directory import RunDirectory
-from vae_jax.runs.experiment import Experiment
-from vae_jax.runs.input_pipeline import NextData, open_input_pipeline
-from vae_jax.runs.opening import check_experiment
-from vae_jax.runs.pace import Pace
-from vae_jax.runs.programs import (
+from vae_jax.runs.experiment.experiment import Experiment
+from vae_jax.runs.experiment.programs import (
     Data,
     compile_program,
     has_fixed_count,
@@ -31,7 +25,13 @@ from vae_jax.runs.programs import (
     place_initial_state,
     profile_to,
 )
+from vae_jax.runs.input_pipeline import NextData, open_input_pipeline
+from vae_jax.runs.opening import check_experiment
+from vae_jax.runs.pace import Pace
 from vae_jax.runs.restoring import restore
+from vae_jax.runs.storage.checkpoints import Checkpoints
+from vae_jax.runs.storage.checksums import flatten_mapping
+from vae_jax.runs.storage.directory import RunDirectory
 from vae_jax.runs.training_run import Callback, Dispatch, TrainingRun, steps_to_dispatch
 from vae_jax.runtime import Placement, atomic_files, lock, multihost
 from vae_jax.training import TrainState

@@ -11,9 +11,9 @@ import numpy as np
 from vae_jax.data import ArrayDataset
 from vae_jax.errors import InputError, NoExamplesError, NotFiniteError
 from vae_jax.inference import Metrics, Params
-from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.runs.directory import RunDirectory
-from vae_jax.runs.experiment import Experiment, max_skips
+from vae_jax.runs.experiment.experiment import Experiment, max_skips
+from vae_jax.runs.storage.checkpoints import Checkpoints
+from vae_jax.runs.storage.directory import RunDirectory
 from vae_jax.runtime import Placement, multihost
 from vae_jax.training import TrainState
 

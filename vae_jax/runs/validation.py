@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.runs import plots
-from vae_jax.runs.evaluation import Interrupted, make_evaluator
-from vae_jax.runs.loggers import read_metrics
-from vae_jax.runs.memory import refuse_lack_of_memory
+from vae_jax.runs.evaluation.evaluation import Interrupted, make_evaluator
+from vae_jax.runs.experiment.memory import refuse_lack_of_memory
+from vae_jax.runs.figures import plots
+from vae_jax.runs.storage.loggers import read_metrics
 from vae_jax.runs.training_run import Callback, TrainingRun
 from vae_jax.runtime import multihost
 

@@ -1,0 +1,1 @@
+"""How good a trained model is: bounds, likelihoods and errors of examples, with their protocol."""

@@ -1,0 +1,1 @@
+"""The model, data, objective and optimizer of a config, and the compiled program of their training."""

@@ -1,0 +1,1 @@
+from . import image_grids as image_grids, plots as plots

@@ -1,0 +1,1 @@
+"""What a trained model computes: codes, reconstructions, samples, layers, and a prior fitted afterwards."""
