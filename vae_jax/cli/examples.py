@@ -23,7 +23,7 @@ PRESETS = {
     "mnist-flow": "the same with more channels and a normalizing flow as prior",
     "mnist-2d": "binarized MNIST, two latents and their manifold",
     "conv-8bit": "8-bit images of any size, grey or colour",
-    "mnist-ladder": "binarized MNIST, four stochastic layers of feature maps",
+    "mnist-ladder": "binarized MNIST, a convolutional network with two stochastic layers",
     "mnist-ladder-mlp": "binarized MNIST, five stochastic layers of vectors",
     "digits-fsq": "8x8 digits by 8 integer codes of 64",
     "mnist-fsq": "binarized MNIST by 16 integer codes, rounded numbers",
