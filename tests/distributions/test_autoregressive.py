@@ -43,3 +43,12 @@ def test_the_flow_equals_that_of_numpyro():
 
     for ours, theirs in zip(*compare(numbers(5, 7, size)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [(3,), (5, 4)])
+def test_a_narrow_network_reads_numbers_of_all_positions(hidden):
+    size = 20
+    paths = np.linalg.multi_dot(autoregressive_masks(size, hidden))[:, :size]
+    assert (np.tril(paths) == 0).all()
+    assert (paths[:-1, -1] > 0).mean() > 0.6  # the last number depends on most others
+    assert (paths[0, 1:] > 0).all()  # the first one has an effect on all others

@@ -64,6 +64,8 @@ def test_chosen_codes_have_probability_one():
 
 
 def test_codes_are_integers():
+    with jax.enable_x64(True):
+        assert UniformCodes(3, 2).sample(jax.random.key(0), (4,)).dtype == jnp.int32
     for density in (*DENSITIES.values(), ChosenCodes(jnp.zeros((1, 2), jnp.int32), 3)):
         with pytest.raises(AssertionError):
             density.log_prob(jnp.zeros((1, 2)))

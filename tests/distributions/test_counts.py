@@ -118,6 +118,23 @@ def test_negative_binomial_is_accurate_in_the_tails_with_its_gradients(dtype, rt
     np.testing.assert_allclose(gradient.log_dispersion, for_r, rtol=2 * rtol, atol=30 * atol)
 
 
+def test_counts_far_from_the_mean_are_accurate_in_float32():
+    (poisson, negative), r = (np.log(np.float32([29453, 57567]))), np.log(np.float32(11043))
+    mean, dispersion = np.exp(np.float64([poisson, negative])), np.exp(np.float64(r))
+    found = evaluate(Poisson(jnp.asarray([poisson])), jnp.asarray([23474.0]))[0]
+    np.testing.assert_allclose(found, scipy.stats.poisson(mean[0]).logpmf(23474), atol=2e-3)
+    found = evaluate(NegativeBinomial(jnp.asarray([negative]), jnp.asarray([r])), jnp.asarray([76665.0]))[0]
+    exact = scipy.stats.nbinom(dispersion, dispersion / (dispersion + mean[1])).logpmf(76665)
+    np.testing.assert_allclose(found, exact, atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, 2.5])
+def test_a_number_that_is_no_count_has_no_log_probability(value):
+    log_mean = jnp.log(jnp.full(2, 3.0))
+    for density in (Poisson(log_mean), NegativeBinomial(log_mean, log_mean)):
+        assert np.isnan(evaluate(density, jnp.asarray([1.0, value]))[0])
+
+
 @pytest.mark.usefixtures("x64")
 def test_counts_of_moderate_size_are_accurate_to_rounding_in_float64():
     x, log_mean, log_r = grid(float, COUNTS[:8], np.log(MEANS[1:6]), np.log(DISPERSIONS[1:7]))

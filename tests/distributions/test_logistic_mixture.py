@@ -168,6 +168,9 @@ def test_values_off_the_grid_count_as_the_nearest_grey_level():
     density = mixture(0, *IMAGE)
     exact = sample(density, jax.random.key(0))
     np.testing.assert_array_equal(log_prob(density, exact + 1e-4), log_prob(density, exact))
+    white = jnp.ones_like(exact)
+    np.testing.assert_array_equal(log_prob(density, 1.2 * white), log_prob(density, white))
+    np.testing.assert_array_equal(log_prob(density, -0.2 * white), log_prob(density, 0 * white))
 
 
 def test_scale_is_at_least_exp_of_minus_seven():

@@ -27,7 +27,7 @@ def test_the_identity_and_extreme_parameters_are_invertible(factor):
     z, log_det = jax.jit(Planar.forward)(transform, e)
     again, _ = jax.jit(Planar.inverse)(transform, z)
     assert np.isfinite(log_det).all()
-    if factor < 0:  # w·û is −1 to the precision of float32, so z hardly depends on e in the direction of w
+    if factor < 0:  # 1 + w·û is at its minimum, so z hardly depends on e in the direction of w
         assert np.isfinite(again).all()
         return
     np.testing.assert_allclose(again, e, atol=1e-5 * max(factor, 1))
@@ -53,3 +53,31 @@ def test_the_inverse_has_the_gradient_of_the_solved_equation():
     np.testing.assert_allclose(of_e, np.eye(3), atol=1e-4)
     for leaf in jax.tree.leaves((of_parameters, of_log_dets)):
         np.testing.assert_allclose(leaf, jnp.zeros_like(leaf), atol=1e-4)
+
+
+@jax.jit
+def _log_dets(u, w, e):
+    """The log determinants of both directions, and the gradient of the first to u."""
+
+    def forward(u):
+        z, log_det = Planar(u, w, jnp.zeros(())).forward(e)
+        return jnp.sum(log_det), (z, log_det)
+
+    gradient, (z, log_det) = jax.grad(forward, has_aux=True)(u)
+    return log_det, Planar(u, w, jnp.zeros(())).inverse(z)[1], gradient
+
+
+def test_the_density_is_accurate_where_the_derivative_is_small():
+    u, w, e = np.array([-3.0, 0, 0]), np.array([3.0, 0, 0]), np.array([[0.0, 1, 2], [3e-5, 0, 0], [0.2, 0, 0]])
+    gap, position = np.log1p(np.exp(w @ u) * np.expm1(1)), np.tanh(e @ w)
+    expected = np.log(gap * (1 - position**2) + position**2)
+    log_det, inverse, gradient = _log_dets(*(jnp.asarray(a, jnp.float32) for a in (u, w, e)))
+    np.testing.assert_allclose(log_det, expected, rtol=2e-6)
+    np.testing.assert_allclose(inverse, -expected, rtol=2e-3)
+    assert np.isfinite(gradient).all()
+
+
+def test_the_density_is_finite_where_the_derivative_would_be_rounded_to_0():
+    u, w, e = (jnp.asarray(a, jnp.float32) for a in ([-12.0, 0, 0], [3.0, 0, 0], [[0.0, 1, 2], [1e-5, 0, 0]]))
+    for found in _log_dets(u, w, e):
+        assert np.isfinite(found).all()

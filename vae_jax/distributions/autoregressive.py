@@ -17,7 +17,8 @@ from vae_jax.distributions.conditioners import Conditioner, shift_and_log_scale
 def autoregressive_masks(size: int, hidden: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """Return the masks of a network whose outputs of number d depend on numbers 1, ..., d - 1 alone.
 
-    Germain et al., MADE, arXiv 1502.03509. Hidden units have degrees 1, ..., D - 1 in turn.
+    Germain et al., MADE, arXiv 1502.03509. Hidden units have degrees 1, ..., D - 1 in turn; in a layer of fewer units
+    the degrees are spread evenly.
 
     Args:
       size: D, the number of inputs; there are 2 D outputs, two for each input.
@@ -26,7 +27,9 @@ def autoregressive_masks(size: int, hidden: tuple[int, ...]) -> tuple[np.ndarray
     Returns:
       Arrays of 0 and 1, [D, H_1], ..., [H_L, 2 D].
     """
-    degrees = [np.arange(size)] + [np.arange(width) % max(size - 1, 1) for width in hidden]
+    count = max(size - 1, 1)  # of different degrees
+    units = [np.arange(width) for width in hidden]
+    degrees = [np.arange(size)] + [unit % count if len(unit) >= count else unit * count // len(unit) for unit in units]
     masks = [before[:, None] <= after[None] for before, after in itertools.pairwise(degrees)]
     masks.append(degrees[-1][:, None] < np.tile(np.arange(size), 2)[None])
     return tuple(mask.astype(np.float32) for mask in masks)

@@ -88,7 +88,9 @@ class UniformCodes(Density):
           key: a typed key, or keys whose shape is the beginning of that of the samples.
           sample_shape: leading axes of independent samples.
         """
-        return random.drawn(lambda k, s: jax.random.randint(k, s, 0, self.num_codes), key, (*sample_shape, self.count))
+        return random.drawn(
+            lambda k, s: jax.random.randint(k, s, 0, self.num_codes, jnp.int32), key, (*sample_shape, self.count)
+        )
 
     def log_prob(self, value: Array) -> Array:
         """Return -G log C for codes [..., G], in nats, [...]; -inf if one of them is not in 0, ..., C - 1."""

@@ -5,7 +5,7 @@ which are zero at x = μ, and from s(y) = log Γ(y + 1) − y log y + y, which i
 accurate computation of binomial probabilities, 2000). Gradients to the parameters are closed forms. In float32 the
 error is about 10^−5 nats + 10^−6 of the value, for counts up to 10^5.
 
-Values are floats that hold integers ≥ 0. A log probability has no gradient to them.
+Values are floats that hold integers ≥ 0; the log probability of another number is NaN. It has no gradient to them.
 """
 
 import dataclasses
@@ -252,9 +252,10 @@ def _poisson_log_prob(x: Array, log_mean: Array) -> Array:
     """Return x log μ − μ − log x! = −(x log(x/μ) + μ − x) − s(x) for each number."""
     mean, positive = jnp.exp(log_mean), jnp.maximum(x, 1)
     t = (mean - positive) / positive
-    near = jnp.abs(t) < 0.25
-    deviance = jnp.where(near, -positive * _log1p_minus(t), positive * (jnp.log(positive) - log_mean) + mean - positive)
-    return jnp.where(x == 0, -mean, -deviance - _stirling(positive))
+    far = positive * (jnp.log(positive) - log_mean) + mean - positive
+    moderate = jnp.where(_is_moderate(t), t - jnp.log1p(jnp.clip(t, -0.9, 10.0)), far / positive)
+    deviance = positive * jnp.where(jnp.abs(t) < 0.25, -_log1p_minus(t), moderate)
+    return _of_counts(x, jnp.where(x == 0, -mean, -deviance - _stirling(positive)))
 
 
 @_poisson_log_prob.defjvp
@@ -270,10 +271,11 @@ def _negative_binomial_log_prob(x: Array, log_mean: Array, log_r: Array) -> Arra
     log_ratio = _log_ratio(positive, mean, r)
     # log(x/μ) − log((x + r)/(μ + r)), by log1p where it is small
     t = jax.nn.sigmoid(log_r - jnp.log(positive)) * ((positive - mean) / mean)
-    difference = jnp.where(jnp.abs(t) < 0.5, jnp.log1p(t), jnp.log(positive) - log_mean - log_ratio)
+    far = jnp.log(positive) - log_mean - log_ratio
+    difference = jnp.where(_is_moderate(t), jnp.log1p(jnp.clip(t, -0.9, 10.0)), far)
     normalizer = log_r - jnp.log(r + positive) + _stirling(r + positive) - _stirling(r) - _stirling(positive)
     zero = -r * jax.nn.softplus(log_mean - log_r)
-    return jnp.where(x == 0, zero, normalizer - positive * difference + r * log_ratio)
+    return _of_counts(x, jnp.where(x == 0, zero, normalizer - positive * difference + r * log_ratio))
 
 
 @_negative_binomial_log_prob.defjvp
@@ -291,9 +293,19 @@ def _negative_binomial_log_prob_jvp(
 
 
 def _log_ratio(x: Array, mean: Array, r: Array) -> Array:
-    """Return log((x + r)/(μ + r)), near x = μ by the logarithm of 1 + (x − μ)/(μ + r)."""
+    """Return log((x + r)/(μ + r)), unless the ratio is extreme by the logarithm of 1 + (x − μ)/(μ + r)."""
     t = (x - mean) / (mean + r)
-    return jnp.where(jnp.abs(t) < 0.25, jnp.log1p(t), jnp.log(x + r) - jnp.log(mean + r))
+    return jnp.where(_is_moderate(t), jnp.log1p(jnp.clip(t, -0.9, 10.0)), jnp.log(x + r) - jnp.log(mean + r))
+
+
+def _is_moderate(t: Array) -> Array:
+    """Return where log(1 + t) is more accurate than the difference of two logarithms."""
+    return (t > -0.9) & (t < 10)
+
+
+def _of_counts(x: Array, log_prob: Array) -> Array:
+    """Return the log probabilities, and NaN where x is no count."""
+    return jnp.where((x >= 0) & (x == jnp.round(x)), log_prob, jnp.nan)
 
 
 def _log1p_minus(t: Array) -> Array:

@@ -174,7 +174,7 @@ class DiscretizedLogisticMixture(Density):
             jnp.moveaxis(parameter, -2, -4) for parameter in (density.loc, density.log_scale, density.coefficients)
         )  # [..., M, H, W, C or C(C-1)/2]
         logits = jnp.moveaxis(density.logits, -1, -3)  # [..., M, H, W]
-        bins = jnp.round(255 * jnp.broadcast_to(value, shape))  # [..., H, W, C]
+        bins = jnp.clip(jnp.round(255 * jnp.broadcast_to(value, shape)), 0, 255)  # [..., H, W, C]
         channels = [jnp.broadcast_to(bins[..., None, :, :, c], logits.shape) for c in range(shape[-1])]
         log_component = jax.nn.log_softmax(logits, axis=-3)
         for c, channel in enumerate(channels):
