@@ -143,3 +143,14 @@ def test_a_factor_with_one_value_is_refused():
     for metric in (mutual_information_gap, attribute_predictability, dci, factor_vae_score):
         with pytest.raises(ValueError, match=r"factors \[1\] have only one value"):
             metric(PERFECT, wrong)
+
+
+def test_predictability_reads_the_values_of_a_factor_and_not_their_ranks():
+    factors = np.array([[0], [1], [10]])[np.random.default_rng(0).integers(3, size=500)]
+    codes = np.concatenate([factors, np.zeros_like(factors)], axis=1).astype(float)
+    np.testing.assert_allclose(attribute_predictability(codes, factors), 1)
+
+
+def test_constant_codes_have_no_important_latent():
+    found = dci(np.ones((60, 2)), FACTORS[:60, :2], trees=2)
+    assert (found.disentanglement, found.completeness) == (0, 0)

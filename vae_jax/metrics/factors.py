@@ -147,6 +147,7 @@ def attribute_predictability(codes: np.ndarray, factors: np.ndarray, *, categori
     Raises:
       ValueError: a factor has only one value.
     """
+    numbers = np.asarray(factors, np.float64)
     codes, factors = _check(codes, factors)
     centered = codes - codes.mean(axis=0)
     variance = np.mean(centered**2, axis=0)
@@ -159,7 +160,7 @@ def attribute_predictability(codes: np.ndarray, factors: np.ndarray, *, categori
             sums = np.stack([np.bincount(column, weights=c) for c in centered.T])  # [D, values]
             between = np.sum(sums**2 / counts, axis=1) / len(column)
         else:
-            factor = column - column.mean()
+            factor = numbers[:, f] - numbers[:, f].mean()
             between = np.mean(centered * factor[:, None], axis=0) ** 2 / np.mean(factor**2)
         scores[:, f] = between / safe
     return float(_gap(scores).mean())
@@ -218,10 +219,10 @@ def disentanglement_completeness(importance: np.ndarray) -> tuple[float, float]:
     The weights ρ and τ are the shares of a row and of a column in the sum of R.
 
     Args:
-      importance: R, at least 0 and not all 0, [D, F], with D and F of 2 or more.
+      importance: R, at least 0, [D, F], with D and F of 2 or more.
 
     Returns:
-      Disentanglement and completeness, from 0 to 1.
+      Disentanglement and completeness, from 0 to 1; 0 if no latent is important, as those of a collapsed posterior.
 
     Raises:
       ValueError: there is a single latent or a single factor, whose entropy has no base.
@@ -233,7 +234,7 @@ def disentanglement_completeness(importance: np.ndarray) -> tuple[float, float]:
     def concentration(rows: np.ndarray) -> float:
         weights = rows.sum(axis=1)
         values = [1 - _entropy(row) / np.log(len(row)) if row.any() else 0.0 for row in rows]
-        return float(np.sum(weights * values) / weights.sum())
+        return float(np.sum(weights * values) / weights.sum()) if weights.any() else 0.0
 
     return concentration(importance), concentration(importance.T)
 
