@@ -173,3 +173,27 @@ def test_a_discrete_layer_is_refused(make, name):
     with pytest.raises(InputError, match=rf"^layer '{name}' is discrete, .* use importance sampling"):
         jax.eval_shape(functools.partial(annealing.annealed_log_likelihood, model=model, settings=Annealing(2)),
                        params, jax.random.key(0), batch)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"start": "enocder"}, "start=enocder must be encoder or prior"),
+        ({"num_distributions": 0}, "num_distributions=0 must be 1 or more"),
+        ({"num_leapfrog": 0}, "num_leapfrog=0"),
+        ({"num_chains": 0}, "num_chains=0"),
+        ({"num_pilot": 0}, "num_pilot=0"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong, text):
+    with pytest.raises(InputError, match=text):
+        Annealing(**wrong)
+
+
+def test_parameters_of_32_bits_are_possible_where_64_are_enabled(gaussian):
+    model, params, _ = gaussian
+    x, settings = np.asarray(images(2), np.float32), Annealing(3, num_chains=2, num_leapfrog=2, num_pilot=2)
+    with jax.enable_x64(True):
+        found = estimate(params, jax.random.key(0), {"x": x}, model=model, settings=settings)
+        assert found.acceptance.dtype == jnp.float32
+    assert np.isfinite(found.log_px).all()

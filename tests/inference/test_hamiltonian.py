@@ -63,3 +63,20 @@ def test_a_proposal_that_is_not_finite_is_rejected():
     state, probability = run(z, jax.random.key(0), step_size=jnp.float32(1e30), num_leapfrog=3)
     np.testing.assert_array_equal(state.z, z)
     assert not np.asarray(probability).any()
+
+
+def test_a_chain_leaves_a_point_of_density_0():
+    def half(z):
+        inside = z[..., 0] > 0
+        return jnp.where(inside, -0.5 * jnp.sum(z * z, axis=-1), -jnp.inf), inside.astype(z.dtype)
+
+    @jax.jit
+    def move(z, keys):
+        state = State(z, half(z)[1])
+        return hamiltonian.transition(half, state, keys, step_size=jnp.float32(0.3), num_leapfrog=2)
+
+    keys = random.example_keys(jax.random.key(0), 50).reshape(50, 1)
+    moved, probability = move(jnp.full((50, 1, 1), -0.05), keys)
+    inside = np.asarray(moved.z)[..., 0] > 0
+    assert 0.2 < inside.mean() < 0.9
+    np.testing.assert_array_equal(np.asarray(probability) > 0, inside)

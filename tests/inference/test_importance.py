@@ -117,3 +117,12 @@ def test_a_setting_of_inner_samples_that_does_not_divide_the_samples_is_refused(
     message = r"^objective\.num_inner_samples=4 must be a divisor of objective\.num_samples=6$"
     with pytest.raises(InputError, match=message):
         apply_overrides(Config(), given | {"objective.num_inner_samples": 4})
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
+def test_renyi_of_a_weight_of_0(alpha):
+    log_w = np.array([0.0, 1.0, -np.inf])
+    found = jax.jit(bind(importance.renyi, alpha=alpha))(terms_of_weights(jnp.asarray(log_w, jnp.float32)[:, None]))
+    with np.errstate(all="ignore"):
+        expected = np.log(np.mean(np.exp((1 - alpha) * log_w))) / (1 - alpha)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -98,3 +98,10 @@ def test_models_without_one_gaussian_posterior_are_refused(kind):
         jax.eval_shape(
             lambda params: inference_gap(params, jax.random.key(0), batch, model=model, settings=SETTINGS), params
         )
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(InputError, match="chunk=0 must be 1 or more"):
+        PosteriorOptimization(chunk=0)
+    with pytest.raises(InputError, match="num_steps=-1 must be 0 or more"):
+        PosteriorOptimization(num_steps=-1)

@@ -11,8 +11,18 @@ from scipy.special import log_softmax, logsumexp
 from small_model import binary_images, small_model
 
 from vae_jax.distributions import Variables
-from vae_jax.inference import bound_parts, elbo, iwae
+from vae_jax.errors import InputError
+from vae_jax.inference import (
+    Annealing,
+    PosteriorOptimization,
+    annealed_log_likelihood,
+    bound_parts,
+    elbo,
+    inference_gap,
+    iwae,
+)
 from vae_jax.inference.labels import Bounds, label_weights, sum_over_labels
+from vae_jax.inference.likelihood import importance_estimate
 
 B, CLASSES, ALPHA = 6, 3, 7.0
 KEY = jax.random.key(1)
@@ -176,3 +186,23 @@ def test_statistics_of_a_model_with_a_classifier_are_refused():
     model, params = m2()
     with pytest.raises(ValueError, match=r"^model has a method classify and statistics; use layers without"):
         loss_and_statistics(Variables(params, {"averages": {}}), KEY, labelled(), model=model, objective=elbo)
+
+
+@pytest.mark.parametrize("y", [Y + 0.5, Y[:, None], np.eye(CLASSES)[Y]])
+def test_labels_of_another_type_or_shape_are_refused(y):
+    with pytest.raises(InputError, match="labels y have shape"):
+        label_weights(jnp.asarray(numbers()[1]), {"y": jnp.asarray(y)})
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        functools.partial(importance_estimate, num_samples=2, chunk=2),
+        functools.partial(annealed_log_likelihood, settings=Annealing(2)),
+        functools.partial(inference_gap, settings=PosteriorOptimization()),
+    ],
+)
+def test_the_likelihood_of_examples_without_labels_is_refused(estimate):
+    model, params = small_model(model="m2", model__num_classes=CLASSES)
+    with pytest.raises(InputError, match="no labels y"):
+        estimate(params, KEY, {"x": binary_images(2)}, model=model)

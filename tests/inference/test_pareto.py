@@ -67,3 +67,20 @@ def test_equal_weights_have_no_tail_and_a_tail_that_is_too_short_is_refused():
     assert np.isfinite(shape_of(jnp.asarray([[0.0], *([[-200.0]] * 20)]))).all()  # one weight is everything
     with pytest.raises(AssertionError):
         pareto.pareto_shape(jnp.zeros((5, 2)))
+
+
+def test_weights_that_equal_the_threshold_are_not_in_the_tail():
+    rng = np.random.default_rng(0)
+    two_values = np.where(np.arange(1000) < 50, 1.0, 0.0)
+    mostly_equal = np.where(np.arange(1000) < 950, 1.0, 1 + rng.gumbel(0, 0.3, 1000))
+    rounded = mostly_equal + rng.normal(0, 1e-7, 1000)
+    few_finite = np.where(np.arange(1000) < 10, rng.normal(size=1000), -np.inf)
+    far = np.where(np.arange(1000) < 950, -500.0, rng.normal(0, 100, 1000))
+    columns = np.stack([two_values, mostly_equal, rounded, few_finite, far], axis=1)
+    k = np.asarray(shape_of(largest(columns)))
+    assert k[0] < 0
+    above = np.sort(mostly_equal)[::-1]
+    np.testing.assert_allclose(k[1], fitted(np.append(above[above > 1], 1.0)), atol=2e-3)
+    np.testing.assert_allclose(k[2], k[1], atol=2e-3)
+    assert np.isfinite(k[3])
+    assert k[3] < pareto.RELIABLE < k[4]

@@ -6,9 +6,10 @@ posterior q(z|x) of the encoder. See Neal, arXiv physics/9803008; Wu et al., arX
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,14 @@ import numpy as np
 from jax import Array, lax
 
 from vae_jax import random
+from vae_jax.config import any_of, require
 from vae_jax.distributions import Batch, Latent, from_prior, from_values
 from vae_jax.errors import InputError
 from vae_jax.inference import hamiltonian
 from vae_jax.inference.bound import Params, batch_size, decode, encode, sample_terms
 from vae_jax.inference.hamiltonian import TARGET_ACCEPTANCE, State
 from vae_jax.inference.importance import log_mean_exp
+from vae_jax.inference.labels import require_labels
 from vae_jax.inference.terms import Terms, log_p, posterior_log_density
 
 _SHARPNESS = 4.0  # of the schedule: t is a sigmoid from -4 to 4, so that steps are small at both ends
@@ -52,6 +55,12 @@ class Annealing:
     start: Start = "encoder"
     num_leapfrog: int = 10
     num_pilot: int = 8
+
+    def __post_init__(self) -> None:
+        """Raise InputError if a number is less than 1, or if `start` is no base."""
+        require(self.start in get_args(Start), "start", self.start, any_of(get_args(Start)))
+        for name in ("num_distributions", "num_chains", "num_leapfrog", "num_pilot"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
 
 
 class Annealed(NamedTuple):
@@ -94,7 +103,7 @@ def annealed_log_likelihood(params: Params, key: Array, batch: Batch, *, model: 
       The estimates, [B], in nats.
 
     Raises:
-      InputError: a layer is discrete.
+      InputError: a layer is discrete, or the model classifies examples and the batch has no labels.
       ValueError: a layer has no density.
     """
     path = _Path(params, random.example_keys(key, batch_size(batch)), batch, model, settings)
@@ -120,7 +129,7 @@ def bidirectional_bounds(
       The estimates of the forward and of the reverse path, [B] each, in nats.
 
     Raises:
-      InputError: a layer is discrete.
+      InputError: a layer is discrete, or the model classifies examples and the batch has no labels.
       ValueError: a layer has no density.
     """
     size = batch_size(batch)
@@ -160,6 +169,7 @@ class _Path:
     """The path of one batch: its densities, its start, and its two directions."""
 
     def __init__(self, params: Params, keys: Array, batch: Batch, model: Any, settings: Annealing):
+        require_labels(batch, model)
         self.params, self.keys, self.batch, self.model, self.settings = params, keys, batch, model, settings
         self.times = schedule(settings.num_distributions)
         self.evidence = encode(params, batch, model=model) if settings.start == "encoder" else None
@@ -235,12 +245,13 @@ class _Path:
 
         chains = random.fold_in(random.fold_in(keys, 1)[None], jnp.arange(state.z.shape[0])[:, None])  # [C, B]
         chains = random.fold_in(chains, number)
-        jitter = 2 * random.drawn(jax.random.uniform, random.fold_in(chains, 2), chains.shape) - 1
+        draw = functools.partial(jax.random.uniform, dtype=state.z.dtype)
+        jitter = 2 * random.drawn(draw, random.fold_in(chains, 2), chains.shape) - 1
         step_size = step_size[None] * (1 + _JITTER * jitter)
         state, probability = hamiltonian.transition(
             log_density, state, chains, step_size=step_size, num_leapfrog=self.settings.num_leapfrog
         )
-        return state, jnp.mean(probability, axis=0)
+        return state, jnp.mean(probability, axis=0).astype(state.z.dtype)  # densities can have more digits
 
     def step_sizes(self) -> Array:
         """Return the step sizes of the transitions 1, ..., T - 1, [T - 1, B], that a pilot run adapts."""

@@ -66,7 +66,8 @@ def transition(
     z, momentum, _, new_value, new_aux = carry
     energies = [-v + jnp.sum(p * p, axis=-1) / 2 for v, p in ((value, start), (new_value, momentum))]
     difference = energies[0] - energies[1]
-    probability = jnp.where(jnp.isfinite(difference), jnp.exp(jnp.minimum(difference, 0)), 0)
+    is_valid = jnp.isfinite(energies[1]) & ~jnp.isnan(difference)  # from density 0 each such proposal is accepted
+    probability = jnp.where(is_valid, jnp.exp(jnp.minimum(difference, 0)), 0)
     accepted = random.drawn(jax.random.uniform, random.fold_in(keys, 1), keys.shape) < probability
     chains = State(jnp.where(accepted[..., None], z, state.z), jnp.where(accepted, new_aux, state.aux))
     return chains, probability

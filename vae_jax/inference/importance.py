@@ -90,8 +90,8 @@ def renyi(terms: Terms, *, alpha: float) -> Array:
     if alpha == 1:
         return mean
     # Centred at the mean of log w, the powers have a mean of 1 + something >= 0, and log1p keeps its digits as α
-    # approaches 1. The value does not depend on the centre, so neither does the derivative.
-    centre = lax.stop_gradient(mean)
+    # approaches 1. The value does not depend on the centre, so neither does the derivative. A weight of 0 has no mean.
+    centre = lax.stop_gradient(jnp.where(jnp.isfinite(mean), mean, jnp.max(log_w, axis=0)))
     power = (1 - alpha) * (log_w - centre[None])
     near = jnp.max(power, axis=0) < 10
     small = jnp.log1p(jnp.mean(jnp.expm1(jnp.minimum(power, 10)), axis=0))

@@ -13,10 +13,12 @@ import optax
 from jax import Array, lax
 
 from vae_jax import random
+from vae_jax.config import require
 from vae_jax.distributions import Batch, Normal, from_values
 from vae_jax.errors import InputError
 from vae_jax.inference.bound import Params, batch_size, decode, sample_terms
 from vae_jax.inference.importance import log_mean_exp
+from vae_jax.inference.labels import require_labels
 from vae_jax.inference.likelihood import tail_shape
 from vae_jax.inference.terms import Terms
 
@@ -42,6 +44,13 @@ class PosteriorOptimization:
     num_samples: int = 8
     evaluation_samples: int = 1000
     chunk: int = 50
+
+    def __post_init__(self) -> None:
+        """Raise InputError if a number is too small."""
+        require(self.num_steps >= 0, "num_steps", self.num_steps, "0 or more")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        for name in ("num_samples", "evaluation_samples", "chunk"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
 
 
 class InferenceGap(NamedTuple):
@@ -79,8 +88,10 @@ def inference_gap(
       `optimized_elbo` - `elbo`.
 
     Raises:
-      InputError: the model has several stochastic layers, or its posterior is no diagonal Gaussian of vectors.
+      InputError: the model has several stochastic layers, its posterior is no diagonal Gaussian of vectors, or it
+        classifies examples and the batch has no labels.
     """
+    require_labels(batch, model)
     keys = random.example_keys(key, batch_size(batch))
     name, start = _encoder_posterior(params, random.fold_in(keys, _START), batch, model)
     posteriors = _Posteriors(params, batch, model, settings, name, start)

@@ -6,13 +6,14 @@ the label `batch["y"]`; p(y) is uniform.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from vae_jax.distributions import Batch, label_mask
+from vae_jax.errors import InputError
 
 
 class Bounds(NamedTuple):
@@ -35,6 +36,18 @@ def known_labels(batch: Batch, size: int) -> Array:
     return jnp.full(size, "y" in batch) if mask is None or "y" not in batch else mask
 
 
+def require_labels(batch: Batch, model: Any) -> None:
+    """Raise InputError if a model of this module would estimate a likelihood of examples without labels.
+
+    Its walk is that of p(x|y). Without y it reads q(y|x) in place of a label, which is no density of x.
+    """
+    if hasattr(model, "classify") and "y" not in batch:
+        raise InputError(
+            "the batch has no labels y, and the likelihood of this model is p(x|y); pass labels, and for log p(x) the "
+            "logarithm of the sum over the classes"
+        )
+
+
 def label_weights(log_q: Array, batch: Batch) -> tuple[Array, Array]:
     """Return the probability of each class given what is known of an example, and its divergence from p(y) = 1/C.
 
@@ -47,11 +60,16 @@ def label_weights(log_q: Array, batch: Batch) -> tuple[Array, Array]:
 
     Returns:
       Probabilities [C, B], which are NaN for a known label that is no class, and nats [B].
+
+    Raises:
+      InputError: labels have another shape, or are no integers.
     """
     size, classes = log_q.shape
     q, known = jnp.exp(log_q), known_labels(batch, size)
     unknown_kl = jnp.sum(q * log_q, axis=1) + math.log(classes)
     y = batch["y"] if "y" in batch else jnp.zeros(size, jnp.int32)
+    if y.shape != (size,) or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise InputError(f"labels y have shape {list(y.shape)} and dtype {y.dtype}; pass integers [{size}]")
     is_class = jnp.logical_and(y >= 0, y < classes)
     given = jnp.where(is_class[:, None], jax.nn.one_hot(y, classes, dtype=q.dtype), jnp.nan)
     return jnp.where(known[:, None], given, q).T, jnp.where(known, math.log(classes), unknown_kl)

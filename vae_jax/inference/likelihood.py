@@ -8,6 +8,7 @@ from jax import Array, lax
 from vae_jax import random
 from vae_jax.distributions import Batch
 from vae_jax.inference.bound import Params, batch_size, encode, sample_terms
+from vae_jax.inference.labels import require_labels
 from vae_jax.inference.pareto import MIN_TAIL, pareto_shape, tail_length
 from vae_jax.inference.terms import log_weights
 
@@ -77,6 +78,7 @@ def log_likelihood(
       log p(x) in nats and the effective sample size, each [B].
 
     Raises:
+      InputError: the model classifies examples, and the batch has no labels.
       ValueError: the batch has no data `x`, the posterior has no density, or `num_samples` or `chunk` is less than 1.
     """
     return importance_estimate(params, key, batch, model=model, num_samples=num_samples, chunk=chunk)[:2]
@@ -99,8 +101,9 @@ def importance_estimate(
       The estimate of each example.
 
     Raises:
-      ValueError: the batch has no data `x`, the posterior has no density, or `num_samples` or `chunk` is less than 1.
+      InputError, ValueError: as `log_likelihood`.
     """
+    require_labels(batch, model)
     keys = random.example_keys(key, batch_size(batch))
     if num_samples < 1 or chunk < 1:
         raise ValueError(f"num_samples={num_samples} and chunk={chunk} must each be 1 or more")
