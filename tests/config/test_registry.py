@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 
+import jax
 import pytest
 from own_choices import own_choices
 
@@ -11,7 +12,7 @@ from vae_jax.config.building import from_flat, override
 from vae_jax.config.fields import setting
 from vae_jax.config.flat import flatten
 from vae_jax.config.presets import PRESETS
-from vae_jax.config.registry import SECTIONS, Choice, choice, choices, register, suggestion
+from vae_jax.config.registry import SECTIONS, Choice, choice, choices, register
 from vae_jax.errors import InputError
 
 
@@ -103,9 +104,26 @@ def test_a_class_without_the_decorator_of_dataclasses_is_refused():
         register("estimator", "mine")(Mine)
 
 
-def test_a_suggestion_is_the_most_similar_choice_or_nothing():
-    assert suggestion("mnits", PRESETS) == "; did you mean 'mnist'?"
-    assert suggestion("zzzz", PRESETS) == ""
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("section", "name", "fields", "message"),
+    [
+        ("prior", "mixture", {"component": 3},
+         "prior.component is not a setting of prior=mixture; did you mean 'prior.components'?"),
+        ("objective", "elbo", {"beta": "2"}, "objective.beta='2' must be a number"),
+        ("prior", "mixture", {"components": 0}, "prior.components=0 must be greater than 0"),
+        ("network", "mlp", {"hidden": [16, 0]}, "network.hidden=(16, 0) must be numbers greater than 0"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_a_choice_that_cannot_be_used_is_refused(section, name, fields, message):
+    with pytest.raises(InputError) as caught:
+        choice(section, name, **fields)
+    assert str(caught.value) == message
+
+
+def test_a_list_becomes_a_tuple_and_an_array_is_not_checked():
+    assert choice("network", "mlp", hidden=[16, 8]).hidden == (16, 8)
+    jax.make_jaxpr(lambda beta: choice("objective", "elbo", beta=beta).beta * 1.0)(2.0)
 
 
 def test_importing_the_config_imports_no_choices_and_looking_them_up_starts_no_backend():

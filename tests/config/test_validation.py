@@ -11,12 +11,12 @@ from flat_configs import DIGITS, changed, flat_refusal, refusal
 from own_choices import own_choices
 
 from vae_jax.config.building import from_flat, override
-from vae_jax.config.fields import setting
-from vae_jax.config.flat import class_settings
+from vae_jax.config.fields import class_settings, setting
 from vae_jax.config.presets import PRESETS
 from vae_jax.config.registry import choices, register
-from vae_jax.config.schema import Config, TrainConfig
-from vae_jax.config.validation import any_of, require, require_default, validate
+from vae_jax.config.schema import Config, EvaluationConfig, TrainConfig
+from vae_jax.config.validation import any_of, require_default, validate, validate_section
+from vae_jax.config.values import require
 from vae_jax.errors import InputError
 from vae_jax.models import VAEConfig
 from vae_jax.training.optimizers import make_optimizer
@@ -326,6 +326,31 @@ def test_validate_refuses_a_config_that_was_made_by_hand():
         validate(Config(model=VAEConfig(latent_dim=2.0)))
     with pytest.raises(InputError, match=r"^train\.nonfinite='stopp' must be one of .*; did you mean 'stop'\?$"):
         validate(Config(train=TrainConfig(nonfinite="stopp")))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("section", "part", "message"),
+    [
+        ("train", TrainConfig(steps=0), "train.steps=0 must be greater than 0"),
+        ("train", TrainConfig(log_every=0), "train.log_every=0 must be greater than 0 and at most 1000000"),
+        ("train", TrainConfig(log_every=4, save_every=6, evaluate_every=8),
+         "train.save_every=6 must be a multiple of train.log_every=4, for example 8"),
+        ("train", TrainConfig(microbatches=3, batch_size=16),
+         "train.microbatches=3 must be a divisor of train.batch_size=16, for example 2"),
+        ("train", TrainConfig(patience=2, evaluate_every=0),
+         "train.patience=2 has no effect with train.evaluate_every=0; remove it or set train.evaluate_every"),
+        ("train", TrainConfig(max_skips=2),
+         "train.max_skips=2 has no effect with train.nonfinite=stop; remove it or use skip"),
+        ("evaluation", EvaluationConfig(chunk=-1), "evaluation.chunk=-1 must be at least 0"),
+        ("evaluation", {"chunk": 1},
+         "evaluation={'chunk': 1} must be of type EvaluationConfig; use vae_jax.EvaluationConfig(...)"),
+    ],
+)  # fmt: skip
+def test_a_section_is_validated_without_the_others(section, part, message):
+    with pytest.raises(InputError) as caught:
+        validate_section(section, part)
+    assert str(caught.value) == message
 
 
 def test_the_messages_of_checks():

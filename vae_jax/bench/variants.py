@@ -329,4 +329,5 @@ def _repeat_examples(experiment: Experiment, count: int) -> Experiment:
 def _limit_dispatch(experiment: Experiment, base: Experiment, placement: Placement) -> Experiment:
     """Return an experiment with so few steps in a dispatch, at least one, that it has no more work than `base`."""
     ratio = max(1.0, step_costs(experiment, placement).flops / step_costs(base, placement).flops)
-    return with_training(experiment, log_every=max(1, round(base.training.log_every / ratio)))
+    steps = max(1, round(base.training.log_every / ratio))
+    return with_training(experiment, log_every=steps, save_every=steps, evaluate_every=0, patience=0)

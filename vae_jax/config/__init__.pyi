@@ -7,9 +7,8 @@ from .building import (
     replace_unvalidated as replace_unvalidated,
     steps_only as steps_only,
 )
-from .fields import Rule as Rule, setting as setting
+from .fields import Rule as Rule, Setting as Setting, setting as setting
 from .flat import (
-    Setting as Setting,
     all_settings as all_settings,
     batchable_settings as batchable_settings,
     choices_with as choices_with,
@@ -26,7 +25,6 @@ from .registry import (
     choice as choice,
     choices as choices,
     register as register,
-    suggestion as suggestion,
 )
 from .schema import (
     Config as Config,
@@ -37,7 +35,8 @@ from .schema import (
 )
 from .validation import (
     any_of as any_of,
-    require as require,
     require_default as require_default,
     validate as validate,
+    validate_section as validate_section,
 )
+from .values import check_value as check_value, require as require, suggestion as suggestion

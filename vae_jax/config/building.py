@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from vae_jax.config.flat import all_settings, flatten, selected_settings, unflatten, unknown_setting_error
-from vae_jax.config.registry import SECTIONS, choice, suggestion
+from vae_jax.config.registry import SECTIONS, choice_class
 from vae_jax.config.schema import PARTS, Config
 from vae_jax.config.validation import validate
+from vae_jax.config.values import suggestion
 from vae_jax.errors import InputError
 
 
@@ -74,7 +75,8 @@ def replace_settings(config: Config, given: Mapping[str, Any]) -> Config:
     """Return `apply_overrides` without the validation of ranges and combinations."""
     old = flatten(config)
     names = {section: given.get(section, old[section]) for section in SECTIONS}
-    unused = set(PARTS) - set(choice("model", names["model"]).parts)
+    model: Any = choice_class("model", names["model"])
+    unused = set(PARTS) - set(model.parts)
     names |= {section: getattr(Config(), section).name for section in unused if section not in given}
     known = selected_settings(names)
     for path in given:

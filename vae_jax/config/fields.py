@@ -1,6 +1,8 @@
 """Fields of settings: default, help text and allowed values of one setting, stored where the setting is declared."""
 
 import dataclasses
+import functools
+import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -66,3 +68,38 @@ def rule_of(metadata: Mapping[str, Any], name: str) -> Rule:
     if rule is None:
         raise TypeError(f"field {name} has no rule; declare it as `{name}: TYPE = vae_jax.setting(DEFAULT, HELP)`")
     return rule
+
+
+class Setting(NamedTuple):
+    """One setting of a config.
+
+    Attributes:
+      path: "section.field"; "section" for the name of a choice; or "seed".
+      annotation: its type.
+      default: its default.
+      rule: its help text and limits.
+    """
+
+    path: str
+    annotation: Any
+    default: Any
+    rule: Rule
+
+
+@functools.cache
+def class_settings(cls: type, section: str) -> tuple[Setting, ...]:
+    """Return the settings that the fields of a dataclass declare.
+
+    Args:
+      cls: a section's class, such as `TrainConfig`, or the class of a choice.
+      section: the section, the beginning of each path.
+
+    Returns:
+      The settings, in the order of the fields.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = dataclasses.fields(cls)
+    return tuple(
+        Setting(f"{section}.{f.name}", hints[f.name], f.default, rule_of(f.metadata, f"{cls.__name__}.{f.name}"))
+        for f in fields
+    )

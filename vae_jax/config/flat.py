@@ -4,50 +4,14 @@ The name of a choice is the value of its section: {"objective": "renyi", "object
 """
 
 import dataclasses
-import functools
-import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from vae_jax.config.fields import Rule, rule_of
-from vae_jax.config.registry import SECTIONS, Choice, choice, choices, suggestion
+from vae_jax.config.fields import Rule, Setting, class_settings, rule_of
+from vae_jax.config.registry import SECTIONS, Choice, choice_class, choices
 from vae_jax.config.schema import DEFAULT_CHOICES, FIELD_NAMES, SECTION_CLASSES, Config
+from vae_jax.config.values import suggestion
 from vae_jax.errors import InputError
-
-
-class Setting(NamedTuple):
-    """One setting of a config.
-
-    Attributes:
-      path: "section.field"; "section" for the name of a choice; or "seed".
-      annotation: its type.
-      default: its default.
-      rule: its help text and limits.
-    """
-
-    path: str
-    annotation: Any
-    default: Any
-    rule: Rule
-
-
-@functools.cache
-def class_settings(cls: type, section: str) -> tuple[Setting, ...]:
-    """Return the settings that the fields of a dataclass declare.
-
-    Args:
-      cls: a section's class, such as `TrainConfig`, or the class of a choice.
-      section: the section, the beginning of each path.
-
-    Returns:
-      The settings, in the order of the fields.
-    """
-    hints = typing.get_type_hints(cls)
-    fields = dataclasses.fields(cls)
-    return tuple(
-        Setting(f"{section}.{f.name}", hints[f.name], f.default, rule_of(f.metadata, f"{cls.__name__}.{f.name}"))
-        for f in fields
-    )
 
 
 def name_setting(section: str) -> Setting:
@@ -80,7 +44,7 @@ def selected_settings(names: Mapping[str, Any]) -> dict[str, Setting]:
         elif name in SECTIONS:
             if name not in names:
                 raise InputError(f"{name} is missing; add it")
-            settings += [name_setting(name), *class_settings(type(choice(name, names[name])), name)]
+            settings += [name_setting(name), *class_settings(choice_class(name, names[name]), name)]
         else:
             (field,) = (f for f in dataclasses.fields(Config) if f.name == name)
             settings.append(Setting(name, int, field.default, rule_of(field.metadata, name)))
@@ -132,7 +96,7 @@ def unflatten(values: Mapping[str, Any]) -> Config:
             fields[section][name] = tuple(value) if isinstance(value, list) else value
         elif section not in SECTIONS:
             top[section] = value
-    parts = {section: choice(section, names[section], **fields[section]) for section in SECTIONS}
+    parts: dict[str, Any] = {name: choice_class(name, names[name])(**fields[name]) for name in SECTIONS}
     return Config(**parts, **{name: cls(**fields[name]) for name, cls in SECTION_CLASSES.items()}, **top)
 
 

@@ -14,11 +14,11 @@ choices when they are imported, which the first look into a section causes; `vae
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from vae_jax.config.fields import rule_of
+from vae_jax.config.fields import class_settings, rule_of
+from vae_jax.config.values import check_value, suggestion
 from vae_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,10 +112,33 @@ def choice(section: str, name: str, **fields: Any) -> Any:
     Args:
       section: one of `SECTIONS`.
       name: the name of a registered class.
-      **fields: its settings; the others have their defaults.
+      **fields: its settings; the others have their defaults. Lists are converted to tuples. Arrays, such as a number
+        that is known only inside a compiled program, are not checked.
 
     Returns:
-      An instance of the class, not validated.
+      An instance of the class.
+
+    Raises:
+      InputError: no class of the section has the name, or a setting is unknown, of another type or out of range.
+    """
+    cls = choice_class(section, name)
+    known = {setting.path: setting for setting in class_settings(cls, section)}
+    given = {field: tuple(value) if isinstance(value, list) else value for field, value in fields.items()}
+    for field, value in given.items():
+        path = f"{section}.{field}"
+        if path not in known:
+            raise InputError(f"{path} is not a setting of {section}={name}{suggestion(path, known)}")
+        if not hasattr(value, "dtype"):
+            check_value(path, value, known[path].annotation, known[path].rule)
+    return cls(**given)
+
+
+def choice_class(section: str, name: str) -> type[Choice]:
+    """Return the class of a choice by name.
+
+    Args:
+      section: one of `SECTIONS`.
+      name: the name of a registered class.
 
     Raises:
       InputError: no class of the section has the name.
@@ -126,21 +149,7 @@ def choice(section: str, name: str, **fields: Any) -> Any:
             f"{section}={name!r} must be one of {', '.join(known)}, or one that a module registers, which "
             f"`vae-jax --import MODULE` imports{suggestion(str(name), known)}"
         )
-    return known[name](**fields)
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error message that suggests the choice most similar to a word.
-
-    Args:
-      word: the word that is not one of the choices.
-      known: the words that are allowed.
-
-    Returns:
-      "; did you mean 'x'?" with the most similar choice x; "" if no choice is similar.
-    """
-    close = get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return known[name]
 
 
 def _import_home(home: str) -> None:

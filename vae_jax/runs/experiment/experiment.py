@@ -40,6 +40,7 @@ from vae_jax.errors import InputError
 from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise, sample_terms
 from vae_jax.models import LikelihoodConfig, build_model, with_output_bias
 from vae_jax.runs.experiment.labels import check_conditions, labelled_examples, labelled_rows
+from vae_jax.runs.experiment.parts import check_kind, check_parts
 from vae_jax.training import (
     Loss,
     TrainState,
@@ -107,6 +108,10 @@ class Experiment:
     initialize: Callable[[Params, Array | np.ndarray | None], Params] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     config: Config | None = None
+
+    def __post_init__(self) -> None:
+        if self.config is None:  # those of a config are validated
+            check_parts(vars(self))
 
     @property
     def key(self) -> Array:
@@ -328,7 +333,7 @@ def build_experiment(
         vars(experiment)["training_data"] = training_data  # the cache of the property
     else:
         config.preprocess.check_data(experiment.training_data)
-    _check_kind(config, experiment.kind)
+    check_kind(config, experiment.kind)
     experiment = _with_model(experiment, config)
     check_conditions(experiment.model, experiment.training_data, experiment.source.name, experiment.labelled)
     return experiment
@@ -386,15 +391,3 @@ def _with_model(experiment: Experiment, config: Config) -> Experiment:
     model = build_model(config, experiment.shape)
     training_model = build_model(config, experiment.shape, training=True)
     return with_data_of(dataclasses.replace(experiment, model=model, training_model=training_model), experiment)
-
-
-def _check_kind(config: Config, kind: str) -> None:
-    """Raise InputError if a part of the model is not made for this kind of data; no data are read."""
-    for part in (config.preprocess, config.likelihood):
-        if kind not in part.kinds:
-            raise InputError(
-                f"{part.section}={part.name} does not work with {kind}, which {config.data.name} contains; use another "
-                f"{part.section}, or set data.kind"
-            )
-    for part in (config.likelihood, config.network):
-        part.check_values(config.preprocess, kind)
