@@ -1,12 +1,17 @@
 """The parts of an experiment that is made by hand are refused in one line when it is made."""
 
 import dataclasses
+import json
+from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from hand_made import TRAINING, hand_made
 
 from vae_jax.config import EvaluationConfig
 from vae_jax.errors import InputError
+from vae_jax.runs.experiment.parts import described_settings
 
 
 def refusal(**parts):
@@ -39,3 +44,29 @@ def test_settings_of_the_evaluation_and_the_number_of_samples_are_checked():
     assert refusal(evaluation=EvaluationConfig(num_samples=-1)) == "evaluation.num_samples=-1 must be at least 0"
     assert refusal(num_samples=0) == "num_samples=0 must be greater than 0"
     assert refusal(num_samples=2.0) == "num_samples=2.0 must be of type int"
+
+
+def test_numbers_of_numpy_and_jax_are_stored_as_numbers():
+    given = {"rate": np.float32(0.5), "width": np.int64(3), "beta": jnp.asarray(2.0), "sides": (8, np.int32(4)),
+             "options": {"tied": np.True_, "name": None}}  # fmt: skip
+    stored = hand_made(settings=given).description()
+    found = {name.removeprefix("settings."): v for name, v in stored.items() if name.startswith("settings.")}
+    assert found == {"rate": 0.5, "width": 3, "beta": 2.0, "sides": [8, 4], "options": {"tied": True, "name": None}}
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), "settings.a=nan must be finite"),
+        (np.float32("inf"), "settings.a=inf must be finite"),
+        ({"b": [1.0, float("nan")]}, "settings.a.b=nan must be finite"),
+        (Path("data"), f"settings.a={Path('data')!r} must be None, a text, a number, or a list or dictionary of these; "
+         "convert it, for example with str(...)"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_stored_is_refused_by_name(value, message):
+    with pytest.raises(InputError) as caught:
+        described_settings({"a": value})
+    assert str(caught.value) == message

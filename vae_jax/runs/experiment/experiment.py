@@ -40,7 +40,7 @@ from vae_jax.errors import InputError
 from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise, sample_terms
 from vae_jax.models import LikelihoodConfig, build_model, with_output_bias
 from vae_jax.runs.experiment.labels import check_conditions, labelled_examples, labelled_rows
-from vae_jax.runs.experiment.parts import check_kind, check_parts
+from vae_jax.runs.experiment.parts import check_kind, check_parts, described_settings
 from vae_jax.training import (
     Loss,
     TrainState,
@@ -287,6 +287,9 @@ class Experiment:
         """Return the settings as one flat dictionary: {"train.steps": 6000, ...}, which a resumed run compares.
 
         For an experiment that is made by hand, the model and the functions are described by their names and fields.
+
+        Raises:
+          InputError: an entry of `settings` cannot be stored, see `described_settings`.
         """
         if self.config is not None:
             return flatten(self.config)
@@ -295,7 +298,7 @@ class Experiment:
         sections = {"train": self.training, "evaluation": self.evaluation}
         fields = {f"{s}.{name}": value for s, part in sections.items() for name, value in vars(part).items()}
         described = {name: value if isinstance(value, int) else _text(value) for name, value in parts.items()}
-        return described | {f"settings.{n}": v for n, v in self.settings.items()} | fields | {"seed": int(self.seed)}
+        return described | described_settings(self.settings) | fields | {"seed": int(self.seed)}
 
 
 def _text(part: Any) -> str:
