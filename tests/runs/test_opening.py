@@ -24,6 +24,7 @@ from vae_jax.runs import (
     restored_params,
     train_loop,
 )
+from vae_jax.runs.restoring import has_steps
 
 
 def save_images(path, *shape, seed=0):
@@ -89,6 +90,20 @@ def test_a_hand_made_experiment_is_checked_like_a_config(one_device, tmp_path):
     with pytest.raises(InputError, match=r"^train\.batch_size=64 must be at most the 49 training examples"):
         train_loop.fit(hand_made(training=override_training(batch_size=64)), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault
+def test_a_run_without_a_step_has_nothing_that_other_settings_could_change(small, tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.checkpoints.mkdir(parents=True)
+    config_file.write_config(directory, prepare_experiment(small(), directory)[0], [])
+    other = small(objective="iwae")
+    assert not has_steps(directory)
+    assert prepare_experiment(other, directory)[0].config.objective.name == "iwae"
+    directory.metrics.write_text('{"step": 10}\n')
+    assert has_steps(directory)
+    with pytest.raises(InputError, match=r"^objective=iwae differs from elbo in "):
+        prepare_experiment(other, directory)
 
 
 def override_training(**fields):

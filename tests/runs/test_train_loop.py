@@ -1,6 +1,7 @@
 """The training loop: an interrupted run produces the same bytes as an uninterrupted one; starts, ends, and profiles."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import random
@@ -12,7 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from hand_made import Conditional, hand_made, source
+from hand_made import TRAINING, Conditional, hand_made, source
 from training_runs import digest_of, final_digest, fit, flags, metric_rows
 
 from vae_jax import bench
@@ -249,6 +250,23 @@ def begun(tmp_path_factory):
     train_loop.fit(hand_made(), directory, callbacks=default_callbacks(lambda: next(calls)))
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["10"]
     return directory
+
+
+def _failing(terms):
+    raise TypeError("no bound")
+
+
+@pytest.mark.fault
+def test_a_run_that_failed_before_its_first_step_can_start_with_other_settings(tmp_path):
+    with pytest.raises(TypeError, match="no bound"):
+        train_loop.fit(hand_made(objective=_failing), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["objective"] == "_failing"
+    training = dataclasses.replace(TRAINING, steps=5)
+    assert train_loop.fit(hand_made(training=training), tmp_path / "run").status == "done"
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["settings"]["objective"], stored.get("changes")) == ("half_kl", None)
+    with pytest.raises(InputError, match=r"^objective=_failing differs from half_kl in "):
+        train_loop.fit(hand_made(objective=_failing), tmp_path / "run")
 
 
 @pytest.mark.fault

@@ -34,7 +34,7 @@ from vae_jax.runs.config_file import StoredRun, read_stored_run
 from vae_jax.runs.experiment.experiment import Experiment, build_experiment
 from vae_jax.runs.experiment.labels import check_conditions, reads_conditions
 from vae_jax.runs.experiment.programs import is_streamed, num_microbatches
-from vae_jax.runs.restoring import refuse_lost_checkpoints
+from vae_jax.runs.restoring import has_steps, refuse_lost_checkpoints
 from vae_jax.runs.storage.directory import RunDirectory
 from vae_jax.runs.storage.step_folders import check_path
 from vae_jax.runtime import Placement, atomic_files, sharding
@@ -173,7 +173,7 @@ def prepare_experiment(
     stored = read_stored_run(directory)
     name = resolve_name(config.data.name, data_dir=config.data.data_dir)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=name))
-    if stored is not None and stored.has_config:  # refused before the data are read
+    if stored is not None and stored.has_config and has_steps(directory):  # refused before the data are read
         same_state = functools.partial(_same_state, stored, config)
         # data.name may differ, because files can move.
         ignore = {"data.name"}
@@ -251,8 +251,8 @@ def check_experiment(
     _refuse_directory_of_images(experiment, directory)
     stored, settings = read_stored_run(directory), experiment.description()
     refuse_lost_checkpoints(stored, directory)
-    changes = list(stored.changes) if stored else []
-    if stored:
+    changes = list(stored.changes) if stored and has_steps(directory) else []
+    if stored and has_steps(directory):
         if stored.has_config != (experiment.config is not None):
             made = ("by hand", "from a config")
             raise InputError(

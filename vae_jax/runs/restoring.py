@@ -57,6 +57,11 @@ def restore(
     return restored
 
 
+def has_steps(directory: RunDirectory) -> bool:
+    """Return whether a run has a checkpoint or a row of metrics, which other settings must not continue."""
+    return bool(list_steps(directory.checkpoints)) or last_step(directory.metrics) > 0
+
+
 def refuse_lost_checkpoints(stored: StoredRun | None, directory: RunDirectory) -> None:
     """Raise an error if the checkpoints of a stored run are gone, so that it would be trained from its first step.
 
