@@ -37,6 +37,17 @@ def test_several_runs_are_compared_in_the_folder_that_contains_them(copied, call
     assert result["report"] == str(tmp_path / "to" / "comparison.html")
 
 
+def test_a_run_that_is_given_twice_is_one_run(copied, call, tmp_path, monkeypatch):
+    directory, _ = copied
+    monkeypatch.chdir(directory.parent)
+    result = call("report", directory.name, directory).result
+    assert result == {"workdir": str(directory), "report": str(directory / "report.html")}
+    assert not list(directory.glob("comparison.html"))
+    shutil.copytree(directory, tmp_path / "second")
+    result = call("report", tmp_path / "second", directory, tmp_path / "second/").result
+    assert result["workdirs"] == [str(tmp_path / "second"), str(directory)]
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -8,6 +8,7 @@ from report_runs import EVALUATION, write_run
 from scipy import stats
 
 from vae_jax.report import comparison, paired_difference, read_contents
+from vae_jax.runs import RunDirectory
 
 
 def test_a_paired_difference_is_that_of_scipy_for_many_examples():
@@ -55,6 +56,17 @@ def test_runs_that_differ_in_the_seed_are_one_group(runs):
     settings = {**stored.settings, "objective.beta": 1, "network.hidden": [256.0, 128]}
     same = runs[1]._replace(stored=stored._replace(settings=settings))
     assert [len(group.runs) for group in comparison.group_runs([runs[0], same])] == [2]
+
+
+def test_runs_of_one_seed_are_counted_once_and_named(runs, tmp_path):
+    again = runs[0]._replace(directory=RunDirectory(tmp_path / "again"))
+    (group,) = comparison.group_runs([*runs[:2], again])
+    assert ([run.name for run in group.runs], [run.name for run in group.repeated]) == (["a-0", "a-1"], ["again"])
+    html = "".join(comparison.comparison([*runs[:2], again]))
+    assert cells(html)[1][1] == "2"
+    assert f"are not part of the results: {tmp_path / 'again'}." in html
+    assert "not part of the results" not in "".join(comparison.comparison(runs))
+    assert cells("".join(comparison.comparison([runs[0], again])))[1][3] == "one seed"
 
 
 def test_the_table_of_results(runs):

@@ -98,7 +98,7 @@ def test_the_caption_of_a_figure_of_other_things_states_them(tmp_path):
 
 
 def test_every_figure_of_a_run_has_a_caption():
-    source = "".join(path.read_text() for path in (ROOT / "vae_jax" / "runs").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "vae_jax" / "runs" / "figures").glob("*.py"))
     saved = set(re.findall(r"^def save_(\w+)\(", source, re.MULTILINE))
     no_figures_of_a_run = {"figure", "png", "curves", "rate_distortion", "comparison"}
     assert saved - no_figures_of_a_run <= set(sections.FIGURES)

@@ -25,8 +25,9 @@ class Report(OutputOptions):
 @register_command("report", "one HTML file about a run, or that compares several", arguments="RUN ...", order=58)
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Write the report; return its path."""
-    directories = [Path(word) for word in itertools.takewhile(lambda word: not word.startswith("-"), argv)]
-    options = parse("report RUN", Report, argv[len(directories) :], Report())
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    options = parse("report RUN", Report, argv[len(words) :], Report())
+    directories = list({path.resolve(): path for path in map(Path, words)}.values())  # each run once
     if not directories:
         raise InputError("report: no run directory; use `vae-jax report RUN`")
     from vae_jax.report import write_comparison, write_report

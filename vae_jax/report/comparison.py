@@ -41,11 +41,13 @@ class Group(NamedTuple):
 
     Attributes:
       label: the settings in which the groups differ, or the name of the run.
-      runs: the runs.
+      runs: the runs, one for each seed.
+      repeated: further runs, with the seed of one of `runs`.
     """
 
     label: str
     runs: list[RunContents]
+    repeated: list[RunContents]
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
@@ -94,8 +96,20 @@ def group_runs(runs: Sequence[RunContents]) -> list[Group]:
     groups = []
     for key, members in found.items():
         words = [f"{path}={_text(keys[key][path])}" for path in differing if path in keys[key]]
-        groups.append(Group(", ".join(words) or members[0].name, members))
+        of_seeds: dict[Any, RunContents] = {}
+        repeated = [m for m in members if of_seeds.setdefault(m.stored.settings.get("seed"), m) is not m]
+        groups.append(Group(", ".join(words) or members[0].name, list(of_seeds.values()), repeated))
     return groups
+
+
+def repetitions(groups: Sequence[Group]) -> list[str]:
+    """Return a sentence for each group with several runs of one seed, which are no sample of the seeds."""
+    return [
+        f"These runs have the settings and the seed of another one, and are not part of the results: "
+        f"{', '.join(str(run.directory) for run in group.repeated)}."
+        for group in groups
+        if group.repeated
+    ]
 
 
 def _with_floats(value: Any) -> Any:
@@ -167,7 +181,7 @@ def comparison(runs: Sequence[RunContents]) -> list[str]:
 
 def _results(groups: Sequence[Group], runs: Sequence[RunContents], metric: str) -> str:
     sign = 1 if metric == "nll" else -1
-    reasons = incomparable(runs)
+    reasons = [*incomparable(runs), *repetitions(groups)]
     mean = {group.label: float(np.mean([run.evaluation[metric] for run in group.runs])) for group in groups}
     best = min(groups, key=lambda group: sign * mean[group.label])
     comparable = not any("examples differ" in reason or "splits" in reason for reason in reasons)
