@@ -80,7 +80,7 @@ def test_eight_devices_have_the_numbers_of_one():
         ),
         (np.arange(60) % 2, np.ones((60, 8, 8), bool), r"data\.labelled=8 must be 0 for examples with a mask of the"),
         (None, None, r"data\.name=arrays has no labels, which the model reads"),
-        (np.arange(60) % 3, None, r"model\.num_classes=2 must be greater than each label"),
+        (np.arange(60) % 3, None, r"model\.num_classes=2 must be greater than the largest label"),
     ],
 )
 def test_data_with_other_or_too_few_labels_are_refused(y, mask, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_experiments import image_experiment, images, initial_params
 
-from vae_jax.data import from_arrays
+from vae_jax.data import ArraySource, from_arrays
 from vae_jax.errors import InputError
 from vae_jax.runs.evaluation.evaluation import make_evaluator
 from vae_jax.runs.experiment import labels
@@ -33,7 +33,7 @@ def test_samples_are_spread_over_the_classes():
     ("y", "message"),
     [
         (None, "data.name=arrays has no labels, which the model reads; use data with labels"),
-        (np.arange(60) % 3, "model.num_classes=2 must be greater than each label of data.name=arrays, for example 3"),
+        (np.arange(60) % 3, "model.num_classes=2 must be greater than the largest label of data.name=arrays, 2; use 3"),
         (np.arange(60) % 3 - 1, "data.name=arrays has the label -1; use labels of at least 0, and a mask"),
     ],
 )
@@ -52,10 +52,24 @@ def test_labels_of_held_out_examples_are_checked_before_training(one_device, tmp
     wrong = image_experiment(
         from_arrays(x, np.where(np.isin(np.arange(60), held_out), 2, y), holdout=0.3), **CONDITIONAL
     )
-    with pytest.raises(InputError, match=r"^model\.num_classes=2 must be greater than each label"):
+    with pytest.raises(
+        InputError, match=r"^model\.num_classes=2 must be .* label of the split \w+ of data\.name=arrays, 2; use 3$"
+    ):
         check_experiment(wrong, RunDirectory(tmp_path / "run"), one_device)
-    with pytest.raises(InputError, match=r"^model\.num_classes=2 must be greater than each label"):
+    with pytest.raises(
+        InputError, match=r"^model\.num_classes=2 must be .* label of the split \w+ of data\.name=arrays, 2; use 3$"
+    ):
         wrong.dataset("test")
+
+
+@pytest.mark.fault
+def test_labels_that_a_held_out_split_lacks_are_refused_with_its_name():
+    parts = {split: {"x": np.zeros((20, 8, 8, 1), np.uint8), "y": np.arange(20) % 2} for split in ("train", "test")}
+    del parts["test"]["y"]
+    experiment = image_experiment(ArraySource(parts, "images", holdout=0.3), **CONDITIONAL)
+    words = r"^the split test of data\.name=arrays has no labels, which the model reads; add them, such as y_test to "
+    with pytest.raises(InputError, match=words):
+        experiment.dataset("test")
 
 
 def test_hidden_labels_are_not_checked():

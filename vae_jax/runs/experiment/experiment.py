@@ -138,7 +138,7 @@ class Experiment:
           StorageError: the data cannot be read.
         """
         found = join_splits(self.source) if split == ALL else self.source.split(split)
-        check_conditions(self.model, found, self.source.name)
+        check_conditions(self.model, found, self.source.name, split=split)
         if split != "train" and not self._can_read(found):
             shapes = [{n: list(s.shape) for n, s in d.spec.items()} for d in (found, self.training_data)]
             raise InputError(f"{self.source.name}: the split {split} has arrays {shapes[0]}, but the training examples "

@@ -52,7 +52,9 @@ def refuse_unknown_labels(model: Any, arrays: Mapping[str, np.ndarray], likeliho
         )
 
 
-def check_conditions(model: Any, dataset: Dataset, name: str, labelled: LabelledRows | None = None) -> None:
+def check_conditions(
+    model: Any, dataset: Dataset, name: str, labelled: LabelledRows | None = None, *, split: str = "train"
+) -> None:
     """Raise InputError unless a model that reads labels or vectors can read those of a data set.
 
     The values of labels that are streamed from disk are not read.
@@ -62,22 +64,22 @@ def check_conditions(model: Any, dataset: Dataset, name: str, labelled: Labelled
       dataset: the examples.
       name: the name of their source, for the error.
       labelled: the labels that training sees; None for all that are known.
+      split: the split of the examples, for the error.
 
     Raises:
       InputError: there are no labels, labels of other classes, or too few of a class; or training sees some labels
         alone, and the examples are streamed, or their mask is one of numbers of x; or there are no conditions, or those
         of another size.
     """
+    where = f"data.name={name}" if split == "train" else f"the split {split} of data.name={name}"
     if (size := condition_dim(model)) is not None:
-        _check_vectors(size, dataset, name)
+        _check_vectors(size, dataset, where)
     classes = num_classes(model)
     if classes is None:
         return
     if "y" not in dataset.spec:
-        raise InputError(
-            f"data.name={name} has no labels, which the model reads; use data with labels, or another model, such as "
-            "vae"
-        )
+        remedy = "use data with labels" if split == "train" else f"add them, such as y_{split} to a .npz file"
+        raise InputError(f"{where} has no labels, which the model reads; {remedy}, or use another model, such as vae")
     if labelled is not None and isinstance(dataset, Records):
         raise InputError(f"data.labelled={labelled.count} needs the labels in memory; use data.streaming=never")
     if not isinstance(dataset, ArrayDataset):
@@ -87,26 +89,26 @@ def check_conditions(model: Any, dataset: Dataset, name: str, labelled: Labelled
     low, high = (labels.min(), labels.max()) if len(labels) else (0, 0)
     if low < 0:
         raise InputError(
-            f"data.name={name} has the label {low}; use labels of at least 0, and a mask for examples without a label"
+            f"{where} has the label {low}; use labels of at least 0, and a mask for examples without a label"
         )
     if high >= classes:
         raise InputError(
-            f"model.num_classes={classes} must be greater than each label of data.name={name}, for example {high + 1}"
+            f"model.num_classes={classes} must be greater than the largest label of {where}, {high}; use {high + 1}"
         )
     if labelled is not None:
         _check_labelled(labelled, dataset.arrays, name)
 
 
-def _check_vectors(size: int, dataset: Dataset, name: str) -> None:
+def _check_vectors(size: int, dataset: Dataset, where: str) -> None:
     """Raise InputError unless each example has a condition of so many numbers."""
     if "c" not in dataset.spec:
         raise InputError(
-            f"data.name={name} has no conditions, which the model reads; use a .npz file with an array `conditions` "
+            f"{where} has no conditions, which the model reads; use a .npz file with an array `conditions` "
             "[N, C], or another model, such as vae"
         )
     (found,) = dataset.spec["c"].shape
     if found != size:
-        raise InputError(f"model.condition_dim={size} must be {found}, the numbers of a condition of data.name={name}")
+        raise InputError(f"model.condition_dim={size} must be {found}, the numbers of a condition of {where}")
 
 
 def labelled_rows(config: Config) -> LabelledRows | None:
