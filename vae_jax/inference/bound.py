@@ -23,6 +23,7 @@ from vae_jax.distributions import (
 from vae_jax.inference.estimators import Estimator, pathwise, real_values
 from vae_jax.inference.labels import Bounds, sum_over_labels, with_label
 from vae_jax.inference.terms import Objective, Pair, Statistics, Terms, check_terms
+from vae_jax.inference.walk_checks import log_prob_of, named_layers
 
 Params = Any  # a pytree of arrays, or `Variables`
 Metrics = dict[str, Array]
@@ -62,7 +63,8 @@ def decode(
 
     Raises:
       ValueError: two layers have the same name.
-      InputError: the model needs random numbers of Flax, or variables that are missing or may not be changed.
+      InputError: `decode` returned no p(x|z) and layers, or the model needs random numbers of Flax, or variables that
+        are missing or may not be changed.
     """
     return _decode(params, draw, evidence, batch, model=model)[:2]
 
@@ -78,12 +80,8 @@ def _decode(
 ) -> tuple[Any, dict[str, Latent], Statistics | None]:
     """Return p(x|z), the layers by name, and the statistics after an updating walk, else None."""
     with jax.named_scope("decoder"):
-        walk = _apply(params, draw, evidence, batch or {}, model=model, method="decode", update=update)
-    (p_x, latents), statistics = walk
-    layers = {latent.name: latent for latent in latents}
-    if len(layers) < len(latents):
-        raise ValueError(f"layers are named {[latent.name for latent in latents]}; use a different name for each")
-    return p_x, layers, statistics
+        walk, statistics = _apply(params, draw, evidence, batch or {}, model=model, method="decode", update=update)
+    return *named_layers(walk), statistics
 
 
 def _apply(params: Params, *arguments: Any, model: Any, method: str, update: bool) -> tuple[Any, Statistics | None]:
@@ -129,9 +127,9 @@ class _Passes:
     def _walk(self, params: Params, draw: Draw, evidence: Any) -> tuple[Any, dict[str, Latent], Statistics | None]:
         return _decode(params, draw, evidence, self.batch, model=self.model, update=self.update)
 
-    def _log_px_z(self, p_x: Any) -> Array:
+    def _log_px_z(self, p_x: Any, latents: Mapping[str, Latent]) -> Array:
         with jax.named_scope("likelihood"):
-            return p_x.log_prob(self.batch["x"])
+            return log_prob_of(p_x, self.batch["x"], latents.values())
 
     def sampled(self) -> Terms:
         p_x, latents, statistics = self._walk(self.q_params, self.draw, self.evidence)
@@ -139,14 +137,14 @@ class _Passes:
             values = real_values({name: latent.z for name, latent in latents.items()})
             p_x, layers, _ = self._walk(self.p_params, from_values(values), None)
             latents = {name: _under_prior(latent, layers[name]) for name, latent in latents.items()}
-        return Terms(self._log_px_z(p_x), tuple(latents.values()), statistics)
+        return Terms(self._log_px_z(p_x, latents), tuple(latents.values()), statistics)
 
     def at(self, values: Mapping[str, Array]) -> Terms:
         p_x, latents, _ = self._walk(self.p_params, from_values(real_values(values)), None)
         fixed, evidence = lax.stop_gradient((self.q_params, self.evidence))
         _, layers, statistics = self._walk(fixed, from_values(values, with_posterior=True), evidence)
         scored = (dataclasses.replace(l, log_q=layers[name].log_q, prior=None) for name, l in latents.items())
-        return Terms(self._log_px_z(p_x), tuple(scored), statistics)
+        return Terms(self._log_px_z(p_x, latents), tuple(scored), statistics)
 
 
 def _under_prior(latent: Latent, layer: Latent) -> Latent:
@@ -256,7 +254,8 @@ def negative_bound(
     Raises:
       ValueError: the objective needs a term that the estimator does not return, its result is not [B], or the batch has
         no data `x`, or arrays of unequal lengths.
-      InputError: the model needs random numbers of Flax, or variables that are missing or may not be changed.
+      InputError: `decode` returned no p(x|z) and layers, or the model needs random numbers of Flax, or variables that
+        are missing or may not be changed.
     """
     return loss_and_statistics(
         params, key, batch, model=model, objective=objective, num_samples=num_samples, estimator=estimator
@@ -291,8 +290,7 @@ def loss_and_statistics(
       The loss [], the metrics, and the new statistics, {} for a model without any.
 
     Raises:
-      ValueError: as for `negative_bound`.
-      InputError: the model needs random numbers of Flax, or variables that are missing or may not be changed.
+      ValueError, InputError: as for `negative_bound`.
     """
     settings = {"objective": objective, "estimator": estimator, "key": key, "model": model, "num_samples": num_samples}
     bounds_of = functools.partial(_bounds_of, params, **settings)
@@ -316,8 +314,10 @@ def _bounds_of(
     else:
         terms = sample(params, params, estimator=functools.partial(estimator, objective=objective))
         bound, penalty = objective(terms), terms.penalty  # [B], [K, B]
-    if bound.shape != (size := batch_size(batch),):
-        raise ValueError(f"objective returned shape {list(bound.shape)}; return a bound for each example, [{size}]")
+    shape = getattr(bound, "shape", None)
+    if shape != (size := batch_size(batch),):
+        found = type(bound).__name__ if shape is None else f"shape {list(shape)}"
+        raise ValueError(f"objective returned {found}; return a bound for each example, [{size}]")
     return Bounds(bound, bound_parts(terms), None if penalty is None else jnp.mean(penalty, axis=0)), terms
 
 
