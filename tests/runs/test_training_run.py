@@ -114,7 +114,9 @@ def test_an_error_lists_at_most_128_examples():
 def test_a_nan_stops_the_run_and_names_the_step(small, tmp_path, monkeypatch):
     config, directory = small(train__steps=30), tmp_path / "run"
     poison_loss(monkeypatch, [17])
-    with pytest.raises(NotFiniteError, match=r"^step 17 is not finite \(loss=nan, grad_norm=nan\); ") as caught:
+    with pytest.raises(
+        NotFiniteError, match=r"^step 17 is not finite \(loss=nan, grad_norm=nan\); earlier check"
+    ) as caught:
         fit(config, directory)
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
@@ -142,7 +144,7 @@ def test_a_nan_stops_the_run_and_names_the_step(small, tmp_path, monkeypatch):
             {"train__nonfinite": "skip", "train__max_skips": 1, "optimizer__learning_rate": 1e-3,
              "optimizer__skip_quantile": 0.5, "optimizer__skip_factor": 1e-6, "optimizer__skip_window": 3},
             "step 4 has a gradient above the limit of optimizer.skip_quantile (loss=",
-            "; train.max_skips=1 is reached); earlier checkpoints are intact; lower optimizer.learning_rate, or raise ",
+            "; train.max_skips=1 is reached); lower optimizer.learning_rate, or raise ",
         ),
     ],
 )  # fmt: skip
@@ -156,6 +158,20 @@ def test_an_absurd_learning_rate_or_limit_stops_with_exit_code_3(small, tmp_path
     assert line.startswith(f"vae-jax: {problem}")
     assert cause in line
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("saved", "words"), [(None, ""), (10, "earlier checkpoints are intact; ")])
+def test_the_advice_for_a_hand_made_experiment_names_no_flag(run, saved, words):
+    run.checkpoints.latest_step = lambda: saved
+    run.dispatched(Dispatch(10, 5, metrics_of(np.array([1.0, np.nan, 6.0, 2.0, 4.0]), [0, 1, 0, 0, 0])))
+    with pytest.raises(NotFiniteError) as caught:
+        run.read()
+    message = str(caught.value)
+    begin = f"step 11 is not finite (loss=nan, grad_norm=1.0); {words}lower the learning rate, add optax.clip_by_global"
+    assert message.startswith(begin)
+    assert "allow_change=[...]" in message
+    assert "--" not in message
 
 
 @pytest.mark.fault

@@ -253,11 +253,16 @@ class TrainingRun:
             values += ", but the updated parameters are not finite"
         if skips := max_skips(self.experiment.training):
             values += f"; train.max_skips={skips} is reached"
-        problem, remedies = _OUTLIER if is_outlier else _NOT_FINITE
-        how = "list the changed setting in --allow-change" if self.member is None else "train it in another --workdir"
+        by_hand = self.experiment.config is None
+        problem, remedies = _OUTLIER if is_outlier else _NOT_FINITE_BY_HAND if by_hand else _NOT_FINITE
+        if self.member is None:
+            how = f"list the changed setting in {'allow_change=[...]' if by_hand else '--allow-change'}"
+        else:
+            how = f"train it in another {'directory' if by_hand else '--workdir'}"
+        saved = "" if self.checkpoints.latest_step() is None else "earlier checkpoints are intact; "
         return NotFiniteError(
-            f"step {step} {problem} ({values}); earlier checkpoints are intact; {remedies}, and {how}; the step read "
-            f"the training examples {_format_indices(self.experiment.examples(step))}"
+            f"step {step} {problem} ({values}); {saved}{remedies}, and {how}; the step read the training examples "
+            f"{_format_indices(self.experiment.examples(step))}"
         )
 
 
@@ -265,6 +270,10 @@ _MARKS = ("skipped", "outlier")  # metrics of a step that are no numbers of the 
 _NOT_FINITE = (
     "is not finite",
     "lower optimizer.learning_rate, set optimizer.clip_norm, or set train.nonfinite=skip",
+)
+_NOT_FINITE_BY_HAND = (
+    "is not finite",
+    "lower the learning rate, add optax.clip_by_global_norm to the optimizer, or use TrainConfig(nonfinite='skip')",
 )
 _OUTLIER = (
     "has a gradient above the limit of optimizer.skip_quantile",
