@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hand_made import TRAINING, hand_made
 
-from vae_jax.config import EvaluationConfig
+from vae_jax.config import EvaluationConfig, choice
 from vae_jax.errors import InputError
 from vae_jax.runs.experiment.parts import described_settings
 
@@ -44,6 +44,31 @@ def test_settings_of_the_evaluation_and_the_number_of_samples_are_checked():
     assert refusal(evaluation=EvaluationConfig(num_samples=-1)) == "evaluation.num_samples=-1 must be at least 0"
     assert refusal(num_samples=0) == "num_samples=0 must be greater than 0"
     assert refusal(num_samples=2.0) == "num_samples=2.0 must be of type int"
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"data": np.zeros((9, 3))},
+         "source=ndarray must be a source of data; use vae_jax.from_arrays(x) or vae_jax.open_source(NAME)"),
+        ({"data": "digits"},
+         "source='digits' must be a source of data; use vae_jax.from_arrays(x) or vae_jax.open_source(NAME)"),
+        ({"objective": "elbo"},
+         "objective='elbo' must be a function; use vae_jax.elbo or vae_jax.choice('objective', NAME)"),
+        ({"preprocess": "scale"}, "preprocess='scale' must be a function; use vae_jax.choice('preprocess', NAME)"),
+        ({"optimizer": choice("optimizer", "adam")},
+         "optimizer=AdamConfig must be an optax gradient transformation; use one such as optax.adam(1e-3)"),
+        ({"estimator": choice("estimator", "pathwise")}, "estimator=PathwiseConfig must be a function; use "
+         "vae_jax.pathwise or vae_jax.choice('estimator', NAME).build()"),
+    ],
+)  # fmt: skip
+def test_another_kind_of_part_is_refused_with_what_to_use(parts, message):
+    assert refusal(**parts) == message
+
+
+def test_registered_objectives_and_preprocessings_are_accepted():
+    hand_made(objective=choice("objective", "elbo"), preprocess=choice("preprocess", "identity"))
 
 
 def test_numbers_of_numpy_and_jax_are_stored_as_numbers():

@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.config import Config, Rule, check_value, validate_section
+from vae_jax.config import Config, Rule, check_value, require, validate_section
 from vae_jax.errors import InputError
+from vae_jax.inference import ObjectiveConfig
 
 _NUM_SAMPLES = Rule("Number K of posterior samples.", above=0)
+_FUNCTIONS = {
+    "objective": "vae_jax.elbo or vae_jax.choice('objective', NAME)",
+    "preprocess": "vae_jax.choice('preprocess', NAME)",
+}
 
 
 def check_parts(parts: Mapping[str, Any]) -> None:
@@ -19,12 +24,33 @@ def check_parts(parts: Mapping[str, Any]) -> None:
       parts: the fields of `Experiment`.
 
     Raises:
-      InputError: a setting of the training or of the evaluation, or the number of samples, has the wrong type or is out
-        of range.
+      InputError: the source, the objective, the optimizer, the preprocessing or the estimator is something else; or a
+        setting of the training or of the evaluation, or the number of samples, has the wrong type or is out of range.
     """
+    source, optimizer, estimator = parts["source"], parts["optimizer"], parts["estimator"]
+    _require_part(_has_methods(source, "split", "training"), "source", source,
+                  "a source of data; use vae_jax.from_arrays(x) or vae_jax.open_source(NAME)")  # fmt: skip
+    for name, example in _FUNCTIONS.items():
+        function = parts[name]
+        _require_part(callable(function) or isinstance(function, ObjectiveConfig), name, function,
+                      f"a function; use {example}")  # fmt: skip
+    _require_part(_has_methods(optimizer, "init", "update"), "optimizer", optimizer,
+                  "an optax gradient transformation; use one such as optax.adam(1e-3)")  # fmt: skip
+    _require_part(callable(estimator), "estimator", estimator,
+                  "a function; use vae_jax.pathwise or vae_jax.choice('estimator', NAME).build()")  # fmt: skip
     validate_section("train", parts["training"])
     validate_section("evaluation", parts["evaluation"])
     check_value("num_samples", parts["num_samples"], int, _NUM_SAMPLES)
+
+
+def _has_methods(part: Any, *names: str) -> bool:
+    return all(callable(getattr(part, name, None)) for name in names)
+
+
+def _require_part(condition: bool, name: str, part: Any, allowed: str) -> None:
+    """Raise InputError unless the condition holds; a text is shown, and of another object its type."""
+    shown = repr(part) if isinstance(part, str) else type(part).__name__
+    require(condition, name, shown, allowed)
 
 
 def described_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
