@@ -29,6 +29,13 @@ def test_no_preset_ends_before_its_warm_up(name):
     assert max(warm_ups) < config.train.steps
 
 
+@pytest.mark.fault
+def test_an_unknown_preset_is_refused_with_the_most_similar_one():
+    with pytest.raises(KeyError, match=r"preset 'digitz' must be one of .*; did you mean 'digits'\?"):
+        PRESETS["digitz"]
+    assert PRESETS.get("digitz") is None
+
+
 def test_the_presets_are_a_mapping_of_which_the_names_are_known_without_their_configs(monkeypatch):
     monkeypatch.setattr(presets, "apply_overrides", None)
     assert len(PRESETS) == len(list(PRESETS)) > 5

@@ -344,7 +344,7 @@ def test_validate_refuses_a_config_that_was_made_by_hand():
          "train.max_skips=2 has no effect with train.nonfinite=stop; remove it or use skip"),
         ("evaluation", EvaluationConfig(chunk=-1), "evaluation.chunk=-1 must be at least 0"),
         ("evaluation", {"chunk": 1},
-         "evaluation={'chunk': 1} must be of type EvaluationConfig; use vae_jax.EvaluationConfig(...)"),
+         "evaluation=dict must be of type EvaluationConfig; use vae_jax.EvaluationConfig(...)"),
     ],
 )  # fmt: skip
 def test_a_section_is_validated_without_the_others(section, part, message):

@@ -33,6 +33,26 @@ def test_examples_are_streamed_if_they_would_fill_half_of_the_memory(data_dir, m
     assert isinstance(always.training(), Records)
 
 
+def test_a_name_alone_opens_a_source(monkeypatch):
+    monkeypatch.setitem(catalog.REGISTERED, "mine", lambda: {"train": {"x": np.ones((9, 2))}})
+    assert len(open_source("mine").training()) == 7
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DataConfig(resize=0), "data.resize=0 must be at least 1"),
+        (DataConfig(resize=-3), "data.resize=-3 must be at least 1"),
+        (DataConfig(kind="image"), "data.kind='image' must be one of auto, images, vectors, counts; did you mean "),
+        (np.zeros((3, 2)), "data=ndarray must be of type DataConfig; use vae_jax.DataConfig(...)"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_before_the_data_are_read(config, message):
+    with refused(InputError, message):
+        open_source(config)
+
+
 def test_a_split_of_a_streamed_dataset_does_not_decode_the_others(data_dir, monkeypatch):
     source = ConfiguredSource(DataConfig(data_dir=data_dir, streaming="always"))
     expected = load("digits", "validation", data_dir=data_dir)

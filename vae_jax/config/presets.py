@@ -5,6 +5,7 @@ from typing import Any
 
 from vae_jax.config.building import apply_overrides
 from vae_jax.config.schema import Config
+from vae_jax.config.values import suggestion
 
 _MNIST = {  # 100 epochs of 58,800 images; 1,200 are held out
     "data.name": "mnist",
@@ -253,6 +254,8 @@ class _Presets(Mapping[str, Config]):
     """The presets by name. Each is built when it is looked up, because that imports the modules of its choices."""
 
     def __getitem__(self, name: str) -> Config:
+        if name not in _SETTINGS:  # a KeyError, which the other methods of a mapping expect
+            raise KeyError(f"preset {name!r} must be one of {', '.join(_SETTINGS)}{suggestion(str(name), _SETTINGS)}")
         return apply_overrides(Config(), _SETTINGS[name])
 
     def __contains__(self, name: object) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from vae_jax.config.fields import class_settings
 from vae_jax.config.flat import flatten, selected_settings
 from vae_jax.config.registry import SECTIONS
-from vae_jax.config.schema import PARTS, SECTION_CLASSES, Config, EvaluationConfig, TrainConfig
+from vae_jax.config.schema import PARTS, SECTION_CLASSES, Config, DataConfig, EvaluationConfig, TrainConfig
 from vae_jax.config.values import check_value, require
 from vae_jax.errors import InputError
 
@@ -43,11 +43,11 @@ def validate(config: Config) -> Config:
     return config
 
 
-def validate_section(section: str, part: TrainConfig | EvaluationConfig) -> None:
+def validate_section(section: str, part: DataConfig | TrainConfig | EvaluationConfig) -> None:
     """Check one section without the rest of a config, such as the training of an experiment that is made by hand.
 
     Args:
-      section: train or evaluation.
+      section: data, train or evaluation.
       part: its settings.
 
     Raises:
@@ -55,7 +55,9 @@ def validate_section(section: str, part: TrainConfig | EvaluationConfig) -> None
         no effect with the other settings of the section, or contradicts them.
     """
     if type(part) is not (cls := SECTION_CLASSES[section]):
-        raise InputError(f"{section}={part!r} must be of type {cls.__name__}; use vae_jax.{cls.__name__}(...)")
+        raise InputError(
+            f"{section}={type(part).__name__} must be of type {cls.__name__}; use vae_jax.{cls.__name__}(...)"
+        )
     for path, annotation, _, rule in class_settings(cls, section):
         check_value(path, getattr(part, path.removeprefix(f"{section}.")), annotation, rule)
     if isinstance(part, TrainConfig):

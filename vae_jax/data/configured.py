@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.config import DataConfig
+from vae_jax.config import DataConfig, validate_section
 from vae_jax.data import cache, files, folders, idx, splits
 from vae_jax.data.catalog import BUILTIN, REGISTERED, PreparedDataset, find, resolve_data_dir
 from vae_jax.data.dataset import ArrayDataset, Dataset, LoadedParts
@@ -258,16 +258,21 @@ def _file_stats(path: Path) -> cache.FileStats:
     return []
 
 
-def open_source(config: DataConfig, *, log: Log = _silent) -> Source:
+def open_source(config: DataConfig | str, *, log: Log = _silent) -> Source:
     """Return the source that a config names. Nothing is read before it is used.
 
     Args:
-      config: The section `data` of a config.
+      config: The section `data` of a config, or only its `name`.
       log: Called with a line of progress while files are decoded.
 
     Returns:
       The source.
+
+    Raises:
+      InputError: A setting has the wrong type or is out of range.
     """
+    config = DataConfig(name=config) if isinstance(config, str) else config
+    validate_section("data", config)
     return ConfiguredSource(config, log)
 
 
