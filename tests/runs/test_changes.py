@@ -102,24 +102,43 @@ def test_other_examples_need_the_permission_of_a_setting_that_selects_them(small
     settings, directory = flatten(small(preprocess=preprocess, likelihood="bernoulli")), RunDirectory(tmp_path)
     given = with_x(sha256="77aa") | {"num_examples": 59}
     with pytest.raises(InputError, match=r"allow the change with --allow-change data\.name"):
-        changed_data(DATA, given, settings, directory, ["train.batch_size"])
+        changed_data(DATA, given, settings, directory, ["train.batch_size"], stored_settings=settings)
     if preprocess == "scale":
         with pytest.raises(InputError):
-            changed_data(DATA, given, settings, directory, ["seed"])
-    assert changed_data(DATA, given, settings, directory, [permission]) == [
+            changed_data(DATA, given, settings, directory, ["seed"], stored_settings=settings)
+    assert changed_data(DATA, given, settings, directory, [permission], stored_settings=settings) == [
         {"setting": "num_examples", "from": 60, "to": 59},
         {"setting": "arrays.x.sha256", "from": "5f3a", "to": "77aa"},
     ]
     for reshaped in (with_x(shape=[9, 8, 1]), with_x(dtype="float32"), DATA | {"kind": "vectors"}):
         with pytest.raises(InputError, match=r"choose another --workdir$"):
-            changed_data(DATA, reshaped, settings, directory, [permission])
+            changed_data(DATA, reshaped, settings, directory, [permission], stored_settings=settings)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("path", "given", "end"),
+    [
+        ("data.resize", with_x(shape=[14, 14, 1]), "which changes its examples; choose another --workdir"),
+        ("data.duplicates", with_x(sha256="77aa"), "or allow the change with --allow-change data.duplicates"),
+    ],
+)
+def test_a_setting_that_changes_the_examples_is_named(small, tmp_path, path, given, end):
+    stored = flatten(small())
+    settings = stored | {path: 14}
+    with pytest.raises(InputError) as caught:
+        changed_data(DATA, given, settings, RunDirectory(tmp_path), [], stored_settings=stored)
+    message = str(caught.value)
+    assert message.startswith(f"{path}=14 differs from {stored[path]} in {tmp_path}, which changes its examples; ")
+    assert message.endswith(end)
 
 
 def test_labels_that_appear_or_disappear_are_other_arrays(small, tmp_path):
     labelled = DATA | {"arrays": DATA["arrays"] | {"y": {"shape": [], "dtype": "int32", "sha256": "11"}}}
+    settings = flatten(small())
     for pair in ((DATA, labelled), (labelled, DATA)):
         with pytest.raises(InputError, match=r"choose another --workdir$"):
-            changed_data(*pair, flatten(small()), RunDirectory(tmp_path), ["data.name"])
+            changed_data(*pair, settings, RunDirectory(tmp_path), ["data.name"], stored_settings=settings)
 
 
 @pytest.mark.fault

@@ -124,6 +124,8 @@ def changed_data(
     settings: Mapping[str, Any],
     directory: RunDirectory,
     allow_change: Sequence[str],
+    *,
+    stored_settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Return a record for each field of the data description that differs from the stored run.
 
@@ -133,6 +135,7 @@ def changed_data(
       settings: the flat settings of this start.
       directory: the run's directory, for errors.
       allow_change: settings that may differ.
+      stored_settings: the flat settings of the run, for the error.
 
     Returns:
       Dictionaries with the keys of `CHANGE_FIELDS`.
@@ -147,10 +150,22 @@ def changed_data(
         if "data.name" not in settings:
             option = "" if reshaped else ", or allow the change with allow_change=['data']"
             raise InputError(f"{directory} was trained on other examples than these; choose another directory{option}")
-        option = "" if reshaped else ", or allow the change with --allow-change data.name"
-        message = data_changed_message(settings["data.name"], directory, stored, given)
-        raise InputError(f"{message}; choose another --workdir{option}")
+        problem, path = _why_data_differ(stored_settings, to_json_types(dict(settings)), directory)
+        problem = problem or data_changed_message(settings["data.name"], directory, stored, given)
+        option = "" if reshaped else f", or allow the change with --allow-change {path}"
+        raise InputError(f"{problem}; choose another --workdir{option}")
     return [dict(zip(CHANGE_FIELDS, (field, old.get(field), new.get(field)), strict=True)) for field in changed]
+
+
+def _why_data_differ(
+    stored: Mapping[str, Any], given: Mapping[str, Any], directory: RunDirectory
+) -> tuple[str | None, str]:
+    """Return which settings of the data differ, if any, and the name of one that allows other examples."""
+    differing = [path for path in sorted(DATA_SETTINGS) if given.get(path) != stored.get(path)]
+    if not differing:
+        return None, "data.name"
+    values = ", ".join(f"{path}={given.get(path)} differs from {stored.get(path)}" for path in differing)
+    return f"{values} in {directory}, which changes its examples", differing[0]
 
 
 def _data_settings(settings: Mapping[str, Any]) -> set[str]:

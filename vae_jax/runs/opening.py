@@ -263,7 +263,7 @@ def check_experiment(
         ignore = set() if data_differences(before, now) else {"data.name"}
         same_state = functools.partial(_same_state, stored, experiment.config)
         changes += changed_settings(stored, settings, directory, allow_change, same_state=same_state, ignore=ignore)
-        changes += changed_data(before, now, settings, directory, allow_change)
+        changes += changed_data(before, now, settings, directory, allow_change, stored_settings=stored.settings)
     if experiment.training.patience:
         experiment.dataset("validation")  # raises if there are none: training could never stop early
     if reads_conditions(experiment.model):
