@@ -290,7 +290,7 @@ def test_an_objective_without_its_function_is_refused():
     ],
 )
 def test_settings_out_of_range_are_refused(name, field, value, allowed):
-    config = dataclasses.replace(Config(), objective=choice("objective", name, **{field: value}))
+    config = dataclasses.replace(Config(), objective=choices("objective")[name](**{field: value}))
     with pytest.raises(InputError, match=rf"^objective\.{field}={value} must be {allowed}$"):
         validate(config)
 

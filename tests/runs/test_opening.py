@@ -106,6 +106,20 @@ def test_a_run_without_a_step_has_nothing_that_other_settings_could_change(small
         prepare_experiment(other, directory)
 
 
+@pytest.mark.fault
+def test_allowed_changes_of_a_new_run_have_no_effect_and_their_names_are_checked(small, tmp_path, one_device):
+    lines, directory = [], tmp_path / "run"
+    with pytest.raises(
+        InputError, match=r"^--allow-change=train\.batchsize: no such setting; did you mean 'train\.bat"
+    ):
+        prepare_experiment(small(), directory, allow_change=["train.batchsize"], log=lines.append)
+    assert not lines
+    prepare_experiment(small(), directory, allow_change=["seed", "data.name"], log=lines.append)
+    assert f"--allow-change seed data.name has no effect, because {directory} contains no step of a run" in lines
+    with pytest.raises(InputError, match=r"^--allow-change=settings\.rate: no such setting"):
+        check_experiment(hand_made(), RunDirectory(directory), one_device, allow_change=["settings.rate"])
+
+
 def override_training(**fields):
     return type(hand_made().training)(**{"steps": 5, "log_every": 5} | fields)
 

@@ -56,6 +56,22 @@ def data_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     return [field for field in compared if old.get(field) != new.get(field)]
 
 
+def check_allowed(allow_change: Sequence[str], settings: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raise InputError unless settings that may change exist.
+
+    Args:
+      allow_change: settings that may differ from those of the stored run.
+      settings: the flat settings of this start.
+      stored: those of the stored run; {} without one.
+
+    Raises:
+      InputError: neither the run nor this start has one of the settings.
+    """
+    for path in allow_change:
+        if path not in settings and path not in stored and path not in _data_settings(settings):
+            raise InputError(f"--allow-change={path}: no such setting{suggestion(path, settings)}")
+
+
 def changed_settings(
     stored: StoredRun,
     settings: Mapping[str, Any],
@@ -85,9 +101,7 @@ def changed_settings(
       InputError: another setting differs, or `allow_change` contains an unknown setting.
     """
     before, given = stored.settings, to_json_types(dict(settings))
-    for path in allow_change:
-        if path not in given and path not in before and path not in _data_settings(given):
-            raise InputError(f"--allow-change={path}: no such setting{suggestion(path, given)}")
+    check_allowed(allow_change, given, before)
     # A choice and its settings change together, so allowing the choice allows them.
     allowed = {path for path in {*before, *given} if path in allow_change or path.partition(".")[0] in allow_change}
     changed = differences(before, given, ignore=resumable_settings().union(ignore))

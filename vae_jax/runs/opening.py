@@ -25,6 +25,7 @@ from vae_jax.errors import InputError, VaeJaxError
 from vae_jax.runs.changes import (
     changed_data,
     changed_settings,
+    check_allowed,
     data_changed_message,
     data_differences,
     describe_data,
@@ -178,6 +179,9 @@ def prepare_experiment(
         # data.name may differ, because files can move.
         ignore = {"data.name"}
         changed_settings(stored, flatten(config), directory, allow_change, same_state=same_state, ignore=ignore)
+    elif allow_change and (stored is None or not has_steps(directory)):
+        check_allowed(allow_change, flatten(config), {})
+        log(f"--allow-change {' '.join(allow_change)} has no effect, because {directory} contains no step of a run")
     sources = {} if sources is None else sources
     is_new = config.data not in sources
     source = sources.setdefault(config.data, open_source(config.data, log=log))
@@ -250,6 +254,7 @@ def check_experiment(
     _check_batch_size(experiment, placement)
     _refuse_directory_of_images(experiment, directory)
     stored, settings = read_stored_run(directory), experiment.description()
+    check_allowed(allow_change, settings, stored.settings if stored else {})
     refuse_lost_checkpoints(stored, directory)
     changes = list(stored.changes) if stored and has_steps(directory) else []
     if stored and has_steps(directory):
