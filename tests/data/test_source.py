@@ -107,13 +107,14 @@ def test_all_splits_are_joined_in_the_order_of_the_source():
     x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     y = np.arange(30)
     for source in (from_arrays(x, y, holdout=0.2), from_arrays(x[:20], y[:20], test={"x": x[20:], "y": y[20:]})):
-        joined = join_splits(source)
+        joined = join_splits(source.split, source.name)
         np.testing.assert_array_equal(joined.arrays["x"], x)
         assert joined.arrays["y"].tolist() == joined.origin["index"].tolist() == list(range(30))
         for split in splits.SPLITS:
             index = joined.origin["index"][joined.origin["split"] == split]
             np.testing.assert_array_equal(joined.arrays["x"][index], source.split(split).arrays["x"])
-    assert join_splits(from_arrays(x[:2])).arrays["x"].shape == (2, 4)  # of two examples all splits are the same
-    assert len(join_splits(from_arrays(x[:3], holdout=0.5))) == 3  # none is left for training
+    assert len(join_splits(from_arrays(x[:2]).split, "two")) == 2  # of two examples all splits are the same
+    assert len(join_splits(from_arrays(x[:3], holdout=0.5).split, "three")) == 3  # none is left for training
+    unequal = ArraySource({"train": {"x": x}, "test": {"x": x, "y": y}}, "vectors")
     with refused(InputError, "arrays: its splits have arrays", "use splits with equal arrays"):
-        join_splits(ArraySource({"train": {"x": x}, "test": {"x": x, "y": y}}, "vectors"))
+        join_splits(unequal.split, unequal.name)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,11 +95,13 @@ def _is_same(data: ArrayDataset, other: ArrayDataset) -> bool:
     return stated and np.array_equal(data.origin["index"], other.origin["index"])
 
 
-def join_splits(source: Source) -> ArrayDataset:
+def join_splits(split: Callable[[str], ArrayDataset], name: str) -> ArrayDataset:
     """Return the examples of all splits of a source, once each, in the order of the source.
 
     Args:
-      source: the source. If its splits do not state the index of their examples, the order is train, validation, test.
+      split: returns the examples of train, validation or test, as `Source.split`. If they do not state their index in
+        the source, the order is train, validation, test.
+      name: a short name of the source for messages.
 
     Returns:
       The examples. Their origin contains `split`, the name of the split of each.
@@ -109,25 +111,25 @@ def join_splits(source: Source) -> ArrayDataset:
       StorageError: a split is damaged.
     """
     found: dict[str, ArrayDataset] = {}
-    for split in splits.SPLITS:
+    for part in splits.SPLITS:
         with contextlib.suppress(NoExamplesError):
-            data = source.split(split)
+            data = split(part)
             if not any(_is_same(data, other) for other in found.values()):  # too few examples: the splits are the same
-                found[split] = data
-    shapes = {split: {name: array.shape[1:] for name, array in data.arrays.items()} for split, data in found.items()}
+                found[part] = data
+    shapes = {part: {key: array.shape[1:] for key, array in data.arrays.items()} for part, data in found.items()}
     if any(shape != next(iter(shapes.values())) for shape in shapes.values()):
-        raise InputError(f"{source.name}: its splits have arrays {shapes}; use splits with equal arrays")
+        raise InputError(f"{name}: its splits have arrays {shapes}; use splits with equal arrays")
     datasets = list(found.values())
-    labelled = [{"split": np.full(len(data), split), **data.origin} for split, data in found.items()]
+    labelled = [{"split": np.full(len(data), part), **data.origin} for part, data in found.items()]
     arrays, origin = (
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         for parts in ([data.arrays for data in datasets], labelled)
     )
     joined = ArrayDataset(arrays, datasets[0].kind, origin)
     if "index" not in origin:
         return joined.select(None)
     order = np.argsort(origin["index"], kind="stable")
-    return ArrayDataset(joined.read(order), joined.kind, {name: array[order] for name, array in origin.items()})
+    return ArrayDataset(joined.read(order), joined.kind, {key: array[order] for key, array in origin.items()})
 
 
 def from_arrays(

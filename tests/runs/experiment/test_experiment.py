@@ -99,6 +99,16 @@ def test_images_binarized_once_depend_on_the_seed_and_the_split(make_experiment)
     assert first.training_data.spec == first.dataset("validation").spec
 
 
+def test_all_examples_are_those_of_the_splits_also_if_they_are_binarized_once(make_experiment):
+    experiment, _ = make_experiment(preprocess="static-binarization", likelihood="bernoulli")
+    joined = experiment.dataset("all")
+    for split in ("train", "validation", "test"):
+        found = experiment.dataset(split)
+        rows = joined.read(np.searchsorted(joined.origin["index"], found.origin["index"]))
+        np.testing.assert_array_equal(rows["x"], found.arrays["x"])
+    assert joined.origin["index"].tolist() == list(range(1797))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -137,7 +137,7 @@ class Experiment:
             reads labels that they do not have, or they have values that the preprocessing cannot represent.
           StorageError: the data cannot be read.
         """
-        found = join_splits(self.source) if split == ALL else self.source.split(split)
+        found = join_splits(self.dataset, self.source.name) if split == ALL else self.source.split(split)
         check_conditions(self.model, found, self.source.name, split=split)
         if split != "train" and not self._can_read(found):
             shapes = [{n: list(s.shape) for n, s in d.spec.items()} for d in (found, self.training_data)]
@@ -146,7 +146,7 @@ class Experiment:
         preprocess: Any = self.preprocess
         if hasattr(preprocess, "check_data"):
             preprocess.check_data(found)
-        if not getattr(preprocess, "in_memory", False):
+        if split == ALL or not getattr(preprocess, "in_memory", False):
             return found
         key = jax.random.fold_in(jax.random.fold_in(self.key, random.BINARIZATION_STREAM), _SPLIT_KEYS.index(split))
         return dataclasses.replace(found, arrays=preprocess.once(key, found.arrays))
