@@ -8,7 +8,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +38,7 @@ from vae_jax.distributions import Batch, Variables
 from vae_jax.errors import InputError
 from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise, sample_terms
 from vae_jax.models import LikelihoodConfig, build_model, with_output_bias
+from vae_jax.runs.experiment.descriptions import describe_part
 from vae_jax.runs.experiment.labels import check_conditions, labelled_examples, labelled_rows
 from vae_jax.runs.experiment.parts import check_kind, check_parts, described_settings
 from vae_jax.training import (
@@ -297,16 +297,8 @@ class Experiment:
         parts = {name: getattr(self, name) for name in (*names, *(["labelled"] if self.labelled else []))}
         sections = {"train": self.training, "evaluation": self.evaluation}
         fields = {f"{s}.{name}": value for s, part in sections.items() for name, value in vars(part).items()}
-        described = {name: value if isinstance(value, int) else _text(value) for name, value in parts.items()}
+        described = {name: value if isinstance(value, int) else describe_part(value) for name, value in parts.items()}
         return described | described_settings(self.settings) | fields | {"seed": int(self.seed)}
-
-
-def _text(part: Any) -> str:
-    """Return a part of an experiment as text without addresses of memory: the repr of a module, a function's name."""
-    if isinstance(part, functools.partial):
-        return f"{_text(part.func)} {part.keywords}"
-    named = getattr(part, "__qualname__", None)
-    return named or " ".join(re.sub(r" at 0x[0-9a-f]+", "", repr(part)).split())
 
 
 def max_skips(train: TrainConfig) -> int:
