@@ -5,7 +5,7 @@ import pytest
 from vae_jax.config import override
 from vae_jax.errors import InputError
 from vae_jax.runs import group_members, make_members
-from vae_jax.runs.members import make_points
+from vae_jax.runs.members import group_by_step, make_points
 
 VARIED = {"objective.beta": [0.5, 2.0], "seed": [0, 1]}
 
@@ -46,3 +46,8 @@ def test_a_change_of_a_shape_a_branch_or_the_data_is_another_program(sweep_confi
     assert sizes(sweep_config, {"optimizer.clip_norm": [0.0, 1.0]}) == [1, 1]
     static = override(sweep_config, preprocess="static-binarization", likelihood="bernoulli")
     assert sizes(static, VARIED) == [2, 2]  # the seed also decides the binarized images
+
+
+def test_started_members_are_grouped_by_a_step_that_all_of_a_group_have_saved():
+    steps = {"a": [5, 10], "b": [30, 40], "c": [10, 15], "d": [15], "e": [40]}
+    assert group_by_step([*steps], lambda name: steps[name]) == [["a", "c"], ["b", "e"], ["d"]]

@@ -179,6 +179,19 @@ def test_a_sweep_that_is_stopped_behind_its_most_advanced_member_resumes(sweep_c
     assert [member.failure for member in fit_group(members, tmp_path)] == [None] * 2
 
 
+def test_started_members_without_a_common_step_are_not_trained_again(sweep_config, tmp_path, dispatched):
+    """As after a finished sweep, to which an interrupted member was added, continues with more steps."""
+    config = override(sweep_config, train__save_every=10)
+    finished, other = make_members(config, {"seed": [0, 1]})
+    fit_config(finished.config, tmp_path / finished.name)
+    fit_config(other.config, tmp_path / other.name, stop=stop_after(False, True))  # after 5 steps
+    dispatched.clear()
+    members = make_members(override(config, train__steps=15), {"seed": [0, 1]})
+    assert fit_group(members, tmp_path) is not None
+    assert dispatched == [10, 5, 10]
+    assert not list(tmp_path.rglob("ahead-*"))
+
+
 @pytest.mark.thorough
 def test_finished_members_are_not_trained_again_when_another_joins_them(sweep_config, tmp_path, dispatched):
     two, three = make_members(sweep_config, {"seed": [0, 1]}), make_members(sweep_config, {"seed": [0, 2, 1]})

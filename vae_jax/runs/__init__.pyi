@@ -72,7 +72,12 @@ from .generation.sampling import (
     sample_prior as sample_prior,
     sample_reconstructions as sample_reconstructions,
 )
-from .members import Member as Member, group_members as group_members, make_members as make_members
+from .members import (
+    Member as Member,
+    group_members as group_members,
+    make_members as make_members,
+    read_failure as read_failure,
+)
 from .opening import (
     OpenedRun as OpenedRun,
     check_data as check_data,
@@ -95,7 +100,6 @@ from .sweep import (
     fit_group as fit_group,
     fit_sweep as fit_sweep,
     prepare_members as prepare_members,
-    read_failure as read_failure,
 )
 from .sweep_summary import (
     evaluate_members as evaluate_members,

@@ -117,6 +117,40 @@ def show_finished(progress: Progress | NullLogger, run: TrainingRun, bounds: Map
         progress.update(run.finished_step, **bounds)
 
 
+class SweepProgress(Callback):
+    """One progress display for all members of a sweep, which receive the same object."""
+
+    def __init__(self, num_members: int):
+        self._num_members, self._open = num_members, False
+
+    def on_start(self, run: TrainingRun) -> None:
+        """Open the display for the first member, and print the notes of each."""
+        if not self._open:
+            training = run.experiment.training
+            examples = self._num_members * training.batch_size
+            self.progress = Progress(training.steps, examples_per_step=examples, initial_step=run.first_step)
+            self.progress.__enter__()
+            self._open = True
+        for note in run.notes:
+            self.progress.print(note)
+
+    def on_steps(self, run: TrainingRun) -> None:
+        """Show the finished steps, for the first member."""
+        if run.member == 0 or not run.is_first_dispatch:
+            show_finished(self.progress, run, {})
+
+    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
+        """Show the last step."""
+        if step == run.experiment.training.steps:
+            self.progress.update(step)
+
+    def on_end(self, run: TrainingRun) -> None:
+        """Close the display with the last member."""
+        if self._open:
+            self.progress.__exit__(None, None, None)
+            self._open = False
+
+
 class StopWhen(Callback):
     """Ends the training when a function returns True; it is polled before the first step and after each dispatch."""
 

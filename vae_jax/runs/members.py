@@ -1,12 +1,16 @@
 """The members of a sweep over settings: their product, and the groups of members that one program can train."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from vae_jax.config import Config, apply_overrides, batchable_settings, differences, flatten
 from vae_jax.errors import InputError
+from vae_jax.runs.storage.directory import RunDirectory
+from vae_jax.runtime import atomic_files
+
+T = TypeVar("T")
 
 
 class Member(NamedTuple):
@@ -104,3 +108,34 @@ def require_one_group(members: Sequence[Member]) -> None:
     if len(groups := group_members(members)) > 1:
         a, b = (group[0].name for group in groups[:2])
         raise InputError(f"one program cannot train {a} and {b}; use a group that group_members returns")
+
+
+def group_by_step(started: Sequence[T], steps_of: Callable[[T], Collection[int]]) -> list[list[T]]:
+    """Group started members such that all members of a group have saved a common step, from which they resume.
+
+    Args:
+      started: the members.
+      steps_of: returns the saved steps of a member.
+
+    Returns:
+      The groups, in the order of their first members.
+    """
+    groups: list[tuple[set[int], list[T]]] = []
+    for member in started:
+        steps = set(steps_of(member))
+        for common, members in groups:
+            if common & steps:
+                common &= steps
+                members.append(member)
+                break
+        else:
+            groups.append((steps, [member]))
+    return [members for _, members in groups]
+
+
+def read_failure(directory: RunDirectory) -> str | None:
+    """Return why the member of a sweep in a directory diverged in an earlier call; None if it did not."""
+    try:
+        return str(atomic_files.read_json(directory.failure)["failure"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -15,18 +15,25 @@ from vae_jax.data import Source
 from vae_jax.errors import InputError, NotFiniteError
 from vae_jax.inference import Metrics, Params
 from vae_jax.runs import config_file, restoring
-from vae_jax.runs.callbacks import SaveWhen, StopWhen, recording_callbacks, show_finished
+from vae_jax.runs.callbacks import SaveWhen, StopWhen, SweepProgress, recording_callbacks
 from vae_jax.runs.changes import describe_changes
 from vae_jax.runs.experiment.experiment import Experiment, at_numbers, with_data_of
 from vae_jax.runs.experiment.programs import Data, build_program, has_fixed_count
-from vae_jax.runs.members import Member, make_points, member_name, refuse_patience, require_one_group
+from vae_jax.runs.members import (
+    Member,
+    group_by_step,
+    make_points,
+    member_name,
+    read_failure,
+    refuse_patience,
+    require_one_group,
+)
 from vae_jax.runs.opening import check_experiment, prepare_experiment, require_in_memory
-from vae_jax.runs.progress import Progress
 from vae_jax.runs.storage.checkpoints import Checkpoints, Restored
 from vae_jax.runs.storage.directory import RunDirectory
 from vae_jax.runs.storage.step_folders import list_steps
 from vae_jax.runs.train_loop import train
-from vae_jax.runs.training_run import Callback, TrainingRun
+from vae_jax.runs.training_run import TrainingRun
 from vae_jax.runtime import Placement, atomic_files, lock, sharding
 from vae_jax.training import TrainState
 
@@ -122,7 +129,8 @@ def fit_group(
     settings are float32 arguments of the program. In float32, 1 - b2 of Adam has fewer digits.)
 
     The same call resumes an interrupted sweep from the newest step that all started members have saved. Finished
-    members are not trained again. New members are trained by a separate program. If a member is not finite, it stops at
+    members are not trained again. New members, and started ones without a common step, are trained by separate
+    programs. If a member is not finite, it stops at
     its last checkpoint and gets a failure.json, which excludes it from later calls; the other members continue.
 
     Args:
@@ -207,7 +215,8 @@ def fit_members(
         step = max(list_steps(member.directory.checkpoints), default=None)
         steps = member.experiment.training.steps
         parts["new" if step is None else "begun" if step < steps else "done"].append(member)
-    for part in filter(None, parts.values()):
+    begun = group_by_step(parts["begun"], lambda member: list_steps(member.directory.checkpoints))
+    for part in filter(None, (parts["done"], *begun, parts["new"])):
         results = _fit_part(part, make, stop, save)
         if results is None:
             return None
@@ -267,48 +276,6 @@ def _set_aside_later_steps(run: TrainingRun) -> tuple[str, ...]:
         f"{run.directory}: trains again from step {run.first_step}, the newest that all members have saved; its later "
         f"checkpoints are renamed to {names}",
     )
-
-
-class SweepProgress(Callback):
-    """One progress display for all members of a sweep, which receive the same object."""
-
-    def __init__(self, num_members: int):
-        self._num_members, self._open = num_members, False
-
-    def on_start(self, run: TrainingRun) -> None:
-        """Open the display for the first member, and print the notes of each."""
-        if not self._open:
-            training = run.experiment.training
-            examples = self._num_members * training.batch_size
-            self.progress = Progress(training.steps, examples_per_step=examples, initial_step=run.first_step)
-            self.progress.__enter__()
-            self._open = True
-        for note in run.notes:
-            self.progress.print(note)
-
-    def on_steps(self, run: TrainingRun) -> None:
-        """Show the finished steps, for the first member."""
-        if run.member == 0 or not run.is_first_dispatch:
-            show_finished(self.progress, run, {})
-
-    def on_row(self, run: TrainingRun, step: int, row: dict[str, Any]) -> None:
-        """Show the last step."""
-        if step == run.experiment.training.steps:
-            self.progress.update(step)
-
-    def on_end(self, run: TrainingRun) -> None:
-        """Close the display with the last member."""
-        if self._open:
-            self.progress.__exit__(None, None, None)
-            self._open = False
-
-
-def read_failure(directory: RunDirectory) -> str | None:
-    """Return why the member of a sweep in a directory diverged in an earlier call; None if it did not."""
-    try:
-        return str(atomic_files.read_json(directory.failure)["failure"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
 
 
 def _restore_common_step(
