@@ -77,6 +77,28 @@ def test_scores_of_each_example_and_an_evaluation_on_other_data(trained_on_file,
         "evaluate", directory, "--data.name", "new.npz", "--per-example", "--to", directory.parent / "to"
     ).result
     assert (other["split"], other["num_examples"], other["data"]) == ("all", 9, "new.npz")
+    assert "examples" not in result
+    np.savez(directory.parent / "newer.npz", x=random_images(9, 6, 6, seed=6), y=np.arange(9))
+    ais = (
+        "--likelihood",
+        "ais",
+        "--ais.distributions",
+        2,
+        "--ais.chains",
+        1,
+        "--ais.examples",
+        1,
+        "--ais.simulated",
+        0,
+    )
+    optimized = ("--likelihood", "optimized", "--optimized.steps", 1, "--optimized.samples", 2)
+    stated = [
+        call("evaluate", directory, "--data.name", name, "--to", directory.parent / "to", *flags).result
+        for name, flags in (("new.npz", ais), ("new.npz", optimized), ("newer.npz", optimized))
+    ]
+    assert other["examples"] == stated[0]["examples"] == stated[1]["examples"] != stated[2]["examples"]
+    assert all("test_examples" in evaluation for evaluation in (result, others))
+    assert not any("test_examples" in evaluation for evaluation in (other, *stated))
     with np.load(directory.parent / "to" / "scores-new-all.npz", allow_pickle=False) as scores:
         assert scores["label"].tolist() == list(range(9))
         assert scores["nll"].shape == (9,)

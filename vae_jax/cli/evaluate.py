@@ -16,6 +16,7 @@ from vae_jax.runtime import atomic_files
 if TYPE_CHECKING:
     import numpy as np
 
+    from vae_jax.data import ArrayDataset
     from vae_jax.inference import Params
     from vae_jax.runs import Experiment, OpenedRun
     from vae_jax.runtime import Placement
@@ -157,8 +158,7 @@ def _evaluate_sampled(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
         result = evaluate_and_log(experiment, params, placement, split=split, receive=scores.update)
         figure = None if folder is None else plot_layers(experiment, params, folder, result)
     result = {"workdir": str(directory), "step": step, "prior": options.prior} | result
-    if options.data.name is not None:
-        result["data"] = options.data.name
+    result |= _identify_other_data(options, dataset)
     if figure is not None:
         result["figure"] = str(figure)
     if folder is not None and options.per_example:
@@ -178,7 +178,7 @@ def _evaluate_annealed(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
     annealing = Annealing(num_distributions=ais.distributions, num_chains=ais.chains, start=ais.start)
     settings = AnnealedEvaluation(annealing, ais.examples, ais.simulated)
     folder, start = output_folder(options, run.directory), time.perf_counter()
-    read_examples(run, options)
+    dataset = read_examples(run, options)
     settings_of_file = f"{ais.distributions}-{ais.chains}-{ais.start}-{ais.examples}"
     chunks = folder.path / f"ais-{options.label}-{settings_of_file}.npz"
     with restored_params(run.experiment, run.directory, run.placement, log, changed=run.changed) as (step, params):
@@ -186,7 +186,7 @@ def _evaluate_annealed(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
             run.experiment, params, settings, split=options.chosen_split, placement=run.placement, step=step,
             partial=chunks, report=lambda what, done, total: log(f"AIS: {done} of {total} {what}"),
         )  # fmt: skip
-    result["seconds"] = round(time.perf_counter() - start, 2)
+    result |= _identify_other_data(options, dataset) | {"seconds": round(time.perf_counter() - start, 2)}
     return _store_estimate(run, options, "ais", result, chunks)
 
 
@@ -200,15 +200,22 @@ def _evaluate_gap(run: "OpenedRun", options: Evaluate) -> dict[str, Any]:
     settings = PosteriorOptimization(num_steps=optimized.steps, evaluation_samples=optimized.samples)
     output_folder(options, run.directory)  # refuses one that cannot be written before the computation
     start = time.perf_counter()
-    read_examples(run, options)
+    dataset = read_examples(run, options)
     with restored_params(run.experiment, run.directory, run.placement, log, changed=run.changed) as (step, params):
         result = evaluate_inference_gap(
             run.experiment, params, settings, split=options.chosen_split, placement=run.placement,
             num_examples=optimized.examples,
             report=lambda done, total: log(f"optimized posteriors: {done} of {total} examples"),
         )  # fmt: skip
-    seconds = round(time.perf_counter() - start, 2)
-    return _store_estimate(run, options, "optimized", {"step": step, **result, "seconds": seconds})
+    result |= _identify_other_data(options, dataset) | {"seconds": round(time.perf_counter() - start, 2)}
+    return _store_estimate(run, options, "optimized", {"step": step, **result})
+
+
+def _identify_other_data(options: Evaluate, dataset: "ArrayDataset") -> dict[str, str]:
+    """Return the name of other data and the checksum of their examples; {} for the data of the run."""
+    from vae_jax.data import checksum_of_examples
+
+    return {} if options.data.name is None else {"data": options.data.name, "examples": checksum_of_examples(dataset)}
 
 
 def _store_estimate(

@@ -6,6 +6,7 @@ from .dataset import (
     Arrays as Arrays,
     Dataset as Dataset,
     Summary as Summary,
+    checksum_of_examples as checksum_of_examples,
     describe as describe,
     describe_held_out as describe_held_out,
 )

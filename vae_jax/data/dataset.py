@@ -192,8 +192,8 @@ def describe_held_out(source: "Source") -> dict[str, Any]:
       source: the source.
 
     Returns:
-      A JSON object {split: {"num_examples", "sha256"}} of the splits that the source has. The hash is that of the
-      hashes of all arrays.
+      A JSON object {split: {"num_examples", "sha256"}} of the splits that the source has. The hash is
+      `checksum_of_examples`.
 
     Raises:
       InputError: a split cannot be used.
@@ -203,10 +203,14 @@ def describe_held_out(source: "Source") -> dict[str, Any]:
     for split in ("validation", "test"):
         with contextlib.suppress(NoExamplesError):
             dataset = source.split(split)
-            hashes = {name: fingerprint(array) for name, array in sorted(dataset.arrays.items())}
-            digest = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-            described[split] = {"num_examples": len(dataset), "sha256": digest}
+            described[split] = {"num_examples": len(dataset), "sha256": checksum_of_examples(dataset)}
     return described
+
+
+def checksum_of_examples(dataset: ArrayDataset) -> str:
+    """Return the SHA-256 of the hashes of all arrays of a data set, in hexadecimal digits."""
+    hashes = {name: fingerprint(array) for name, array in sorted(dataset.arrays.items())}
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vae_jax.config import Config, DataConfig, flatten, from_flat, override, validate
+from vae_jax.config import Config, DataConfig, differences, flatten, from_flat, override, validate
 from vae_jax.data import (
     ConfiguredSource,
     Dataset,
@@ -23,6 +23,7 @@ from vae_jax.data import (
 )
 from vae_jax.errors import InputError, VaeJaxError
 from vae_jax.runs.changes import (
+    DATA_SETTINGS,
     changed_data,
     changed_settings,
     check_allowed,
@@ -109,7 +110,8 @@ def open_run(directory: str | os.PathLike | RunDirectory, **settings: Any) -> Op
 
     Args:
       directory: the run's directory.
-      **settings: settings that differ from the stored ones, see `override`, such as evaluation__num_samples.
+      **settings: settings that differ from the stored ones, see `override`, such as evaluation__num_samples. With
+        others that select the examples, such as data__name, the experiment has no checksums of held-out examples.
 
     Raises:
       InputError: the directory contains no run, or one that a script has trained without a config.
@@ -128,8 +130,11 @@ def open_run(directory: str | os.PathLike | RunDirectory, **settings: Any) -> Op
             f"{directory} was trained by a script on a hand-made experiment, which {directory.config.name} cannot "
             "rebuild; call `vae_jax.evaluate_run` and its like in that script"
         )
-    config = override(from_flat(stored.settings), **settings)
+    trained_with = from_flat(stored.settings)
+    config = override(trained_with, **settings)
     experiment = _described(config, stored)
+    if DATA_SETTINGS.intersection(differences(flatten(trained_with), flatten(config))):
+        vars(experiment)["held_out"] = {}  # config.json describes other examples
     mesh = sharding.make_mesh(fsdp=math.gcd(config.mesh.fsdp, jax.device_count()))
     return OpenedRun(experiment, directory, Placement(mesh), frozenset(c["setting"] for c in stored.changes))
 

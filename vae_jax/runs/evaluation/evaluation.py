@@ -238,16 +238,18 @@ def evaluation_protocol(experiment: Experiment) -> dict[str, Any]:
 
     Returns:
       A value for each name in `PROTOCOL`. `training_examples` is the checksum of the training examples x, and
-      `test_examples` that of all arrays of the test examples; None if there are none. `num_samples` is absent if no
+      `test_examples` that of all arrays of the test examples; it is absent if there are none, or if other data are
+      evaluated. `num_samples` is absent if no
       negative log-likelihood is estimated, and 1 if all samples are equal; `class_samples` is absent if it is not
       estimated given each class.
     """
     protocol: dict[str, Any] = {
         "seed": int(experiment.seed),
         "training_examples": experiment.data["arrays"]["x"]["sha256"],
-        "test_examples": experiment.held_out.get("test", {}).get("sha256"),
         "preprocess": experiment.description()["preprocess"],
     }
+    if "test" in experiment.held_out:
+        protocol["test_examples"] = experiment.held_out["test"]["sha256"]
     num_samples, walk = experiment.evaluation.num_samples, memory.trace_walk(experiment)
     amounts = {"num_samples": min(num_samples, 1) if walk.is_certain else num_samples}
     if num_classes(experiment.model) is not None:
