@@ -10,7 +10,8 @@ import pytest
 from commands import FIGURES, check_refusal, read_png, snapshot
 
 from vae_jax.cli import train
-from vae_jax.runs import RunDirectory, callbacks, plots
+from vae_jax.errors import StorageError
+from vae_jax.runs import RunDirectory, callbacks, fit, plots
 from vae_jax.runs.storage.loggers import read_metrics
 from vae_jax.runtime import host
 from vae_jax.training import evaluator
@@ -81,6 +82,40 @@ def test_a_signal_in_the_evaluation_ends_it_and_the_same_command_repeats_it(copi
     assert "elbo" not in stopped.result
     assert not (directory / "evaluation.json").exists()
     assert call(*argv).result["elbo"] == pytest.approx(expected["elbo"], rel=1e-6)
+
+
+@pytest.mark.fault
+def test_a_report_that_was_not_written_is_written_by_the_same_command(copied, call, monkeypatch):
+    directory, argv = copied
+    monkeypatch.setattr(plots, "plot_all", lambda *_: [])
+    changed = [*argv, "--evaluation.num-samples", 6]
+
+    def refuse(directory):
+        raise StorageError(f"cannot write {directory}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vae_jax.report.write_report", refuse)
+        assert call(*changed).code == 5
+    assert json.loads((directory / "evaluation.json").read_text())["num_samples"] == 6
+    assert call(*changed).code == 0
+    assert "K = 6 samples" in (directory / "report.html").read_text()
+
+
+@pytest.mark.fault
+def test_no_results_are_written_if_another_process_has_trained_further(copied, call, monkeypatch):
+    directory, argv = copied
+    before = (directory / "evaluation.json").read_bytes()
+
+    def overtaken(*args, **kwargs):
+        outcome = fit(*args, **kwargs)
+        (directory / "checkpoints" / "40").mkdir()
+        return outcome
+
+    monkeypatch.setattr("vae_jax.runs.fit", overtaken)
+    done = call(*argv, "--evaluation.num-samples", 6)
+    assert (done.code, done.result["status"]) == (0, "not evaluated")
+    assert f"another process has saved step 40 in {directory}, so no results of step 20 are written" in done.err
+    assert (directory / "evaluation.json").read_bytes() == before
 
 
 @pytest.mark.fault

@@ -26,6 +26,8 @@ def test_the_files_of_a_run(tmp_path):
     later = run.evaluation | {"nll": run.evaluation["nll"] + 0.01}  # the model was trained further
     directory.evaluation.write_text(json.dumps(later))
     assert read_contents(directory).scores == {}
+    directory.evaluation.write_text(json.dumps(later | {"step": 10}))
+    assert read_contents(directory).evaluation == {}
 
 
 def test_an_unfinished_run_and_missing_or_damaged_files(tmp_path):

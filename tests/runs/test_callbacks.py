@@ -182,9 +182,10 @@ def test_tensorboard_receives_the_first_step_that_a_resumed_run_writes(small, tm
 
 
 def test_training_further_removes_the_evaluation_and_the_figures(small, tmp_path):
-    paths = [tmp_path / "run" / name for name in ("evaluation.json", "figures/samples-fitted.png")]
+    names = ("figures/samples-fitted.png", "evaluation.json", "report.html")
+    paths = [tmp_path / "run" / name for name in names]
     fit(small(), tmp_path / "run")
-    paths[1].parent.mkdir(exist_ok=True)
+    paths[0].parent.mkdir(exist_ok=True)
     for path in paths:
         path.write_text("{}")
     fit(small(), tmp_path / "run")

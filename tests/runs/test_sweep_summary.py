@@ -61,5 +61,9 @@ def test_a_member_whose_bound_is_not_finite_does_not_affect_the_others(sweep_con
     assert evaluation.read_evaluation(trained[1].directory)["ais"] == [{"nll": 1.5}]
     with pytest.raises(evaluation.Interrupted):
         evaluate_members(trained, stop=lambda: True)
+    (trained[1].directory.checkpoints / "15").mkdir()  # as by another process
+    before = trained[1].directory.evaluation.read_bytes()
+    assert "another process has saved step 15" in evaluate_members(trained)[1]["warnings"][-1]
+    assert trained[1].directory.evaluation.read_bytes() == before
     failed = [member._replace(params=None, failure="step 3") for member in trained]
     assert evaluate_members(failed) == [{"failure": "step 3"}] * 2

@@ -226,11 +226,11 @@ def _store_estimate(
     The file of the chunks of which it consists is removed when it is stored.
     """
     from vae_jax.report import write_report
-    from vae_jax.runs import merge_estimate, read_evaluation
+    from vae_jax.runs import merge_estimate, read_evaluation, write_evaluation
 
     evaluation = read_evaluation(run.directory, result["step"])
     if evaluation is not None and options.data.name is None and options.to is None:
-        atomic_files.write_json(run.directory.evaluation, merge_estimate(evaluation, name, result))
+        write_evaluation(run.directory, merge_estimate(evaluation, name, result))
         if chunks is not None:
             atomic_files.remove(chunks)
         log(f"report: {write_report(run.directory)}")

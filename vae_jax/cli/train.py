@@ -103,7 +103,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
             return result
         log_changed_files(experiment.source)
         result |= _evaluate_result(experiment, directory, placement, outcome, stop, start=start, trained=trained)
-        if sys.stderr is not None and sys.stderr.isatty() and result["status"] != "interrupted":
+        if sys.stderr is not None and sys.stderr.isatty() and "num_examples" in result:
             log(results_table(result, directory))
         return result
 
@@ -149,24 +149,43 @@ def _evaluate_result(
     start: float,
     trained: float,
 ) -> dict[str, Any]:
-    """Plot and evaluate a trained model, or read the evaluation of a run that was finished before."""
+    """Plot, evaluate and report a trained model, or read the evaluation of a run that was finished before.
+
+    Another process may have continued the run since the training has released its lock; then nothing is written.
+    """
     from vae_jax.report import write_report
-    from vae_jax.runs import (
-        Interrupted,
-        evaluation_protocol,
-        further_estimates,
-        plot_layers,
-        plots,
-        read_evaluation,
-        write_scores,
-    )
+    from vae_jax.runs import evaluation_protocol, lock_results, read_evaluation
 
     protocol = evaluation_protocol(experiment)
     read = functools.partial(read_evaluation, directory, outcome.step, protocol)
-    if not outcome.trained_steps and (earlier := multihost.broadcast_from_primary(read)) is not None:
-        log(f"all {outcome.step} steps are finished ({outcome.status}); these are the results")
-        multihost.run_on_primary(lambda: directory.report.exists() or write_report(directory))
-        return earlier
+    with lock_results(directory, outcome.step) as refusal:
+        if refusal:
+            log(refusal)
+            return {"status": "not evaluated"}
+        if not outcome.trained_steps and (earlier := multihost.broadcast_from_primary(read)) is not None:
+            log(f"all {outcome.step} steps are finished ({outcome.status}); these are the results")
+            multihost.run_on_primary(lambda: directory.report.exists() or write_report(directory))
+            return earlier
+        evaluation = _plot_and_evaluate(experiment, directory, placement, outcome, stop)
+        if evaluation is None:
+            log("interrupted during the evaluation, after the training; the same command evaluates again")
+            return {"status": "interrupted"}
+        multihost.run_on_primary(lambda: write_report(directory))
+        log(f"report: {directory.report}")
+    times = {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
+    return times | evaluation
+
+
+def _plot_and_evaluate(
+    experiment: "Experiment",
+    directory: "RunDirectory",
+    placement: "Placement",
+    outcome: "TrainResult",
+    stop: Callable[[], bool],
+) -> dict[str, Any] | None:
+    """Write the figures, the scores and the evaluation of a trained model; None if it is interrupted."""
+    from vae_jax.runs import Interrupted, further_estimates, plot_layers, plots, write_evaluation, write_scores
+
     paths = plots.plot_all(experiment, outcome.params, directory, placement)
     log("plotted: " + ", ".join(str(path) for path in paths))
     scores: dict[str, Any] = {}
@@ -175,16 +194,11 @@ def _evaluate_result(
             experiment, outcome.params, placement, split="test", stop=stop, receive=scores.update
         )
     except Interrupted:
-        log("interrupted during the evaluation, after the training; the same command evaluates again")
-        return {"status": "interrupted"}
+        return None
     plot_layers(experiment, outcome.params, directory, evaluation)
     write_scores(directory.scores("test"), scores, experiment.dataset("test"))
-    kept = further_estimates(directory, outcome.step)
-    atomic_files.write_json(directory.evaluation, {"step": outcome.step, **evaluation, **kept})
-    multihost.run_on_primary(lambda: write_report(directory))
-    log(f"report: {directory.report}")
-    times = {"train_seconds": round(trained, 2), "seconds": round(time.perf_counter() - start, 2)}
-    return times | evaluation
+    write_evaluation(directory, {"step": outcome.step, **evaluation, **further_estimates(directory, outcome.step)})
+    return evaluation
 
 
 def _with_error(result: Mapping[str, Any], name: str, scale: float = 1) -> str:

@@ -27,7 +27,7 @@ class RunContents(NamedTuple):
       directory: their directory.
       stored: its settings and data.
       rows: the rows of metrics.jsonl.
-      evaluation: evaluation.json of the last row; {} if the run is not finished.
+      evaluation: evaluation.json; {} if the run is not finished, or if it is that of another step than the last row.
       scores: {name: [N]}, the scores of the test examples of that evaluation; {} if they are unknown.
       environment: environment.json; {} without one.
       figures: the paths of the figures.
@@ -95,7 +95,7 @@ def read_contents(directory: str | os.PathLike | RunDirectory) -> RunContents:
             "creates one"
         )
     rows = read_metrics(directory.metrics) if directory.metrics.exists() else []
-    evaluation = read_evaluation(directory) or {}
+    evaluation = read_evaluation(directory, rows[-1]["step"] if rows else None) or {}
     figures = sorted(directory.figures.glob("*.png"))
     return RunContents(
         directory,

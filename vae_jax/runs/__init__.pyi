@@ -23,6 +23,7 @@ from .evaluation.scores import (
     read_scores as read_scores,
     write_scores as write_scores,
 )
+from .evaluation.written_results import lock_results as lock_results, write_evaluation as write_evaluation
 from .experiment.experiment import (
     Experiment as Experiment,
     at_numbers as at_numbers,

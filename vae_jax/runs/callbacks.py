@@ -279,9 +279,10 @@ class CheckpointSaver(Callback):
         self._count, self._since, self._rows = run.num_rows, run.first_step, []
 
     def on_ready(self, run: TrainingRun) -> None:
-        """Remove the evaluation and the figures of earlier weights."""
+        """Remove the evaluation, the report and the figures of earlier weights."""
         if not run.is_last and run.stop_reason != "stopped early":
             atomic_files.remove(run.directory.evaluation)
+            atomic_files.remove(run.directory.report)
             folder = run.directory.figures
             for name in multihost.broadcast_from_primary(lambda: sorted(path.name for path in folder.glob("*.png"))):
                 atomic_files.remove(folder / name)

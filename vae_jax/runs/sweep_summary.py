@@ -9,9 +9,9 @@ from vae_jax.errors import NotFiniteError
 from vae_jax.runs.evaluation import evaluation
 from vae_jax.runs.evaluation.further_estimates import further_estimates
 from vae_jax.runs.evaluation.scores import write_scores
+from vae_jax.runs.evaluation.written_results import lock_results, write_evaluation
 from vae_jax.runs.members import Member
 from vae_jax.runs.sweep import Trained
-from vae_jax.runtime import atomic_files
 
 SUMMARY_METRICS = (
     "elbo", "reconstruction", "kl", "nll", "nll_unlabelled", "bits_per_dim", "squared_error", "active_units",
@@ -26,6 +26,8 @@ def evaluate_members(
 ) -> list[dict[str, Any]]:
     """Evaluate each member, and write its evaluation.json and scores-SPLIT.npz.
 
+    The files of a member that another process has trained further are not written; its `warnings` state it.
+
     Members with equal models and evaluation settings share the compiled programs.
 
     Args:
@@ -38,6 +40,7 @@ def evaluate_members(
 
     Raises:
       Interrupted: `stop()` returned True before the last example.
+      LockedError: another process trains one of the members.
     """
     results = []
     for experiment, directory, params, failure in trained:
@@ -46,15 +49,18 @@ def evaluate_members(
             continue
         if stop():
             raise evaluation.Interrupted
-        scores: dict[str, np.ndarray] = {}
-        try:
-            result = evaluation.evaluate_run(experiment, params, split=split, stop=stop, receive=scores.update)
-        except NotFiniteError as error:  # the bound can overflow although the parameters are finite
-            results.append({"failure": f"{directory}: {error}"})
-            continue
-        write_scores(directory.scores(split), scores, experiment.dataset(split))
-        step = experiment.training.steps
-        atomic_files.write_json(directory.evaluation, {"step": step, **result, **further_estimates(directory, step)})
+        scores, step = dict[str, np.ndarray](), experiment.training.steps
+        with lock_results(directory, step) as refusal:
+            try:
+                result = evaluation.evaluate_run(experiment, params, split=split, stop=stop, receive=scores.update)
+            except NotFiniteError as error:  # the bound can overflow although the parameters are finite
+                results.append({"failure": f"{directory}: {error}"})
+                continue
+            if refusal:
+                result["warnings"].append(refusal)
+            else:
+                write_scores(directory.scores(split), scores, experiment.dataset(split))
+                write_evaluation(directory, {"step": step, **result, **further_estimates(directory, step)})
         results.append(result)
     return results
 
