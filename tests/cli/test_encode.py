@@ -5,16 +5,25 @@ import pytest
 from inputs import random_images, save_image
 
 from vae_jax.data import load_labels
+from vae_jax.runs import encode_examples
 
 
-def test_encode_writes_mean_and_scale_of_every_example_and_its_label(copied, call, data_dir):
+def test_encode_writes_mean_and_scale_of_every_example_and_its_label(copied, call, data_dir, monkeypatch):
     directory, _ = copied
+    encoded = []
+
+    def record(*args, **options):
+        encoded.append(encode_examples(*args, **options))
+        return encoded[-1]
+
+    monkeypatch.setattr("vae_jax.runs.encode_examples", record)
     result = call("encode", directory, "--split", "validation").result
     with np.load(result["codes"], allow_pickle=False) as codes:
         assert set(codes) == {"mean", "scale", "label", "index"}
         assert codes["mean"].shape == codes["scale"].shape == (result["num_examples"], 2) == (144, 2)
         assert (codes["scale"] > 0).all()
         assert np.isfinite(codes["mean"]).all()
+        assert encoded[0].keys() == {"mean", "scale"}  # no copy of the images
         np.testing.assert_array_equal(codes["label"], load_labels("digits", "validation", data_dir=data_dir))
 
 

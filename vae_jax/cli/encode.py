@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     experiment, _, placement, changed = run
     dataset, key = read_examples(run, options), experiment.evaluation_key(options.chosen_split)
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
-        codes = encode_examples(experiment, params, key, dataset.arrays, placement)
+        codes = encode_examples(experiment, params, key, dataset.arrays, placement, with_seen=False)
     path = folder.path / f"codes-{options.label}.npz"
     is_integer = np.issubdtype(codes["mean"].dtype, np.integer)
     found = {"codes": codes["mean"]} if is_integer else {"mean": codes["mean"], "scale": codes["scale"]}
