@@ -237,12 +237,17 @@ def test_test_examples_that_changed_are_refused_although_the_training_examples_a
 
 def test_notes_about_the_data_are_reported_and_a_source_is_read_once(small, tmp_path):
     path, lines, sources = tmp_path / "x.npz", [], {}
-    np.savez(path, x=np.random.default_rng(0).integers(0, 256, (60, 6, 5), dtype=np.uint8), more=np.zeros(3))
-    config = small(data__name=str(path))
+    x = np.random.default_rng(0).integers(0, 256, (60, 6, 5), dtype=np.uint8)
+    np.savez(path, x=x, y=np.arange(60) % 3, more=np.zeros(3))
+    config = small(data__name=str(path), model="m2", model__num_classes=3, data__labelled=6)
     first, _ = prepare_experiment(config, tmp_path / "run", log=lines.append, sources=sources)
     path.unlink()
     second, _ = prepare_experiment(override(config, seed=1), tmp_path / "other", log=lines.append, sources=sources)
     assert first.source is second.source
+    drawn = override(config, data__labelled_draw=1)
+    third, _ = prepare_experiment(drawn, tmp_path / "drawn", log=lines.append, sources=sources)
+    assert first.source is third.source
+    assert (third.labelled.draw, third.config.data.labelled_draw) == (1, 1)
     assert lines == [f"data.name={str(path)!r}: 1 other array(s) left out: more.npy"]
 
 

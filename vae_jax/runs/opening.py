@@ -165,8 +165,8 @@ def prepare_experiment(
       directory: the run's directory; it may be absent, or contain a run that is to be resumed.
       allow_change: settings that may differ from those of the stored run.
       log: called with a line before work that may take minutes, and with notes about the data.
-      sources: the sources of earlier calls, which are read once for all runs with the same section `data`; this call
-        adds a source that is missing. None opens it for this call only.
+      sources: the sources of earlier calls, which are read once for all runs with the same section `data`, apart
+        from the choice of labelled examples; this call adds a source that is missing. None opens it for this call only.
 
     Raises:
       InputError: a setting or the data is invalid, or differs from the stored run without being in `allow_change`.
@@ -188,8 +188,9 @@ def prepare_experiment(
         check_allowed(allow_change, flatten(config), {})
         log(f"--allow-change {' '.join(allow_change)} has no effect, because {directory} contains no step of a run")
     sources = {} if sources is None else sources
-    is_new = config.data not in sources
-    source = sources.setdefault(config.data, open_source(config.data, log=log))
+    read = dataclasses.replace(config.data, labelled=0, labelled_draw=0)  # they select labels of the same examples
+    is_new = read not in sources
+    source = sources.setdefault(read, open_source(read, log=log))
     experiment = build_experiment(config, source=source)
     if is_new and is_streamed(experiment):
         data = experiment.training_data
