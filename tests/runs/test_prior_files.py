@@ -11,10 +11,11 @@ import pytest
 from known_codes import known_experiment
 
 from vae_jax.config import choice
-from vae_jax.errors import CheckpointError, InputError
+from vae_jax.errors import CheckpointError, InputError, LockedError
 from vae_jax.runs import FittedPrior, RunDirectory, read_fitted_prior, write_fitted_prior
 from vae_jax.runs.generation.fitted_prior import fitted_module
 from vae_jax.runs.storage.checksums import combined_checksum
+from vae_jax.runtime import lock
 
 EXPERIMENT, PARAMS = known_experiment(np.arange(20.0).reshape(10, 2))
 
@@ -44,22 +45,37 @@ def test_a_round_trip_has_the_same_bits_and_another_fit_replaces_the_first(run):
     first, found = unfitted(layers=2, hidden=(4,)), read(run)
     assert (found.prior, found.module, found.summary) == (first.prior, first.module, first.summary)
     jax.tree.map(np.testing.assert_array_equal, found.params, first.params)
-    assert len(list(run.fitted_prior.iterdir())) == 2
+    files = {"lock", "prior.json"}
+    assert len({path.name for path in run.fitted_prior.iterdir()} - files) == 1
     run.figures.mkdir()
-    kept = [run.path / "samples.npy", run.figures / "samples.png"]
-    shown = ["samples-fitted.npy", "scores-test-fitted.npz", "figures/samples-fitted.png", "figures/a-fitted-0.5.png"]
-    for path in (*kept, *(run.path / name for name in shown)):
+    names = ["samples.npy", "figures/samples.png", "codes-my-fitted-shoes-all.npz", "scores-my-fitted-shoes-all.npz",
+             "figures/reconstructions-fitted-shoes-all.png"]  # fmt: skip
+    kept = [run.path / name for name in names]
+    shown = ["samples-fitted.npy", "labels-fitted-temperature-0.5.npy", "scores-test-fitted.npz",
+             "scores-my-fitted-shoes-all-fitted-K5.npz", "figures/samples-fitted.png", "figures/pairs-fitted-1.png",
+             "figures/layers-test-fitted.png"]  # fmt: skip
+    replaced = [run.path / name for name in shown]
+    for path in (*kept, *replaced):
         path.touch()
     second = unfitted("mixture", components=3, seed=1)
     write_fitted_prior(run, second, PARAMS, step=20)
     found = read(run)
     assert found.prior == second.prior
-    assert set(run.path.rglob("samples*")) == {*kept}
-    assert not list(run.path.rglob("*fitted*.*g")) + list(run.path.rglob("*-fitted.npz"))
+    assert all(path.exists() for path in kept)
+    assert not any(path.exists() for path in replaced)
     jax.tree.map(np.testing.assert_array_equal, found.params, second.params)
-    assert len(list(run.fitted_prior.iterdir())) == 2
+    assert len({path.name for path in run.fitted_prior.iterdir()} - files) == 1
     write_fitted_prior(run, unfitted("standard-normal"), PARAMS, step=20)
     assert read(run).params.keys() == {"loc", "scale_tril"}
+
+
+@pytest.mark.fault
+def test_two_writes_at_once_result_in_a_usable_prior(run):
+    with lock.run_lock(run.path):  # of a training, which does not block it
+        write_fitted_prior(run, unfitted("mixture", components=3), PARAMS, step=20)
+    with lock.run_lock(run.fitted_prior), pytest.raises(LockedError, match="fitted_prior is in use by process"):
+        write_fitted_prior(run, unfitted(layers=2, hidden=(4,)), PARAMS, step=20)
+    assert read(run).prior.name == "mixture"
 
 
 def test_a_write_that_fails_leaves_the_earlier_fit(run, monkeypatch):

@@ -5,8 +5,10 @@ the checksum of a `.npz` file with the arrays. It is replaced after that file is
 the old density or the new one.
 """
 
+import contextlib
 import hashlib
 import io
+import re
 import zipfile
 from typing import Any
 
@@ -27,10 +29,15 @@ from vae_jax.runs.generation.fitted_prior import (
 )
 from vae_jax.runs.storage import checksums
 from vae_jax.runs.storage.directory import RunDirectory
-from vae_jax.runtime import atomic_files, multihost
+from vae_jax.runtime import atomic_files, lock, multihost
 
 FORMAT = 1
 _DESCRIPTION = "prior.json"
+_SAMPLED = "samples|samples_by_class|marginals|pairs|mean_variance|zero_fractions"  # figures of `sample`
+_RESULT = re.compile(
+    r"(samples|labels|conditions)-fitted(-.*)?\.npy|scores-.*-fitted(-K\d+)?\.npz"
+    rf"|figures/(({_SAMPLED})-fitted(-.*)?|layers-.*-fitted)\.png"
+)
 
 
 def write_fitted_prior(directory: RunDirectory, fitted: FittedPrior, params: Params, *, step: int) -> None:
@@ -44,7 +51,14 @@ def write_fitted_prior(directory: RunDirectory, fitted: FittedPrior, params: Par
 
     Raises:
       StorageError: the file system refuses a write.
+      LockedError: another process writes a fitted prior of the run; a training of the run does not matter.
     """
+    with contextlib.ExitStack() as stack:
+        multihost.run_on_primary(lambda: stack.enter_context(lock.run_lock(directory.fitted_prior)))
+        _write(directory, fitted, params, step)
+
+
+def _write(directory: RunDirectory, fitted: FittedPrior, params: Params, step: int) -> None:
     folder, buffer = directory.fitted_prior, io.BytesIO()
     np.savez(buffer, allow_pickle=False, **dict(checksums.named_leaves(fitted.params)))
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
@@ -64,9 +78,10 @@ def write_fitted_prior(directory: RunDirectory, fitted: FittedPrior, params: Par
 
 
 def _results_of(directory: RunDirectory) -> list[str]:
-    """Return the files that show the fitted prior of a run: figures, samples and scores, relative to its directory."""
+    """Return the files that `sample` and `evaluate` write with a fitted prior, relative to the run's directory."""
     found = [*directory.figures.glob("*-fitted*.png"), *directory.path.glob("*-fitted*.np[yz]")]
-    return sorted(str(path.relative_to(directory.path)) for path in found)
+    names = (str(path.relative_to(directory.path)) for path in found)
+    return sorted(name for name in names if _RESULT.fullmatch(name))
 
 
 def read_fitted_prior(directory: RunDirectory, experiment: Experiment, params: Params, *, step: int) -> FittedPrior:
