@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-from vae_jax.bench import plan
 from vae_jax.config import PRESETS, override
 from vae_jax.data import from_arrays
 from vae_jax.runs import build_experiment
-from vae_jax.runs.experiment.programs import compile_program
 from vae_jax.runtime import Placement, sharding
 
 SMALL = {
@@ -40,8 +38,4 @@ def make_experiment():
 def static_count(request, monkeypatch):
     """Whether programs are compiled for a fixed number of steps, as they are for GPUs."""
     monkeypatch.setattr(sharding, "needs_static_step_count", lambda mesh: request.param)
-    compile_program.cache_clear()
-    plan.step_costs.cache_clear()
-    yield request.param
-    compile_program.cache_clear()
-    plan.step_costs.cache_clear()
+    return request.param

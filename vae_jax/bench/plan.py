@@ -1,7 +1,6 @@
 """Cost of a training before it runs: work, memory and a lower bound on step time, from shapes alone."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from vae_jax.errors import InputError
 from vae_jax.runs import (
     Experiment,
     build_experiment,
+    cache_on_experiment,
     compile_program,
     data_shapes,
     is_streamed,
@@ -55,7 +55,7 @@ def trace_program(experiment: Experiment, placement: Placement) -> Any:
     return program.trace(state, data, experiment.training.log_every)
 
 
-@functools.lru_cache(maxsize=4)  # Each row of a benchmark needs the costs of the baseline.
+@cache_on_experiment  # Each row of a benchmark needs the costs of the baseline.
 def step_costs(experiment: Experiment, placement: Placement) -> Costs:
     """Return the costs of one training step, from the trace of its program."""
     state = state_shapes(experiment, placement)

@@ -36,6 +36,7 @@ from .experiment.labels import (
     spread_classes as spread_classes,
 )
 from .experiment.memory import reduction_note as reduction_note
+from .experiment.program_cache import cache_on_experiment as cache_on_experiment
 from .experiment.programs import (
     build_program as build_program,
     build_step as build_step,

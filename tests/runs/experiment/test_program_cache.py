@@ -1,10 +1,14 @@
 """The cache of compiled programs: equal parts, parts without a hash, and a bounded size."""
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
+from hand_made import hand_made
 
-from vae_jax.runs.experiment import program_cache
+from vae_jax.runs import compile_program, place_initial_state
+from vae_jax.runs.experiment import memory, program_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,3 +67,29 @@ def test_the_oldest_program_is_released():
         build(number)
     build(0)
     assert len(built) == program_cache.MAX_PROGRAMS + 2
+
+
+def test_results_are_stored_with_the_experiment():
+    built = []
+
+    @program_cache.cache_on_experiment
+    def build(experiment, size=1, *, donate=True):
+        built.append((size, donate))
+        return object()
+
+    first, second = hand_made(), hand_made()
+    assert build(first, 2) is build(first, 2)
+    assert build(first, 2) is not build(second, 2)
+    assert build(first, 2, donate=False) is not build(first, 2)
+    assert built == [(2, True), (2, True), (2, False)]
+
+
+def test_an_experiment_and_its_data_are_freed_with_its_programs(one_device):
+    experiment = hand_made()
+    memory.trace_walk(experiment)
+    data = experiment.training_data.read_all()
+    compile_program(experiment, one_device)(place_initial_state(experiment, one_device), data, 1)
+    held = weakref.ref(experiment), weakref.ref(experiment.training_data)
+    del experiment
+    gc.collect()
+    assert [reference() for reference in held] == [None, None]

@@ -1,7 +1,6 @@
 """The sizes of batches and chunks with which an evaluation fits in the free memory, from shapes alone."""
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from jax import Array
 from vae_jax.errors import InputError
 from vae_jax.inference import bound_parts, sample_terms
 from vae_jax.runs.experiment.experiment import Experiment
+from vae_jax.runs.experiment.program_cache import cache_on_experiment
 from vae_jax.runtime import Placement, defaults, host, multihost
 from vae_jax.training import TrainState
 
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
     chunk: int
 
 
-@functools.lru_cache(maxsize=16)
+@cache_on_experiment
 def trace_walk(experiment: Experiment) -> Walk:
     """Return what a trace of the model shows; nothing is computed.
 

@@ -1,10 +1,11 @@
-"""A cache of compiled programs that experiments with equal parts share, such as the members of a sweep."""
+"""Caches of programs: those that experiments with equal parts share, and those that belong to one experiment."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 MAX_PROGRAMS = 32  # of each function; the oldest is released
 
 
@@ -48,3 +49,27 @@ def cache_programs(build: Callable[..., T]) -> Callable[..., T]:
         return cached(*map(_Part, values))
 
     return look_up
+
+
+def cache_on_experiment(build: F) -> F:
+    """Return a function that calls `build` once for an experiment and equal other arguments.
+
+    The results are stored with the experiment, so that they and its data are freed when nothing else refers to it.
+
+    Args:
+      build: a function whose first argument is an experiment; the others have a hash.
+
+    Returns:
+      The function with a cache.
+    """
+    name = f"results of {build.__module__}.{build.__qualname__}"
+
+    @functools.wraps(build)
+    def look_up(experiment: Any, *args: Any, **options: Any) -> Any:
+        results = vars(experiment).setdefault(name, {})
+        key = args, tuple(sorted(options.items()))
+        if key not in results:
+            results[key] = build(experiment, *args, **options)
+        return results[key]
+
+    return cast(F, look_up)

@@ -17,6 +17,7 @@ from vae_jax.data import Records
 from vae_jax.inference import Metrics
 from vae_jax.runs.experiment.experiment import Experiment, max_skips, with_data_of
 from vae_jax.runs.experiment.labels import num_classes
+from vae_jax.runs.experiment.program_cache import cache_on_experiment
 from vae_jax.runtime import Placement, defaults
 from vae_jax.training import Loss, Step, TrainState, make_train_step, train_steps
 
@@ -168,7 +169,7 @@ def seconds_of_step(experiment: Experiment) -> float:
     return GPU_LATENCY + operations / GPU_OPERATIONS_PER_SECOND
 
 
-@functools.lru_cache(maxsize=4)  # so that a program that `vae_jax.bench` has traced is not traced again
+@cache_on_experiment  # so that a program that `vae_jax.bench` has traced is not traced again
 def compile_program(
     experiment: Experiment, placement: Placement, program: Program | None = None, *, donate: bool = True
 ) -> Program:
@@ -186,8 +187,13 @@ def compile_program(
     replicated, static = placement.replicated, has_fixed_count(experiment, placement)
     state = placement.state(experiment.abstract_state)
     _, data = _data_layout(experiment, placement)
+    run = program or build_program(experiment, placement, placement.place_batch)
+
+    def train_steps(state: TrainState, data: Data, num_steps: Array | int) -> tuple[TrainState, Metrics]:
+        return run(state, data, num_steps)
+
     return jax.jit(
-        program or build_program(experiment, placement, placement.place_batch),
+        train_steps,  # not a partial: JAX keeps its signature, and with that the experiment in its keywords
         static_argnums=2 if static else (),
         donate_argnums=0 if donate else (),
         in_shardings=(state, data, *(() if static else (replicated,))),
