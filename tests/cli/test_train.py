@@ -40,7 +40,8 @@ def test_the_same_command_again_prints_the_same_results(trained, call, monkeypat
     directory, argv, out, _ = trained
     before = snapshot(directory)
     monkeypatch.setattr(host, "free_memory", lambda devices=1: 0)  # an evaluation would not fit
-    again = call(*argv)
+    again = call(*argv, "--profile", directory.parent / "trace")
+    assert any("--profile=" in line and "no step is left to trace" in line for line in again.err)
     assert any("do not fit in the free memory; the evaluation uses 1 and 1, with" in line for line in again.err)
     assert "all 20 steps are finished" in again.err[-1]
     first = json.loads(out.splitlines()[-1])

@@ -101,6 +101,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
             saved = "saved" if outcome.step else "nothing to save yet"
             log(f"interrupted at step {outcome.step} of {config.train.steps}, {saved}; the same command resumes")
             return result
+        if profile is not None and not outcome.trained_steps:
+            log(f"--profile={profile} has no effect, because no step is left to trace")
         log_changed_files(experiment.source)
         result |= _evaluate_result(experiment, directory, placement, outcome, stop, start=start, trained=trained)
         if sys.stderr is not None and sys.stderr.isatty() and "num_examples" in result:
