@@ -52,6 +52,20 @@ def test_a_change_needs_permission_and_names_the_setting(small, tmp_path):
     ]
 
 
+def test_a_sweep_has_no_option_to_allow_a_change(small, tmp_path):
+    config = small()
+    stored = StoredRun(to_json_types(flatten(config)), True, DATA, [])
+    new = flatten(override(config, train__batch_size=8))
+    with pytest.raises(InputError) as caught:
+        changed_settings(stored, new, RunDirectory(tmp_path), None, same_state=lambda: True)
+    assert str(caught.value) == (
+        f"train.batch_size=8 differs from 16 in {tmp_path}; choose another --workdir, or the values of the stored run"
+    )
+    other = {"kind": "images", "num_examples": 9}
+    with pytest.raises(InputError, match=r"choose another --workdir$"):
+        changed_data({**other, "num_examples": 8}, other, new, RunDirectory(tmp_path), None)
+
+
 def test_permission_for_a_choice_includes_its_settings_and_the_message_names_the_choice(small, tmp_path):
     config = small(optimizer="adamw", optimizer__weight_decay=0.1, optimizer__b1=0.8)
     other = override(config, optimizer="lion", optimizer__b1=0.7)

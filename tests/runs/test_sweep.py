@@ -307,5 +307,5 @@ def test_a_sweep_of_hand_made_experiments_that_cannot_share_a_program_is_refused
     with pytest.raises(InputError, match="contains a value twice"):
         fit_sweep(hand_made, tmp_path, {"seed": [1, 1]})
     fit_sweep(hand_made, tmp_path, {"seed": [0]})
-    with pytest.raises(InputError, match=r"^num_samples=3 differs from 2 in "):
+    with pytest.raises(InputError, match=r"^num_samples=3 differs from 2 in .*; choose another directory, or the"):
         fit_sweep(lambda seed: hand_made(seed, num_samples=3), tmp_path, {"seed": [0]})

@@ -76,7 +76,7 @@ def changed_settings(
     stored: StoredRun,
     settings: Mapping[str, Any],
     directory: RunDirectory,
-    allow_change: Sequence[str],
+    allow_change: Sequence[str] | None,
     *,
     same_state: Callable[[], bool] = lambda: False,
     ignore: Collection[str] = (),
@@ -90,7 +90,7 @@ def changed_settings(
       stored: the stored run.
       settings: the flat settings of this start.
       directory: the run's directory, for errors.
-      allow_change: settings that may differ.
+      allow_change: settings that may differ; None if there is no option to allow a change, as in a sweep.
       same_state: returns whether the training states of both have the same arrays, so that a change could be allowed.
       ignore: settings that are not compared.
 
@@ -100,10 +100,10 @@ def changed_settings(
     Raises:
       InputError: another setting differs, or `allow_change` contains an unknown setting.
     """
-    before, given = stored.settings, to_json_types(dict(settings))
-    check_allowed(allow_change, given, before)
+    before, given, listed = stored.settings, to_json_types(dict(settings)), allow_change or ()
+    check_allowed(listed, given, before)
     # A choice and its settings change together, so allowing the choice allows them.
-    allowed = {path for path in {*before, *given} if path in allow_change or path.partition(".")[0] in allow_change}
+    allowed = {path for path in {*before, *given} if path in listed or path.partition(".")[0] in listed}
     changed = differences(before, given, ignore=resumable_settings().union(ignore))
     if _spans_steps(given):
         changed += ["train.steps"] if before.get("train.steps") != given["train.steps"] else []
@@ -112,6 +112,9 @@ def changed_settings(
         conflicts = ", ".join(
             f"{path}={given.get(path)} differs from {before.get(path)} in {directory}" for path in refused
         )
+        if allow_change is None:
+            place = "--workdir" if stored.has_config else "directory"
+            raise InputError(f"{conflicts}; choose another {place}, or the values of the stored run")
         if not stored.has_config:
             raise InputError(f"{conflicts}; choose another directory, or allow the change with allow_change={refused}")
         option = f", or allow the change with --allow-change {' '.join(refused)}" if same_state() else ""
@@ -137,7 +140,7 @@ def changed_data(
     given: Mapping[str, Any],
     settings: Mapping[str, Any],
     directory: RunDirectory,
-    allow_change: Sequence[str],
+    allow_change: Sequence[str] | None,
     *,
     stored_settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
@@ -148,7 +151,7 @@ def changed_data(
       given: that of the examples of this start.
       settings: the flat settings of this start.
       directory: the run's directory, for errors.
-      allow_change: settings that may differ.
+      allow_change: as for `changed_settings`.
       stored_settings: the flat settings of the run, for the error.
 
     Returns:
@@ -160,13 +163,14 @@ def changed_data(
     old, new = flatten_mapping(stored), flatten_mapping(given)
     changed = data_differences(stored, given)
     reshaped = any(not field.endswith(("sha256", "num_examples")) for field in changed)
-    if reshaped or (changed and not _data_settings(settings).intersection(allow_change)):
+    if reshaped or (changed and not _data_settings(settings).intersection(allow_change or ())):
+        fixed = reshaped or allow_change is None
         if "data.name" not in settings:
-            option = "" if reshaped else ", or allow the change with allow_change=['data']"
+            option = "" if fixed else ", or allow the change with allow_change=['data']"
             raise InputError(f"{directory} was trained on other examples than these; choose another directory{option}")
         problem, path = _why_data_differ(stored_settings, to_json_types(dict(settings)), directory)
         problem = problem or data_changed_message(settings["data.name"], directory, stored, given)
-        option = "" if reshaped else f", or allow the change with --allow-change {path}"
+        option = "" if fixed else f", or allow the change with --allow-change {path}"
         raise InputError(f"{problem}; choose another --workdir{option}")
     return [dict(zip(CHANGE_FIELDS, (field, old.get(field), new.get(field)), strict=True)) for field in changed]
 

@@ -152,7 +152,7 @@ def prepare_experiment(
     config: Config,
     directory: str | os.PathLike | RunDirectory,
     *,
-    allow_change: Sequence[str] = (),
+    allow_change: Sequence[str] | None = (),
     log: Log = _silent,
     sources: dict[DataConfig, Source] | None = None,
 ) -> tuple[Experiment, Placement]:
@@ -163,7 +163,7 @@ def prepare_experiment(
     Args:
       config: the settings.
       directory: the run's directory; it may be absent, or contain a run that is to be resumed.
-      allow_change: settings that may differ from those of the stored run.
+      allow_change: settings that may differ from those of the stored run; None if the caller has no option for it.
       log: called with a line before work that may take minutes, and with notes about the data.
       sources: the sources of earlier calls, which are read once for all runs with the same section `data`, apart
         from the choice of labelled examples; this call adds a source that is missing. None opens it for this call only.
@@ -237,7 +237,7 @@ def _same_state(stored: StoredRun, config: Config | None) -> bool:
 
 
 def check_experiment(
-    experiment: Experiment, directory: RunDirectory, placement: Placement, *, allow_change: Sequence[str] = ()
+    experiment: Experiment, directory: RunDirectory, placement: Placement, *, allow_change: Sequence[str] | None = ()
 ) -> list[dict[str, Any]]:
     """Check that an experiment can be trained on some devices, in a directory that may contain its run; write nothing.
 
@@ -245,7 +245,7 @@ def check_experiment(
       experiment: what is trained.
       directory: the run's directory.
       placement: the devices.
-      allow_change: settings that may differ from those of the stored run.
+      allow_change: as for `prepare_experiment`.
 
     Returns:
       The changes of earlier starts and of this one: dictionaries with "setting", "from" and "to", and with "step" if an

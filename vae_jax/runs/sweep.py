@@ -103,12 +103,12 @@ def prepare_members(
     sources = {} if sources is None else sources
     for member in group:
         place = RunDirectory(directory).member(member.name)
-        experiment, placement = prepare_experiment(member.config, place, log=log, sources=sources)
+        experiment, placement = prepare_experiment(member.config, place, allow_change=None, log=log, sources=sources)
         if members:
             experiment = with_data_of(experiment, members[0].experiment)
         assert experiment.config is not None, "it is built from a config"
         numbers = {path: value for path, value in flatten(experiment.config).items() if path in names}
-        changes = check_experiment(experiment, place, placement)
+        changes = check_experiment(experiment, place, placement, allow_change=None)
         members.append(MemberRun(experiment, place, placement, numbers, changes))
     require_in_memory(members[0].experiment, "a sweep")
     return members
@@ -185,7 +185,7 @@ def fit_sweep(
             if getattr(experiment.preprocess, "in_memory", False) and experiment.seed != members[0].experiment.seed:
                 raise InputError("the seed decides what the preprocessing stores, so it cannot be varied; fix the seed")
             experiment = with_data_of(experiment, members[0].experiment)
-        changes = check_experiment(experiment, place, one_device)
+        changes = check_experiment(experiment, place, one_device, allow_change=None)
         members.append(MemberRun(experiment, place, Placement(), point, changes))
     require_in_memory(members[0].experiment, "a sweep")
     return fit_members(members, lambda numbers: make(**numbers), stop=stop)
