@@ -260,7 +260,7 @@ def check_experiment(
     _check_batch_size(experiment, placement)
     _refuse_directory_of_images(experiment, directory)
     stored, settings = read_stored_run(directory), experiment.description()
-    check_allowed(allow_change, settings, stored.settings if stored else {})
+    check_allowed(allow_change or (), settings, stored.settings if stored else {})
     refuse_lost_checkpoints(stored, directory)
     changes = list(stored.changes) if stored and has_steps(directory) else []
     if stored and has_steps(directory):

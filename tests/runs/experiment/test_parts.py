@@ -1,17 +1,13 @@
 """The parts of an experiment that is made by hand are refused in one line when it is made."""
 
 import dataclasses
-import json
-from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hand_made import TRAINING, hand_made
 
 from vae_jax.config import EvaluationConfig, choice
 from vae_jax.errors import InputError
-from vae_jax.runs.experiment.parts import described_settings
 
 
 def refusal(**parts):
@@ -69,29 +65,3 @@ def test_another_kind_of_part_is_refused_with_what_to_use(parts, message):
 
 def test_registered_objectives_and_preprocessings_are_accepted():
     hand_made(objective=choice("objective", "elbo"), preprocess=choice("preprocess", "identity"))
-
-
-def test_numbers_of_numpy_and_jax_are_stored_as_numbers():
-    given = {"rate": np.float32(0.5), "width": np.int64(3), "beta": jnp.asarray(2.0), "sides": (8, np.int32(4)),
-             "options": {"tied": np.True_, "name": None}}  # fmt: skip
-    stored = hand_made(settings=given).description()
-    found = {name.removeprefix("settings."): v for name, v in stored.items() if name.startswith("settings.")}
-    assert found == {"rate": 0.5, "width": 3, "beta": 2.0, "sides": [8, 4], "options": {"tied": True, "name": None}}
-    assert json.loads(json.dumps(found)) == found
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (float("nan"), "settings.a=nan must be finite"),
-        (np.float32("inf"), "settings.a=inf must be finite"),
-        ({"b": [1.0, float("nan")]}, "settings.a.b=nan must be finite"),
-        (Path("data"), f"settings.a={Path('data')!r} must be None, a text, a number, or a list or dictionary of these; "
-         "convert it, for example with str(...)"),
-    ],
-)  # fmt: skip
-def test_a_setting_that_cannot_be_stored_is_refused_by_name(value, message):
-    with pytest.raises(InputError) as caught:
-        described_settings({"a": value})
-    assert str(caught.value) == message

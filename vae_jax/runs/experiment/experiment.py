@@ -38,9 +38,9 @@ from vae_jax.distributions import Batch, Variables
 from vae_jax.errors import InputError
 from vae_jax.inference import Estimator, Metrics, Objective, ObjectiveConfig, Pair, Params, pathwise, sample_terms
 from vae_jax.models import LikelihoodConfig, build_model, with_output_bias
-from vae_jax.runs.experiment.descriptions import describe_part
+from vae_jax.runs.experiment.descriptions import describe_part, described_settings
 from vae_jax.runs.experiment.labels import check_conditions, labelled_examples, labelled_rows
-from vae_jax.runs.experiment.parts import check_kind, check_parts, described_settings
+from vae_jax.runs.experiment.parts import check_kind, check_parts
 from vae_jax.training import (
     Loss,
     TrainState,

@@ -1,10 +1,7 @@
 """Checks of the parts of an experiment: those that are given by hand, and those of a config for a kind of data."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from vae_jax.config import Config, Rule, check_value, require, validate_section
 from vae_jax.errors import InputError
@@ -51,39 +48,6 @@ def _require_part(condition: bool, name: str, part: Any, allowed: str) -> None:
     """Raise InputError unless the condition holds; a text is shown, and of another object its type."""
     shown = repr(part) if isinstance(part, str) else type(part).__name__
     require(condition, name, shown, allowed)
-
-
-def described_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an experiment that is made by hand as config.json stores them.
-
-    Args:
-      settings: {name: value}. A value is None, a text, a number, a bool, or a list, tuple or dictionary of these.
-        Arrays and NumPy numbers of a single value are converted.
-
-    Returns:
-      {"settings.NAME": value}.
-
-    Raises:
-      InputError: a value has another type, or a number is not finite.
-    """
-    return {f"settings.{name}": _stored(f"settings.{name}", value) for name, value in settings.items()}
-
-
-def _stored(path: str, value: Any) -> Any:
-    """Return a value as JSON stores it; raise InputError if it cannot."""
-    if isinstance(value, Mapping):
-        return {str(name): _stored(f"{path}.{name}", entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_stored(path, entry) for entry in value]
-    number = value.item() if hasattr(value, "dtype") and np.ndim(value) == 0 else value
-    if isinstance(number, float) and not math.isfinite(number):
-        raise InputError(f"{path}={number} must be finite")
-    if not isinstance(number, bool | int | float | str | None):
-        raise InputError(
-            f"{path}={value!r} must be None, a text, a number, or a list or dictionary of these; convert it, for "
-            "example with str(...)"
-        )
-    return number
 
 
 def check_kind(config: Config, kind: str) -> None:
