@@ -32,7 +32,7 @@ def test_evaluate(trained, call, monkeypatch):
     [
         (["evaluate"], ["no run directory", "vae-jax evaluate RUN"]),
         (["evaluate", "EMPTY"], ["contains no run (config.json is missing)"]),
-        (["evaluate", "RUN", "--split", "tset"], ["split='tset' is not a split; use train, validation or test"]),
+        (["evaluate", "RUN", "--split", "tset"], ["split='tset' is not a split; use train, validation, test or all"]),
         (["evaluate", "RUN", "--num-samples", "-1"], ["evaluation.num_samples=-1"]),
         (["evaluate", "RUN", "--chunk", "-1"], ["evaluation.chunk=-1"]),
         (["evaluate", "RUN", "--ais.chains", "8"], ["--ais.* has no effect with --likelihood=importance"]),

@@ -18,7 +18,7 @@ import optax
 from jax import Array
 
 from vae_jax import random
-from vae_jax.config import Config, EvaluationConfig, TrainConfig, flatten, replace_unvalidated
+from vae_jax.config import Config, EvaluationConfig, TrainConfig, any_of, flatten, replace_unvalidated
 from vae_jax.data import (
     ALL,
     SPLITS,
@@ -137,12 +137,14 @@ class Experiment:
             reads labels that they do not have, or they have values that the preprocessing cannot represent.
           StorageError: the data cannot be read.
         """
+        if split not in _SPLIT_KEYS:
+            raise InputError(f"split={split!r} is not a split; use {any_of(_SPLIT_KEYS)}")
         found = join_splits(self.dataset, self.source.name) if split == ALL else self.source.split(split)
         check_conditions(self.model, found, self.source.name, split=split)
         if split != "train" and not self._can_read(found):
             shapes = [{n: list(s.shape) for n, s in d.spec.items()} for d in (found, self.training_data)]
             raise InputError(f"{self.source.name}: the split {split} has arrays {shapes[0]}, but the training examples "
-                             f"have {shapes[1]}; use splits with equal arrays")  # fmt: skip
+                             f"have {shapes[1]}, which the model reads; use data of these shapes")  # fmt: skip
         preprocess: Any = self.preprocess
         if hasattr(preprocess, "check_data"):
             preprocess.check_data(found)
