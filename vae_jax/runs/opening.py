@@ -179,14 +179,7 @@ def prepare_experiment(
     stored = read_stored_run(directory)
     name = resolve_name(config.data.name, data_dir=config.data.data_dir)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, name=name))
-    if stored is not None and stored.has_config and has_steps(directory):  # refused before the data are read
-        same_state = functools.partial(_same_state, stored, config)
-        # data.name may differ, because files can move.
-        ignore = {"data.name"}
-        changed_settings(stored, flatten(config), directory, allow_change, same_state=same_state, ignore=ignore)
-    elif allow_change and (stored is None or not has_steps(directory)):
-        check_allowed(allow_change, flatten(config), {})
-        log(f"--allow-change {' '.join(allow_change)} has no effect, because {directory} contains no step of a run")
+    _check_changes(stored, config, directory, allow_change, log)  # before the data are read
     sources = {} if sources is None else sources
     read = dataclasses.replace(config.data, labelled=0, labelled_draw=0)  # they select labels of the same examples
     is_new = read not in sources
@@ -200,6 +193,20 @@ def prepare_experiment(
     if is_new:
         _log_held_out(experiment, config, log)
     return experiment, placement
+
+
+def _check_changes(
+    stored: StoredRun | None, config: Config, directory: RunDirectory, allow_change: Sequence[str], log: Log
+) -> None:
+    """Refuse settings that differ from those of a run with steps; report if there is none whose settings may change."""
+    if stored is not None and stored.has_config and has_steps(directory):
+        same_state = functools.partial(_same_state, stored, config)
+        # data.name may differ, because files can move.
+        ignore = {"data.name"}
+        changed_settings(stored, flatten(config), directory, allow_change, same_state=same_state, ignore=ignore)
+    elif allow_change and (stored is None or not has_steps(directory)):
+        check_allowed(allow_change, flatten(config), {})
+        log(f"--allow-change {' '.join(allow_change)} has no effect, because {directory} contains no step of a run")
 
 
 def _log_held_out(experiment: Experiment, config: Config, log: Log) -> None:
