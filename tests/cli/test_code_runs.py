@@ -71,6 +71,7 @@ def test_the_commands_on_a_run_with_codes(tmp_path, call):
         ("sample", run, "--codes", tmp_path / "images.npy"): "is no file of `vae-jax encode`",
         ("sample", run, "--codes", encoded, "--prior", "fitted"): "and --seed have no effect with --codes",
         ("sample", run, "--codes", encoded, "--count", 4): "and --seed have no effect with --codes",
+        ("sample", run, "--codes", encoded, "--seed", 0): "and --seed have no effect with --codes",
         ("interpolate", run): "codes of the model are integers",
         ("fit-prior", run, "--prior", "mixture"): "for codes that are integers",
         ("evaluate", run, "--prior", "fitted", "--likelihood", "ais"): "--prior=fitted has no effect with --likelihood",

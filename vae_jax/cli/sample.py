@@ -43,8 +43,8 @@ class Sample(OutputOptions):
     """Number of examples; default: 100."""
     prior: Literal["model", "fitted"] = "model"
     """The density of the codes: p(z) of the model, or the one that `vae-jax fit-prior RUN` has fitted."""
-    seed: int = 0
-    """Seed of the codes."""
+    seed: int | None = None
+    """Seed of the codes; default: 0."""
     temperature: float = 1.0
     """Factor of the standard deviations of p(z): of its normal distributions, of the components of a mixture, of the
     noise of a flow."""
@@ -73,8 +73,9 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     """Write samples of a run; return their paths."""
     directory, options = parse_run_command("sample", Sample, argv)
     require_positive(count=options.chosen_count)
-    if not 0 <= options.seed < 2**32:
-        raise InputError(f"--seed={options.seed} must be at least 0 and less than 2^32")
+    seed = options.seed or 0
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed={seed} must be at least 0 and less than 2^32")
     if not 0 < options.temperature <= _MAX_TEMPERATURE:
         raise InputError(f"--temperature={options.temperature} must be greater than 0 and at most {_MAX_TEMPERATURE}")
     import jax
@@ -86,7 +87,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     experiment, _, placement, changed = run
     conditions = _conditions(run, options)
     given = None if options.codes is None else _read_codes(experiment, options)
-    folder, key = output_folder(options, run.directory, options.variant), jax.random.key(options.seed)
+    folder, key = output_folder(options, run.directory, options.variant), jax.random.key(seed)
     sample = _sample_images if experiment.kind == "images" else _sample_numbers
     with restored_params(experiment, run.directory, placement, log, changed=changed) as (step, params):
         if options.prior == "fitted":
@@ -143,7 +144,8 @@ def _read_codes(experiment: "Experiment", options: Sample) -> "np.ndarray":
 
     from vae_jax.runs import condition_dim, num_classes
 
-    if options.prior != "model" or options.temperature != 1 or options.count is not None or options.seed:
+    sampling = options.prior != "model" or options.temperature != 1
+    if sampling or options.count is not None or options.seed is not None:
         raise InputError("--prior, --temperature, --count and --seed have no effect with --codes; remove them")
     if num_classes(experiment.model) is not None or condition_dim(experiment.model) is not None:
         raise InputError("--codes needs a model that reads no labels; use `vae-jax sample RUN` with --condition")
