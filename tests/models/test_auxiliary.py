@@ -126,6 +126,18 @@ def test_samples_are_drawn_from_the_top_and_codes_have_both_layers():
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("film", True), ("condition_encoder", False), ("condition_prior", True), ("condition_decoder", False)],
+)
+def test_an_attribute_without_effect_is_refused(name, value):
+    model, params = sdgm()
+    assert not model.condition_prior
+    with pytest.raises(InputError, match=rf"^{name}={value} has no effect in an AuxiliaryVAE; remove it"):
+        model.clone(**{name: value}).apply({"params": params}, labelled(), method="encode")
+
+
+@pytest.mark.fault
 def test_several_samples_of_a_are_refused():
     model, params = sdgm()
     with pytest.raises(ValueError, match=r"^q\(y\|x, layers\) has shape \[2, 5, 3\]; use one sample"):

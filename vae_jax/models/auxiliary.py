@@ -10,6 +10,7 @@ from jax import Array
 
 from vae_jax.config import Config, any_of, choices, register, require, setting
 from vae_jax.distributions import Batch, Categorical, Distribution, Draw, Latent, Shape
+from vae_jax.errors import InputError
 from vae_jax.models.choices import ModelConfig, require_layers_allowed
 from vae_jax.models.priors import StandardNormalConfig
 from vae_jax.models.semi_supervised import SemiSupervisedVAE
@@ -32,7 +33,8 @@ class AuxiliaryVAE(SemiSupervisedVAE, kw_only=True):
     """p(x, a, z, y) = p(y) p(z) p(a|z, y) p(x|a, z, y) with the posterior q(a|x) q(y|a, x) q(z|a, x, y).
 
     The auxiliary variable a makes the posterior of z and the classifier more flexible. `posterior` is that of a, and
-    the decoder reads [z, a, e(y)]. The sum over an unknown label has the same sample of a for each class.
+    the decoder reads [z, a, e(y)]; p(z) reads no label. The sum over an unknown label has the same sample of a for each
+    class.
 
     Attributes:
       code_posterior: any Linen module from features [..., F' + A + E] to q(z|a, x, y).
@@ -44,6 +46,15 @@ class AuxiliaryVAE(SemiSupervisedVAE, kw_only=True):
     code_posterior: nn.Module
     auxiliary_prior: nn.Module
     classifier_hidden: nn.Module
+    condition_prior: bool = False
+
+    def setup(self) -> None:
+        """Check the parts, and create the parameters that belong to none of them."""
+        fixed = {"condition_encoder": True, "condition_prior": False, "condition_decoder": True, "film": False}
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise InputError(f"{name}={not value} has no effect in an AuxiliaryVAE; remove it")
+        super().setup()
 
     def encode(self, batch: Batch) -> AuxiliaryEvidence:
         """Return q(a|x) and the features: see `VAE.encode`."""
