@@ -19,3 +19,10 @@ def test_a_result_replaces_that_of_its_protocol(name, setting, tmp_path):
     assert further_estimates(RunDirectory(tmp_path), 7) == {name: [third, second]}
     assert further_estimates(RunDirectory(tmp_path), 8) == {}
     assert further_estimates(RunDirectory(tmp_path / "absent"), 7) == {}
+
+
+def test_a_result_without_simulated_examples_does_not_replace_one_with_bounds():
+    bounded, other = ({"num_distributions": 3, "num_simulated": count, "nll": 1.0} for count in (100, 0))
+    stored = merge_estimate(merge_estimate({}, "ais", bounded | {"bdmc": {"gap": 0.1}}), "ais", other)
+    assert [result["num_simulated"] for result in stored["ais"]] == [100, 0]
+    assert "bdmc" in stored["ais"][0]

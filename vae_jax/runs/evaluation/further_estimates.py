@@ -8,7 +8,7 @@ from vae_jax.runs.storage.directory import RunDirectory
 
 # name in evaluation.json: the protocol of a result, by which another one replaces it; the list is sorted by the first
 _PROTOCOLS = {
-    "ais": ("num_distributions", "num_examples", "split", "start", "num_chains", "num_leapfrog"),
+    "ais": ("num_distributions", "num_examples", "split", "start", "num_chains", "num_leapfrog", "num_simulated"),
     "optimized": ("num_steps", "num_examples", "split", "learning_rate", "num_samples", "evaluation_samples"),
 }
 
