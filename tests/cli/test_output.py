@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from commands import SMALL, check_refusal, snapshot
 from inputs import random_images
+from PIL import Image
 
 from vae_jax import runs
 from vae_jax.cli.output import log_changed_files, open_for_examples
@@ -63,7 +64,7 @@ def test_other_data_of_a_streamed_run_may_be_in_memory(monkeypatch, tmp_path):
     np.save(tmp_path / "x.npy", random_images(5, 8, 8))
     opened = []
     monkeypatch.setattr(runs, "open_run", lambda directory, **settings: opened.append(settings))
-    options = SimpleNamespace(data=SimpleNamespace(name=None))
+    options = SimpleNamespace(data=SimpleNamespace(name=None, resize=None))
     open_for_examples(tmp_path, options)
     options.data.name = str(tmp_path / "x.npy")
     open_for_examples(tmp_path, options)
@@ -72,6 +73,32 @@ def test_other_data_of_a_streamed_run_may_be_in_memory(monkeypatch, tmp_path):
     other = override(streamed, **opened[1])
     assert (other.data.name, other.data.streaming, other.data.resize) == (options.data.name, "auto", None)
     assert open_source(other.data).training().spec["x"].shape == (8, 8, 1)
+
+
+def test_other_images_of_different_sizes_are_resized_by_request(trained_on_file, call):
+    directory, *_ = trained_on_file
+    (directory.parent / "new").mkdir()
+    for name, size in (("a.png", (6, 6)), ("b.png", (8, 9)), ("c.png", (7, 6))):
+        Image.new("L", size, 100).save(directory.parent / "new" / name)
+    argv = ["encode", directory, "--data.name", directory.parent / "new"]
+    assert "set data.resize=64, which scales the shorter side" in call(*argv).err[-1]
+    assert call(*argv, "--data.resize", 6).result["num_examples"] == 3
+    refused = call("encode", directory, "--data.resize", 6)
+    assert (refused.code, "--data.resize=6 has no effect without --data.name; remove it" in refused.err[-1]) == (
+        2,
+        True,
+    )
+    assert "data.resize=0 must be" in call(*argv, "--data.resize", 0).err[-1]
+
+
+def test_a_name_is_a_dataset_of_the_folder_of_the_run(copied, tmp_path, monkeypatch):
+    """Whether other data can be resized depends on the datasets that the run's data.data_dir contains."""
+    directory, argv = copied
+    asked, options = [], SimpleNamespace(data=SimpleNamespace(name="photographs", resize=None))
+    monkeypatch.setattr("vae_jax.data.can_resize", lambda name, data_dir: asked.append((name, data_dir)) or True)
+    monkeypatch.setattr(runs, "open_run", lambda directory, **settings: None)
+    open_for_examples(directory, options)
+    assert asked == [("photographs", argv[argv.index("--data.data-dir") + 1])]
 
 
 def test_files_that_change_under_a_run_are_reported(tmp_path, capsys):

@@ -150,14 +150,12 @@ def test_mixed_folders_are_refused(tmp_path, names, words):
 def test_images_of_different_sizes_are_resized_on_request(tmp_path):
     for i, shape in enumerate(((12, 20), (30, 16, 3), (8, 8))):
         save_image(tmp_path / f"{i}.png", random_images(*shape))
-    with refused(
-        InputError, "1.png is 16x30, 0.png is 20x12", "add --data.resize 8, which scales the shorter side to 8 "
-    ):
+    with refused(InputError, "1.png is 16x30, 0.png is 20x12", "set data.resize=8, which scales the shorter side to 8 "):
         load(tmp_path, "train")
     (tmp_path / "large").mkdir()
     for i, shape in enumerate(((90, 80), (70, 200))):
         save_image(tmp_path / "large" / f"{i}.png", random_images(*shape))
-    with refused(InputError, "1.png is 200x70, 0.png is 80x90", "add --data.resize 64, which scales"):
+    with refused(InputError, "1.png is 200x70, 0.png is 80x90", "set data.resize=64, which scales"):
         load(tmp_path / "large", "train")
     for path in (*(tmp_path / "large").iterdir(), tmp_path / "large"):
         path.rmdir() if path.is_dir() else path.unlink()

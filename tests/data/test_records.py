@@ -55,7 +55,7 @@ def test_images_of_different_sizes_are_resized_on_request(tmp_path):
     x = [random_images(1, 12 + i, 10, 3)[0] for i in range(10)]
     features = lambda tfds: {"image": tfds.features.Image(shape=(None, None, 3))}  # noqa: E731
     write_dataset(tmp_path, "photographs", features, lambda i: {"image": encoded(x[i])})
-    with refused(InputError, "image 1 is (13, 10, 3), image 0 is (12, 10, 3)); add --data.resize 64"):
+    with refused(InputError, "image 1 is (13, 10, 3), image 0 is (12, 10, 3)); set data.resize=64"):
         load("photographs", "train", data_dir=tmp_path, holdout=0)
     for size in (5, 8):  # each is cached
         images = [ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BICUBIC) for pixels in x]

@@ -21,16 +21,26 @@ def open_for_examples(directory: Path, options: ExampleOptions, **settings: Any)
       directory: the run's directory.
       options: which data.
       **settings: settings that differ from the stored ones, see `open_run`.
+
+    Raises:
+      InputError: the data are resized without a name, or cannot be resized; or as `open_run`.
     """
     from vae_jax.data import can_resize
-    from vae_jax.runs import open_run
+    from vae_jax.runs import RunDirectory, open_run, read_stored_run
 
-    if options.data.name is None:
+    name, resize = options.data.name, options.data.resize
+    if name is None:
+        if resize is not None:
+            raise InputError(f"--data.resize={resize} has no effect without --data.name; remove it, or add --data.name")
         return open_run(directory, **settings)
+    stored = read_stored_run(RunDirectory(directory))
+    data_dir = stored.settings.get("data.data_dir") if stored else None
     settings |= {"data__streaming": "auto", "data__workers": 0}  # other data may not be prepared on disk
-    if not can_resize(options.data.name):
+    if resize is not None:
+        settings |= {"data__resize": resize}
+    elif not can_resize(name, data_dir):
         settings |= {"data__resize": None}
-    return open_run(directory, data__name=options.data.name, **settings)
+    return open_run(directory, data__name=name, **settings)
 
 
 def read_examples(run: "OpenedRun", options: ExampleOptions) -> "ArrayDataset":

@@ -61,6 +61,9 @@ class OtherData:
 
     name: str | None = None
     """A data set, a file or a folder, for example of new images; default: the run's data."""
+    resize: int | None = None
+    """With --data.name: the shorter side of its images is scaled to so many pixels, and the centre is cropped; default:
+    as the run's."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -206,7 +206,7 @@ def _sizes_error(
     """Return the error for two images of different sizes, which suggests to scale all of them to a side."""
     return InputError(
         f"{where} has images of different sizes ({_listed([name])} is {size[0]}x{size[1]}, {_listed([other])} is "
-        f"{first[0]}x{first[1]}); add --data.resize {side}, which scales the shorter side to {side} pixels and "
+        f"{first[0]}x{first[1]}); set data.resize={side}, which scales the shorter side to {side} pixels and "
         "crops the centre, or resize them to one size"
     )
 

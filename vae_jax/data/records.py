@@ -89,7 +89,7 @@ class Records:
                 if pixels.shape != arrays["x"].shape[1:]:
                     raise InputError(
                         f"{self._where} has images of different shapes (image {example} is {pixels.shape}, image 0 is "
-                        f"{arrays['x'].shape[1:]}); add --data.resize 64, which scales the shorter side to 64 pixels "
+                        f"{arrays['x'].shape[1:]}); set data.resize=64, which scales the shorter side to 64 pixels "
                         "and crops the centre"
                     )
                 for name, key in self._keys.items():
