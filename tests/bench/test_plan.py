@@ -132,6 +132,17 @@ def test_the_memory_of_a_plan_is_that_of_the_program_that_trains(make_config, da
     assert plan.memory_of_mesh_row(*row)["total"] == pytest.approx(used, rel=0.1 if fsdp == 1 else 0.2)
 
 
+def test_the_memory_of_a_streamed_run_contains_the_examples_of_two_dispatches(make_experiment, monkeypatch):
+    experiment, placement = make_experiment()
+    for module in (programs, plan):
+        monkeypatch.setattr(module, "is_streamed", lambda experiment: True)
+    compiled = plan.cost_analysis.memory(plan.trace_program(experiment, placement).lower().compile())
+    dispatch = plan.cost_analysis.tree_bytes(data_shapes(experiment, placement), on_device=True)
+    assert dispatch > 8 * 8 * experiment.training.batch_size
+    planned = plan.program_memory(experiment, placement)
+    assert planned == compiled | {name: compiled[name] + dispatch for name in ("arguments", "total")}
+
+
 def test_memory_grows_with_the_batch_and_is_never_less_than_the_lower_bound(make_experiment):
     few, placement = make_experiment(network__hidden=(64, 32))
     many = with_training(few, batch_size=192)

@@ -97,8 +97,15 @@ def memory_traffic(experiment: Experiment, placement: Placement) -> int:
 
 
 def program_memory(experiment: Experiment, placement: Placement) -> dict[str, int]:
-    """Return `cost_analysis.memory` of the program that trains. It is exact: the program is compiled."""
-    return cost_analysis.memory(trace_program(experiment, placement).lower().compile())
+    """Return `cost_analysis.memory` of the program that trains. It is exact: the program is compiled.
+
+    The arguments of a streamed run include the examples of the next dispatch, which are placed while this one runs.
+    """
+    memory = cost_analysis.memory(trace_program(experiment, placement).lower().compile())
+    if not memory or not is_streamed(experiment):
+        return memory
+    ahead = cost_analysis.tree_bytes(data_shapes(experiment, placement), on_device=True)
+    return memory | {name: memory[name] + ahead for name in ("arguments", "total")}
 
 
 def memory_of_mesh_row(experiment: Experiment, placement: Placement) -> dict[str, int]:
