@@ -112,16 +112,19 @@ def changed_settings(
         conflicts = ", ".join(
             f"{path}={given.get(path)} differs from {before.get(path)} in {directory}" for path in refused
         )
-        if allow_change is None:
-            place = "--workdir" if stored.has_config else "directory"
-            raise InputError(f"{conflicts}; choose another {place}, or the values of the stored run")
-        if not stored.has_config:
-            raise InputError(f"{conflicts}; choose another directory, or allow the change with allow_change={refused}")
-        option = f", or allow the change with --allow-change {' '.join(refused)}" if same_state() else ""
-        raise InputError(
-            f"{conflicts}; choose another --workdir, or pass --workdir alone to keep the run's settings{option}"
-        )
+        can_allow = allow_change is not None
+        raise InputError(f"{conflicts}; {_advice(stored, refused, can_allow=can_allow, same_state=same_state)}")
     return [dict(zip(CHANGE_FIELDS, (path, before.get(path), given.get(path)), strict=True)) for path in changed]
+
+
+def _advice(stored: StoredRun, refused: Sequence[str], *, can_allow: bool, same_state: Callable[[], bool]) -> str:
+    """Return what to do if settings are refused; arguments as for `changed_settings`."""
+    if not can_allow:
+        return f"choose another {'--workdir' if stored.has_config else 'directory'}, or the values of the stored run"
+    if not stored.has_config:
+        return f"choose another directory, or allow the change with allow_change={refused}"
+    option = f", or allow the change with --allow-change {' '.join(refused)}" if same_state() else ""
+    return f"choose another --workdir, or pass --workdir alone to keep the run's settings{option}"
 
 
 def _spans_steps(settings: Mapping[str, Any]) -> bool:
