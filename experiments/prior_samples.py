@@ -44,6 +44,7 @@ from vae_jax.errors import VaeJaxError
 from vae_jax.inference import Params
 from vae_jax.models import PriorConfig
 from vae_jax.runs import (
+    CodeReader,
     Experiment,
     FitSettings,
     Interrupted,
@@ -77,16 +78,16 @@ def as_images(experiment: Experiment, params: Params, z: np.ndarray) -> np.ndarr
 
 def sample_all(experiment: Experiment, params: Params, count: int, fit_steps: int | None) -> ModelOutput:
     """Return `count` images of each density and reconstructions, and the log densities of held-out codes in nats."""
-    key, seed = experiment.evaluation_key("test"), int(experiment.seed)
+    key, seed, codes = experiment.evaluation_key("test"), int(experiment.seed), CodeReader(experiment, params)
     images, numbers = {PRIOR: as_images(experiment, params, sample_prior(experiment, params, key, count))}, {}
     for name, prior in DENSITIES.items():
         settings = FitSettings(steps=None if prior.name == "standard-normal" else fit_steps, seed=seed)
-        fitted = fit_prior(experiment, params, prior, settings)
+        fitted = fit_prior(experiment, params, prior, settings, codes=codes)
         numbers[name] = fitted.summary["validation"]["log_prob"]
         images[name] = as_images(experiment, params, fitted.sample(key, count))
     last = {name: array[-count:] for name, array in experiment.dataset("train").arrays.items()}
-    codes = encode_examples(experiment, params, key, last, with_seen=False)["mean"]
-    return ModelOutput(numbers, images | {"reconstructions": as_images(experiment, params, codes)})
+    means = encode_examples(experiment, params, key, last, with_seen=False)["mean"]
+    return ModelOutput(numbers, images | {"reconstructions": as_images(experiment, params, means)})
 
 
 def run_model(

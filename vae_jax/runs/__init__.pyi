@@ -52,6 +52,7 @@ from .experiment.programs import (
 from .figures import image_grids as image_grids, plots as plots
 from .figures.curves import Panel as Panel, metric_panels as metric_panels, save_rate_distortion as save_rate_distortion
 from .figures.layer_figures import plot_draws as plot_draws, plot_layers as plot_layers
+from .generation.codes import CodeReader as CodeReader
 from .generation.decoding import (
     code_grid as code_grid,
     conditions_of as conditions_of,

@@ -13,7 +13,7 @@ from known_codes import known_experiment
 from vae_jax.config import choice
 from vae_jax.distributions import Variables
 from vae_jax.errors import InputError, NotFiniteError
-from vae_jax.runs import FitSettings, fit_prior, sample_prior
+from vae_jax.runs import CodeReader, FitSettings, fit_prior, sample_prior
 
 N = 3000
 LOG_2PI_E = np.log(2 * np.pi * np.e)
@@ -147,3 +147,22 @@ def test_settings_that_cannot_be_used_are_refused():
             fit_prior(experiment, params, prior, FitSettings(**settings))
     with pytest.raises(NotFiniteError, match=r"^learning_rate=1e\+30 makes the density not finite before step 20; low"):
         fit_prior(experiment, params, choice("prior", "mixture", components=2), FitSettings(20, None, 1e30))
+
+
+def test_several_fits_share_the_codes_of_a_model(monkeypatch):
+    experiment, params = known_experiment(banana()[:40])
+    reader, encoded, encode = CodeReader(experiment, params), [], CodeReader._encode
+
+    def record(self, split, dataset):
+        encoded.append(split)
+        return encode(self, split, dataset)
+
+    monkeypatch.setattr(CodeReader, "_encode", record)
+    prior = choice("prior", "standard-normal")
+    shared = [fit_prior(experiment, params, prior, codes=reader) for _ in range(2)]
+    assert encoded == ["validation"]
+    assert shared[0].summary == shared[1].summary == fit_prior(experiment, params, prior).summary
+    other, moved = known_experiment(banana()[:40])
+    for model in ((other, params), (experiment, moved)):
+        with pytest.raises(InputError, match=r"^codes belong to another experiment or other parameters; pass a"):
+            fit_prior(*model, prior, codes=reader)

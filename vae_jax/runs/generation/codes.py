@@ -48,7 +48,7 @@ def code_size(experiment: Experiment, params: Params) -> int:
 
 
 class CodeReader:
-    """Reads the codes of data sets with one model, at the keys of its evaluations.
+    """Reads the codes of data sets with one model, at the keys of its evaluations, and keeps those of each split.
 
     A code is the mean of q(z|x) if the posterior of all training examples has one scale, as that of an autoencoder with
     or without noise, or if it has one value, such as integer codes. Otherwise it is a sample.
@@ -73,6 +73,12 @@ class CodeReader:
         self._are_means = "scale" in found and bool((found["scale"] == found["scale"][:1]).all())
         self.meaning = "means" if self._are_means else "samples"
         self.training = self._as_codes(found)
+        self._splits: dict[str, Codes] = {}
+
+    def check_model(self, experiment: Experiment, params: Params) -> None:
+        """Raise InputError if the codes are those of another experiment or of other parameters."""
+        if self._experiment is not experiment or self._params is not params:
+            raise InputError("codes belong to another experiment or other parameters; pass a CodeReader of these")
 
     def read(self, split: str) -> Codes:
         """Return the codes of a split.
@@ -81,7 +87,9 @@ class CodeReader:
           NoExamplesError: the split is empty.
           NotFiniteError: a code is not finite.
         """
-        return self._as_codes(self._encode(split, self._experiment.dataset(split)))
+        if split not in self._splits:
+            self._splits[split] = self._as_codes(self._encode(split, self._experiment.dataset(split)))
+        return self._splits[split]
 
     def _encode(self, split: str, dataset: Dataset) -> dict[str, np.ndarray]:
         """Return `mean` and `scale` of q(z|x), [N, D], or samples `z`, [N, S, D]; examples are read in chunks."""

@@ -150,6 +150,7 @@ def fit_prior(
     placement: Placement | None = None,
     *,
     log: Log = lambda line: None,
+    codes: CodeReader | None = None,
 ) -> FittedPrior:
     """Fit a density to the codes of the training examples by maximum likelihood.
 
@@ -165,6 +166,7 @@ def fit_prior(
       settings: duration, batch, learning rate and seed; None for the defaults.
       placement: the devices that encode; None for those of the parameters.
       log: called with lines of progress.
+      codes: the codes of this model, which several fits share; None reads them.
 
     Returns:
       The density. Its `summary` contains, for the training examples and for those of validation (or of test, without
@@ -173,14 +175,14 @@ def fit_prior(
 
     Raises:
       InputError: the model has another code than one vector, the prior depends on the encoder or is not one of its kind
-        of codes, or a setting cannot be used.
+        of codes, a setting cannot be used, or `codes` are those of another model.
       NotFiniteError: a code or the density is not finite.
     """
     module, settings = fitted_module(prior, experiment, params), settings or FitSettings()
     size = module.size
     is_trained = "prior" in abstract_params(module)
     schedule = _checked(settings, prior, is_trained, len(experiment.training_data))
-    codes, key = CodeReader(experiment, params, placement), jax.random.key(settings.seed)
+    codes, key = _checked_codes(experiment, params, placement, codes), jax.random.key(settings.seed)
     log(f"{len(codes.training['x'])} codes of {size} numbers: {codes.meaning} of q(z|x)")
     fitted = _initial_params(prior, module, codes.training, key)
     if is_trained:
@@ -189,6 +191,15 @@ def fit_prior(
     summary = prior_settings(prior) | {"dimensions": size, "codes": codes.meaning, "seed": settings.seed}
     summary |= (schedule._asdict() if is_trained else {}) | _evaluate(module, fitted, codes, key)
     return FittedPrior(prior, module, fitted, to_json_types(summary))
+
+
+def _checked_codes(
+    experiment: Experiment, params: Params, placement: Placement | None, codes: CodeReader | None
+) -> CodeReader:
+    """Return the given codes if they are those of the model, or read them."""
+    codes = codes or CodeReader(experiment, params, placement)
+    codes.check_model(experiment, params)
+    return codes
 
 
 def fitted_module(prior: PriorConfig, experiment: Experiment, params: Params) -> FittedModule:
