@@ -150,7 +150,7 @@ def test_mixed_folders_are_refused(tmp_path, names, words):
 def test_images_of_different_sizes_are_resized_on_request(tmp_path):
     for i, shape in enumerate(((12, 20), (30, 16, 3), (8, 8))):
         save_image(tmp_path / f"{i}.png", random_images(*shape))
-    with refused(InputError, "1.png is 16x30, 0.png is 20x12", "set data.resize=8, which scales the shorter side to 8 "):
+    with refused(InputError, "1.png is 16x30, 0.png is 20x12", "set data.resize=8, which scales the shorter side to 8"):
         load(tmp_path, "train")
     (tmp_path / "large").mkdir()
     for i, shape in enumerate(((90, 80), (70, 200))):

@@ -196,7 +196,7 @@ def prepare_experiment(
 
 
 def _check_changes(
-    stored: StoredRun | None, config: Config, directory: RunDirectory, allow_change: Sequence[str], log: Log
+    stored: StoredRun | None, config: Config, directory: RunDirectory, allow_change: Sequence[str] | None, log: Log
 ) -> None:
     """Refuse settings that differ from those of a run with steps; report if there is none whose settings may change."""
     if stored is not None and stored.has_config and has_steps(directory):
