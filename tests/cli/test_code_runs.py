@@ -15,6 +15,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_run_whose_codebook_is_a_collection_is_evaluated(tmp_path, call):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 6, 6), dtype=np.uint8))
     flags = [flag for flag in SETTINGS if flag not in ("--posterior.levels", LEVELS)]

@@ -74,6 +74,5 @@ def test_all_examples_and_those_of_other_data_are_encoded(trained_on_file, call)
     save_image(directory.parent / "new" / "2.png", random_images(6, 7))
     refused = call("encode", directory, "--data.name", "new")
     assert refused.code == 2
-    assert (
-        "the split all has arrays {'x': [6, 7, 1]}, but the training examples have {'x': [6, 6, 1]}" in refused.err[-1]
-    )
+    shapes = "{'x': [6, 7, 1]}, but the training examples have {'x': [6, 6, 1]}"
+    assert f"the split validation has arrays {shapes}" in refused.err[-1]

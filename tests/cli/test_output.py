@@ -81,7 +81,7 @@ def test_other_images_of_different_sizes_are_resized_by_request(trained_on_file,
     for name, size in (("a.png", (6, 6)), ("b.png", (8, 9)), ("c.png", (7, 6))):
         Image.new("L", size, 100).save(directory.parent / "new" / name)
     argv = ["encode", directory, "--data.name", directory.parent / "new"]
-    assert "set data.resize=64, which scales the shorter side" in call(*argv).err[-1]
+    assert "set data.resize=6, which scales the shorter side" in call(*argv).err[-1]
     assert call(*argv, "--data.resize", 6).result["num_examples"] == 3
     refused = call("encode", directory, "--data.resize", 6)
     assert (refused.code, "--data.resize=6 has no effect without --data.name; remove it" in refused.err[-1]) == (

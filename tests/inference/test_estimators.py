@@ -196,6 +196,7 @@ def test_sticking_the_landing_agrees_for_the_elbo_and_is_biased_for_iwae():
     assert largest(importance.iwae) > 10
 
 
+@pytest.mark.thorough
 def test_signal_to_noise_falls_with_the_samples_of_iwae_and_rises_if_doubly_reparameterized():
     counts = (4, 16, 64)
     ratios = {

@@ -63,7 +63,7 @@ def test_a_sweep_has_no_option_to_allow_a_change(small, tmp_path):
     )
     other = {"kind": "images", "num_examples": 9}
     with pytest.raises(InputError, match=r"choose another --workdir$"):
-        changed_data({**other, "num_examples": 8}, other, new, RunDirectory(tmp_path), None)
+        changed_data({**other, "num_examples": 8}, other, new, RunDirectory(tmp_path), None, stored_settings=new)
 
 
 def test_permission_for_a_choice_includes_its_settings_and_the_message_names_the_choice(small, tmp_path):

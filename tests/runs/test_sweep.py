@@ -164,6 +164,7 @@ def test_a_sweep_that_is_stopped_before_its_first_step_has_trained_nothing(sweep
     assert not list(tmp_path.rglob("checkpoints/*"))
 
 
+@pytest.mark.thorough
 def test_a_sweep_that_is_stopped_behind_its_most_advanced_member_resumes(sweep_config, tmp_path, capsys):
     """As after a kill between the saves of two members: the additional steps of one are trained again."""
     members = make_members(override(sweep_config, train__steps=20), {"seed": [0, 1]})
