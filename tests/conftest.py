@@ -44,7 +44,7 @@ MAX_MEMORY_MAPS = 12_000  # about 3 GB; the tests of one module need up to 10,00
 
 def pytest_addoption(parser):
     """Add the options of tests/cli/test_fuzzing.py."""
-    parser.addoption("--fuzz-inputs", type=int, default=None, help="number of damaged inputs; default: 1,020")
+    parser.addoption("--fuzz-inputs", type=int, default=None, help="number of damaged inputs; default: 800")
     parser.addoption("--fuzz-seed", type=int, default=0, help="seed of the damaged inputs")
 
 

@@ -73,6 +73,7 @@ def test_each_part_trains_alone(part, train, without_figures, tmp_path):
     assert {name: stored.settings[name] == NAMES[name] for name in NAMES} == {name: name == part for name in NAMES}
 
 
+@pytest.mark.thorough
 def test_all_parts_together_train_resume_evaluate_and_export(train, call, tmp_path):
     result = train(TOGETHER, "--objective.power", 0.5)
     assert (result["status"], result["num_examples"], result["likelihood"]) == ("done", 60, "scaled-gaussian")

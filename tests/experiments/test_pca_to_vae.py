@@ -22,6 +22,7 @@ def images():
     return rng.integers(0, 256, (40, 4, 3, 1), np.uint8), rng.integers(0, 256, (15, 4, 3, 1), np.uint8)
 
 
+@pytest.mark.thorough
 def test_quick_run(script, tmp_path, capsys):
     first = script.main(["--quick", "--output", str(tmp_path)])
     rows = {row["model"]: row for row in first["models"]}
