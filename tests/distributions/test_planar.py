@@ -77,7 +77,8 @@ def test_the_density_is_accurate_where_the_derivative_is_small():
     assert np.isfinite(gradient).all()
 
 
-def test_the_density_is_finite_where_the_derivative_would_be_rounded_to_0():
-    u, w, e = (jnp.asarray(a, jnp.float32) for a in ([-12.0, 0, 0], [3.0, 0, 0], [[0.0, 1, 2], [1e-5, 0, 0]]))
+@pytest.mark.parametrize("first", [-12.0, -60.0])  # 1 + w·û would be less than the precision of 1, and 0
+def test_the_density_is_finite_where_the_derivative_would_be_rounded_to_0(first):
+    u, w, e = (jnp.asarray(a, jnp.float32) for a in ([first, 0, 0], [3.0, 0, 0], [[0.0, 1, 2], [1e-5, 0, 0]]))
     for found in _log_dets(u, w, e):
         assert np.isfinite(found).all()

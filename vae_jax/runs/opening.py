@@ -183,8 +183,9 @@ def prepare_experiment(
     sources = {} if sources is None else sources
     read = dataclasses.replace(config.data, labelled=0, labelled_draw=0)  # they select labels of the same examples
     is_new = read not in sources
-    source = sources.setdefault(read, open_source(read, log=log))
-    experiment = build_experiment(config, source=source)
+    if is_new:
+        sources[read] = open_source(read, log=log)
+    experiment = build_experiment(config, source=sources[read])
     if is_new and is_streamed(experiment):
         data = experiment.training_data
         size = f"{len(data):,} examples, {data.nbytes / 2**30:.2f} GiB"
@@ -199,14 +200,15 @@ def _check_changes(
     stored: StoredRun | None, config: Config, directory: RunDirectory, allow_change: Sequence[str] | None, log: Log
 ) -> None:
     """Refuse settings that differ from those of a run with steps; report if there is none whose settings may change."""
-    if stored is not None and stored.has_config and has_steps(directory):
+    if stored is None or not has_steps(directory):
+        if allow_change:
+            check_allowed(allow_change, flatten(config), {})
+            log(f"--allow-change {' '.join(allow_change)} has no effect, because {directory} contains no step of a run")
+    elif stored.has_config:
         same_state = functools.partial(_same_state, stored, config)
         # data.name may differ, because files can move.
         ignore = {"data.name"}
         changed_settings(stored, flatten(config), directory, allow_change, same_state=same_state, ignore=ignore)
-    elif allow_change and (stored is None or not has_steps(directory)):
-        check_allowed(allow_change, flatten(config), {})
-        log(f"--allow-change {' '.join(allow_change)} has no effect, because {directory} contains no step of a run")
 
 
 def _log_held_out(experiment: Experiment, config: Config, log: Log) -> None:
@@ -269,8 +271,9 @@ def check_experiment(
     stored, settings = read_stored_run(directory), experiment.description()
     check_allowed(allow_change or (), settings, stored.settings if stored else {})
     refuse_lost_checkpoints(stored, directory)
-    changes = list(stored.changes) if stored and has_steps(directory) else []
+    changes = []
     if stored and has_steps(directory):
+        changes += stored.changes
         if stored.has_config != (experiment.config is not None):
             made = ("by hand", "from a config")
             raise InputError(

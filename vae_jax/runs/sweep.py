@@ -130,8 +130,8 @@ def fit_group(
 
     The same call resumes an interrupted sweep from the newest step that all started members have saved. Finished
     members are not trained again. New members, and started ones without a common step, are trained by separate
-    programs. If a member is not finite, it stops at
-    its last checkpoint and gets a failure.json, which excludes it from later calls; the other members continue.
+    programs. If a member is not finite, it stops at its last checkpoint and gets a failure.json, which excludes it from
+    later calls; the other members continue.
 
     Args:
       group: members that one program can train, see `group_members`.

@@ -27,11 +27,8 @@ def lock_results(directory: RunDirectory, step: int) -> Iterator[str | None]:
     with contextlib.ExitStack() as stack:
         multihost.run_on_primary(lambda: stack.enter_context(lock.run_lock(directory.path)))
         newest = multihost.broadcast_from_primary(lambda: max(list_steps(directory.checkpoints), default=step))
-        yield (
-            None
-            if newest <= step
-            else (f"another process has saved step {newest} in {directory}, so no results of step {step} are written")
-        )
+        refusal = f"another process has saved step {newest} in {directory}, so no results of step {step} are written"
+        yield refusal if newest > step else None
 
 
 def write_evaluation(directory: RunDirectory, content: Mapping[str, Any]) -> None:
