@@ -34,7 +34,7 @@ def make_experiment():
     return make
 
 
-@pytest.fixture(params=[False, True], ids=["dynamic-count", "static-count"])
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.thorough)], ids=["dynamic-count", "static-count"])
 def static_count(request, monkeypatch):
     """Whether programs are compiled for a fixed number of steps, as they are for GPUs."""
     monkeypatch.setattr(sharding, "needs_static_step_count", lambda mesh: request.param)

@@ -25,6 +25,7 @@ def without_figures(monkeypatch):
     monkeypatch.setattr(plots, "plot_all", lambda *_: [])
 
 
+@pytest.mark.thorough
 def test_samples_under_vectors_of_numbers(data, tmp_path, call, without_figures, monkeypatch):
     run, out = tmp_path / "run", tmp_path / "out"
     model = ["--model", "conditional-vector", "--model.condition-dim", 2]

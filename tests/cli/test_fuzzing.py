@@ -21,7 +21,7 @@ from vae_jax.config.registry import SECTIONS, choices
 
 pytestmark = pytest.mark.fault
 
-SETTINGS, DATA, RUN = 600, 160, 40  # inputs of each kind by default, 800 together
+SETTINGS, DATA, RUN = 280, 80, 40  # inputs of each kind by default, 400 together
 EXIT_CODES = {0, 2, 3, 4, 5, 6, 7}
 HANG = 60  # seconds; most inputs take some milliseconds
 CASES = 4  # test items of each kind, so that processes share the work

@@ -107,6 +107,7 @@ def test_members_of_several_groups_are_refused(sweep_config, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_members_are_one_vmap_elsewhere_than_on_a_cpu(sweep_config, tmp_path, monkeypatch):
     """On a GPU the number of steps is static, also in the shorter last dispatch."""
     members = make_members(override(sweep_config, train__steps=8, mesh__data=2), {"objective.beta": [0.5, 2.0]})

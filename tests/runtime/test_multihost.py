@@ -334,6 +334,7 @@ def test_an_error_shows_whether_another_process_has_ended():
 
 
 @pytest.mark.fault
+@pytest.mark.thorough
 def test_a_save_that_fails_in_one_of_two_processes_ends_both(endless, cache, tmp_path):
     """The disk of process 1 is full. Without an exchange, process 0 would wait for its part for twenty minutes."""
     saves = tmp_path / "run" / "checkpoints"
